@@ -1,0 +1,471 @@
+"""Configuration: frozen dataclasses from whose fields the flags are made.
+
+A flag exists because a field does; its type, default, help and choices stand
+there and nowhere else. The choices of a mechanism are the keys of its dict of
+functions, so one more entry there is one more value of the flag.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from absl import flags as absl_flags
+
+from awpo_jax.ops import losses, mechanisms
+
+
+class ConfigError(ValueError):
+  """Flags that contradict each other or lack something; says the remedy."""
+
+
+def _flag(
+  default: Any, help_text: str, choices: Iterable[str] | None = None
+) -> Any:
+  metadata = {'help': help_text, 'choices': tuple(choices or ())}
+  return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+  """The run: where it writes, how long it goes, what it keeps."""
+
+  output_dir: str = _flag('', 'Folder of the run; an unfinished one goes on.')
+  seed: int = _flag(0, 'Fixes data, initial weights and every draw.')
+  init_from: str = _flag(
+    '', 'Run or checkpoint whose parameters a new run starts from.'
+  )
+  sft_steps: int = _flag(0, 'Updates on demonstrations, before any RL.')
+  rl_steps: int = _flag(0, 'Rollout batches to train on.')
+  eval_every: int = _flag(
+    0, 'Steps between evaluations; 0 evaluates where a phase ends.'
+  )
+  eval_tasks: int = _flag(256, 'Held-out tasks of each evaluation set at most.')
+  eval_batch: int = _flag(64, 'Prompts answered at once when evaluating.')
+  checkpoint_every: int = _flag(50, 'Steps between checkpoints.')
+  keep_checkpoints: int = _flag(2, 'Last checkpoints that stay.')
+  best_metric: str = _flag(
+    '', 'Metric whose best checkpoint stays too: eval/held_out/accuracy, say.'
+  )
+  transcripts: int = _flag(2, 'Groups of each rollout kept as transcripts.')
+  profile_steps: tuple[int, ...] = _flag(
+    (), 'First and last step that jax.profiler traces, e.g. 20,22.'
+  )
+  wandb_project: str = _flag('', 'Also log to this Weights & Biases project.')
+  compilation_cache: str = _flag(
+    '~/.cache/awpo_jax/xla', 'Folder of compiled programs; empty for none.'
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """Prompts, tokenizer and rewards."""
+
+  dataset: str = _flag(
+    'quickstart',
+    'Names joined by commas (quickstart, rlla, seal_tools), or '
+    'package.module:function.',
+  )
+  data: str = _flag('', 'Folder or file of each data set, joined by commas.')
+  tokenizer: str = _flag(
+    '', 'Hugging Face tokenizer, path or name; empty trains one on the data.'
+  )
+  vocab_size: int = _flag(1024, 'Tokens of the tokenizer that is trained.')
+  prompt_buckets: tuple[int, ...] = _flag(
+    (512,), 'Prompt lengths that programs are compiled for.'
+  )
+  response_buckets: tuple[int, ...] = _flag(
+    (128,), 'Completion lengths likewise; the last is the longest answer.'
+  )
+  overlong: str = _flag(
+    'error',
+    'A prompt longer than the last bucket: refuse it, drop it and say so, or '
+    'cut it on the left.',
+    ('error', 'drop', 'truncate_left'),
+  )
+  reward: str = _flag(
+    'toolrl', 'Outcome reward: toolrl, or package.module:function.'
+  )
+  judge: str = _flag(
+    'rubric', 'Reasoning judge: rubric, none, or package.module:function.'
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """The policy."""
+
+  model: str = _flag('', 'Hugging Face config.json, or a folder that holds it.')
+  dtype: str = _flag('float32', 'Of activations and cache.')
+  param_dtype: str = _flag('float32', 'Of parameters.')
+  logprob_chunk: int = _flag(128, 'Positions whose logits exist at once.')
+
+
+@dataclasses.dataclass(frozen=True)
+class SftConfig:
+  """Supervised fine-tuning on demonstrations."""
+
+  sft_batch: int = _flag(32, 'Demonstrations of an update.')
+  sft_micro: int = _flag(8, 'Demonstrations of a microbatch.')
+  sft_learning_rate: float = _flag(1e-3, 'Peak learning rate.')
+  sft_schedule: str = _flag(
+    'cosine',
+    'Learning rate after the warm-up.',
+    ('constant', 'linear', 'cosine'),
+  )
+  sft_warmup: int = _flag(10, 'Updates of linear warm-up.')
+
+
+@dataclasses.dataclass(frozen=True)
+class RlConfig:
+  """Rollouts and the updates on them."""
+
+  prompts_per_step: int = _flag(32, 'Prompts of a rollout batch, P.')
+  samples: int = _flag(8, 'Answers sampled for each prompt, G.')
+  minibatches: int = _flag(4, 'Updates on each rollout batch.')
+  micro: int = _flag(1, 'Prompts of a microbatch; all their answers with them.')
+  temperature: float = _flag(1.0, 'Of sampler and trainer alike.')
+  old_logprobs: str = _flag(
+    'trainer',
+    'Log-probabilities the ratio starts from.',
+    ('sampler', 'trainer'),
+  )
+  learning_rate: float = _flag(1e-6, 'Peak learning rate.')
+  schedule: str = _flag(
+    'constant',
+    'Learning rate after the warm-up.',
+    ('constant', 'linear', 'cosine'),
+  )
+  warmup: int = _flag(0, 'Updates of linear warm-up.')
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """AdamW, for both phases."""
+
+  adam_b1: float = _flag(0.9, 'Decay of the first moment.')
+  adam_b2: float = _flag(0.999, 'Decay of the second moment.')
+  adam_eps: float = _flag(1e-8, 'Added to the root of the second moment.')
+  weight_decay: float = _flag(0.0, 'Decoupled weight decay.')
+  max_grad_norm: float = _flag(1.0, 'Global norm gradients are clipped to.')
+
+
+@dataclasses.dataclass(frozen=True)
+class AdvantageConfig:
+  """From rewards to advantages; arguments of `advantages.awpo_advantages`."""
+
+  reward_scale: str = _flag(
+    'raw', 'Scale of the outcome.', mechanisms.REWARD_SCALES
+  )
+  mix: str = _flag(
+    'sum', 'How the mixed reward adds the reasoning.', mechanisms.MIXES
+  )
+  mix_weight: float = _flag(1.0, 'Weight of the reasoning reward in the mix.')
+  mix_advantage: str = _flag(
+    'mixed',
+    'What the gate leans towards: the mixed or the reasoning advantage.',
+    mechanisms.MIX_ADVANTAGES,
+  )
+  ddof: int = _flag(1, 'Degrees of freedom taken from the variance: 0 or 1.')
+  gate: str = _flag('ratio', 'Gate w of each group.', mechanisms.GATES)
+  tau: float = _flag(
+    0.5, 'Outcome variance up to which the gate `binary` opens.'
+  )
+  saturation: str = _flag(
+    'solved_calls', 'Groups whose gate stays shut.', mechanisms.SATURATIONS
+  )
+  difficulty: str = _flag(
+    'banded', 'Weight d of each group.', mechanisms.DIFFICULTIES
+  )
+  band: tuple[float, ...] = _flag(
+    (0.2, 0.8), 'Solve rates the difficulty `banded` favors.'
+  )
+  base: float = _flag(1.0, 'Difficulty weight outside of the band.')
+  priority: float = _flag(1.5, 'Difficulty weight inside of the band.')
+  floor: float = _flag(0.0, 'Smallest weight of the difficulty `parabola`.')
+  difficulty_scope: str = _flag(
+    'whole', 'What d multiplies.', mechanisms.DIFFICULTY_SCOPES
+  )
+  combine: str = _flag(
+    'convex', 'How the gate joins both advantages.', mechanisms.COMBINATIONS
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+  """The clipped surrogate and its trust region."""
+
+  clip: str = _flag(
+    'linear', 'Clip radius as a function of the mean gate.', mechanisms.CLIPS
+  )
+  clip_min: float = _flag(0.1, 'Radius of `linear` where the gate is 1.')
+  clip_max: float = _flag(0.2, 'Radius where the gate is 0.')
+  clip_high_factor: float = _flag(1.0, 'Upper radius over the lower one.')
+  dual_clip: float | None = _flag(
+    None, 'Bound c > 1 of the loss at negative advantages; none is off.'
+  )
+  aggregation: str = _flag(
+    'token-mean', 'Weights of the tokens.', losses.AGGREGATIONS
+  )
+  entropy_coef: float = _flag(0.0, 'Weight of the entropy bonus.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Everything an experiment is."""
+
+  run: RunConfig = RunConfig()
+  data: DataConfig = DataConfig()
+  model: ModelConfig = ModelConfig()
+  sft: SftConfig = SftConfig()
+  rl: RlConfig = RlConfig()
+  optimizer: OptimizerConfig = OptimizerConfig()
+  advantage: AdvantageConfig = AdvantageConfig()
+  loss: LossConfig = LossConfig()
+
+
+# Flags that may differ when an unfinished run goes on: none of its numbers
+# hangs on them.
+MAY_CHANGE = frozenset(
+  {
+    'output_dir',
+    'data',
+    'checkpoint_every',
+    'keep_checkpoints',
+    'transcripts',
+    'profile_steps',
+    'wandb_project',
+    'compilation_cache',
+  }
+)
+
+
+def sections() -> dict[str, type]:
+  """Name of each section of `Config` -> its dataclass."""
+  hints = typing.get_type_hints(Config)
+  return {field.name: hints[field.name] for field in dataclasses.fields(Config)}
+
+
+def define_flags(
+  flag_values: absl_flags.FlagValues = absl_flags.FLAGS,
+) -> None:
+  """Defines a flag for every field of every section."""
+  for section in sections().values():
+    hints = typing.get_type_hints(section)
+    for field in dataclasses.fields(section):
+      _define(field, hints[field.name], section.__doc__, flag_values)
+
+
+def _define(field, hint, module: str, flag_values) -> None:
+  name, default, text = field.name, field.default, field.metadata['help']
+  options = {'flag_values': flag_values, 'module_name': module.split('\n')[0]}
+  if field.metadata['choices']:
+    absl_flags.DEFINE_enum(
+      name, default, list(field.metadata['choices']), text, **options
+    )
+  elif typing.get_origin(hint) is tuple:
+    absl_flags.DEFINE_list(name, [str(x) for x in default], text, **options)
+  else:
+    define = {
+      str: absl_flags.DEFINE_string,
+      int: absl_flags.DEFINE_integer,
+      float: absl_flags.DEFINE_float,
+      float | None: absl_flags.DEFINE_float,
+    }[hint]
+    define(name, default, text, **options)
+
+
+def from_flags(
+  flag_values: absl_flags.FlagValues = absl_flags.FLAGS,
+) -> Config:
+  """The checked configuration that parsed flags describe.
+
+  Raises:
+    ConfigError: for a value or combination that makes no sense.
+  """
+  parts = {}
+  for name, section in sections().items():
+    hints = typing.get_type_hints(section)
+    parts[name] = section(
+      **{
+        field.name: _value(field.name, flag_values[field.name].value, hints)
+        for field in dataclasses.fields(section)
+      }
+    )
+  config = Config(**parts)
+  check(config)
+  return config
+
+
+def _value(name: str, value: Any, hints: dict[str, Any]) -> Any:
+  if typing.get_origin(hints[name]) is not tuple:
+    return value
+  kind = typing.get_args(hints[name])[0]
+  try:
+    return tuple(kind(item) for item in value)
+  except ValueError as error:
+    raise ConfigError(
+      f'--{name}={",".join(value)}: expected {kind.__name__}s joined by commas.'
+    ) from error
+
+
+def parse(arguments: Sequence[str]) -> Config:
+  """The configuration of a command line, apart from the global flags.
+
+  Args:
+    arguments: e.g. `['--flagfile=experiments/quickstart.flags', '--seed=1']`.
+
+  Raises:
+    absl.flags.Error: an unknown flag or a value of the wrong type.
+    ConfigError: as `from_flags`.
+  """
+  flag_values = absl_flags.FlagValues()
+  define_flags(flag_values)
+  rest = flag_values(['parse', *arguments])[1:]
+  if rest:
+    raise ConfigError(f'not a flag: {" ".join(rest)}')
+  return from_flags(flag_values)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+  """Flag name -> value, of all sections together."""
+  return {
+    field.name: getattr(section, field.name)
+    for section in (getattr(config, name) for name in sections())
+    for field in dataclasses.fields(section)
+  }
+
+
+def to_flagfile(config: Config) -> str:
+  """The configuration as a flags file, one `--name=value` a line."""
+  lines = []
+  for name, value in to_dict(config).items():
+    if isinstance(value, tuple):
+      value = ','.join(str(item) for item in value)
+    if value is not None:
+      lines.append(f'--{name}={value}')
+  return '\n'.join(lines) + '\n'
+
+
+def differences(old: dict[str, Any], new: Config) -> list[str]:
+  """Flags of a stored run that a new command line would change, as text."""
+  return [
+    f'--{name}: {old[name]!r} then, {value!r} now'
+    for name, value in _jsonable(to_dict(new)).items()
+    if name in old and name not in MAY_CHANGE and old[name] != value
+  ]
+
+
+def _jsonable(values: dict[str, Any]) -> dict[str, Any]:
+  return {
+    name: list(value) if isinstance(value, tuple) else value
+    for name, value in values.items()
+  }
+
+
+def check(config: Config) -> None:
+  """Refuses what cannot work, before anything is compiled.
+
+  Raises:
+    ConfigError: naming the flags and the remedy, all problems at once.
+  """
+  problems = [text for wrong, text in _rules(config) if wrong]
+  if problems:
+    raise ConfigError('\n'.join(problems))
+
+
+def _rules(config: Config) -> Iterable[tuple[bool, str]]:
+  run, data, sft, rl = config.run, config.data, config.sft, config.rl
+  advantage, loss = config.advantage, config.loss
+  yield (
+    not run.output_dir,
+    '--output_dir is not set: name the folder of the run.',
+  )
+  yield (
+    not config.model.model,
+    '--model is not set: name a config.json, e.g. '
+    '--model=experiments/models/quickstart.json.',
+  )
+  yield (
+    run.sft_steps + run.rl_steps <= 0,
+    '--sft_steps and --rl_steps are both 0: nothing to do.',
+  )
+  for name in ('sft_steps', 'rl_steps', 'eval_every', 'warmup', 'sft_warmup'):
+    value = to_dict(config)[name]
+    yield value < 0, f'--{name}={value} is negative.'
+  for name in (
+    'eval_tasks',
+    'eval_batch',
+    'checkpoint_every',
+    'keep_checkpoints',
+    'sft_batch',
+    'sft_micro',
+    'prompts_per_step',
+    'minibatches',
+    'micro',
+    'logprob_chunk',
+  ):
+    value = to_dict(config)[name]
+    yield value < 1, f'--{name}={value}: at least 1.'
+  for name in ('prompt_buckets', 'response_buckets'):
+    value = getattr(data, name)
+    yield (
+      not value or min(value) < 2 or list(value) != sorted(set(value)),
+      f'--{name}={value}: lengths of at least 2 in rising order.',
+    )
+  yield (
+    len(run.profile_steps) not in (0, 2),
+    f'--profile_steps={run.profile_steps}: a first and a last step.',
+  )
+  if run.sft_steps:
+    yield (
+      sft.sft_batch % max(sft.sft_micro, 1) != 0,
+      f'--sft_batch={sft.sft_batch} is not a multiple of '
+      f'--sft_micro={sft.sft_micro}.',
+    )
+  if run.rl_steps:
+    yield from _rl_rules(rl, advantage, loss, data)
+
+
+def _rl_rules(rl, advantage, loss, data) -> Iterable[tuple[bool, str]]:
+  unit = max(rl.minibatches * rl.micro, 1)
+  yield (
+    rl.prompts_per_step % unit != 0,
+    f'--prompts_per_step={rl.prompts_per_step} is not a multiple of '
+    f'--minibatches={rl.minibatches} x --micro={rl.micro}.',
+  )
+  yield (
+    rl.samples < 2,
+    f'--samples={rl.samples}: a group needs two answers to compare.',
+  )
+  yield (
+    rl.temperature <= 0,
+    f'--temperature={rl.temperature}: training samples need one above 0.',
+  )
+  yield (
+    data.judge == 'none' and advantage.gate != 'none',
+    f'--judge=none gives no reasoning reward, but --gate={advantage.gate} '
+    'needs one: set --gate=none or name a judge.',
+  )
+  yield (
+    advantage.mix == 'convex' and not 0 < advantage.mix_weight < 1,
+    f'--mix=convex needs --mix_weight strictly between 0 and 1, not '
+    f'{advantage.mix_weight}.',
+  )
+  yield (
+    advantage.ddof not in (0, 1),
+    f'--ddof={advantage.ddof}: 0 (biased) or 1 (unbiased).',
+  )
+  yield (
+    len(advantage.band) != 2 or list(advantage.band) != sorted(advantage.band),
+    f'--band={advantage.band}: two solve rates in rising order.',
+  )
+  yield (
+    not 0 < loss.clip_min <= loss.clip_max < 1,
+    f'--clip_min={loss.clip_min} and --clip_max={loss.clip_max}: need '
+    '0 < clip_min <= clip_max < 1.',
+  )
+  yield (
+    loss.dual_clip is not None and loss.dual_clip <= 1,
+    f'--dual_clip={loss.dual_clip}: above 1, or leave it out.',
+  )

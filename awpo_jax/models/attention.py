@@ -1,0 +1,111 @@
+"""Attention over parts: separate stretches of keys merged by log-sum-exp."""
+
+from collections.abc import Sequence
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from awpo_jax import types
+
+_MASKED = -1e30
+
+
+@types.record
+class Part:
+  """Keys and values that some queries may see.
+
+  Attributes:
+    keys: [B, K, S, C]; B divides the number of query rows, and query row n
+      reads part row n // (N / B): a group shares its prompt's part.
+    values: [B, K, S, C].
+    bias: f32[B, Q, S] of `mask_bias`, added to the scores; Q is 1 (all queries
+      alike) or the number of queries that read a part row.
+  """
+
+  keys: types.Array
+  values: types.Array
+  bias: types.Array
+
+
+def mask_bias(mask: types.Array) -> types.Array:
+  """0 where a key may be seen and -1e30 where not: f32, shaped like `mask`.
+
+  It is kept apart from the scores' fusion, which would read the mask's bits
+  once per head and layer, several times slower on a CPU.
+  """
+  bias = jnp.where(mask, 0.0, _MASKED).astype(jnp.float32)
+  return jax.lax.optimization_barrier(bias)
+
+
+def attend(
+  query: types.Array, parts: Sequence[Part], *, scale: float
+) -> types.Array:
+  """Softmax attention over the union of the parts' keys.
+
+  With o_p and z_p the output and log-sum-exp over part p alone, the softmax
+  over all keys is sum_p exp(z_p - logsumexp(z)) o_p.
+
+  Args:
+    query: [N, S, H, C].
+    parts: what it may see; a query that may see nothing gets
+      something finite.
+    scale: multiplies the dot products.
+
+  Returns:
+    [N, S, H, C] in the dtype of `query`.
+  """
+  outputs, residuals = zip(
+    *(attend_part(query, part, scale=scale) for part in parts), strict=True
+  )
+  if len(parts) == 1:
+    return outputs[0].astype(query.dtype)
+  weights = jax.nn.softmax(jnp.stack(residuals), axis=0)
+  merged = sum(
+    weight[..., None] * output
+    for weight, output in zip(weights, outputs, strict=True)
+  )
+  return merged.astype(query.dtype)
+
+
+def attend_part(
+  query: types.Array, part: Part, *, scale: float
+) -> tuple[types.Array, types.Array]:
+  """Attention within one part.
+
+  Args:
+    query: [N, S, H, C].
+    part: keys and values of K heads; query head h reads head h // (H / K).
+    scale: multiplies the dot products.
+
+  Returns:
+    f32[N, S, H, C] output, finite where nothing is visible, and f32[N, S, H] the
+    log-sum-exp of the scaled scores, about -1e30 there.
+  """
+  chex.assert_rank([query, part.keys, part.values, part.bias], [4, 4, 4, 3])
+  rows, length, heads, width = query.shape
+  batch, kv_heads = part.keys.shape[:2]
+  # Heads that share keys become rows of one matrix product per key head.
+  query = (scale * query).reshape(batch, -1, kv_heads, heads // kv_heads, width)
+  query = query.transpose(0, 2, 3, 1, 4).reshape(batch, kv_heads, -1, width)
+  scores = jnp.einsum(
+    'bkqc,bksc->bkqs', query, part.keys, preferred_element_type=jnp.float32
+  )
+  shape = (batch, kv_heads, heads // kv_heads, -1)
+  scores = scores.reshape(*shape, scores.shape[-1]) + part.bias[:, None, None]
+  top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+  weights = jnp.exp(scores - top)
+  total = jnp.sum(weights, axis=-1, keepdims=True)
+  weights = weights.astype(part.values.dtype)
+  output = jnp.einsum(
+    'bkqs,bksc->bkqc',
+    weights.reshape(batch, kv_heads, -1, weights.shape[-1]),
+    part.values,
+    preferred_element_type=jnp.float32,
+  )
+  output = output.reshape(*shape, width) / total
+  residual = jnp.log(total) + top
+  return (
+    output.transpose(0, 3, 1, 2, 4).reshape(rows, length, heads, width),
+    residual.transpose(0, 3, 1, 2, 4).reshape(rows, length, heads),
+  )

@@ -1,0 +1,217 @@
+"""Shape and numerics of a decoder, read from a Hugging Face `config.json`."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+  """A decoder-only language model; see `decoder.Decoder`.
+
+  Attributes:
+    vocab_size: V, rows of the embedding.
+    width: D, of the residual stream.
+    layers: L, number of blocks.
+    heads: H, query heads.
+    kv_heads: K, key/value heads; divides `heads`.
+    head_width: C; need not be width / heads.
+    mlp_width: inner width of the SwiGLU.
+    rope_theta: base of the rotary frequencies.
+    norm_eps: added to the mean square in RMSNorm.
+    qk_norm: RMSNorm over each query and key head (Qwen3).
+    qkv_bias: biases on the query, key and value projections (Qwen2).
+    out_bias: bias on the attention's output projection.
+    mlp_bias: biases on the three projections of the SwiGLU.
+    tied: the head is the transposed embedding.
+    init_range: standard deviation of the initial weights.
+    max_positions: longest sequence the model was made for.
+    dtype: of activations and the cache, e.g. 'bfloat16'.
+    param_dtype: of parameters.
+  """
+
+  vocab_size: int
+  width: int
+  layers: int
+  heads: int
+  kv_heads: int
+  head_width: int
+  mlp_width: int
+  rope_theta: float = 10_000.0
+  norm_eps: float = 1e-6
+  qk_norm: bool = False
+  qkv_bias: bool = False
+  out_bias: bool = False
+  mlp_bias: bool = False
+  tied: bool = False
+  init_range: float = 0.02
+  max_positions: int = 32_768
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  def __post_init__(self):
+    object.__setattr__(self, 'dtype', jnp.dtype(self.dtype))
+    object.__setattr__(self, 'param_dtype', jnp.dtype(self.param_dtype))
+    if self.heads % self.kv_heads:
+      raise ValueError(
+        f'num_attention_heads={self.heads} is not a multiple of '
+        f'num_key_value_heads={self.kv_heads}.'
+      )
+    if self.head_width % 2:
+      raise ValueError(f'RoPE needs an even head_dim, got {self.head_width}.')
+
+
+# What distinguishes the families that are this decoder's block.
+_FAMILIES: Mapping[str, Mapping[str, Any]] = {
+  'qwen3': {'qk_norm': True},
+  'qwen2': {'qkv_bias': True},
+  'llama': {},
+  'mistral': {},
+}
+
+# config.json key -> field of DecoderConfig.
+_FIELDS: Mapping[str, str] = {
+  'vocab_size': 'vocab_size',
+  'hidden_size': 'width',
+  'num_hidden_layers': 'layers',
+  'num_attention_heads': 'heads',
+  'num_key_value_heads': 'kv_heads',
+  'head_dim': 'head_width',
+  'intermediate_size': 'mlp_width',
+  'rms_norm_eps': 'norm_eps',
+  'tie_word_embeddings': 'tied',
+  'initializer_range': 'init_range',
+  'max_position_embeddings': 'max_positions',
+  'mlp_bias': 'mlp_bias',
+}
+
+# Keys that change nothing in the forward pass.
+_INERT = frozenset(
+  {
+    'architectures',
+    'bos_token_id',
+    'dtype',
+    'eos_token_id',
+    'max_window_layers',
+    'model_type',
+    'pad_token_id',
+    'pretraining_tp',
+    'torch_dtype',
+    'transformers_version',
+    'use_cache',
+  }
+)
+
+# Keys that are understood for one value only.
+_REQUIRED: Mapping[str, tuple[Any, ...]] = {
+  'hidden_act': ('silu',),
+  'attention_dropout': (0, 0.0),
+  'rope_scaling': (None,),
+  'sliding_window': (None,),
+  'use_sliding_window': (False,),
+  'partial_rotary_factor': (1, 1.0),
+}
+
+_ROPE_KEYS = frozenset({'rope_type', 'rope_theta'})
+
+
+def from_hf_dict(
+  hf: Mapping[str, Any],
+  *,
+  dtype: Any = jnp.float32,
+  param_dtype: Any = jnp.float32,
+) -> DecoderConfig:
+  """Reads the parsed `config.json` of a Hugging Face model.
+
+  Args:
+    hf: the JSON object, of transformers 4 (`rope_theta`) or 5
+      (`rope_parameters`).
+    dtype: of activations.
+    param_dtype: of parameters.
+
+  Returns:
+    The decoder's config.
+
+  Raises:
+    ValueError: for a model type, key or value that is not implemented; it
+      names the key.
+  """
+  family = hf.get('model_type')
+  if family not in _FAMILIES:
+    raise ValueError(
+      f'model_type={family!r} is not implemented; known: '
+      f'{", ".join(_FAMILIES)}.'
+    )
+  _refuse_unknown(hf)
+  fields = {_FIELDS[key]: hf[key] for key in _FIELDS if key in hf}
+  if hf.get('head_dim') is None:
+    fields['head_width'] = fields['width'] // fields['heads']
+  if hf.get('num_key_value_heads') is None:
+    fields['kv_heads'] = fields['heads']
+  if hf.get('attention_bias'):
+    fields |= {'qkv_bias': True, 'out_bias': True}
+  fields |= _FAMILIES[family]
+  missing = {'vocab_size', 'width', 'layers', 'heads', 'mlp_width'} - set(
+    fields
+  )
+  if missing:
+    raise ValueError(f'config.json does not set {", ".join(sorted(missing))}.')
+  return DecoderConfig(
+    rope_theta=_rope_theta(hf),
+    dtype=dtype,
+    param_dtype=param_dtype,
+    **fields,
+  )
+
+
+def _refuse_unknown(hf: Mapping[str, Any]) -> None:
+  known = _INERT | set(_FIELDS) | set(_REQUIRED)
+  known |= {'attention_bias', 'layer_types', 'rope_parameters', 'rope_theta'}
+  for key, value in hf.items():
+    if key not in known:
+      raise ValueError(f'config.json key {key}={value!r} is not implemented.')
+    if key in _REQUIRED and value not in _REQUIRED[key]:
+      if key == 'sliding_window' and hf.get('use_sliding_window') is False:
+        continue
+      raise ValueError(f'config.json value {key}={value!r} is not implemented.')
+  kinds = set(hf.get('layer_types') or ['full_attention'])
+  if kinds != {'full_attention'}:
+    raise ValueError(
+      f'config.json layer_types={sorted(kinds)!r} is not implemented.'
+    )
+
+
+def _rope_theta(hf: Mapping[str, Any]) -> float:
+  rope = hf.get('rope_parameters') or {}
+  unknown = set(rope) - _ROPE_KEYS
+  if unknown or rope.get('rope_type', 'default') != 'default':
+    raise ValueError(
+      f'config.json rope_parameters={rope!r} is not implemented.'
+    )
+  return float(rope.get('rope_theta') or hf.get('rope_theta') or 10_000.0)
+
+
+def load_config(
+  path: str | os.PathLike,
+  *,
+  dtype: Any = jnp.float32,
+  param_dtype: Any = jnp.float32,
+) -> DecoderConfig:
+  """Reads a `config.json`, or the one in a folder; see `from_hf_dict`."""
+  file = pathlib.Path(path)
+  file = file / 'config.json' if file.is_dir() else file
+  if not file.is_file():
+    raise FileNotFoundError(
+      f'No model config at {path}: expected a Hugging Face config.json or a '
+      'folder that holds one.'
+    )
+  try:
+    hf = json.loads(file.read_text())
+  except ValueError as error:
+    raise ValueError(f'{file} is not JSON: {error}') from error
+  return from_hf_dict(hf, dtype=dtype, param_dtype=param_dtype)

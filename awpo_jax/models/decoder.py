@@ -1,0 +1,162 @@
+"""A decoder-only language model in Flax Linen: pure `init` and `apply`."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from awpo_jax import types
+from awpo_jax.models import attention, layers
+from awpo_jax.models import cache as cache_lib
+from awpo_jax.models import config as config_lib
+
+
+def token_positions(mask: types.Array) -> types.Array:
+  """Number of real tokens before each column: i32[..., S] of bool[..., S]."""
+  counts = jnp.cumsum(mask.astype(jnp.int32), axis=-1)
+  return jnp.maximum(counts - 1, 0)
+
+
+class Decoder(nn.Module):
+  """Llama-type decoder; with `qk_norm` Qwen3, with `qkv_bias` Qwen2.
+
+  Parameter names are those of the Hugging Face checkpoints; kernels are
+  [in, out].
+  """
+
+  config: config_lib.DecoderConfig
+
+  def setup(self):
+    c = self.config
+    self.embed_tokens = nn.Embed(
+      c.vocab_size,
+      c.width,
+      dtype=c.dtype,
+      param_dtype=c.param_dtype,
+      embedding_init=nn.initializers.normal(c.init_range),
+    )
+    self.layers = [layers.Block(c) for _ in range(c.layers)]
+    self.norm = layers.RMSNorm(c.norm_eps, c.dtype, c.param_dtype)
+    if not c.tied:
+      self.lm_head = self.param(
+        'lm_head',
+        nn.initializers.normal(c.init_range),
+        (c.width, c.vocab_size),
+        c.param_dtype,
+      )
+
+  def __call__(
+    self, tokens: types.Array, mask: types.Array | None = None
+  ) -> types.Array:
+    """Logits of a whole sequence.
+
+    Args:
+      tokens: i32[N, S].
+      mask: bool[N, S], False at padding on either side; None: all real.
+
+    Returns:
+      f32[N, S, V].
+    """
+    if mask is None:
+      mask = jnp.ones(tokens.shape, bool)
+    hidden, _ = self.hidden(tokens, token_positions(mask), mask)
+    return self.unembed(hidden)
+
+  def hidden(
+    self,
+    tokens: types.Array,
+    positions: types.Array,
+    mask: types.Array,
+    *,
+    prefix: cache_lib.Prefix | None = None,
+    tail: int | None = None,
+  ) -> tuple[types.Array, tuple[cache_lib.KV, ...]]:
+    """Normalised hidden states of a sequence read at once.
+
+    Args:
+      tokens: i32[N, S].
+      positions: i32[N, S], real tokens before each one, the prefix included.
+      mask: bool[N, S], True at real tokens.
+      prefix: prompts of P rows, each seen by N / P consecutive rows.
+      tail: return the last `tail` positions only; the last block then computes
+        no others (its keys and values excepted). None: all.
+
+    Returns:
+      [N, tail or S, D], and the keys and values of each layer.
+    """
+    length = tokens.shape[-1]
+    causal = jnp.tril(jnp.ones((length, length), bool))
+    visible = causal[None] & mask[:, None, :]
+    return self._blocks(tokens, positions, visible, prefix=prefix, tail=tail)
+
+  def decode(
+    self,
+    tokens: types.Array,
+    positions: types.Array,
+    cache: tuple[cache_lib.KV, ...],
+    index: types.Array,
+    *,
+    prefix: cache_lib.Prefix | None = None,
+  ) -> tuple[types.Array, tuple[cache_lib.KV, ...]]:
+    """Normalised hidden states of the next tokens of rows with a cache.
+
+    A query sees the prefix and columns 0 .. its own of the cache.
+
+    Args:
+      tokens: i32[N, S'], usually S' = 1.
+      positions: i32[N, S'].
+      cache: of `cache.init_cache`, written up to `index`.
+      index: i32[N], column of the first new token of each row.
+      prefix: as in `hidden`.
+
+    Returns:
+      [N, S', D] and the cache with the new tokens.
+    """
+    columns = jnp.arange(cache[0].keys.shape[2])[None, None, :]
+    own = index[:, None, None] + jnp.arange(tokens.shape[1])[None, :, None]
+    return self._blocks(
+      tokens, positions, columns <= own, prefix, cache=cache, index=index
+    )
+
+  def _blocks(
+    self, tokens, positions, mask, prefix, *, cache=None, index=None, tail=None
+  ):
+    c = self.config
+    bias = attention.mask_bias(mask)
+    angles = layers.rope_angles(
+      positions, head_width=c.head_width, theta=c.rope_theta
+    )
+    x = self.embed_tokens(tokens)
+    own = []
+    for i, block in enumerate(self.layers):
+      x, kv = block(
+        x,
+        angles,
+        bias,
+        prefix=None if prefix is None else prefix.part(i),
+        cache=None if cache is None else cache[i],
+        index=index,
+        tail=tail if i == c.layers - 1 else None,
+      )
+      own.append(kv)
+    return self.norm(x), tuple(own)
+
+  def head(self) -> types.Array:
+    """The matrix [D, V] that turns hidden states into logits."""
+    if self.config.tied:
+      return self.embed_tokens.embedding.T
+    return self.lm_head
+
+  def unembed(self, hidden: types.Array) -> types.Array:
+    """f32[..., V] logits of normalised hidden states [..., D]."""
+    head = self.head().astype(self.config.dtype)
+    return jnp.einsum(
+      '...d,dv->...v', hidden, head, preferred_element_type=jnp.float32
+    )
+
+
+def init_params(
+  config: config_lib.DecoderConfig, key: types.Array
+) -> types.ArrayTree:
+  """Random parameters of `Decoder(config)` (jitted: nothing is kept twice)."""
+  tokens = jnp.zeros((1, 2), jnp.int32)
+  return jax.jit(Decoder(config).init)(key, tokens)['params']

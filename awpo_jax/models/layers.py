@@ -1,0 +1,165 @@
+"""Layers of the decoder: RMSNorm, RoPE, grouped-query attention, SwiGLU."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from awpo_jax import types
+from awpo_jax.models import attention
+from awpo_jax.models import cache as cache_lib
+from awpo_jax.models import config as config_lib
+
+
+def rope_angles(
+  positions: types.Array, *, head_width: int, theta: float
+) -> tuple[types.Array, types.Array]:
+  """Cosines and sines of rotary embeddings (arXiv:2104.09864, Eq. 34).
+
+  Pair i turns by position * theta^(-2i / C).
+
+  Args:
+    positions: i32[N, S], real tokens before each one.
+    head_width: C, even.
+    theta: base of the frequencies.
+
+  Returns:
+    Two f32[N, S, 1, C / 2].
+  """
+  exponents = jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width
+  angles = positions[..., None].astype(jnp.float32) * theta**-exponents
+  return jnp.cos(angles)[:, :, None, :], jnp.sin(angles)[:, :, None, :]
+
+
+def apply_rope(
+  x: types.Array, angles: tuple[types.Array, types.Array]
+) -> types.Array:
+  """Rotates pairs (i, i + C/2) of x [N, S, H, C]; the same dtype comes out."""
+  cos, sin = angles
+  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  rotated = (first * cos - second * sin, second * cos + first * sin)
+  return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
+
+
+class RMSNorm(nn.Module):
+  """x / sqrt(mean(x^2) + eps) * weight, in float32 (arXiv:1910.07467)."""
+
+  eps: float
+  dtype: jnp.dtype
+  param_dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: types.Array) -> types.Array:
+    weight = self.param(
+      'weight', nn.initializers.ones, (x.shape[-1],), self.param_dtype
+    )
+    x = x.astype(jnp.float32)
+    variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+    x = (x * jax.lax.rsqrt(variance + self.eps)).astype(self.dtype)
+    return _scale(x, weight.astype(self.dtype))
+
+
+def _scale(x: types.Array, weight: types.Array) -> types.Array:
+  return x * jnp.expand_dims(weight, range(x.ndim - 1))
+
+
+def _norm(config: config_lib.DecoderConfig, name: str) -> RMSNorm:
+  return RMSNorm(config.norm_eps, config.dtype, config.param_dtype, name=name)
+
+
+def _dense(
+  config: config_lib.DecoderConfig, features: int, bias: bool, name: str
+) -> nn.Dense:
+  return nn.Dense(
+    features,
+    use_bias=bias,
+    dtype=config.dtype,
+    param_dtype=config.param_dtype,
+    kernel_init=nn.initializers.normal(config.init_range),
+    name=name,
+  )
+
+
+class Attention(nn.Module):
+  """Grouped-query attention (arXiv:2305.13245) over parts."""
+
+  config: config_lib.DecoderConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    x: types.Array,
+    angles: tuple[types.Array, types.Array],
+    bias: types.Array,
+    *,
+    prefix: attention.Part | None = None,
+    cache: cache_lib.KV | None = None,
+    index: types.Array | None = None,
+    tail: int | None = None,
+  ) -> tuple[types.Array, cache_lib.KV]:
+    """Attends from x to the prefix and to the rows' own keys.
+
+    Args:
+      x: [N, S, D], normalised.
+      angles: of `rope_angles`, for the S positions.
+      bias: f32[N, S, S_own], of `attention.mask_bias` for its own keys.
+      prefix: a part shared by groups of rows.
+      cache: earlier keys and values of the rows; None: only those of x.
+      index: i32[N], where the cache is written.
+      tail: only the last `tail` positions are queries; None: all.
+
+    Returns:
+      [N, tail or S, D], and the rows' own keys and values, x's included.
+    """
+    c = self.config
+
+    def heads(inputs, count, name, norm, angles):
+      y = _dense(c, count * c.head_width, c.qkv_bias, name)(inputs)
+      y = y.reshape(*y.shape[:2], count, c.head_width)
+      if norm and c.qk_norm:
+        y = _norm(c, norm)(y)
+      return y if angles is None else apply_rope(y, angles)
+
+    new = cache_lib.KV(
+      keys=heads(x, c.kv_heads, 'k_proj', 'k_norm', angles).swapaxes(1, 2),
+      values=heads(x, c.kv_heads, 'v_proj', None, None).swapaxes(1, 2),
+    )
+    own = new if cache is None else cache_lib.write(cache, new, index)
+    if tail is not None:
+      x, bias = x[:, -tail:], bias[:, -tail:]
+      angles = tuple(part[:, -tail:] for part in angles)
+    query = heads(x, c.heads, 'q_proj', 'q_norm', angles)
+    parts = [attention.Part(keys=own.keys, values=own.values, bias=bias)]
+    if prefix is not None:
+      parts.append(prefix)
+    out = attention.attend(query, parts, scale=c.head_width**-0.5)
+    out = out.reshape(*out.shape[:2], -1)
+    return _dense(c, c.width, c.out_bias, 'o_proj')(out), own
+
+
+class SwiGLU(nn.Module):
+  """W_down (silu(W_gate x) * W_up x) (arXiv:2002.05202)."""
+
+  config: config_lib.DecoderConfig
+
+  @nn.compact
+  def __call__(self, x: types.Array) -> types.Array:
+    c = self.config
+    gate = _dense(c, c.mlp_width, c.mlp_bias, 'gate_proj')(x)
+    up = _dense(c, c.mlp_width, c.mlp_bias, 'up_proj')(x)
+    return _dense(c, c.width, c.mlp_bias, 'down_proj')(nn.silu(gate) * up)
+
+
+class Block(nn.Module):
+  """Pre-norm residual block; arguments as in `Attention`."""
+
+  config: config_lib.DecoderConfig
+
+  @nn.compact
+  def __call__(self, x, angles, bias, *, tail=None, **kwargs):
+    normed = _norm(self.config, 'input_layernorm')(x)
+    out, kv = Attention(self.config, name='self_attn')(
+      normed, angles, bias, tail=tail, **kwargs
+    )
+    x = (x if tail is None else x[:, -tail:]) + out
+    normed = _norm(self.config, 'post_attention_layernorm')(x)
+    return x + SwiGLU(self.config, name='mlp')(normed), kv

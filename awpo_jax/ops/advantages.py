@@ -1,0 +1,264 @@
+"""AWPO's advantages and clip radius, composed from `mechanisms`.
+
+Our reading of arXiv:2512.19126; everything here is computed once per rollout
+batch, over all devices, and is constant for differentiation.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from awpo_jax import types
+from awpo_jax.ops import choices, collectives, masked, mechanisms
+from awpo_jax.ops import group_stats as group_stats_lib
+
+Array = types.Array
+
+REWARD_SCALES = mechanisms.REWARD_SCALES
+MIXES = mechanisms.MIXES
+MIX_ADVANTAGES = mechanisms.MIX_ADVANTAGES
+GATES = mechanisms.GATES
+SATURATIONS = mechanisms.SATURATIONS
+DIFFICULTIES = mechanisms.DIFFICULTIES
+DIFFICULTY_SCOPES = mechanisms.DIFFICULTY_SCOPES
+COMBINATIONS = mechanisms.COMBINATIONS
+CLIPS = mechanisms.CLIPS
+
+
+@types.record
+class Advantages:
+  """Advantages with everything they were made of; all constants.
+
+  Attributes:
+    advantages: f32[P, G]; exactly 0 where not valid.
+    gate: f32[P] in [0, 1], w; 0 where not counted.
+    difficulty: f32[P], d; 0 where not counted.
+    counted: bool[P], True where two or more samples are valid.
+    solve_rate: f32[P] in [0, 1], p; 0 where not counted.
+    outcome_std: f32[P], s_out, after the reward scale.
+    mix_std: f32[P], s_mix, after the reward scale.
+    outcome_advantages: f32[P, G], A_out.
+    mix_advantages: f32[P, G], A_mix, or what `mix_advantage` put in its place.
+  """
+
+  advantages: Array
+  gate: Array
+  difficulty: Array
+  counted: Array
+  solve_rate: Array
+  outcome_std: Array
+  mix_std: Array
+  outcome_advantages: Array
+  mix_advantages: Array
+
+
+def valid_samples(
+  outcome_valid: Array, reasoning_valid: Array, *, gate: str
+) -> Array:
+  """Which samples take part: those whose needed rewards were had.
+
+  Args:
+    outcome_valid: bool[P, G].
+    reasoning_valid: bool[P, G].
+    gate: a key of `GATES`; with `none` the judge's failures change nothing.
+
+  Returns:
+    bool[P, G].
+
+  Raises:
+    ValueError: if `gate` is unknown.
+  """
+  choices.pick('gate', GATES, gate)
+  outcome_valid = jnp.asarray(outcome_valid, bool)
+  if gate == 'none':
+    return outcome_valid
+  return outcome_valid & jnp.asarray(reasoning_valid, bool)
+
+
+def _standardize(
+  rewards: Array, valid: Array, *, ddof: int
+) -> tuple[Array, group_stats_lib.GroupStats]:
+  """(R - mu) / (s + eps), exactly 0 where s = 0 or not valid; and mu, s."""
+  stats = group_stats_lib.group_stats(rewards, valid, ddof=ddof)
+  deviation = masked.fill(rewards, valid) - stats.mean[:, None]
+  kept = valid & ~stats.flat[:, None]
+  scale = stats.std[:, None] + mechanisms.EPSILON
+  return masked.fill(deviation, kept) / scale, stats
+
+
+def grpo_advantages(rewards: Array, valid: Array, *, ddof: int = 1) -> Array:
+  """Group-relative advantages of GRPO (arXiv:2402.03300).
+
+    A = (R - mu) / (s + 1e-6) over the valid samples of the group
+
+  Args:
+    rewards: float[P, G]; anything, even NaN, where not valid.
+    valid: bool[P, G].
+    ddof: 1 for the unbiased standard deviation, 0 for the biased one.
+
+  Returns:
+    f32[P, G], constant under differentiation; exactly 0 where not valid, in
+    groups with fewer than two valid samples, and where all rewards are equal.
+  """
+  chex.assert_rank([rewards, valid], 2)
+  valid = jnp.asarray(valid, bool)
+  advantages, _ = _standardize(rewards, valid, ddof=ddof)
+  return jax.lax.stop_gradient(advantages)
+
+
+def _bounds(low: Array, high: Array, counted: Array) -> tuple[Array, ...]:
+  """out_min, out_max and their distance, all f32[P] and safe to divide by."""
+  # A prompt without a group may lack bounds too: any will do there.
+  low = masked.fill(low, counted, 0.0)
+  high = masked.fill(high, counted, 1.0)
+  return low, high, jnp.where(high > low, high - low, 1.0)
+
+
+def awpo_advantages(
+  outcome: Array,
+  reasoning: Array,
+  valid: Array,
+  outcome_min: Array,
+  outcome_max: Array,
+  *,
+  reward_scale: str = 'raw',
+  mix: str = 'sum',
+  mix_weight: float = 1.0,
+  mix_advantage: str = 'mixed',
+  ddof: int = 1,
+  gate: str = 'ratio',
+  tau: float = 0.5,
+  saturation: str = 'solved_calls',
+  difficulty: str = 'banded',
+  band: tuple[float, float] = (0.2, 0.8),
+  base: float = 1.0,
+  priority: float = 1.5,
+  floor: float = 0.0,
+  difficulty_scope: str = 'whole',
+  combine: str = 'convex',
+) -> Advantages:
+  """AWPO's advantages (our reading), once per rollout batch.
+
+    A = d [(1 - w) A_out + w A_mix]
+
+  With gate and difficulty `none` this is `grpo_advantages(outcome, valid)`, bit
+  for bit, and `reasoning` is not looked at.
+
+  Args:
+    outcome: float[P, G], R_out; anything, even NaN, where not valid.
+    reasoning: float[P, G] in [0, 1], R_rea; likewise.
+    valid: bool[P, G], from `valid_samples` with the same gate.
+    outcome_min: float[P], the worst outcome each prompt allows.
+    outcome_max: float[P], the best outcome each prompt allows.
+    reward_scale, mix, mix_advantage, gate, saturation, difficulty,
+      difficulty_scope, combine: keys of the dicts of `mechanisms`.
+    mix_weight: of the reasoning reward; in (0, 1) with the mix `convex`.
+    ddof: 1 for unbiased standard deviations, 0 for biased ones.
+    tau: variance of the outcome up to which the gate `binary` opens.
+    band, base, priority: solve rates that the difficulty `banded` favors, and
+      its weights outside and inside of them.
+    floor: smallest weight of the difficulty `parabola`.
+
+  Returns:
+    `Advantages`; a group with fewer than two valid samples is 0 throughout.
+
+  Raises:
+    ValueError: if a flag value is unknown or `mix_weight` out of range.
+  """
+  chex.assert_rank([outcome, reasoning, valid], 2)
+  chex.assert_equal_shape([outcome, reasoning, valid])
+  chex.assert_shape([outcome_min, outcome_max], (outcome.shape[0],))
+  valid = jnp.asarray(valid, bool)
+  counted = masked.count(valid, axis=1) >= 2
+  low, high, span = _bounds(outcome_min, outcome_max, counted)
+  pick = choices.pick
+  # Rewards: scaled, mixed, standardized.
+  unit = pick('reward_scale', REWARD_SCALES, reward_scale)(span)
+  r_out = masked.fill(outcome, valid) / unit[:, None]
+  r_rea = masked.fill(reasoning, valid & (gate != 'none'))
+  r_mix = pick('mix', MIXES, mix)(r_out, r_rea, mix_weight=mix_weight)
+  r_add = pick('mix_advantage', MIX_ADVANTAGES, mix_advantage)(r_mix, r_rea)
+  a_out, stats_out = _standardize(r_out, valid, ddof=ddof)
+  stats_mix = group_stats_lib.group_stats(r_mix, valid, ddof=ddof)
+  a_mix, _ = _standardize(r_add, valid, ddof=ddof)
+  # Gate and difficulty weight: one number per group.
+  p = jnp.clip((stats_out.mean - low / unit) / (span / unit), 0.0, 1.0)
+  w = pick('gate', GATES, gate)(stats_out.std, stats_mix.std, tau=tau)
+  saturated = pick('saturation', SATURATIONS, saturation)(p, high)
+  w = masked.fill(w, counted & ~saturated)
+  d = pick('difficulty', DIFFICULTIES, difficulty)(
+    p, band=band, base=base, priority=priority, floor=floor
+  )
+  d = masked.fill(d, counted)
+  # Their sum.
+  share = pick('combine', COMBINATIONS, combine)(w)
+  scope = pick('difficulty_scope', DIFFICULTY_SCOPES, difficulty_scope)
+  total = scope(d[:, None], share[:, None] * a_out, w[:, None] * a_mix)
+  return jax.lax.stop_gradient(
+    Advantages(
+      advantages=total,
+      gate=w,
+      difficulty=d,
+      counted=counted,
+      solve_rate=masked.fill(p, counted),
+      outcome_std=stats_out.std,
+      mix_std=stats_mix.std,
+      outcome_advantages=a_out,
+      mix_advantages=a_mix,
+    )
+  )
+
+
+def amplified_groups(result: Advantages, *, threshold: float = 0.1) -> Array:
+  """bool[P]: equal outcomes, and tiny reasoning differences at full size.
+
+  Where all outcomes are equal an open gate divides the judge's differences by
+  their own standard deviation, however small it is: worth logging how often.
+
+  Args:
+    result: what `awpo_advantages` returned.
+    threshold: s_mix below which the differences count as tiny.
+
+  Returns:
+    bool[P], True where s_out = 0, 0 < s_mix < threshold and the gate is open.
+  """
+  tiny = (result.mix_std > 0) & (result.mix_std < threshold)
+  return tiny & (result.outcome_std == 0) & (result.gate > 0)
+
+
+def clip_radius(
+  gate: Array,
+  counted: Array,
+  *,
+  clip: str = 'linear',
+  clip_min: float = 0.1,
+  clip_max: float = 0.2,
+  all_sum: types.AllSum = collectives.identity,
+) -> Array:
+  """Clip radius of a rollout batch from its mean gate (our reading).
+
+    wbar = sum of w over the counted groups of all devices / their number
+
+  The more the noisier reasoning signal is relied on, the smaller the trust
+  region.
+
+  Args:
+    gate: f32[P], w.
+    counted: bool[P], True where a group has two or more valid samples.
+    clip: a key of `CLIPS`.
+    clip_min: radius of `linear` at wbar = 1.
+    clip_max: radius at wbar = 0, and where no group counts.
+    all_sum: adds each leaf of a tree up over all devices.
+
+  Returns:
+    f32[], constant under differentiation, equal on all devices.
+
+  Raises:
+    ValueError: if `clip` is unknown.
+  """
+  chex.assert_rank([gate, counted], 1)
+  radius = choices.pick('clip', CLIPS, clip)
+  total, groups = all_sum((masked.sum(gate, counted), masked.count(counted)))
+  wbar = total / jnp.maximum(groups, 1.0)
+  result = radius(wbar, clip_min=clip_min, clip_max=clip_max)
+  return jax.lax.stop_gradient(result.astype(jnp.float32))

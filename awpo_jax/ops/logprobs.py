@@ -1,0 +1,111 @@
+"""Log-probability and entropy of tokens, in chunks over the sequence.
+
+The logits of a whole batch, [N, T, V], are the largest array of a naive train
+step. Here they exist for one chunk of positions at a time, forward and
+backward.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from awpo_jax import types
+
+Array = types.Array
+
+
+@types.record
+class TokenLogprobs:
+  """What the policy thought of each token.
+
+  Attributes:
+    logprobs: f32[...], log-probability of the target.
+    entropy: f32[...], of the whole distribution, in nats.
+  """
+
+  logprobs: Array
+  entropy: Array
+
+
+def logits_logprobs(
+  logits: Array, targets: Array, *, temperature: float = 1.0
+) -> TokenLogprobs:
+  """Log-probability of the targets and entropy, over the full vocabulary.
+
+    log p = log_softmax(logits / temperature),   H = -sum_v p_v log p_v
+
+  Args:
+    logits: float[..., V]; -inf is a token that cannot occur.
+    targets: i32[...] in [0, V).
+    temperature: above 0.
+
+  Returns:
+    `TokenLogprobs` shaped like `targets`.
+  """
+  chex.assert_equal_shape_prefix([logits, targets], targets.ndim)
+  log_p = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature, axis=-1)
+  chosen = jnp.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
+  finite = jnp.where(jnp.isneginf(log_p), 0.0, log_p)
+  return TokenLogprobs(
+    logprobs=chosen, entropy=-jnp.sum(jnp.exp(log_p) * finite, axis=-1)
+  )
+
+
+def _split(values: Array, chunk: int) -> Array:
+  """[N, T, ...] as [chunks, N, chunk, ...], padded with zeros."""
+  n, t = values.shape[:2]
+  padding = [(0, 0), (0, -t % chunk)] + [(0, 0)] * (values.ndim - 2)
+  values = jnp.pad(values, padding)
+  return values.reshape(n, -1, chunk, *values.shape[2:]).swapaxes(0, 1)
+
+
+def token_logprobs(
+  hidden: Array,
+  head: Array,
+  targets: Array,
+  *,
+  temperature: float = 1.0,
+  chunk: int = 128,
+) -> TokenLogprobs:
+  """`logits_logprobs` of `hidden @ head`, `chunk` positions at a time.
+
+  The product runs in the dtype of `hidden` and is accumulated in float32; the
+  backward pass computes the logits of a chunk a second time.
+
+  Args:
+    hidden: float[N, T, D], last hidden states, any float dtype.
+    head: float[D, V]; its gradient is accumulated in its own dtype.
+    targets: i32[N, T] in [0, V); position t holds the token predicted from
+      `hidden[:, t]`.
+    temperature: above 0; the one the sampler used.
+    chunk: positions whose logits exist at once; at least 1.
+
+  Returns:
+    `TokenLogprobs` of f32[N, T], differentiable in both fields.
+
+  Raises:
+    ValueError: if `chunk` or `temperature` is out of range.
+  """
+  chex.assert_rank([hidden, head, targets], [3, 2, 2])
+  chex.assert_equal_shape_prefix([hidden, targets], 2)
+  if chunk < 1 or not temperature > 0:
+    raise ValueError(
+      f'chunk={chunk} must be at least 1, temperature={temperature} above 0'
+    )
+  n, t = targets.shape
+
+  def score(piece):
+    states, tokens = piece
+    logits = jnp.einsum(
+      'ntd,dv->ntv',
+      states,
+      head.astype(states.dtype),
+      preferred_element_type=jnp.float32,
+    )
+    return logits_logprobs(logits, tokens, temperature=temperature)
+
+  chunk = max(1, min(chunk, t))
+  scores = jax.lax.map(
+    jax.checkpoint(score), (_split(hidden, chunk), _split(targets, chunk))
+  )
+  return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(n, -1)[:, :t], scores)

@@ -1,0 +1,73 @@
+"""What an experiment trains and is measured on, by name."""
+
+from collections.abc import Mapping
+
+from awpo_jax import types
+from awpo_jax.rollout import plugins
+from awpo_jax.rollout.datasets import quickstart, rlla, seal_tools
+
+DATASETS = {
+  'quickstart': quickstart.load,
+  'rlla': rlla.load,
+  'seal_tools': seal_tools.load,
+}
+"""Choices of `--dataset`: `load(*, seed, data)` gives a `types.Dataset`."""
+
+_ENDLESS = 10**7
+
+
+def load(spec: str, *, seed: int, data: str | None = None) -> types.Dataset:
+  """The data set, or the mixture, that `--dataset` and `--data` name.
+
+  Args:
+    spec: a key of `DATASETS` or `package.module:function` of the same
+      signature; or several, separated by commas.
+    seed: of everything drawn.
+    data: handed on as it is; with several data sets as many places, separated
+      by commas, one each (empty for one that reads no files).
+
+  Returns:
+    The data set; of several, `merge`'s.
+
+  Raises:
+    ValueError: an unknown name, another number of places than of data sets, or
+      what the data sets themselves refuse.
+  """
+  names = spec.split(',')
+  places = [data] if len(names) == 1 else (data or '').split(',')
+  if len(places) != len(names) or len(set(names)) != len(names):
+    raise ValueError(
+      f'--dataset={spec} --data={data}: expected different data sets and as '
+      'many places, separated by commas (empty for one that reads no files)'
+    )
+  loaded = {
+    name: plugins.load(name, DATASETS, flag='dataset')(
+      seed=seed, data=place or None
+    )
+    for name, place in zip(names, places, strict=True)
+  }
+  return loaded[spec] if len(names) == 1 else merge(loaded)
+
+
+def merge(datasets: Mapping[str, types.Dataset]) -> types.Dataset:
+  """One after another; an eval set is named `<data set>_<eval set>`.
+
+  Raises:
+    ValueError: one is too long to be listed, so that the others would drown.
+  """
+  for name, dataset in datasets.items():
+    if len(dataset.train) > _ENDLESS:
+      raise ValueError(
+        f'{name}: {len(dataset.train):,} training prompts cannot be mixed with '
+        'others, which would hardly ever be drawn; train on it alone'
+      )
+  parts = datasets.values()
+  return types.Dataset(
+    demonstrations=[d for part in parts for d in part.demonstrations],
+    train=[task for part in parts for task in part.train],
+    evals={
+      f'{name}_{split}': tasks
+      for name, part in datasets.items()
+      for split, tasks in part.evals.items()
+    },
+  )

@@ -1,0 +1,317 @@
+"""A bundled task: pick tools and copy typed arguments out of a request.
+
+Every prompt offers four to six tools of twelve and asks for one call, for two,
+or for something that none of the offered tools serves. All is drawn from seeds:
+nothing is downloaded and there is no end to the training prompts. Layout of
+prompts and answers as in RLLA (github.com/qiancheng0/ToolRL).
+"""
+
+import dataclasses
+import json
+import random
+from collections.abc import Mapping, Sequence
+
+from awpo_jax import types
+from awpo_jax.rollout import tool_calls
+from awpo_jax.rollout.datasets import quickstart_errors, quickstart_values
+from awpo_jax.rollout.datasets import quickstart_tools as tables
+
+KINDS: Mapping[str, float] = {'single': 0.55, 'parallel': 0.25, 'none': 0.2}
+"""Kind of task -> its share: one call, two calls, no tool for it."""
+
+_LENGTH = 2**31 - 1
+_EVAL_TASKS = 256
+_SAME_TOOL_SHARE = 0.3  # of the parallel tasks
+_UNSERVED_SHARE = 0.3  # of the `none` tasks; the others miss their tool
+_LAZY_SHARE = 0.25  # of the demonstrations
+
+_SYSTEM = """\
+You answer requests with tools.
+
+**Available Tools**
+{tools}
+
+**Output Format**
+<think> reasoning </think>
+<tool_call>
+{{"name": "Tool name", "parameters": {{"Parameter name": "value"}}}}
+</tool_call>
+Write one JSON per line, a line for each call. If no tool fits, write instead \
+of the calls:
+<response> reply </response>"""
+_USER = '**Dialogue Records History**\n<user> {} </user>'
+_TOOL = '{}. Name: {}\nDescription: {}\nParameters: {}'
+
+_JOINERS = ('Also', 'Then', 'And')
+_SINGLE_THOUGHTS = (
+  'The user wants {goal}. {name} fits: {values}.',
+  'This asks for {goal}, so I use {name}: {values}.',
+  'I need {goal}. The tool is {name}: {values}.',
+)
+_PARALLEL_THOUGHTS = (
+  'The user wants more than one thing: {steps}.',
+  'This asks for several calls: {steps}.',
+  'I need several calls: {steps}.',
+)
+_NONE_THOUGHTS = (
+  'The user wants {goal}. No offered tool fits.',
+  'This asks for {goal}, but no tool here does that.',
+  'I need {goal}. None of the tools fits.',
+)
+_LAZY_THOUGHTS = ('I will use a tool.', 'Okay.', 'This is easy.')
+_LAZY_REFUSALS = ('I will reply.', 'Okay.', 'This is easy.')
+_REPLIES = ('Sorry, no tool can do that.', 'No offered tool fits this.')
+
+
+@dataclasses.dataclass(frozen=True)
+class LabeledDemonstration(types.Demonstration):
+  """A demonstration that knows its flaw.
+
+  Attributes:
+    error: one of `quickstart_errors.KINDS`, or '' where the answer is right.
+  """
+
+  error: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Draw:
+  """A task before it is written down, as errors need it."""
+
+  task: types.Task
+  offered: tuple[tables.Request, ...]
+  calls: tuple[tool_calls.ToolCall, ...]
+  goal: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Tasks(Sequence[types.Task]):
+  """Tasks drawn on demand: item i is a pure function of name, seed and i.
+
+  Attributes:
+    name: of the sequence; sequences of different names are independent.
+    seed: of the sequence.
+    length: number of tasks.
+    held_out_values: whether arguments come from the held-out values.
+    held_out_phrasings: whether requests come in the held-out phrasings.
+    kinds: kind of task -> its share; the shares sum to one.
+  """
+
+  name: str
+  seed: int
+  length: int = _LENGTH
+  held_out_values: bool = False
+  held_out_phrasings: bool = False
+  kinds: Mapping[str, float] = dataclasses.field(
+    default_factory=lambda: dict(KINDS)
+  )
+
+  def __post_init__(self):
+    if not set(self.kinds) <= set(KINDS):
+      raise ValueError(f'kinds {list(self.kinds)}: choose among {list(KINDS)}')
+    if abs(sum(self.kinds.values()) - 1) > 1e-6:
+      raise ValueError(f'kinds {dict(self.kinds)}: the shares must sum to 1')
+
+  def __len__(self) -> int:
+    return self.length
+
+  def __getitem__(self, index):
+    if isinstance(index, slice):
+      return [self[i] for i in range(*index.indices(self.length))]
+    if not -self.length <= index < self.length:
+      raise IndexError(f'task {index} of {self.length}')
+    return _draw(self, index % self.length).task
+
+
+def load(*, seed: int, data: str | None = None) -> types.Dataset:
+  """The quickstart's data set.
+
+  Args:
+    seed: of everything drawn.
+    data: refused; the task needs no files.
+
+  Returns:
+    1,000 demonstrations, practically endless training prompts, and the held-out
+    sets `values` and `phrasings` of 256 tasks each.
+
+  Raises:
+    ValueError: if `data` is given.
+  """
+  if data is not None:
+    raise ValueError(
+      f'--data={data}: the quickstart generates its tasks and reads no files; '
+      'drop --data or choose another --dataset'
+    )
+  values = Tasks('values', seed, _EVAL_TASKS, held_out_values=True)
+  phrasings = Tasks('phrasings', seed, _EVAL_TASKS, held_out_phrasings=True)
+  return types.Dataset(
+    demonstrations=demonstrations(seed),
+    train=Tasks('train', seed),
+    evals={'values': values[:], 'phrasings': phrasings[:]},
+  )
+
+
+def demonstrations(
+  seed: int,
+  count: int = 1000,
+  error_rate: float = 0.4,
+  kinds: Mapping[str, float] = KINDS,
+) -> list[LabeledDemonstration]:
+  """A fixed set of answers, some of them wrong in exactly one way.
+
+  The thought is written for the calls that are made, right or wrong; a quarter
+  of the thoughts is lazy and says nothing of the request.
+
+  Args:
+    seed: of the set.
+    count: number of demonstrations.
+    error_rate: in [0, 1]; the share of wrong answers, to the nearest one.
+    kinds: kind of task -> its share.
+
+  Returns:
+    The demonstrations. The wrong ones are spread over the kinds of error as
+    evenly as the tasks allow: without a call there is no argument to miss.
+  """
+  tasks = Tasks('demonstration', seed, count, kinds=kinds)
+  draws = [_draw(tasks, i) for i in range(count)]
+  errors = quickstart_errors.spread(
+    random.Random(f'errors/{seed}'),
+    [draw.calls for draw in draws],
+    round(error_rate * count),
+  )
+  return [
+    _demonstrate(random.Random(f'answer/{seed}/{i}'), draw, error)
+    for i, (draw, error) in enumerate(zip(draws, errors, strict=True))
+  ]
+
+
+def _demonstrate(
+  rng: random.Random, draw: _Draw, error: str
+) -> LabeledDemonstration:
+  lazy = rng.random() < _LAZY_SHARE
+  calls = quickstart_errors.spoil_calls(rng, draw.calls, draw.offered, error)
+  response = _answer(rng, calls, draw.goal, lazy)
+  if error == 'format':
+    response = quickstart_errors.spoil_format(rng, response)
+  return LabeledDemonstration(draw.task, response, error)
+
+
+def _draw(tasks: Tasks, index: int) -> _Draw:
+  """Draws a task: its requests, the tools on offer, and the answer."""
+  rng = random.Random(f'{tasks.name}/{tasks.seed}/{index}')
+  kind = rng.choices(list(tasks.kinds), list(tasks.kinds.values()))[0]
+  requests = _draw_requests(rng, kind)
+  offered = _draw_offer(rng, requests, kind)
+  calls: list[tool_calls.ToolCall] = []
+  while len(calls) < len(requests):
+    call = tables.draw_call(
+      rng, requests[len(calls)], held_out=tasks.held_out_values
+    )
+    if call not in calls:
+      calls.append(call)
+  sentences = [
+    _phrase(rng, request, call, tasks.held_out_phrasings)
+    for request, call in zip(requests, calls, strict=True)
+  ]
+  made = () if kind == 'none' else tuple(calls)
+  goal = requests[0].goal
+  tools = tuple(request.tool() for request in offered)
+  task = types.Task(
+    task_id=f'quickstart_{tasks.name}_{tasks.seed}_{index}',
+    system=_SYSTEM.format(tools=_list_tools(tools)),
+    user=_USER.format(_join(rng, sentences)),
+    tools=tools,
+    ground_truth=_answer(rng, made, goal),
+    kind=kind,
+  )
+  return _Draw(task, offered, made, goal)
+
+
+def _draw_requests(rng: random.Random, kind: str) -> list[tables.Request]:
+  if kind == 'none' and rng.random() < _UNSERVED_SHARE:
+    return [rng.choice(tables.UNSERVED)]
+  if kind != 'parallel':
+    return [rng.choice(tables.TOOLS)]
+  if rng.random() < _SAME_TOOL_SHARE:
+    return [rng.choice(tables.TOOLS)] * 2
+  return rng.sample(tables.TOOLS, 2)
+
+
+def _draw_offer(
+  rng: random.Random, requests: Sequence[tables.Request], kind: str
+) -> tuple[tables.Request, ...]:
+  """Four to six tools: all that are asked for, or, for `none`, none of them."""
+  names = {request.name for request in requests}
+  others = [tool for tool in tables.TOOLS if tool.name not in names]
+  needed = (
+    [] if kind == 'none' else [tables.BY_NAME[name] for name in sorted(names)]
+  )
+  count = rng.randint(4, 6)
+  offered = needed + rng.sample(others, count - len(needed))
+  rng.shuffle(offered)
+  return tuple(offered)
+
+
+def _phrase(
+  rng: random.Random,
+  request: tables.Request,
+  call: tool_calls.ToolCall,
+  held_out: bool,
+) -> str:
+  cut = tables.TRAIN_PHRASINGS
+  phrasings = request.phrasings[cut:] if held_out else request.phrasings[:cut]
+  spoken = {name: _speak(value) for name, value in call.parameters.items()}
+  return rng.choice(phrasings).format(**spoken)
+
+
+def _join(rng: random.Random, sentences: Sequence[str]) -> str:
+  first, *rest = sentences
+  text = first[0].upper() + first[1:]
+  for sentence in rest:
+    text += f' {rng.choice(_JOINERS)} {sentence}'
+  return text
+
+
+def _speak(value: quickstart_values.Value) -> str:
+  """A value as requests and thoughts say it."""
+  if not isinstance(value, list):
+    return str(value)
+  *first, last = map(str, value)
+  return f'{", ".join(first)} and {last}' if first else last
+
+
+def _list_tools(tools: Sequence[types.Tool]) -> str:
+  return '\n'.join(
+    _TOOL.format(i, tool.name, tool.description, json.dumps(tool.parameters))
+    for i, tool in enumerate(tools, start=1)
+  )
+
+
+def _answer(
+  rng: random.Random,
+  calls: Sequence[tool_calls.ToolCall],
+  goal: str,
+  lazy: bool = False,
+) -> str:
+  """An answer that makes the calls, or says that no tool fits."""
+  if not calls:
+    choices = _LAZY_REFUSALS if lazy else _NONE_THOUGHTS
+    thought = rng.choice(choices).format(goal=goal)
+    return tool_calls.render_answer(thought, response=rng.choice(_REPLIES))
+  if lazy:
+    return tool_calls.render_answer(rng.choice(_LAZY_THOUGHTS), calls)
+  if len(calls) == 1:
+    name, values = calls[0].name, _ground(calls[0])
+    goal = tables.BY_NAME[name].goal
+    thought = rng.choice(_SINGLE_THOUGHTS)
+    thought = thought.format(goal=goal, name=name, values=values)
+  else:
+    steps = [f'{call.name}, {_ground(call)}' for call in calls]
+    thought = rng.choice(_PARALLEL_THOUGHTS).format(steps='; '.join(steps))
+  return tool_calls.render_answer(thought, calls)
+
+
+def _ground(call: tool_calls.ToolCall) -> str:
+  pairs = call.parameters.items()
+  text = ', '.join(f'{name} is {_speak(value)}' for name, value in pairs)
+  return text or 'no values'

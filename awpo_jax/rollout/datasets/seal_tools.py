@@ -1,0 +1,184 @@
+"""Seal-Tools (github.com/fairyshine/Seal-Tools): requests for calls.
+
+A folder with the rows, `{id, query, calling}`, all tools, and the five tools
+that each prompt offers. Written in RLLA's layout. The data has no rationales
+and no requests that want words instead of calls.
+"""
+
+import collections
+import json
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import logging
+
+from awpo_jax import types
+from awpo_jax.rollout import prompts, tool_calls
+from awpo_jax.rollout.datasets import files
+
+SPLITS = {
+  'train': 'dev.jsonl',
+  'in_domain': 'test_in_domain.jsonl',
+  'out_domain': 'test_out_domain.jsonl',
+}
+EXPECTED = (
+  "Seal-Tools' folder with tool.jsonl, candidates.jsonl, "
+  f'{", ".join(SPLITS.values())}'
+)
+
+_EARLIER_RESULT = re.compile(r'API_call_\d')
+
+
+def load(*, seed: int, data: str | None = None) -> types.Dataset:
+  """Seal-Tools' requests: trained on `dev`, measured on both tests.
+
+  Left out, with a warning that says how many: rows whose right calls are not
+  all among the offered tools, and rows where a parameter is the result of an
+  earlier call, which one answer cannot know.
+
+  Args:
+    seed: unused, nothing is drawn.
+    data: the folder.
+
+  Returns:
+    Training prompts and a demonstration of each, whose thought is made from the
+    calls by a template: it is true, but no rationale a person or a model wrote.
+    Eval sets `in_domain` and `out_domain` (tools from fields not trained on).
+    Kinds: `single` call, `parallel` calls.
+
+  Raises:
+    ValueError: a file is missing or a row is bad; its file and line are named.
+  """
+  del seed
+  if not data:
+    raise ValueError(f'--data is missing: expected {EXPECTED}')
+  folder = pathlib.Path(data).expanduser()
+  for name in ('tool.jsonl', 'candidates.jsonl', *SPLITS.values()):
+    if not (folder / name).is_file():
+      raise ValueError(f'--data={data}: no {name} there: expected {EXPECTED}')
+  tools = read_tools(folder / 'tool.jsonl')
+  offered = read_candidates(folder / 'candidates.jsonl', tools)
+  splits = {}
+  for split, name in SPLITS.items():
+    splits[split], left_out = read_tasks(folder / name, offered)
+    if not splits[split]:
+      raise ValueError(f'{folder / name}: no rows, or none that can be used')
+    for reason, count in left_out.items():
+      logging.warning('%s: %d rows left out: %s', name, count, reason)
+  train = splits.pop('train')
+  return types.Dataset(
+    demonstrations=[types.Demonstration(t, t.ground_truth) for t in train],
+    train=train,
+    evals=splits,
+  )
+
+
+def read_tools(path: pathlib.Path) -> dict[str, types.Tool]:
+  """All tools by name; optional parameters are marked `"required": false`."""
+  tools = {}
+  for where, row in files.read_json_lines(path):
+    name = files.field(row, 'api_name', str, where)
+    if name in tools:
+      raise ValueError(f'{where}: a second tool named {name!r}')
+    required = files.field(row, 'required', list, where)
+    parameters = {}
+    described = files.field(row, 'parameters', dict, where)
+    for key in described:
+      parameters[key] = dict(files.field(described, key, dict, where))
+      if key not in required:
+        parameters[key]['required'] = False
+    description = files.field(row, 'api_description', str, where)
+    tools[name] = types.Tool(name, description, parameters)
+  return tools
+
+
+def read_candidates(
+  path: pathlib.Path, tools: Mapping[str, types.Tool]
+) -> dict[str, tuple[types.Tool, ...]]:
+  """The tools offered to each row, by the row's id, in the order given."""
+  offered = {}
+  for where, row in files.read_json_lines(path):
+    names = files.field(row, 'candidates', list, where)
+    unknown = [name for name in names if name not in tools]
+    if unknown:
+      raise ValueError(f'{where}: candidates {unknown} are not in tool.jsonl')
+    row_id = files.field(row, 'id', str, where)
+    offered[row_id] = tuple(tools[name] for name in names)
+  return offered
+
+
+def read_tasks(
+  path: pathlib.Path, offered: Mapping[str, tuple[types.Tool, ...]]
+) -> tuple[list[types.Task], Mapping[str, int]]:
+  """The rows of a file that can be used.
+
+  Args:
+    path: one of the files with queries.
+    offered: of `read_candidates`.
+
+  Returns:
+    The tasks, and how many rows were left out by reason.
+
+  Raises:
+    ValueError: a bad row, or one without candidates.
+  """
+  tasks, left_out = [], collections.Counter()
+  for where, row in files.read_json_lines(path):
+    row_id = files.field(row, 'id', str, where)
+    if row_id not in offered:
+      raise ValueError(f'{where}: {row_id!r} is not in candidates.jsonl')
+    tools = offered[row_id]
+    query = files.field(row, 'query', str, where)
+    calls = _calls(row, where)
+    if not {call.name for call in calls} <= {tool.name for tool in tools}:
+      left_out['a right call is not among the offered tools'] += 1
+    elif any(_needs_result(call) for call in calls):
+      left_out['a parameter is the result of an earlier call'] += 1
+    else:
+      tasks.append(_task(row_id, query, tools, calls))
+  return tasks, left_out
+
+
+def _calls(row: Mapping[str, Any], where: str) -> list[tool_calls.ToolCall]:
+  calls = [
+    tool_calls.ToolCall(
+      files.field(call, 'api', str, where),
+      files.field(call, 'parameters', dict, where),
+    )
+    for call in files.field(row, 'calling', list, where)
+  ]
+  if not calls:
+    raise ValueError(f'{where}: "calling" is empty')
+  return calls
+
+
+def _needs_result(call: tool_calls.ToolCall) -> bool:
+  return bool(_EARLIER_RESULT.search(json.dumps(call.parameters)))
+
+
+def _task(
+  row_id: str,
+  query: str,
+  tools: Sequence[types.Tool],
+  calls: Sequence[tool_calls.ToolCall],
+) -> types.Task:
+  return types.Task(
+    task_id=f'seal_tools_{row_id}',
+    system=prompts.rlla_system(tools),
+    user=prompts.rlla_user(query),
+    tools=tuple(tools),
+    ground_truth=tool_calls.render_answer(_thought(calls), calls),
+    kind='single' if len(calls) == 1 else 'parallel',
+  )
+
+
+def _thought(calls: Sequence[tool_calls.ToolCall]) -> str:
+  """What is true of the calls: which tools, with which values."""
+  steps = []
+  for call in calls:
+    values = ', '.join(f'{k} = {v}' for k, v in call.parameters.items())
+    steps.append(f'{call.name} with {values or "no parameters"}')
+  count = 'one call' if len(calls) == 1 else f'{len(calls)} calls'
+  return f'The request needs {count}: {"; ".join(steps)}.'

@@ -1,0 +1,262 @@
+"""The sampler: one jitted loop from prompts to completions."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from awpo_jax import types
+from awpo_jax.models import cache as cache_lib
+from awpo_jax.models import decoder as decoder_lib
+
+# Purposes keep the keys of one seed apart.
+PURPOSES = {'init': 0, 'train': 1, 'eval': 2, 'data': 3}
+
+
+def purpose_key(seed: int, purpose: str, *facts: int) -> types.Array:
+  """A threefry key made from facts alone.
+
+  Args:
+    seed: of the run.
+    purpose: a key of `PURPOSES`.
+    *facts: e.g. step, round; folded in one after another.
+
+  Returns:
+    A key array of shape ().
+  """
+  key = jax.random.key(seed, impl='threefry2x32')
+  for fact in (PURPOSES[purpose], *facts):
+    key = jax.random.fold_in(key, fact)
+  return key
+
+
+def uniforms(
+  key: types.Array, sample_ids: types.Array, index: types.Array
+) -> types.Array:
+  """One number in [0, 1) for each row, from the ids of sample and token.
+
+  Args:
+    key: of `purpose_key`.
+    sample_ids: i32[N], global.
+    index: i32[N], index of the sampled token in its completion.
+
+  Returns:
+    f32[N]; a row's draw depends on nothing else in the batch.
+  """
+
+  def draw(sample_id, token):
+    row = jax.random.fold_in(jax.random.fold_in(key, sample_id), token)
+    return jax.random.uniform(row)
+
+  return jax.vmap(draw)(sample_ids, index)
+
+
+def inverse_cdf(
+  probs: types.Array, uniform: types.Array, *, block: int = 128
+) -> types.Array:
+  """Draws token v with probability probs[v], by two cumulative sums.
+
+  The first finds the block in which the cumulative sum passes `uniform`, the
+  second the token in it: no pass over the vocabulary but one sum.
+
+  Args:
+    probs: f32[N, V], rows sum to about 1.
+    uniform: f32[N] in [0, 1).
+    block: tokens in a block.
+
+  Returns:
+    i32[N]; never a token of probability 0.
+  """
+  rows, vocab = probs.shape
+  probs = jnp.pad(probs, ((0, 0), (0, -vocab % block)))
+  blocks = probs.reshape(rows, -1, block)
+  mass, target = jnp.sum(blocks, axis=-1), uniform[:, None]
+  chosen, target = _passes(mass, target * jnp.sum(mass, -1, keepdims=True))
+  inside = jnp.take_along_axis(blocks, chosen[:, :, None], axis=1)[:, 0]
+  token, _ = _passes(inside, target)
+  return (chosen * block + token)[:, 0].astype(jnp.int32)
+
+
+def _passes(
+  mass: types.Array, target: types.Array
+) -> tuple[types.Array, types.Array]:
+  """First column whose cumulative mass exceeds target, and the rest left."""
+  total = jnp.cumsum(mass, axis=-1)
+  column = jnp.sum(total <= target, axis=-1, keepdims=True)
+  # Rounding may push the target past the end: take the last one with mass.
+  columns = jnp.arange(mass.shape[-1])[None, :]
+  last = jnp.max(jnp.where(mass > 0, columns, 0), axis=-1, keepdims=True)
+  column = jnp.minimum(column, last)
+  before = jnp.take_along_axis(total - mass, column, axis=-1)
+  return column, jnp.maximum(target - before, 0.0)
+
+
+@types.record
+class SamplerState:
+  """Rows in the middle of sampling; N = P * G.
+
+  Attributes:
+    hidden: [N, D], of the last token of each row.
+    cache: own keys and values of the rows.
+    length: i32[N], tokens of the completion so far.
+    done: bool[N].
+    completions: `types.Completions` with leading axis N.
+  """
+
+  hidden: types.Array
+  cache: tuple[cache_lib.KV, ...]
+  length: types.Array
+  done: types.Array
+  completions: types.Completions
+
+
+def sample(
+  params: types.ArrayTree,
+  prompts: types.Prompts,
+  sample_ids: types.Array,
+  key: types.Array,
+  *,
+  decoder: decoder_lib.Decoder,
+  max_tokens: int,
+  stop_ids: tuple[int, ...],
+  pad_id: int,
+  temperature: float = 1.0,
+) -> types.Completions:
+  """Samples G completions of each prompt; the prompt is read once.
+
+  Args:
+    params: of `decoder`.
+    prompts: of P prompts.
+    sample_ids: i32[P, G], global; with `key` they fix every draw.
+    key: of `purpose_key`.
+    decoder: the model.
+    max_tokens: Sc, the longest completion.
+    stop_ids: tokens that end a completion; the one chosen is part of it.
+    pad_id: fills the columns after the end. A sampled one is a token like any
+      other: what is real is said by the masks.
+    temperature: divides the logits; 0 takes the most likely token, and the
+      log-probabilities are then those of temperature 1.
+
+  Returns:
+    `Completions` [P, G, Sc]. Log-probabilities are of the full vocabulary at
+    the same temperature.
+  """
+  groups, samples = sample_ids.shape
+  state, prefix, positions = _prefill(
+    params, prompts, decoder, samples, max_tokens, pad_id
+  )
+  bound = functools.partial(decoder.apply, {'params': params})
+  stops = jnp.asarray(stop_ids, jnp.int32)
+
+  def body(state: SamplerState) -> SamplerState:
+    logits = bound(state.hidden, method='unembed')
+    uniform = uniforms(key, sample_ids.reshape(-1), state.length)
+    token, logprob, entropy = draw(logits, uniform, temperature=temperature)
+    # A row that is done reads on into its next free column, which no query
+    # sees: nothing of it is lost.
+    index = state.length
+    state = _append(state, token, logprob, entropy, positions)
+    hidden, cache = bound(
+      token[:, None],
+      (positions + index)[:, None],
+      state.cache,
+      index,
+      prefix=prefix,
+      method='decode',
+    )
+    stopped = jnp.any(token[:, None] == stops[None, :], axis=-1)
+    finished = state.completions.finished | (~state.done & stopped)
+    done = state.done | stopped | (state.length >= max_tokens)
+    return state.replace(
+      hidden=hidden[:, 0],
+      cache=cache,
+      done=done,
+      completions=state.completions.replace(finished=finished),
+    )
+
+  state = jax.lax.while_loop(lambda s: ~jnp.all(s.done), body, state)
+  return jax.tree.map(
+    lambda x: x.reshape(groups, samples, *x.shape[1:]), state.completions
+  )
+
+
+def draw(
+  logits: types.Array, uniform: types.Array, *, temperature: float
+) -> tuple[types.Array, types.Array, types.Array]:
+  """One token of each row with its log-probability.
+
+  Args:
+    logits: f32[N, V].
+    uniform: f32[N] in [0, 1).
+    temperature: as in `sample`.
+
+  Returns:
+    i32[N] tokens, f32[N] log-probabilities, f32[N] entropies in nats.
+  """
+  logprobs = jax.nn.log_softmax(logits / (temperature or 1.0))
+  probs = jnp.exp(logprobs)
+  if temperature:
+    token = inverse_cdf(probs, uniform)
+  else:
+    token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+  chosen = jnp.take_along_axis(logprobs, token[:, None], axis=-1)[:, 0]
+  entropy = -jnp.sum(jnp.where(probs > 0, probs * logprobs, 0.0), axis=-1)
+  return token, chosen, entropy
+
+
+def _prefill(params, prompts, decoder, samples, max_tokens, pad_id):
+  """Reads the prompts once; returns the state, the prefix, next positions."""
+  hidden, layers = decoder.apply(
+    {'params': params},
+    prompts.tokens,
+    decoder_lib.token_positions(prompts.mask),
+    prompts.mask,
+    tail=1,
+    method='hidden',
+  )
+  rows = prompts.tokens.shape[0] * samples
+  lengths = jnp.sum(prompts.mask, axis=-1, dtype=jnp.int32)
+  shape = (rows, max_tokens)
+  completions = types.Completions(
+    tokens=jnp.full(shape, pad_id, jnp.int32),
+    mask=jnp.zeros(shape, bool),
+    policy_mask=jnp.zeros(shape, bool),
+    positions=jnp.zeros(shape, jnp.int32),
+    turn=jnp.zeros(shape, jnp.int32),
+    logprobs=jnp.zeros(shape, jnp.float32),
+    entropy=jnp.zeros(shape, jnp.float32),
+    finished=jnp.zeros((rows,), bool),
+  )
+  state = SamplerState(
+    hidden=jnp.repeat(hidden[:, 0], samples, axis=0),
+    cache=cache_lib.init_cache(decoder.config, rows, max_tokens),
+    length=jnp.zeros((rows,), jnp.int32),
+    done=jnp.zeros((rows,), bool),
+    completions=completions,
+  )
+  prefix = cache_lib.make_prefix(layers, prompts.mask)
+  return state, prefix, jnp.repeat(lengths, samples)
+
+
+def _append(state, token, logprob, entropy, positions) -> SamplerState:
+  """Puts a token at the end of every row that is not done."""
+  alive = ~state.done
+  rows = jnp.arange(token.shape[0])
+  # A row that is done writes past the end, where `drop` discards it.
+  end = state.completions.tokens.shape[-1]
+  column = jnp.where(alive, state.length, end)
+
+  def put(array, value):
+    return array.at[rows, column].set(value, mode='drop')
+
+  old = state.completions
+  completions = old.replace(
+    tokens=put(old.tokens, token),
+    mask=put(old.mask, True),
+    policy_mask=put(old.policy_mask, True),
+    positions=put(old.positions, positions + state.length),
+    logprobs=put(old.logprobs, logprob),
+    entropy=put(old.entropy, entropy),
+  )
+  length = state.length + alive.astype(jnp.int32)
+  return state.replace(length=length, completions=completions)

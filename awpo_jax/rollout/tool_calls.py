@@ -1,0 +1,203 @@
+"""The RLLA answer layout, written and read.
+
+An answer is a thought, then calls, one JSON object per line, or a reply:
+
+    <think> .. </think>
+    <tool_call>
+    {"name": "get_weather", "parameters": {"city": "Oslo"}}
+    </tool_call>
+    <response> .. </response>
+
+What is read here was written by a model. It is data: bounded, parsed in linear
+time, never evaluated, and whatever it holds, no function that reads raises.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+MAX_CHARS = 1 << 18
+MAX_CALLS = 64
+MAX_DEPTH = 32
+MAX_DIGITS = 128
+
+
+class ToolCall(NamedTuple):
+  """One call: a tool's name and JSON values by parameter name."""
+
+  name: str
+  parameters: Mapping[str, Any]
+
+
+class Answer(NamedTuple):
+  """A parsed answer; what it does not hold is None or empty.
+
+  Attributes:
+    thought: text of the thought, stripped.
+    calls: the calls in order.
+    response: text of the reply to the user, stripped.
+  """
+
+  thought: str | None
+  calls: tuple[ToolCall, ...]
+  response: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ParseFailure:
+  """Why a text could not be read, in words for a log."""
+
+  reason: str
+
+
+def render_answer(
+  thought: str,
+  calls: Sequence[ToolCall] = (),
+  response: str | None = None,
+) -> str:
+  """Writes an answer exactly as RLLA's reference answers are written."""
+  parts = [f'<think> {thought} </think>']
+  if calls:
+    lines = (
+      json.dumps({'name': name, 'parameters': parameters})
+      for name, parameters in calls
+    )
+    parts.append('\n'.join(('<tool_call>', *lines, '</tool_call>')))
+  if response is not None:
+    parts.append(f'<response> {response} </response>')
+  return '\n'.join(parts)
+
+
+def section(text: str, tag: str) -> str | None:
+  """Text between the first `<tag>` and the next `</tag>`, None without both."""
+  _, opened, rest = text.partition(f'<{tag}>')
+  inside, closed, _ = rest.partition(f'</{tag}>')
+  return inside if opened and closed else None
+
+
+def strip_thought(text: str) -> str:
+  """What follows the first `</think>`; all of it where there is none.
+
+  A thought may mention `<tool_call>` or `<response>` without opening one.
+  """
+  before, closed, rest = text.partition('</think>')
+  return rest if closed else before
+
+
+def parse(text: str) -> Answer | ParseFailure:
+  """Reads an answer; the thought is cut off before the calls are looked for.
+
+  Args:
+    text: model output, anything.
+
+  Returns:
+    The answer, or a failure where the text or a call breaks the layout or one
+    of the bounds. An opened but never closed section is a failure too.
+  """
+  if len(text) > MAX_CHARS:
+    return ParseFailure(f'longer than {MAX_CHARS} characters')
+  thought = section(text, 'think')
+  if thought is None and '<think>' in text:
+    return ParseFailure('<think> is not closed')
+  rest = strip_thought(text)
+  for tag in ('tool_call', 'response'):
+    if f'<{tag}>' in rest and section(rest, tag) is None:
+      return ParseFailure(f'<{tag}> is not closed')
+  calls = parse_calls(section(rest, 'tool_call'))
+  if isinstance(calls, ParseFailure):
+    return calls
+  response = section(rest, 'response')
+  return Answer(
+    thought=None if thought is None else thought.strip(),
+    calls=calls,
+    response=None if response is None else response.strip(),
+  )
+
+
+def parse_calls(block: str | None) -> tuple[ToolCall, ...] | ParseFailure:
+  """Reads the inside of a `<tool_call>` section; None holds no call."""
+  if block is None:
+    return ()
+  objects = parse_json_lines(block)
+  if isinstance(objects, ParseFailure):
+    return objects
+  for item in objects:
+    if not isinstance(item, dict):
+      return ParseFailure('a call is not a JSON object')
+    if not isinstance(item.get('name'), str):
+      return ParseFailure('a call has no "name" that is a string')
+    if not isinstance(item.get('parameters'), dict):
+      return ParseFailure('a call has no "parameters" that are an object')
+  return tuple(ToolCall(item['name'], item['parameters']) for item in objects)
+
+
+def parse_json_lines(block: str) -> list[Any] | ParseFailure:
+  """Reads one JSON value per line, at least one, within the bounds.
+
+  As in Python's `json`, the last of two equal keys counts. NaN and Infinity
+  are not JSON; strings must be writable as UTF-8.
+  """
+  if len(block) > MAX_CHARS:
+    return ParseFailure(f'longer than {MAX_CHARS} characters')
+  block = block.strip()
+  if block.count('\n') >= MAX_CALLS:
+    return ParseFailure(f'more than {MAX_CALLS} lines')
+  try:
+    values = [_parse_json(line) for line in block.split('\n')]
+  except (ValueError, RecursionError) as error:
+    return ParseFailure(f'not a line of JSON: {error}'[:200])
+  return values
+
+
+def sections(text: str, tag: str) -> Iterator[str]:
+  """Every `<tag> .. </tag>` of the text from left to right."""
+  opening, closing = f'<{tag}>', f'</{tag}>'
+  end = 0
+  # By position: cutting the text each time would copy it each time.
+  while (start := text.find(opening, end)) >= 0:
+    start += len(opening)
+    end = text.find(closing, start)
+    if end < 0:
+      return
+    yield text[start:end]
+
+
+def _parse_json(line: str) -> Any:
+  value = json.loads(
+    line,
+    parse_int=_bounded_int,
+    parse_float=_finite_float,
+    parse_constant=_refuse_constant,
+  )
+  if not _is_shallow(value, MAX_DEPTH):
+    raise ValueError(f'nested deeper than {MAX_DEPTH}')
+  # A lone surrogate (UnicodeEncodeError is a ValueError) could not be logged.
+  json.dumps(value, ensure_ascii=False).encode()
+  return value
+
+
+def _bounded_int(digits: str) -> int:
+  if len(digits) > MAX_DIGITS:
+    raise ValueError(f'a number of more than {MAX_DIGITS} digits')
+  return int(digits)
+
+
+def _finite_float(digits: str) -> float:
+  value = float(digits)
+  if len(digits) > MAX_DIGITS or not math.isfinite(value):
+    raise ValueError(f'not finite or of more than {MAX_DIGITS} digits')
+  return value
+
+
+def _refuse_constant(name: str) -> float:
+  raise ValueError(f'{name} is not JSON')
+
+
+def _is_shallow(value: Any, depth: int) -> bool:
+  if isinstance(value, dict):
+    value = value.values()
+  elif not isinstance(value, list):
+    return True
+  return depth > 0 and all(_is_shallow(item, depth - 1) for item in value)

@@ -1,0 +1,50 @@
+"""The optimizer: global-norm clipping, AdamW, a warm-up and decay schedule."""
+
+import optax
+
+SCHEDULES = ('constant', 'linear', 'cosine')
+
+
+def make_schedule(
+  *, peak: float, schedule: str, warmup: int, total: int, final: float = 0.0
+) -> optax.Schedule:
+  """Learning rate of each update.
+
+  Args:
+    peak: after the warm-up.
+    schedule: one of `SCHEDULES`, from the end of the warm-up.
+    warmup: updates of linear rise from 0.
+    total: updates in all.
+    final: learning rate at the end, as a fraction of the peak; unused by
+      `constant`.
+
+  Returns:
+    update number (from 0) -> learning rate.
+  """
+  rest = max(total - warmup, 1)
+  decay = {
+    'constant': optax.constant_schedule(peak),
+    'linear': optax.linear_schedule(peak, peak * final, rest),
+    'cosine': optax.cosine_decay_schedule(peak, rest, alpha=final),
+  }[schedule]
+  # The first update moves too: the rise starts at 1 / (warmup + 1).
+  rise = optax.linear_schedule(peak / (warmup + 1), peak, max(warmup, 1))
+  return optax.join_schedules([rise, decay], [warmup]) if warmup else decay
+
+
+def make_optimizer(
+  learning_rate: optax.Schedule,
+  *,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  weight_decay: float = 0.0,
+  max_grad_norm: float = 1.0,
+) -> optax.GradientTransformation:
+  """AdamW (arXiv:1711.05101) on gradients clipped to a global norm."""
+  return optax.chain(
+    optax.clip_by_global_norm(max_grad_norm),
+    optax.adamw(
+      learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay
+    ),
+  )

@@ -1,0 +1,89 @@
+"""Progress of a run for whoever watches it: a bar, or plain lines."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+import tqdm
+
+
+class Progress:
+  """A `tqdm` bar on a terminal, else a line every ten seconds or so.
+
+  Lines carry the rate since the line before, so that they follow a run whose
+  phases differ in speed, and the time left at that rate.
+  """
+
+  def __init__(
+    self,
+    total: int,
+    initial: int = 0,
+    *,
+    stream: TextIO | None = None,
+    interval: float = 10.0,
+    clock: Callable[[], float] = time.monotonic,
+  ) -> None:
+    """Starts the display.
+
+    Args:
+      total: last step of the run.
+      initial: steps done before this start, e.g. by the run resumed.
+      stream: where to write; standard error by default.
+      interval: least number of seconds between two plain lines.
+      clock: seconds that only grow.
+    """
+    self._total = total
+    self._stream = sys.stderr if stream is None else stream
+    self._interval = interval
+    self._clock = clock
+    self._line_step = initial
+    self._line_time = clock()
+    self._first = True
+    self._bar = None
+    if self._stream.isatty():
+      self._bar = tqdm.tqdm(
+        total=total, initial=initial, file=self._stream, dynamic_ncols=True
+      )
+
+  def update(self, step: int, text: str = '') -> None:
+    """Shows that `step` is done.
+
+    Args:
+      step: the step just done, in `[initial, total]`.
+      text: what to show beside it, e.g. `loss 0.31`.
+    """
+    if self._bar is not None:
+      self._bar.set_postfix_str(text, refresh=False)
+      self._bar.update(step - self._bar.n)
+      return
+    now = self._clock()
+    elapsed = now - self._line_time
+    if not self._first and step < self._total and elapsed < self._interval:
+      return
+    rate = (step - self._line_step) / elapsed if elapsed > 0 else 0.0
+    self.message(_line(step, self._total, rate, text))
+    self._first, self._line_step, self._line_time = False, step, now
+
+  def message(self, text: str) -> None:
+    """Writes a line of its own, above the bar where there is one."""
+    if self._bar is not None:
+      self._bar.write(text, file=self._stream)
+    else:
+      print(text, file=self._stream, flush=True)
+
+  def close(self) -> None:
+    """Leaves the bar as it stands."""
+    if self._bar is not None:
+      self._bar.close()
+
+
+def _line(step: int, total: int, rate: float, text: str) -> str:
+  parts = [f'step {step}/{total}']
+  if rate > 0:
+    speed = f'{rate:.2f} steps/s' if rate >= 0.1 else f'{1 / rate:.1f} s/step'
+    left = tqdm.tqdm.format_interval((total - step) / rate)
+    parts += [speed, f'{left} left']
+  if text:
+    parts.append(text)
+  return '  '.join(parts)

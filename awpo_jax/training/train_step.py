@@ -1,0 +1,143 @@
+"""One update on a mini-batch: pure, the same under jit and under pmap."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from awpo_jax import types
+from awpo_jax.ops import collectives
+from awpo_jax.training import objectives
+
+Weigh = Callable[[types.Batch, types.AllSum], types.Batch]
+TermsFn = Callable[
+  [types.ArrayTree, types.Batch], tuple[types.Array, objectives.Terms]
+]
+
+
+@types.record
+class TrainState:
+  """What an update changes.
+
+  Attributes:
+    step: i32 scalar, updates applied so far.
+    params: of the model.
+    opt_state: of the optimizer.
+  """
+
+  step: types.Array
+  params: types.ArrayTree
+  opt_state: optax.OptState
+
+
+@types.record
+class StepMetrics:
+  """What an update reports; every number is the same on all devices.
+
+  Attributes:
+    sums: `Terms.sums` over the mini-batch.
+    maxima: `Terms.maxima` over the mini-batch.
+    grad_norm: f32, before clipping.
+    finite: bool, False where nothing was updated.
+    replica_spread: f32, largest difference between devices of the sum of all
+      parameters; 0 unless replicas have drifted apart.
+  """
+
+  sums: dict[str, types.Array]
+  maxima: dict[str, types.Array]
+  grad_norm: types.Array
+  finite: types.Array
+  replica_spread: types.Array
+
+
+def init_state(
+  params: types.ArrayTree, tx: optax.GradientTransformation
+) -> TrainState:
+  """The state before the first update."""
+  return TrainState(
+    step=jnp.zeros((), jnp.int32), params=params, opt_state=tx.init(params)
+  )
+
+
+def train_step(
+  state: TrainState,
+  batch: types.Batch,
+  *,
+  weigh: Weigh,
+  terms: TermsFn,
+  tx: optax.GradientTransformation,
+  axis_name: str | None = None,
+) -> tuple[TrainState, StepMetrics]:
+  """One update.
+
+  The loss is a sum under weights made beforehand over the whole mini-batch,
+  so gradients of microbatches and devices add. The sum over devices is taken
+  once, outside the differentiated function.
+
+  Args:
+    state: donated by the wrappers.
+    batch: `types.Batch`, [M, P, ...] of this device.
+    weigh: adds the weights, e.g. `objectives.weigh`.
+    terms: loss and metrics of a microbatch, e.g. `objectives.rl_terms`.
+    tx: the optimizer.
+    axis_name: of the data axis; None on one device.
+
+  Returns:
+    The new state, or the old one where loss or gradient is not finite, and
+    the metrics.
+  """
+  all_sum = collectives.make_all_sum(axis_name)
+  all_max = collectives.make_all_max(axis_name)
+  grads, local = accumulate(terms, state.params, weigh(batch, all_sum))
+  grads, sums = all_sum((grads, local.sums))
+  grad_norm = optax.global_norm(grads)
+  finite = jnp.isfinite(grad_norm) & jnp.isfinite(sums['loss'])
+  new = _apply(state, grads, tx)
+  state = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)
+  checksum = sum(
+    jnp.sum(x.astype(jnp.float32)) for x in jax.tree.leaves(state.params)
+  )
+  return state, StepMetrics(
+    sums=sums,
+    maxima=all_max(local.maxima),
+    grad_norm=grad_norm,
+    finite=finite,
+    replica_spread=all_max(checksum) + all_max(-checksum),
+  )
+
+
+def accumulate(
+  terms: TermsFn, params: types.ArrayTree, batch: types.Batch
+) -> tuple[types.ArrayTree, objectives.Terms]:
+  """Gradients and metrics summed over the microbatches, one at a time."""
+  grad = jax.grad(terms, has_aux=True)
+  first = jax.tree.map(lambda x: x[0], batch)
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad, params, first)
+  )
+
+  def add(total, micro):
+    grads, new = grad(params, micro)
+    old_grads, old = total
+    return (
+      jax.tree.map(jnp.add, old_grads, grads),
+      objectives.Terms(
+        sums=jax.tree.map(jnp.add, old.sums, new.sums),
+        maxima=jax.tree.map(jnp.maximum, old.maxima, new.maxima),
+      ),
+    ), None
+
+  total, _ = jax.lax.scan(add, zeros, batch)
+  return total
+
+
+def _apply(
+  state: TrainState, grads: types.ArrayTree, tx: optax.GradientTransformation
+) -> TrainState:
+  updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  return TrainState(
+    step=state.step + 1,
+    params=optax.apply_updates(state.params, updates),
+    opt_state=opt_state,
+  )

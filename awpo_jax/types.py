@@ -1,0 +1,246 @@
+"""Array aliases, the records that travel between floors, and their letters.
+
+Shapes are written with the same letters everywhere, in docstrings and in einsum
+strings:
+
+  M  microbatches             S   positions          D  width
+  P  prompts                  Sp  prompt positions   H  query heads
+  G  samples of a prompt      Sc  completion positions
+  N  rows (P * G)             T   predicted positions
+  V  vocabulary               L   layers             K  key/value heads
+                                                     C  head width
+
+Groups are an axis: a reward is `[P, G]`, never a flat row with a group id. The
+prompt is stored once per group (`[P, Sp]`, padded on the left), completions
+apart (`[P, G, Sc]`, padded on the right).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import chex
+import jax
+
+Array: TypeAlias = jax.Array
+ArrayTree: TypeAlias = Any
+AllSum: TypeAlias = Callable[[ArrayTree], ArrayTree]
+
+record = functools.partial(
+  chex.dataclass, frozen=True, mappable_dataclass=False
+)
+
+
+# Records of the host: text and JSON, never traced.
+
+
+@dataclasses.dataclass(frozen=True)
+class Tool:
+  """A tool as the prompt offers it.
+
+  Attributes:
+    name: what a call must repeat exactly.
+    description: one sentence.
+    parameters: parameter name -> its JSON description (`type`, `description`,
+      `enum`, `default`, ... as the data set has them).
+  """
+
+  name: str
+  description: str
+  parameters: Mapping[str, Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """One prompt with what is needed to score an answer to it.
+
+  Attributes:
+    task_id: unique within the data set, e.g. `rlla_sft_17`.
+    system: the system text, tools already listed in it.
+    user: the user text (RLLA: the dialogue history).
+    tools: the offered tools, as the judge sees them.
+    ground_truth: the reference answer in RLLA's layout.
+    kind: the row of `accuracy_by_kind` it counts in, e.g. `single`.
+  """
+
+  task_id: str
+  system: str
+  user: str
+  tools: tuple[Tool, ...]
+  ground_truth: str
+  kind: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Demonstration:
+  """A prompt and the answer that supervised fine-tuning imitates."""
+
+  task: Task
+  response: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """What an experiment trains and is measured on.
+
+  Attributes:
+    demonstrations: for the objective `sft`.
+    train: prompts for the objective `rl`; any object with `len` and `[i]`,
+      a generator's may be far longer than a run can use.
+    evals: held-out prompts by name; the first is the main figure.
+  """
+
+  demonstrations: Sequence[Demonstration]
+  train: Sequence[Task]
+  evals: Mapping[str, Sequence[Task]]
+
+
+class Score(NamedTuple):
+  """An outcome reward with the bounds it could have had for its prompt.
+
+  Attributes:
+    value: finite, in `[minimum, maximum]`.
+    minimum: the worst possible value for this prompt.
+    maximum: the best possible value for this prompt.
+    parts: further numbers to log, by name.
+  """
+
+  value: float
+  minimum: float
+  maximum: float
+  parts: Mapping[str, float]
+
+
+class JudgeRequest(NamedTuple):
+  """What a judge of the reasoning may see: never the gold answer."""
+
+  user: str
+  tools: tuple[Tool, ...]
+  response: str
+
+
+# A reward scores one response; raising `RewardUnavailable` makes it invalid.
+Reward: TypeAlias = Callable[[str, Task], Score]
+# A judge scores many at once; None where it could not be had.
+Judge: TypeAlias = Callable[[Sequence[JudgeRequest]], Sequence[float | None]]
+
+
+class RewardUnavailable(Exception):
+  """The reward of a sample could not be had; the sample is invalid."""
+
+
+# Records of arrays: pytrees that cross into jitted functions.
+
+
+@record
+class Prompts:
+  """Prompts of a batch, padded on the left.
+
+  Attributes:
+    tokens: i32[P, Sp].
+    mask: bool[P, Sp], True where there is a token.
+    ids: i32[P], position of the prompt in the run's data order.
+  """
+
+  tokens: Array
+  mask: Array
+  ids: Array
+
+
+@record
+class Completions:
+  """What the sampler returns; masks are born here, with the tokens.
+
+  Attributes:
+    tokens: i32[P, G, Sc], padded on the right.
+    mask: bool[P, G, Sc], True where there is a token.
+    policy_mask: bool[P, G, Sc], True where the policy chose that token.
+    positions: i32[P, G, Sc], number of real tokens before this one.
+    turn: i32[P, G, Sc], 0 for the first assistant turn.
+    logprobs: f32[P, G, Sc], log-probability under the sampler; 0 where not
+      chosen by the policy.
+    entropy: f32[P, G, Sc], of the distribution it was drawn from, in nats.
+    finished: bool[P, G], False where the length limit cut the answer.
+  """
+
+  tokens: Array
+  mask: Array
+  policy_mask: Array
+  positions: Array
+  turn: Array
+  logprobs: Array
+  entropy: Array
+  finished: Array
+
+
+@record
+class Rewards:
+  """Both rewards of every sample with their validity.
+
+  Attributes:
+    outcome: f32[P, G]; anything, even NaN, where not valid.
+    outcome_valid: bool[P, G].
+    reasoning: f32[P, G] in [0, 1].
+    reasoning_valid: bool[P, G].
+    outcome_min: f32[P], the worst outcome this prompt allows.
+    outcome_max: f32[P], the best outcome this prompt allows.
+  """
+
+  outcome: Array
+  outcome_valid: Array
+  reasoning: Array
+  reasoning_valid: Array
+  outcome_min: Array
+  outcome_max: Array
+
+
+@record
+class Rollout:
+  """A rollout batch: prompts once per group, completions, rewards, ids.
+
+  Attributes:
+    prompts: `Prompts`.
+    completions: `Completions`.
+    rewards: `Rewards`.
+    sample_ids: i32[P, G], unique in the run.
+    trainer_logprobs: f32[P, G, Sc], log-probability under the trainer before
+      the first update; None until `prepare_rollout` has run.
+  """
+
+  prompts: Prompts
+  completions: Completions
+  rewards: Rewards
+  sample_ids: Array
+  trainer_logprobs: Array | None = None
+
+
+@record
+class Batch:
+  """A mini-batch of the train step, `[M, P, ...]` per device.
+
+  Attributes:
+    prompt_tokens: i32[M, P, Sp].
+    prompt_mask: bool[M, P, Sp].
+    tokens: i32[M, P, G, Sc].
+    mask: bool[M, P, G, Sc].
+    positions: i32[M, P, G, Sc].
+    policy_mask: bool[M, P, G, Sc], tokens that are trained on.
+    valid: bool[M, P, G].
+    old_logprobs: f32[M, P, G, Sc].
+    advantages: f32[M, P, G].
+    clip_radius: f32[M, P], the same number everywhere.
+    weights: f32[M, P, G, Sc]; None until the step has weighed it.
+  """
+
+  prompt_tokens: Array
+  prompt_mask: Array
+  tokens: Array
+  mask: Array
+  positions: Array
+  policy_mask: Array
+  valid: Array
+  old_logprobs: Array
+  advantages: Array
+  clip_radius: Array
+  weights: Array | None = None

@@ -1,0 +1,12 @@
+"""Four CPU devices and strict shapes for the whole suite."""
+
+import os
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['XLA_FLAGS'] = (
+  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=4'
+)
+
+import jax  # noqa: E402  (reads the environment when imported)
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')

@@ -1,0 +1,72 @@
+"""The clip radius: worked numbers, and one mean over all devices."""
+
+import functools
+
+import chex
+import jax
+import numpy as np
+from absl.testing import parameterized
+
+from awpo_jax.ops import advantages, collectives
+
+GATE = np.float32([0.516861, 0.999997, 0, 0.575192, 0, 0.524143])
+COUNTED = np.ones(6, bool)
+
+
+class ClipRadiusTest(chex.TestCase):
+  @chex.variants(with_jit=True, without_jit=True, with_pmap=True)
+  @parameterized.parameters(
+    # wbar = 2.616193 / 6 = .4360322
+    ('linear', 0.156397),  # .2 - .1 wbar
+    ('harmonic', 0.183958),  # .2 / (1 + .2 wbar)
+    ('widen', 0.217441),  # .2 (1 + .2 wbar)
+    ('fixed', 0.2),
+  )
+  def test_worked_numbers(self, clip, want):
+    got = self.variant(functools.partial(advantages.clip_radius, clip=clip))(
+      GATE, COUNTED
+    )
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    self.assertEqual(got.dtype, np.float32)
+
+  def test_bounds_are_settings(self):
+    # wbar = 3/4: .3 - (.3 - .05) 3/4 = .1125
+    got = advantages.clip_radius(
+      np.float32([1, 0.5]), np.ones(2, bool), clip_min=0.05, clip_max=0.3
+    )
+    np.testing.assert_allclose(got, 0.1125, rtol=1e-6)
+
+  def test_only_counted_groups(self):
+    # mean of 1 and 0 alone: .2 - .1 / 2; what is not counted may be anything
+    got = advantages.clip_radius(
+      np.float32([1, np.nan, 0]), np.array([True, False, True])
+    )
+    np.testing.assert_allclose(got, 0.15, rtol=1e-6)
+
+  @parameterized.parameters(*advantages.CLIPS)
+  def test_no_group_counts(self, clip):
+    got = advantages.clip_radius(
+      np.full(3, np.nan, np.float32), np.zeros(3, bool), clip=clip, clip_max=0.3
+    )
+    np.testing.assert_array_equal(got, np.float32(0.3))
+
+  def test_unknown_clip_is_refused(self):
+    with self.assertRaisesRegex(ValueError, 'linear, harmonic, widen, fixed'):
+      advantages.clip_radius(GATE, COUNTED, clip='none')
+
+  def test_mean_over_all_devices_with_uneven_counts(self):
+    # Counted: 3, 1, 2 and 0 groups a device.
+    #   sum 1 + 1 + 1 + 0 + .5 + .5 = 4 over 6 groups: wbar 2/3,
+    #   linear .2 - .1 * 2/3 = .1333333
+    # A mean of the devices' means would be (1 + 0 + .5 + 0) / 4 = .375: .1625
+    gate = np.float32([[1, 1, 1], [0, 9, 9], [0.5, 0.5, 9], [9, 9, 9]])
+    counted = np.array([[1, 1, 1], [1, 0, 0], [1, 1, 0], [0, 0, 0]], bool)
+    chex.assert_devices_available(4, 'cpu')
+    radius = functools.partial(
+      advantages.clip_radius, all_sum=collectives.make_all_sum('data')
+    )
+    for wrap in (jax.pmap, jax.vmap):
+      got = wrap(radius, axis_name='data')(gate, counted)
+      np.testing.assert_allclose(got, np.full(4, 0.4 / 3), rtol=1e-6)
+    whole = advantages.clip_radius(gate.ravel(), counted.ravel())
+    np.testing.assert_allclose(whole, 0.4 / 3, rtol=1e-6)

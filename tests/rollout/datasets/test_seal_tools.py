@@ -1,0 +1,163 @@
+"""Seal-Tools: a folder of our own, and the real one where it is at hand."""
+
+import json
+
+import pytest
+
+from awpo_jax.rollout import prompts, rewards, tool_calls
+from awpo_jax.rollout.datasets import seal_tools
+from tests import shared_data
+
+
+def make_tool(name, **fields):
+  return {
+    'api_name': name,
+    'api_description': f'Does {name}.',
+    'field': 'tests',
+    'parameters': {
+      'a': {'type': 'int', 'description': 'first'},
+      'b': {'type': 'str', 'description': 'second'},
+    },
+    'required': ['a'],
+    'responses': {},
+    **fields,
+  }
+
+
+def make_row(row_id, *calls):
+  calling = [{'api': name, 'parameters': values} for name, values in calls]
+  return {'id': row_id, 'query': f'request {row_id}', 'calling': calling}
+
+
+FOLDER = {
+  'tool.jsonl': [make_tool('f'), make_tool('g'), make_tool('h')],
+  'candidates.jsonl': [
+    {'id': row_id, 'candidates': ['g', 'f']}
+    for row_id in ('one', 'two', 'chained', 'unoffered', 'in', 'out')
+  ],
+  'dev.jsonl': [
+    make_row('one', ('f', {'a': 1, 'b': 'x'})),
+    make_row('two', ('f', {'a': 2}), ('g', {})),
+    make_row('chained', ('f', {'a': 1}), ('g', {'b': ['API_call_0']})),
+    make_row('unoffered', ('h', {'a': 1})),
+  ],
+  'test_in_domain.jsonl': [make_row('in', ('f', {'a': 3}))],
+  'test_out_domain.jsonl': [make_row('out', ('f', {'a': 4}))],
+}
+
+
+def write(folder, **changes):
+  for name, rows in {**FOLDER, **changes}.items():
+    lines = [json.dumps(row) + '\n' for row in rows]
+    (folder / name).write_text(''.join(lines))
+  return str(folder)
+
+
+def test_rows_become_tasks(tmp_path, caplog):
+  dataset = seal_tools.load(seed=0, data=write(tmp_path))
+  one, two = dataset.train
+  assert [one.kind, two.kind] == ['single', 'parallel']
+  assert one.task_id == 'seal_tools_one'
+  assert one.user == (
+    '**Dialogue Records History**\n<user> request one </user>'
+  )
+  # Offered in the order of candidates.jsonl; what is optional says so.
+  assert [tool.name for tool in one.tools] == ['g', 'f']
+  assert one.tools[1].parameters == {
+    'a': {'type': 'int', 'description': 'first'},
+    'b': {'type': 'str', 'description': 'second', 'required': False},
+  }
+  assert one.system == prompts.rlla_system(one.tools)
+  assert one.ground_truth == (
+    '<think> The request needs one call: f with a = 1, b = x. </think>\n'
+    '<tool_call>\n{"name": "f", "parameters": {"a": 1, "b": "x"}}\n</tool_call>'
+  )
+  assert two.ground_truth == (
+    '<think> The request needs 2 calls: f with a = 2; g with no parameters. '
+    '</think>\n<tool_call>\n{"name": "f", "parameters": {"a": 2}}\n'
+    '{"name": "g", "parameters": {}}\n</tool_call>'
+  )
+  demonstrations = [(d.task, d.response) for d in dataset.demonstrations]
+  assert demonstrations == [(t, t.ground_truth) for t in (one, two)]
+  ids = {k: [t.task_id for t in v] for k, v in dataset.evals.items()}
+  assert ids == {
+    'in_domain': ['seal_tools_in'],
+    'out_domain': ['seal_tools_out'],
+  }
+  assert 'dev.jsonl: 1 rows left out: a parameter is the result' in caplog.text
+  assert 'dev.jsonl: 1 rows left out: a right call is not' in caplog.text
+
+
+def test_what_is_missing_is_named(tmp_path):
+  with pytest.raises(ValueError, match='--data is missing: expected Seal-Tool'):
+    seal_tools.load(seed=0)
+  write(tmp_path)
+  (tmp_path / 'candidates.jsonl').unlink()
+  with pytest.raises(ValueError, match=r'no candidates\.jsonl there: expected'):
+    seal_tools.load(seed=0, data=str(tmp_path))
+  with pytest.raises(ValueError, match='no rows, or none that can be used'):
+    unusable = FOLDER['dev.jsonl'][2:]
+    seal_tools.load(seed=0, data=write(tmp_path, **{'dev.jsonl': unusable}))
+
+
+@pytest.mark.parametrize(
+  ('name', 'row', 'problem'),
+  [
+    ('tool', make_tool('f'), "a second tool named 'f'"),
+    ('tool', make_tool('i', required=None), '"required" is of type NoneType'),
+    ('tool', make_tool('i', parameters={'a': 1}), '"a" is of type int'),
+    ('candidates', {'id': 'x', 'candidates': ['f', 'i']}, r"\['i'\] are not"),
+    ('dev', make_row('y', ('f', {})), "'y' is not in candidates.jsonl"),
+    ('dev', make_row('one'), '"calling" is empty'),
+    ('dev', make_row('one', ('f', [1])), '"parameters" is of type list'),
+    ('dev', ['no', 'object'], 'a list, not an object'),
+  ],
+)
+def test_a_bad_row_is_named(tmp_path, name, row, problem):
+  rows = [*FOLDER[f'{name}.jsonl'], row]
+  data = write(tmp_path, **{f'{name}.jsonl': rows})
+  place = rf'{name}\.jsonl:{len(rows)}: '
+  with pytest.raises(ValueError, match=rf'{place}.*{problem}'):
+    seal_tools.load(seed=0, data=data)
+
+
+def test_a_line_that_is_not_json_is_named(tmp_path):
+  data = write(tmp_path)
+  with (tmp_path / 'dev.jsonl').open('a') as file:
+    file.write('\n{"id": \n')
+  with pytest.raises(ValueError, match=r'dev\.jsonl:6: not JSON'):
+    seal_tools.load(seed=0, data=data)
+
+
+def test_real_rows():
+  # Its description counts 2,054 rows, 2,046 with the right calls on offer, and
+  # 85 with a parameter that is an earlier result.
+  folder = shared_data.path('seal_tools')
+  offered = seal_tools.read_candidates(
+    folder / 'candidates.jsonl', seal_tools.read_tools(folder / 'tool.jsonl')
+  )
+  assert len(offered) == 2054
+  tasks, unoffered, chained = [], 0, 0
+  for name in seal_tools.SPLITS.values():
+    usable, left_out = seal_tools.read_tasks(folder / name, offered)
+    tasks.extend(usable)
+    unoffered += left_out['a right call is not among the offered tools']
+    chained += left_out['a parameter is the result of an earlier call']
+  assert (unoffered, chained) == (8, 85)
+  assert len(tasks) == len({t.task_id for t in tasks}) == 2054 - 8 - 85
+  for task in tasks:
+    easy = '-easy-' in task.task_id
+    assert task.kind == ('single' if easy else 'parallel')
+    assert len(task.tools) == 5
+    assert prompts.parse_tools(task.system) == task.tools
+
+
+def test_real_demonstrations_are_right():
+  dataset = seal_tools.load(seed=0, data=str(shared_data.path('seal_tools')))
+  for demonstration in dataset.demonstrations[::10]:
+    truth = demonstration.task.ground_truth
+    score = rewards.outcome_reward(demonstration.response, truth)
+    assert (score.format, score.correctness) == (1, 3)
+    answer = tool_calls.parse(demonstration.response)
+    for call in answer.calls:
+      assert call.name in answer.thought

@@ -1,0 +1,122 @@
+"""The tokenizer loses nothing, is reproducible and renders ChatML."""
+
+import pytest
+
+from awpo_jax.rollout import tokenizers
+
+TEXTS = [
+  'Find the weather in Oslo on 2024-05-17.',
+  '<think> I should call get_weather. </think>\n<tool_call>\n',
+  '{"name": "get_weather", "parameters": {"city": "Oslo"}}',
+] * 3
+HARD_TEXTS = [
+  '',
+  '   leading and trailing   ',
+  "it 's a test , isn 't it ?",  # clean-up would close these gaps
+  'tabs\tand\r\nlines\n\n\n  end',
+  'e\u0301 is not \u00e9, \ufb01 is not fi',  # no normalisation
+  '\U0001f600 \u4e2d\u6587 \u0627\u0644 \u0000 \u200b \ufeff',
+  '<think> 12345 </think><|im_end|><|endoftext|> x',
+]
+
+
+@pytest.fixture(scope='module')
+def tokenizer():
+  return tokenizers.train_tokenizer(TEXTS, vocab_size=300)
+
+
+@pytest.mark.parametrize('text', HARD_TEXTS)
+def test_decoding_gives_the_text_back(tokenizer, text):
+  assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_splits_like_qwen2(tokenizer):
+  # Digits are single tokens; no merge joins a word with what follows it.
+  digits = tokenizer.encode('90210')
+  assert tokenizer.convert_ids_to_tokens(digits) == list('90210')
+  pieces = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(
+    "I'm at 10  Main_St.\n\nOK"
+  )
+  # 'Ġ' and 'Ċ' are how byte-level BPE writes a space and a line end.
+  assert [piece for piece, _ in pieces] == [
+    *('I', "'m", 'Ġat', 'Ġ', '1', '0', 'Ġ', 'ĠMain', '_St', '.ĊĊ', 'OK')
+  ]
+
+
+def test_learns_frequent_words_and_stops_at_the_size():
+  small = tokenizers.train_tokenizer(['Oslo'] * 9, vocab_size=1000)
+  # 259 and the merges of one word of four letters: three of them.
+  assert len(small) == 262
+  assert len(small.encode('Oslo')) == 1
+  assert len(tokenizers.train_tokenizer(TEXTS, vocab_size=280)) == 280
+  with pytest.raises(ValueError, match='vocab_size 258: at least 259'):
+    tokenizers.train_tokenizer(TEXTS, vocab_size=258)
+
+
+def test_training_is_deterministic(tokenizer):
+  again = tokenizers.train_tokenizer(iter(TEXTS), vocab_size=300)
+  assert again.backend_tokenizer.to_str() == (
+    tokenizer.backend_tokenizer.to_str()
+  )
+
+
+def test_chat_template(tokenizer):
+  messages = [
+    {'role': 'system', 'content': 'S'},
+    {'role': 'user', 'content': ' u\n'},
+    {'role': 'assistant', 'content': 'a'},
+    {'role': 'tool', 'content': 't'},
+  ]
+
+  def render(messages, **options):
+    return tokenizer.apply_chat_template(messages, tokenize=False, **options)
+
+  turns = (
+    '<|im_start|>user\n u\n<|im_end|>\n'
+    '<|im_start|>assistant\na<|im_end|>\n<|im_start|>tool\nt<|im_end|>\n'
+  )
+  assert render(messages) == f'<|im_start|>system\nS<|im_end|>\n{turns}'
+  tools = [{'name': 'f'}, {'name': 'g'}]
+  listed = '# Tools\n{"name": "f"}\n{"name": "g"}\n<|im_end|>\n'
+  assert render(messages, tools=tools, add_generation_prompt=True) == (
+    f'<|im_start|>system\nS\n\n{listed}{turns}<|im_start|>assistant\n'
+  )
+  assert render(messages[1:], tools=tools) == (
+    f'<|im_start|>system\n{listed}{turns}'
+  )
+  with pytest.raises(Exception, match='unknown role critic'):
+    render([{'role': 'critic', 'content': ''}])
+
+
+def test_saving_and_loading_changes_nothing(tokenizer, tmp_path):
+  tokenizers.save_tokenizer(tokenizer, tmp_path)
+  loaded = tokenizers.load_tokenizer(tmp_path)
+  assert loaded.get_vocab() == tokenizer.get_vocab()
+  assert loaded.chat_template == tokenizer.chat_template
+  assert (loaded.pad_token, loaded.eos_token) == ('<|endoftext|>', '<|im_end|>')
+  for text in HARD_TEXTS:
+    assert loaded.encode(text) == tokenizer.encode(text)
+    assert loaded.decode(loaded.encode(text)) == text
+
+
+def test_what_is_no_tokenizer_is_refused(tokenizer, tmp_path):
+  with pytest.raises(ValueError, match=r'no tokenizer at .*tokenizer\.json'):
+    tokenizers.load_tokenizer(tmp_path)
+  tokenizer = tokenizers.train_tokenizer(TEXTS, vocab_size=259)
+  tokenizer.chat_template = None
+  tokenizers.save_tokenizer(tokenizer, tmp_path)
+  with pytest.raises(ValueError, match='has no chat template'):
+    tokenizers.load_tokenizer(tmp_path)
+
+
+def test_stop_token_ids():
+  # Ids of the special tokens: padding 0, start of turn 1, end of turn 2.
+  tokenizer = tokenizers.train_tokenizer(TEXTS, vocab_size=259)
+  assert tokenizers.stop_token_ids(tokenizer) == (2,)
+  assert tokenizers.stop_token_ids(tokenizer, ['<|endoftext|>', 2]) == (2, 0)
+  # A base model ends its texts otherwise than its template ends a turn.
+  tokenizer.eos_token = '<|endoftext|>'
+  assert tokenizers.stop_token_ids(tokenizer) == (2, 0)
+  for extra in ('</s>', 259, -1):
+    with pytest.raises(ValueError, match='is no token'):
+      tokenizers.stop_token_ids(tokenizer, [extra])
