@@ -31,6 +31,9 @@ class RunConfig:
   """The run: where it writes, how long it goes, what it keeps."""
 
   output_dir: str = _flag('', 'Folder of the run; an unfinished one goes on.')
+  cpu_devices: int = _flag(
+    1, 'Devices that the CPU is split into, one thread each or so.'
+  )
   seed: int = _flag(0, 'Fixes data, initial weights and every draw.')
   init_from: str = _flag(
     '', 'Run or checkpoint whose parameters a new run starts from.'
@@ -339,28 +342,29 @@ def to_dict(config: Config) -> dict[str, Any]:
 def to_flagfile(config: Config) -> str:
   """The configuration as a flags file, one `--name=value` a line."""
   lines = []
-  for name, value in to_dict(config).items():
-    if isinstance(value, tuple):
-      value = ','.join(str(item) for item in value)
-    if value is not None:
+  for name, value in to_json(config).items():
+    if isinstance(value, list):
+      lines.append(f'--{name}={",".join(map(str, value))}')
+    elif value is not None:
       lines.append(f'--{name}={value}')
   return '\n'.join(lines) + '\n'
+
+
+def to_json(config: Config) -> dict[str, Any]:
+  """As `to_dict`, with lists for tuples."""
+  return {
+    name: list(value) if isinstance(value, tuple) else value
+    for name, value in to_dict(config).items()
+  }
 
 
 def differences(old: dict[str, Any], new: Config) -> list[str]:
   """Flags of a stored run that a new command line would change, as text."""
   return [
     f'--{name}: {old[name]!r} then, {value!r} now'
-    for name, value in _jsonable(to_dict(new)).items()
+    for name, value in to_json(new).items()
     if name in old and name not in MAY_CHANGE and old[name] != value
   ]
-
-
-def _jsonable(values: dict[str, Any]) -> dict[str, Any]:
-  return {
-    name: list(value) if isinstance(value, tuple) else value
-    for name, value in values.items()
-  }
 
 
 def check(config: Config) -> None:
@@ -394,6 +398,7 @@ def _rules(config: Config) -> Iterable[tuple[bool, str]]:
     value = to_dict(config)[name]
     yield value < 0, f'--{name}={value} is negative.'
   for name in (
+    'cpu_devices',
     'eval_tasks',
     'eval_batch',
     'checkpoint_every',

@@ -78,12 +78,11 @@ def valid_samples(
 def _standardize(
   rewards: Array, valid: Array, *, ddof: int
 ) -> tuple[Array, group_stats_lib.GroupStats]:
-  """(R - mu) / (s + eps), exactly 0 where s = 0 or not valid; and mu, s."""
+  """(R - mu) / (s + eps), exactly 0 where flat or not valid; and mu, s."""
   stats = group_stats_lib.group_stats(rewards, valid, ddof=ddof)
   deviation = masked.fill(rewards, valid) - stats.mean[:, None]
-  kept = valid & ~stats.flat[:, None]
   scale = stats.std[:, None] + mechanisms.EPSILON
-  return masked.fill(deviation, kept) / scale, stats
+  return masked.fill(deviation, valid) / scale, stats
 
 
 def grpo_advantages(rewards: Array, valid: Array, *, ddof: int = 1) -> Array:

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from awpo_jax import types
 from awpo_jax.models import cache as cache_lib
@@ -13,20 +14,23 @@ from awpo_jax.models import decoder as decoder_lib
 PURPOSES = {'init': 0, 'train': 1, 'eval': 2, 'data': 3}
 
 
-def purpose_key(seed: int, purpose: str, *facts: int) -> types.Array:
-  """A threefry key made from facts alone.
+def facts(seed: int, purpose: str, *numbers: int) -> np.ndarray:
+  """What a key is made of: i32 of seed, purpose and e.g. step, on the host."""
+  return np.asarray([seed, PURPOSES[purpose], *numbers], np.int32)
+
+
+def fact_key(facts: types.Array) -> types.Array:
+  """A threefry key from facts alone, the first of them the seed.
 
   Args:
-    seed: of the run.
-    purpose: a key of `PURPOSES`.
-    *facts: e.g. step, round; folded in one after another.
+    facts: i32[F], of `facts`; folded in one after another.
 
   Returns:
     A key array of shape ().
   """
-  key = jax.random.key(seed, impl='threefry2x32')
-  for fact in (PURPOSES[purpose], *facts):
-    key = jax.random.fold_in(key, fact)
+  key = jax.random.key(facts[0], impl='threefry2x32')
+  for index in range(1, facts.shape[0]):
+    key = jax.random.fold_in(key, facts[index])
   return key
 
 
@@ -36,7 +40,7 @@ def uniforms(
   """One number in [0, 1) for each row, from the ids of sample and token.
 
   Args:
-    key: of `purpose_key`.
+    key: of `fact_key`.
     sample_ids: i32[N], global.
     index: i32[N], index of the sampled token in its completion.
 
@@ -128,7 +132,7 @@ def sample(
     params: of `decoder`.
     prompts: of P prompts.
     sample_ids: i32[P, G], global; with `key` they fix every draw.
-    key: of `purpose_key`.
+    key: of `fact_key`.
     decoder: the model.
     max_tokens: Sc, the longest completion.
     stop_ids: tokens that end a completion; the one chosen is part of it.

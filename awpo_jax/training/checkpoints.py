@@ -14,7 +14,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -55,6 +55,7 @@ def make_manager(
   keep: int,
   best_metric: str | None = None,
   best_mode: str = 'max',
+  keep_steps: Sequence[int] = (),
 ) -> Manager:
   """Opens a folder of checkpoints for saving and restoring.
 
@@ -64,6 +65,7 @@ def make_manager(
     best_metric: a key of the metrics given to `save_checkpoint`; the best
       checkpoint by it stays as well, the later one of equals.
     best_mode: `max` or `min`.
+    keep_steps: steps whose checkpoints always stay.
 
   Returns:
     The manager; `wait_until_finished` before exiting, or `close`.
@@ -74,7 +76,10 @@ def make_manager(
   """
   if keep < 1:
     raise ValueError(f'keep is {keep}; at least the last checkpoint must stay.')
-  keepers: list[policies.PreservationPolicy] = [policies.LatestN(keep)]
+  keepers: list[policies.PreservationPolicy] = [
+    policies.LatestN(keep),
+    policies.CustomSteps(list(keep_steps)),
+  ]
 
   def quality(metrics: Mapping[str, float]) -> float:
     worst = -math.inf if best_mode == 'max' else math.inf

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 
 from awpo_jax import types
 from awpo_jax.ops import advantages as advantages_lib
-from awpo_jax.ops import collectives
-from awpo_jax.ops import masked
+from awpo_jax.ops import collectives, masked
 
 LogprobsFn = Callable[
   [types.ArrayTree, types.Batch], tuple[types.Array, types.Array]

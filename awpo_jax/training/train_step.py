@@ -38,6 +38,7 @@ class StepMetrics:
   Attributes:
     sums: `Terms.sums` over the mini-batch.
     maxima: `Terms.maxima` over the mini-batch.
+    updates: i32, updates attempted so far, this one included.
     grad_norm: f32, before clipping.
     finite: bool, False where nothing was updated.
     replica_spread: f32, largest difference between devices of the sum of all
@@ -46,6 +47,7 @@ class StepMetrics:
 
   sums: dict[str, types.Array]
   maxima: dict[str, types.Array]
+  updates: types.Array
   grad_norm: types.Array
   finite: types.Array
   replica_spread: types.Array
@@ -101,6 +103,7 @@ def train_step(
   return state, StepMetrics(
     sums=sums,
     maxima=all_max(local.maxima),
+    updates=new.step,
     grad_norm=grad_norm,
     finite=finite,
     replica_spread=all_max(checksum) + all_max(-checksum),

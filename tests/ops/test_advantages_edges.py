@@ -97,10 +97,10 @@ class DegenerateGroupsTest(chex.TestCase):
     outcome = np.float32(
       [
         [4, 4, 4, 4],
-        [0.1, 0.1, 0.1, 0.1],
+        [0.9, 0.9, 0.9, np.nan],
         [np.nan, 4, np.nan, np.inf],
         [np.nan] * 4,
-        [1 / 3, np.nan, 1 / 3, -np.inf],
+        [1.7, 1.7, -np.inf, 1.7],
         [0.7, 0.7, 0.7, 0.7],
       ]
     )
@@ -127,6 +127,26 @@ class DegenerateGroupsTest(chex.TestCase):
     self.assertEqual(got.advantages.dtype, jnp.float32)
     np.testing.assert_array_equal(got.gate[2:4], np.zeros(2))
     np.testing.assert_array_equal(got.difficulty[2:4], np.zeros(2))
+
+  @parameterized.parameters(0.1, 0.3, 0.7, -2.1)
+  def test_equal_rewards_that_float32_cannot_average(self, reward):
+    # Added one by one, seven times 0.1 divided by 7 is not 0.1, and the
+    # difference over a std of 0 + 1e-6 is an advantage of some percent.
+    rewards = np.full((6, 7), reward, np.float32)
+    total = np.float32(0)
+    for value in rewards[0]:
+      total += value
+    residue = rewards[0, 0] - total / np.float32(7)
+    self.assertGreater(abs(residue) / 1e-6, 0.005)
+    everyone = np.ones((6, 7), bool)
+    got = cases.jitted(gate='always', saturation='none')(
+      rewards, rewards, everyone, *cases.GROUPS[3:]
+    )
+    np.testing.assert_array_equal(got.advantages, np.zeros((6, 7)))
+    np.testing.assert_array_equal(got.mix_std, np.zeros(6))
+    np.testing.assert_array_equal(
+      advantages.grpo_advantages(rewards, everyone), np.zeros((6, 7))
+    )
 
   @chex.variants(with_jit=True, with_pmap=True)
   def test_constant_for_differentiation(self):

@@ -16,25 +16,25 @@ class GroupStatsTest(chex.TestCase):
   def test_by_hand(self):
     # 1 2 3 6: mean 3, squares 4+1+0+9 = 14, std sqrt(14/3)
     # 5 . . 1: mean 3, squares 4+4 = 8, std sqrt(8/1)
-    # 0.1 and 1/3 are no float32 numbers: their mean need not equal them, yet
-    # the std is exactly 0. Then one valid sample, and none.
+    # 0.9 and 1.7 are no float32 numbers: a third of three of them is another
+    # number, yet the std is exactly 0. Then one valid sample, and none.
     rewards = np.float32(
       [
         [1, 2, 3, 6],
         [5, np.nan, np.inf, 1],
-        [0.1, 0.1, 0.1, np.nan],
-        [1 / 3] * 4,
+        [0.9, 0.9, 0.9, np.nan],
+        [1.7, -np.inf, 1.7, 1.7],
         [np.nan, np.inf, 2, -np.inf],
         [np.nan] * 4,
       ]
     )
     got = self.variant(group_stats.group_stats)(rewards, np.isfinite(rewards))
     want = GroupStats(
-      mean=np.float32([3, 3, 0.1, 1 / 3, 2, 0]),
+      mean=np.float32([3, 3, 0.9, 1.7, 2, 0]),
       std=np.float32([np.sqrt(14 / 3), np.sqrt(8), 0, 0, 0, 0]),
-      count=np.float32([4, 2, 3, 4, 1, 0]),
-      minimum=np.float32([1, 1, 0.1, 1 / 3, 2, 0]),
-      maximum=np.float32([6, 5, 0.1, 1 / 3, 2, 0]),
+      count=np.float32([4, 2, 3, 3, 1, 0]),
+      minimum=np.float32([1, 1, 0.9, 1.7, 2, 0]),
+      maximum=np.float32([6, 5, 0.9, 1.7, 2, 0]),
       flat=np.array([False, False, True, True, True, True]),
     )
     chex.assert_trees_all_equal_shapes_and_dtypes(got, want)

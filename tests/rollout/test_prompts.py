@@ -135,19 +135,17 @@ def test_overlong_prompts_are_refused_or_cut_from_the_left():
     prompts.prompt_batch(*arguments, **options, overlong='drop')
 
 
-def make_demonstrations(
-  tokenizer, responses, response_buckets=(4, 8), **kwargs
-):
+def make_demonstrations(tokenizer, responses, buckets=(4, 8), task_ids=None):
   return prompts.demonstration_batch(
     tokenizer,
     make_encoded(*range(2, 2 + len(responses))),
     responses,
     range(len(responses)),
     prompt_buckets=(4,),
-    response_buckets=response_buckets,
+    response_buckets=buckets,
     pad_id=PAD,
     stop_id=STOP,
-    **names,
+    task_ids=task_ids,
   )
 
 
@@ -198,12 +196,12 @@ def test_overlong_responses_are_refused_and_found_beforehand(tokenizer):
     response_buckets=(4, 2),
   )
   np.testing.assert_array_equal(kept, [True, False, True, False])
-  make_demonstrations(tokenizer, ['!!!'], response_buckets=(4, 2))
+  make_demonstrations(tokenizer, ['!!!'], buckets=(4, 2))
   with pytest.raises(
     ValueError, match=r'task b: 4 tokens .*--response_buckets is 4'
   ):
     make_demonstrations(
-      tokenizer, ['!', '!!!!'], response_buckets=(4, 2), task_ids=['a', 'b']
+      tokenizer, ['!', '!!!!'], buckets=(4, 2), task_ids=['a', 'b']
     )
 
 

@@ -94,6 +94,7 @@ def test_saving_and_loading_changes_nothing(tokenizer, tmp_path):
   assert loaded.get_vocab() == tokenizer.get_vocab()
   assert loaded.chat_template == tokenizer.chat_template
   assert (loaded.pad_token, loaded.eos_token) == ('<|endoftext|>', '<|im_end|>')
+  assert loaded.clean_up_tokenization_spaces is False
   for text in HARD_TEXTS:
     assert loaded.encode(text) == tokenizer.encode(text)
     assert loaded.decode(loaded.encode(text)) == text

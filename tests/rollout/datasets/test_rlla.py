@@ -71,6 +71,14 @@ def test_the_split_hangs_on_the_text_alone(tmp_path):
   assert not held_out & {task.user for task in first.train}
 
 
+def test_the_hash_is_the_same_in_every_process(tmp_path):
+  # SHA-256 of a to g begins with ca97, 3e23, 2e7d, 18ac, 3f79, 252f, cd0a; held
+  # out is what lies below .15 * 2^16 = 2666 (hexadecimal).
+  rows = [make_row(letter, input=letter) for letter in 'abcdefg']
+  dataset = rlla.load(seed=0, data=write(tmp_path / 'a.jsonl', rows))
+  assert [task.user for task in dataset.evals['held_out']] == ['d', 'f']
+
+
 def test_one_request_with_two_tool_lists_stays_on_one_side(tmp_path):
   rows = make_rows()
   others = [

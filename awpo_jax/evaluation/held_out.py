@@ -1,0 +1,69 @@
+"""Greedy answers to held-out tasks, and how many are right."""
+
+import collections
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from awpo_jax import types
+from awpo_jax.rollout import scoring
+
+# Tasks -> one answer each.
+Answer = Callable[[Sequence[types.Task]], Sequence[str]]
+
+
+def evaluate(
+  tasks: Sequence[types.Task],
+  answer: Answer,
+  *,
+  reward: types.Reward,
+  judge: types.Judge | None,
+) -> tuple[dict[str, float | None], list[dict[str, Any]]]:
+  """Scores one answer to each task.
+
+  A task is solved when its outcome is the best it allows.
+
+  Args:
+    tasks: at least one.
+    answer: e.g. the greedy sampler.
+    reward: outcome of an answer.
+    judge: of the reasoning; None: no reasoning is reported.
+
+  Returns:
+    `accuracy`, `accuracy/<kind>`, `outcome` and `reasoning` (None where no
+    answer could be scored), and a row for each task.
+  """
+  responses = list(answer(tasks))
+  rewards, _ = scoring.score(
+    [[response] for response in responses], tasks, reward=reward, judge=judge
+  )
+  solved = rewards.outcome_valid[:, 0] & (
+    rewards.outcome[:, 0] >= rewards.outcome_max - 1e-6
+  )
+  kinds = collections.defaultdict(list)
+  for task, right in zip(tasks, solved, strict=True):
+    kinds[task.kind].append(right)
+  metrics = {
+    'accuracy': float(solved.mean()),
+    'outcome': _mean(rewards.outcome, rewards.outcome_valid),
+    'reasoning': _mean(rewards.reasoning, rewards.reasoning_valid),
+  }
+  for kind in sorted(kinds):
+    metrics[f'accuracy/{kind}'] = float(np.mean(kinds[kind]))
+  rows = [
+    {
+      'task_id': task.task_id,
+      'kind': task.kind,
+      'user': task.user,
+      'ground_truth': task.ground_truth,
+      'response': response,
+      'solved': bool(right),
+    }
+    for task, response, right in zip(tasks, responses, solved, strict=True)
+  ]
+  return metrics, rows
+
+
+def _mean(values: np.ndarray, valid: np.ndarray) -> float | None:
+  return float(values[valid].mean()) if valid.any() else None

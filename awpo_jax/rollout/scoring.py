@@ -1,0 +1,103 @@
+"""Both rewards of a rollout batch, with their validity."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from awpo_jax import types
+
+
+def score(
+  responses: Sequence[Sequence[str]],
+  tasks: Sequence[types.Task],
+  *,
+  reward: types.Reward,
+  judge: types.Judge | None,
+) -> tuple[types.Rewards, dict[str, np.ndarray]]:
+  """Scores every answer; one that cannot be scored is invalid, not 0.
+
+  Args:
+    responses: texts [P][G].
+    tasks: P of them.
+    reward: outcome of one answer.
+    judge: of the reasoning, called once with all answers; None: no reasoning
+      reward is had.
+
+  Returns:
+    `types.Rewards` of NumPy arrays, and each part the reward reports as
+    f32[P, G], NaN where it is missing.
+
+  Raises:
+    ValueError: a reward is not finite or outside its bounds, or the judge
+      returns another number of scores or one outside [0, 1].
+  """
+  shape = (len(tasks), len(responses[0]))
+  outcome, valid = np.zeros(shape, np.float32), np.zeros(shape, bool)
+  bounds = np.tile(np.float32([0, 1]), (shape[0], 1))
+  parts: dict[str, np.ndarray] = {}
+  for p, task in enumerate(tasks):
+    for g, response in enumerate(responses[p]):
+      result = _outcome(reward, response, task)
+      if result is None:
+        continue
+      outcome[p, g], valid[p, g] = result.value, True
+      bounds[p] = result.minimum, result.maximum
+      for name, value in result.parts.items():
+        parts.setdefault(name, np.full(shape, np.nan, np.float32))[p, g] = value
+  reasoning, judged = _judge(responses, tasks, judge)
+  return types.Rewards(
+    outcome=outcome,
+    outcome_valid=valid,
+    reasoning=reasoning,
+    reasoning_valid=judged,
+    outcome_min=bounds[:, 0].copy(),
+    outcome_max=bounds[:, 1].copy(),
+  ), parts
+
+
+def _outcome(
+  reward: types.Reward, response: str, task: types.Task
+) -> types.Score | None:
+  try:
+    result = reward(response, task)
+  except types.RewardUnavailable:
+    return None
+  value, low, high = result.value, result.minimum, result.maximum
+  if not (math.isfinite(value) and low <= value <= high and low < high):
+    raise ValueError(
+      f'The reward of task {task.task_id} is {value} with bounds [{low}, '
+      f'{high}]: it must be finite and within bounds that differ. Raise '
+      'RewardUnavailable for a sample that cannot be scored.'
+    )
+  return result
+
+
+def _judge(
+  responses: Sequence[Sequence[str]],
+  tasks: Sequence[types.Task],
+  judge: types.Judge | None,
+) -> tuple[np.ndarray, np.ndarray]:
+  shape = (len(tasks), len(responses[0]))
+  if judge is None:
+    return np.zeros(shape, np.float32), np.zeros(shape, bool)
+  requests = [
+    types.JudgeRequest(user=task.user, tools=task.tools, response=response)
+    for task, group in zip(tasks, responses, strict=True)
+    for response in group
+  ]
+  scores = list(judge(requests))
+  if len(scores) != len(requests):
+    raise ValueError(
+      f'The judge returned {len(scores)} scores for {len(requests)} answers.'
+    )
+  for index, value in enumerate(scores):
+    if value is not None and not 0 <= value <= 1:
+      raise ValueError(
+        f'The judge gave {value} to an answer to task '
+        f'{tasks[index // shape[1]].task_id}: scores lie in [0, 1], None for '
+        'one that could not be had.'
+      )
+  had = np.array([value is not None for value in scores], bool)
+  filled = np.array([value or 0.0 for value in scores], np.float32)
+  return filled.reshape(shape), had.reshape(shape)

@@ -1,0 +1,487 @@
+"""The loop of a run: steps, evaluations, checkpoints, and how it ends."""
+
+import contextlib
+import json
+import math
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from awpo_jax import config as config_lib
+from awpo_jax import types
+from awpo_jax.evaluation import held_out
+from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.rollout import prompts as prompts_lib
+from awpo_jax.rollout import sampling
+from awpo_jax.training import (
+  checkpoints,
+  optimizer,
+  phases,
+  sharding,
+  train_step,
+)
+from awpo_jax.training import experiment as experiment_lib
+from awpo_jax.training import metrics as metrics_lib
+from awpo_jax.training import programs as programs_lib
+from awpo_jax.training import progress as progress_lib
+
+FLAGS_FILE = 'flags.json'
+FLAGFILE = 'run.flags'
+
+
+class NonFiniteError(RuntimeError):
+  """A loss or gradient was not finite; the state before it is intact."""
+
+
+class ReplicaError(RuntimeError):
+  """Devices that must hold the same parameters do not."""
+
+
+class Stopped(RuntimeError):
+  """The run was asked to stop and has saved what it had."""
+
+  def __init__(self, message: str, signum: int):
+    super().__init__(message)
+    self.signum = signum
+
+
+def train(config: config_lib.Config) -> None:
+  """Runs an experiment to its end, or on from its last checkpoint.
+
+  Args:
+    config: checked.
+
+  Raises:
+    ConfigError: flags contradict the devices or the run in `--output_dir`.
+    NonFiniteError, ReplicaError: the run cannot go on.
+    Stopped: after SIGTERM or SIGINT, everything saved.
+  """
+  folder = pathlib.Path(config.run.output_dir)
+  if config.run.cpu_devices > 1:
+    jax.config.update('jax_num_cpu_devices', config.run.cpu_devices)
+  mesh = sharding.data_mesh()
+  problems = list(programs_lib.check_devices(config, mesh.devices.size))
+  if problems:
+    raise config_lib.ConfigError('\n'.join(problems))
+  _use_compilation_cache(config)
+  claim_folder(folder, config)
+  experiment = experiment_lib.make_experiment(config)
+  with contextlib.closing(
+    checkpoints.make_manager(
+      folder / checkpoints.RUN_SUBFOLDER,
+      keep=config.run.keep_checkpoints,
+      best_metric=config.run.best_metric or None,
+      keep_steps=(config.run.sft_steps,),
+    )
+  ) as manager:
+    _Run(experiment, mesh, manager).run()
+
+
+def _use_compilation_cache(config: config_lib.Config) -> None:
+  """Compiled programs of this and later runs; a setting of the process."""
+  if config.run.compilation_cache:
+    path = pathlib.Path(config.run.compilation_cache).expanduser()
+    jax.config.update('jax_compilation_cache_dir', str(path))
+
+
+def claim_folder(folder: pathlib.Path, config: config_lib.Config) -> None:
+  """Stores the flags of a new run; refuses another run's folder.
+
+  Raises:
+    ConfigError: the folder holds something else, or a run whose flags differ.
+  """
+  stored = folder / FLAGS_FILE
+  if stored.exists():
+    changed = config_lib.differences(json.loads(stored.read_text()), config)
+    if changed:
+      raise config_lib.ConfigError(
+        f'--output_dir={folder} holds a run with other flags; name another '
+        'folder, or set these back:\n' + '\n'.join(changed)
+      )
+    return
+  if folder.exists() and any(folder.iterdir()):
+    raise config_lib.ConfigError(
+      f'--output_dir={folder} holds files but no run: name a new folder.'
+    )
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / FLAGFILE).write_text(config_lib.to_flagfile(config))
+  unfinished = stored.with_suffix('.tmp')
+  unfinished.write_text(json.dumps(config_lib.to_json(config), indent=2))
+  unfinished.rename(stored)
+
+
+def make_optimizers(
+  config: config_lib.Config,
+) -> dict[str, optax.GradientTransformation]:
+  """Phase -> optimizer, for the phases the run has; and their schedules."""
+  return {
+    phase: optimizer.make_optimizer(
+      schedule,
+      b1=config.optimizer.adam_b1,
+      b2=config.optimizer.adam_b2,
+      eps=config.optimizer.adam_eps,
+      weight_decay=config.optimizer.weight_decay,
+      max_grad_norm=config.optimizer.max_grad_norm,
+    )
+    for phase, schedule in make_schedules(config).items()
+  }
+
+
+def make_schedules(config: config_lib.Config) -> dict[str, optax.Schedule]:
+  """Phase -> learning rate by update."""
+  run, sft, rl = config.run, config.sft, config.rl
+  schedules = {}
+  if run.sft_steps:
+    schedules['sft'] = optimizer.make_schedule(
+      peak=sft.sft_learning_rate,
+      schedule=sft.sft_schedule,
+      warmup=sft.sft_warmup,
+      total=run.sft_steps,
+    )
+  if run.rl_steps:
+    schedules['rl'] = optimizer.make_schedule(
+      peak=rl.learning_rate,
+      schedule=rl.schedule,
+      warmup=rl.warmup,
+      total=run.rl_steps * rl.minibatches,
+    )
+  return schedules
+
+
+class _Run:
+  """The state of the loop between steps."""
+
+  def __init__(self, experiment, mesh, manager):
+    self.experiment: experiment_lib.Experiment = experiment
+    self.config: config_lib.Config = experiment.config
+    self.mesh: jax.sharding.Mesh = mesh
+    self.manager: checkpoints.Manager = manager
+    self.total = self.config.run.sft_steps + self.config.run.rl_steps
+    self.schedules = make_schedules(self.config)
+    self.optimizers = make_optimizers(self.config)
+    self.stop_signal: int | None = None
+    self.last_saved: int | None = None
+    self.elapsed = 0.0
+    self.clock = time.perf_counter()
+
+  def run(self) -> None:
+    step, state = self._start()
+    if step >= self.total:
+      print(f'Nothing to do: the run ended at step {step}.', file=sys.stderr)
+      return
+    self.programs = programs_lib.compile_programs(
+      self.experiment, self.mesh, state, self.optimizers
+    )
+    steps = {
+      'sft': phases.make_sft_step(self.experiment, self.programs, self.mesh),
+      'rl': phases.make_rl_step(self.experiment, self.programs, self.mesh),
+    }
+    run = self.config.run
+    with (
+      metrics_lib.MetricsLog(
+        run.output_dir,
+        resume_step=step,
+        wandb_project=run.wandb_project or None,
+      ) as self.log,
+      contextlib.closing(progress_lib.Progress(self.total, step)) as self.bar,
+      _signals(self._on_signal),
+      jax.transfer_guard('disallow'),
+    ):
+      if step == 0 and run.init_from:
+        self.log.write(0, {'phase': 'start', **self._evaluate(state, 0)})
+      self._steps(state, step, steps)
+
+  def _start(self) -> tuple[int, train_step.TrainState]:
+    """The last checkpoint's state, or a new one; placed on the devices."""
+    step = checkpoints.latest_step(self.manager) or 0
+    phase = self._phase(max(step, 1))
+    params = self._new_params(restored=bool(step))
+    state = jax.eval_shape(
+      lambda p: train_step.init_state(p, self.optimizers[phase]), params
+    )
+    if step:
+      example = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(
+          x.shape, x.dtype, sharding=sharding.replicated(self.mesh)
+        ),
+        state,
+      )
+      state, position, _ = checkpoints.restore_checkpoint(self.manager, example)
+      self.elapsed, self.last_saved = position['elapsed'], step
+      return step, state
+    return 0, self._new_state(params, phase)
+
+  def _new_params(self, *, restored: bool) -> types.ArrayTree:
+    config, decoder = self.config, self.experiment.decoder
+    key = sampling.fact_key(sampling.facts(config.run.seed, 'init'))
+    shapes = jax.eval_shape(
+      lambda: decoder_lib.init_params(decoder.config, key)
+    )
+    if restored:
+      return shapes
+    if config.run.init_from:
+      return checkpoints.restore_params(config.run.init_from, shapes)
+    return decoder_lib.init_params(decoder.config, key)
+
+  def _new_state(self, params, phase: str) -> train_step.TrainState:
+    init = jax.jit(
+      lambda p: train_step.init_state(p, self.optimizers[phase]),
+      out_shardings=sharding.replicated(self.mesh),
+    )
+    return init(sharding.place_replicated(params, self.mesh))
+
+  def _phase(self, step: int) -> str:
+    """The phase that step `step` (from 1) belongs to."""
+    return 'sft' if step <= self.config.run.sft_steps else 'rl'
+
+  def _steps(self, state, first: int, steps: Mapping[str, phases.Step]) -> None:
+    run = self.config.run
+    pending: tuple[int, phases.Report] | None = None
+    for done in range(first, self.total):
+      step, phase = done + 1, self._phase(done + 1)
+      if done == run.sft_steps and phase == 'rl' and done:
+        state = self._new_state(state.params, phase)
+      index = done if phase == 'sft' else done - run.sft_steps
+      self._profile(step, before=True)
+      state, report = steps[phase](state, index)
+      self._profile(step, before=False)
+      if pending:
+        self._write(*pending)
+      pending = step, report
+      if self._pauses(step):
+        self._write(*pending, state=state)
+        pending = None
+      if self.stop_signal is not None and step < self.total:
+        self._stop(step)
+
+  def _pauses(self, step: int) -> bool:
+    """Whether step's numbers are needed before the next one starts."""
+    return (
+      self._saves(step) or self._evaluates(step) or self.stop_signal is not None
+    )
+
+  def _saves(self, step: int) -> bool:
+    run = self.config.run
+    return (
+      step % run.checkpoint_every == 0
+      or step in (run.sft_steps, self.total)
+      or self.stop_signal is not None
+    )
+
+  def _evaluates(self, step: int) -> bool:
+    run = self.config.run
+    at_end = step in (run.sft_steps, self.total)
+    return at_end or bool(run.eval_every and step % run.eval_every == 0)
+
+  def _write(self, step: int, report: phases.Report, *, state=None) -> None:
+    """Checks a step's numbers and writes its line; then saves, if it is time.
+
+    A checkpoint of step n is thus saved only when step n is known to be
+    finite and its line is written.
+    """
+    metrics = self._metrics(step, report)
+    evaluated = None
+    if state is not None and self._evaluates(step):
+      evaluated = self._evaluate(state, step)
+      metrics |= evaluated
+    now = time.perf_counter()
+    self.elapsed += now - self.clock
+    self.clock = now
+    metrics['time/elapsed'] = self.elapsed
+    metrics['compile/count'] = programs_lib.compile_count()
+    self.log.write_transcripts(step, report.transcripts)
+    self.log.write(step, metrics)
+    self.bar.update(step, _headline(metrics))
+    if state is not None and self._saves(step):
+      self._save(state, step, evaluated)
+
+  def _save(self, state, step: int, evaluated) -> None:
+    best = self.config.run.best_metric
+    if best and evaluated is not None and best not in evaluated:
+      raise config_lib.ConfigError(
+        f'--best_metric={best} is not measured; there are: '
+        f'{", ".join(sorted(evaluated))}.'
+      )
+    checkpoints.save_checkpoint(
+      self.manager,
+      step,
+      state,
+      position={'phase': self._phase(step), 'elapsed': self.elapsed},
+      flags=config_lib.to_json(self.config),
+      metrics=evaluated
+      and {k: v for k, v in evaluated.items() if v is not None},
+    )
+    self.last_saved = step
+
+  def _metrics(self, step: int, report: phases.Report) -> dict[str, Any]:
+    """The updates' numbers, fetched; raises where one is not finite."""
+    updates = jax.device_get(report.updates)
+    for number, update in enumerate(updates):
+      if not update.finite:
+        self._not_finite(step, number, report, update)
+      if update.replica_spread != 0:
+        raise ReplicaError(
+          f'Step {step}: parameters differ between devices by '
+          f'{update.replica_spread}. Last good checkpoint: {self._good()}.'
+        )
+    metrics = {'phase': report.phase, **update_metrics(updates)}
+    count = int(updates[-1].updates) - 1
+    with jax.transfer_guard('allow'):
+      metrics['learning_rate'] = float(self.schedules[report.phase](count))
+    metrics['time/step'] = time.perf_counter() - report.started
+    return metrics | report.metrics
+
+  def _not_finite(self, step, number, report, update) -> None:
+    raise NonFiniteError(
+      f'Step {step} ({report.phase}), update {number + 1}: loss '
+      f'{update.sums["loss"]}, gradient norm {update.grad_norm}. The update '
+      f'was not applied. Prompts: {", ".join(report.ids)}. Last good '
+      f'checkpoint: {self._good()}. Lower the learning rate or '
+      '--max_grad_norm, or look at these prompts, then start again.'
+    )
+
+  def _good(self) -> str:
+    if self.last_saved is None:
+      return 'none'
+    self.manager.wait_until_finished()
+    folder = pathlib.Path(self.config.run.output_dir)
+    return str(folder / checkpoints.RUN_SUBFOLDER / str(self.last_saved))
+
+  def _evaluate(self, state, step: int) -> dict[str, Any]:
+    """Accuracy on every held-out set; the answers go to the transcripts."""
+    started, metrics, rows = time.perf_counter(), {}, []
+    experiment = self.experiment
+    for name, tasks in experiment.dataset.evals.items():
+      values, answers = held_out.evaluate(
+        tasks[: self.config.run.eval_tasks],
+        lambda chosen: answer(
+          experiment, self.programs, self.mesh, state.params, chosen
+        ),
+        reward=experiment.reward,
+        judge=experiment.judge,
+      )
+      metrics |= {f'eval/{name}/{key}': value for key, value in values.items()}
+      rows += [{'set': name, **row} for row in answers]
+    self.log.write_transcripts(step, rows)
+    metrics['time/eval'] = time.perf_counter() - started
+    return metrics
+
+  def _profile(self, step: int, *, before: bool) -> None:
+    window = self.config.run.profile_steps
+    if window and before and step == window[0]:
+      folder = pathlib.Path(self.config.run.output_dir) / 'profile'
+      jax.profiler.start_trace(str(folder))
+    if window and not before and step == min(window[1], self.total):
+      jax.profiler.stop_trace()
+
+  def _on_signal(self, signum: int, _: Any) -> None:
+    if self.stop_signal is not None:
+      raise KeyboardInterrupt
+    self.stop_signal = signum
+    self.bar.message('Stopping after this step; once more to stop at once.')
+
+  def _stop(self, step: int) -> None:
+    self.manager.wait_until_finished()
+    raise Stopped(
+      f'Stopped by {signal.Signals(self.stop_signal).name} after step {step}, '
+      'which is saved: the same command goes on from there.',
+      self.stop_signal,
+    )
+
+
+@contextlib.contextmanager
+def _signals(handler) -> Iterator[None]:
+  """SIGTERM and SIGINT go to `handler` while the block runs."""
+  old = {s: signal.signal(s, handler) for s in (signal.SIGTERM, signal.SIGINT)}
+  try:
+    yield
+  finally:
+    for signum, previous in old.items():
+      signal.signal(signum, previous)
+
+
+def answer(
+  experiment: experiment_lib.Experiment,
+  programs: programs_lib.Programs,
+  mesh: jax.sharding.Mesh,
+  params: types.ArrayTree,
+  tasks: Sequence[types.Task],
+) -> list[str]:
+  """The greedy answer to each task, `--eval_batch` at a time."""
+  size, texts = experiment.config.run.eval_batch, []
+  for start in range(0, len(tasks), size):
+    chosen = list(tasks[start : start + size])
+    # The last batch is filled up with its first task: one shape, one program.
+    chosen += chosen[:1] * (size - len(chosen))
+    prompts = phases.encode_batch(experiment, chosen, list(range(size)))
+    inputs = sharding.split(
+      (prompts, phases.sample_ids(prompts.ids, 1)), mesh.devices.size
+    )
+    completions = programs.evaluate[prompts.tokens.shape[-1]](
+      params,
+      *sharding.place_split(inputs, mesh),
+      sharding.place_replicated(sampling.facts(0, 'eval', 0, 0), mesh),
+    )
+    completions = sharding.merge(jax.device_get(completions))
+    texts += [
+      group[0]
+      for group in prompts_lib.decode_completions(
+        experiment.tokenizer, completions, experiment.stop_ids
+      )
+    ]
+  return texts[: len(tasks)]
+
+
+def update_metrics(
+  updates: Sequence[train_step.StepMetrics],
+) -> dict[str, float]:
+  """Means over the updates of a step, each under its own weights."""
+
+  def mean(name: str, chosen=updates) -> float:
+    return float(
+      np.mean([u.sums[name] / max(u.sums['weight'], 1e-30) for u in chosen])
+    )
+
+  metrics = {
+    'loss': float(np.mean([u.sums['loss'] for u in updates])),
+    'grad_norm': float(np.mean([u.grad_norm for u in updates])),
+    'policy_entropy': mean('entropy'),
+  }
+  if 'clip_fraction' in updates[0].sums:
+    largest = max(u.maxima['ratio_abs_log_max'] for u in updates)
+    metrics |= {
+      'clip/fraction': mean('clip_fraction'),
+      'ratio/abs_log_mean': mean('ratio_abs_log'),
+      'ratio/first_abs_log_mean': mean('ratio_abs_log', updates[:1]),
+      'ratio/abs_log_max': float(largest),
+    }
+  assert all(math.isfinite(value) for value in metrics.values())
+  return metrics
+
+
+def _headline(metrics: Mapping[str, Any]) -> str:
+  """The few numbers that go beside the progress bar."""
+  names = {
+    'loss': 'loss',
+    'reward/outcome': 'outcome',
+    'reward/reasoning': 'reasoning',
+    'gate/mean': 'gate',
+  }
+  parts = [
+    f'{label} {metrics[name]:.3f}'
+    for name, label in names.items()
+    if metrics.get(name) is not None
+  ]
+  parts += [
+    f'{name.removeprefix("eval/")} {value:.1%}'
+    for name, value in metrics.items()
+    if name.startswith('eval/') and name.endswith('/accuracy')
+  ]
+  return ', '.join([metrics['phase'], *parts])

@@ -1,0 +1,285 @@
+"""One step of a phase: `sft` on demonstrations, `rl` on rollouts."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from awpo_jax import types
+from awpo_jax.rollout import prompts as prompts_lib
+from awpo_jax.rollout import sampling, scoring
+from awpo_jax.training import experiment as experiment_lib
+from awpo_jax.training import programs as programs_lib
+from awpo_jax.training import sharding, train_step
+
+Step = Callable[
+  [train_step.TrainState, int], tuple[train_step.TrainState, 'Report']
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """What a step leaves to be written, its updates perhaps still running.
+
+  Attributes:
+    phase: `sft` or `rl`.
+    updates: metrics of its updates, on the devices.
+    metrics: numbers already on the host.
+    ids: the prompts of the step, for a message.
+    transcripts: rows for the transcripts file.
+    started: `time.perf_counter()` at the start of the step.
+  """
+
+  phase: str
+  updates: Sequence[train_step.StepMetrics]
+  metrics: Mapping[str, Any]
+  ids: Sequence[str]
+  transcripts: Sequence[Mapping[str, Any]]
+  started: float
+
+
+def make_sft_step(
+  experiment: experiment_lib.Experiment,
+  programs: programs_lib.Programs,
+  mesh: jax.sharding.Mesh,
+) -> Step:
+  """One update on the next demonstrations."""
+  config, tokenizer = experiment.config, experiment.tokenizer
+  size, micro = config.sft.sft_batch, config.sft.sft_micro
+  demonstrations = experiment.dataset.demonstrations
+
+  def step(state, index):
+    started = time.perf_counter()
+    order = range(index * size, (index + 1) * size)
+    chosen = [demonstrations[experiment.demonstration_order[i]] for i in order]
+    prompts, completions = prompts_lib.demonstration_batch(
+      tokenizer,
+      [prompts_lib.encode_prompt(tokenizer, item.task) for item in chosen],
+      [item.response for item in chosen],
+      list(order),
+      prompt_buckets=config.data.prompt_buckets,
+      response_buckets=config.data.response_buckets,
+      pad_id=experiment.pad_id,
+      stop_id=experiment.stop_ids[0],
+      overlong=_cut_or_error(config.data.overlong),
+      task_ids=[item.task.task_id for item in chosen],
+    )
+    batch = _imitation(prompts, completions)
+    (batch,) = sharding.cut(
+      batch, minibatches=1, devices=mesh.devices.size, micro=micro
+    )
+    update = programs.update['sft'][_lengths(batch)]
+    state, metrics = update(state, sharding.place_split(batch, mesh))
+    return state, Report(
+      phase='sft',
+      updates=[metrics],
+      metrics={},
+      ids=[item.task.task_id for item in chosen],
+      transcripts=[],
+      started=started,
+    )
+
+  return step
+
+
+def _cut_or_error(overlong: str) -> str:
+  return 'error' if overlong == 'drop' else overlong
+
+
+def _lengths(batch: types.Batch) -> tuple[int, int]:
+  return batch.prompt_tokens.shape[-1], batch.tokens.shape[-1]
+
+
+def _imitation(
+  prompts: types.Prompts, completions: types.Completions
+) -> types.Batch:
+  """Demonstrations as a batch: all valid, no advantage, no ratio."""
+  groups = completions.tokens.shape[:2]
+  return types.Batch(
+    prompt_tokens=prompts.tokens,
+    prompt_mask=prompts.mask,
+    tokens=completions.tokens,
+    mask=completions.mask,
+    positions=completions.positions,
+    policy_mask=completions.policy_mask,
+    valid=np.ones(groups, bool),
+    old_logprobs=completions.logprobs,
+    advantages=np.zeros(groups, np.float32),
+    clip_radius=np.zeros(groups[:1], np.float32),
+  )
+
+
+def make_rl_step(
+  experiment: experiment_lib.Experiment,
+  programs: programs_lib.Programs,
+  mesh: jax.sharding.Mesh,
+) -> Step:
+  """A rollout batch, its rewards, and the updates on it."""
+  config, devices = experiment.config, mesh.devices.size
+
+  def step(state, index):
+    started = time.perf_counter()
+    clock = _Clock(started)
+    tasks, prompts = next_prompts(experiment, index)
+    samples = sample_ids(prompts.ids, config.rl.samples)
+    completions = programs.sample[prompts.tokens.shape[-1]](
+      state.params,
+      *sharding.place_split(sharding.split((prompts, samples), devices), mesh),
+      sharding.place_replicated(
+        sampling.facts(config.run.seed, 'train', index, 0), mesh
+      ),
+    )
+    completions = sharding.merge(jax.device_get(completions))
+    clock.lap('sample')
+    rollout, metrics, transcripts = score_rollout(
+      experiment, tasks, prompts, samples, completions
+    )
+    clock.lap('score')
+    shape = prompts.tokens.shape[-1], rollout.completions.tokens.shape[-1]
+    prepared = programs.prepare[shape](
+      state.params,
+      sharding.place_split(sharding.split(rollout, devices), mesh),
+    )
+    batch, sums = jax.device_get((prepared.batch, prepared.metrics))
+    clock.lap('prepare')
+    updates = []
+    for part in sharding.cut(
+      sharding.merge(batch),
+      minibatches=config.rl.minibatches,
+      devices=devices,
+      micro=config.rl.micro,
+    ):
+      state, update = programs.update['rl'][shape](
+        state, sharding.place_split(part, mesh)
+      )
+      updates.append(update)
+    # The next rollout needs these parameters: waiting here costs nothing and
+    # makes the times true.
+    jax.block_until_ready(state.params)
+    clock.lap('update')
+    metrics |= {name: _mean(*pair) for name, pair in sums.items()}
+    metrics |= clock.laps
+    sampled = completions.policy_mask.sum() / clock.laps['time/sample']
+    metrics['tokens/sampled_per_second'] = float(sampled)
+    return state, Report(
+      phase='rl',
+      updates=updates,
+      metrics=metrics,
+      ids=[task.task_id for task in tasks],
+      transcripts=transcripts,
+      started=started,
+    )
+
+  return step
+
+
+class _Clock:
+  """Seconds between the parts of a step, as `time/<part>`."""
+
+  def __init__(self, started: float):
+    self._last = started
+    self.laps: dict[str, float] = {}
+
+  def lap(self, name: str) -> None:
+    now = time.perf_counter()
+    self.laps[f'time/{name}'] = now - self._last
+    self._last = now
+
+
+def _mean(total: float, count: float) -> float | None:
+  return float(total) / float(count) if count else None
+
+
+def next_prompts(
+  experiment: experiment_lib.Experiment, index: int
+) -> tuple[list[types.Task], types.Prompts]:
+  """Tasks and padded prompts of a rollout batch, by its number."""
+  config = experiment.config
+  size = config.rl.prompts_per_step
+  order = range(index * size, (index + 1) * size)
+  tasks = [experiment.dataset.train[experiment.prompt_order[i]] for i in order]
+  return tasks, encode_batch(experiment, tasks, list(order))
+
+
+def encode_batch(
+  experiment: experiment_lib.Experiment,
+  tasks: Sequence[types.Task],
+  ids: Sequence[int],
+) -> types.Prompts:
+  """Prompts of tasks, padded to a bucket."""
+  data, tokenizer = experiment.config.data, experiment.tokenizer
+  return prompts_lib.prompt_batch(
+    [prompts_lib.encode_prompt(tokenizer, task) for task in tasks],
+    ids,
+    buckets=data.prompt_buckets,
+    pad_id=experiment.pad_id,
+    overlong=_cut_or_error(data.overlong),
+    task_ids=[task.task_id for task in tasks],
+  )
+
+
+def sample_ids(prompt_ids: np.ndarray, samples: int) -> np.ndarray:
+  """i32[P, G]: prompt id * G + g, unique in the run."""
+  ids = prompt_ids[:, None].astype(np.int64) * samples + np.arange(samples)
+  return ids.astype(np.int32)
+
+
+def score_rollout(
+  experiment: experiment_lib.Experiment,
+  tasks: Sequence[types.Task],
+  prompts: types.Prompts,
+  samples: np.ndarray,
+  completions: types.Completions,
+) -> tuple[types.Rollout, dict[str, Any], list[dict[str, Any]]]:
+  """Rewards of a rollout batch, cut to the response bucket it needs.
+
+  Returns:
+    The rollout, the means of the reward's parts, and transcripts.
+  """
+  texts = prompts_lib.decode_completions(
+    experiment.tokenizer, completions, experiment.stop_ids
+  )
+  rewards, parts = scoring.score(
+    texts, tasks, reward=experiment.reward, judge=experiment.judge
+  )
+  longest = int(completions.mask.sum(axis=-1).max())
+  width = min(
+    x for x in experiment.config.data.response_buckets if x >= longest
+  )
+  completions = jax.tree.map(
+    lambda x: x[:, :, :width] if x.ndim == 3 else x, completions
+  )
+  metrics = {
+    f'reward/{name}': _finite_mean(values) for name, values in parts.items()
+  }
+  transcripts = [
+    {
+      'task_id': task.task_id,
+      'user': task.user,
+      'ground_truth': task.ground_truth,
+      'response': texts[p][g],
+      'outcome': _or_none(rewards.outcome, rewards.outcome_valid, p, g),
+      'reasoning': _or_none(rewards.reasoning, rewards.reasoning_valid, p, g),
+    }
+    for p, task in enumerate(tasks[: experiment.config.run.transcripts])
+    for g in range(len(texts[p]))
+  ]
+  rollout = types.Rollout(
+    prompts=prompts,
+    completions=completions,
+    rewards=rewards,
+    sample_ids=samples,
+  )
+  return rollout, metrics, transcripts
+
+
+def _finite_mean(values: np.ndarray) -> float | None:
+  had = values[np.isfinite(values)]
+  return float(had.mean()) if had.size else None
+
+
+def _or_none(values, valid, p: int, g: int) -> float | None:
+  return float(values[p, g]) if valid[p, g] else None

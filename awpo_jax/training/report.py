@@ -1,0 +1,169 @@
+"""What a finished run says of itself, from the files it wrote."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from awpo_jax.training import curves
+from awpo_jax.training import metrics as metrics_lib
+
+SUMMARY_FILE = 'summary.json'
+CURVES_FILE = 'curves.png'
+
+Row = Mapping[str, Any]
+
+
+def finish(output_dir: str | os.PathLike[str]) -> str:
+  """Writes `summary.json` and `curves.png`; returns the text to print.
+
+  Args:
+    output_dir: folder of a run that has reached its end.
+
+  Returns:
+    A table of accuracies, a transcript before and after, and the files.
+
+  Raises:
+    ValueError: the run has not been evaluated.
+  """
+  folder = pathlib.Path(output_dir)
+  rows = metrics_lib.read_metrics(folder / metrics_lib.METRICS_FILE)
+  before, after = evaluations(rows)
+  summary = summarize(rows)
+  (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + '\n')
+  curves.plot_curves(rows, folder / CURVES_FILE)
+  transcripts = metrics_lib.read_metrics(
+    folder / metrics_lib.TRANSCRIPTS_FILE
+  )
+  return '\n'.join([
+    '',
+    table(before, after),
+    '',
+    *example(transcripts, before['step'], after['step']),
+    f'seconds: {summary["seconds"]:.0f}',
+    f'curves: {folder / CURVES_FILE}',
+    f'numbers: {folder / SUMMARY_FILE}, {folder / metrics_lib.METRICS_FILE}',
+    f'answers: {folder / metrics_lib.TRANSCRIPTS_FILE}',
+  ])
+
+
+def evaluations(rows: Sequence[Row]) -> tuple[Row, Row]:
+  """The rows of the evaluations before RL (or the first) and at the end.
+
+  Raises:
+    ValueError: there is none.
+  """
+  evaluated = [row for row in rows if _main_set(row)]
+  if not evaluated:
+    raise ValueError('The run holds no evaluation.')
+  sft = [row for row in evaluated if row['phase'] in ('sft', 'start')]
+  trained_on = evaluated[-1]['phase']
+  before = sft[-1] if sft and trained_on == 'rl' else evaluated[0]
+  return before, evaluated[-1]
+
+
+def _main_set(row: Row) -> str | None:
+  names = _sets(row)
+  return names[0] if names else None
+
+
+def _sets(row: Row) -> list[str]:
+  """Names of the evaluation sets of a row, the main one first."""
+  return [
+    key.split('/')[1]
+    for key in row
+    if key.startswith('eval/') and key.count('/') == 2 and 'accuracy' in key
+  ]
+
+
+def _kinds(row: Row, name: str) -> dict[str, float]:
+  prefix = f'eval/{name}/accuracy/'
+  return {
+    key.removeprefix(prefix): value
+    for key, value in row.items()
+    if key.startswith(prefix)
+  }
+
+
+def summarize(rows: Sequence[Row]) -> dict[str, Any]:
+  """Accuracies before and after on the main held-out set, and the time."""
+  before, after = evaluations(rows)
+  name = _main_set(after)
+  shares: dict[str, float] = {}
+  for row in rows:
+    for key, value in row.items():
+      part = key.removeprefix('time/')
+      if part in ('sample', 'score', 'prepare', 'update', 'eval'):
+        shares[part] = shares.get(part, 0.0) + value
+  return {
+    'main_set': name,
+    'accuracy_before': before[f'eval/{name}/accuracy'],
+    'accuracy_after': after[f'eval/{name}/accuracy'],
+    'accuracy_by_kind': {
+      kind: {'before': _kinds(before, name).get(kind), 'after': value}
+      for kind, value in _kinds(after, name).items()
+    },
+    'accuracy_by_set': {
+      key: {
+        'before': before.get(f'eval/{key}/accuracy'),
+        'after': after[f'eval/{key}/accuracy'],
+      }
+      for key in _sets(after)
+    },
+    'outcome_after': after.get(f'eval/{name}/outcome'),
+    'reasoning_after': after.get(f'eval/{name}/reasoning'),
+    'step_before': before['step'],
+    'step_after': after['step'],
+    'seconds': rows[-1]['time/elapsed'],
+    'seconds_by_part': shares,
+  }
+
+
+def table(before: Row, after: Row) -> str:
+  """Accuracy before and after, by set and by kind of task."""
+  lines = [f'{"accuracy":<24}{"before":>8}{"after":>8}']
+  for name in _sets(after):
+    rows = [(name, f'eval/{name}/accuracy')]
+    rows += [
+      (f'  {kind}', f'eval/{name}/accuracy/{kind}')
+      for kind in _kinds(after, name)
+    ]
+    for label, key in rows:
+      lines.append(
+        f'{label:<24}{_percent(before.get(key)):>8}{_percent(after[key]):>8}'
+      )
+  return '\n'.join(lines)
+
+
+def _percent(value: float | None) -> str:
+  return '-' if value is None else f'{value:.1%}'
+
+
+def example(transcripts: Sequence[Row], before: int, after: int) -> list[str]:
+  """The first task that was wrong before and right after, both answers."""
+  answers: dict[int, dict[tuple[str, str], Row]] = {before: {}, after: {}}
+  for row in transcripts:
+    if 'set' in row and row['step'] in answers:
+      answers[row['step']][row['set'], row['task_id']] = row
+  both = [
+    (answers[before][key], row)
+    for key, row in answers[after].items()
+    if key in answers[before]
+  ]
+  learnt = [
+    pair for pair in both if pair[1]['solved'] and not pair[0]['solved']
+  ]
+  if not (learnt or both):
+    return []
+  first, last = (learnt or both)[0]
+  return [
+    f'{last["task_id"]}: {last["user"]}',
+    '',
+    'before:',
+    first['response'],
+    '',
+    'after:',
+    last['response'],
+    '',
+  ]

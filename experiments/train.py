@@ -1,0 +1,43 @@
+"""Trains a policy: supervised fine-tuning, AWPO, or one after the other.
+
+  python experiments/train.py --flagfile=experiments/quickstart.flags
+"""
+
+import json
+import logging
+import sys
+
+from absl import app, flags
+
+from awpo_jax import config as config_lib
+from awpo_jax.training import checkpoints, loop, report
+
+config_lib.define_flags()
+
+
+def main(arguments: list[str]) -> None:
+  logging.getLogger('absl').setLevel(logging.WARNING)
+  if len(arguments) > 1:
+    raise app.UsageError(f'not a flag: {" ".join(arguments[1:])}')
+  try:
+    config = config_lib.from_flags(flags.FLAGS)
+    loop.train(config)
+  except loop.Stopped as stopped:
+    print(stopped, file=sys.stderr)
+    sys.exit(128 + stopped.signum)
+  except (
+    config_lib.ConfigError,
+    checkpoints.CheckpointError,
+    FileNotFoundError,
+    ModuleNotFoundError,
+    loop.NonFiniteError,
+    loop.ReplicaError,
+    ValueError,
+  ) as error:
+    print(f'{type(error).__name__}: {error}', file=sys.stderr)
+    sys.exit(1)
+  print(report.finish(config.run.output_dir))
+
+
+if __name__ == '__main__':
+  app.run(main)
