@@ -74,6 +74,18 @@ _FAMILIES: Mapping[str, Mapping[str, Any]] = {
   'mistral': {},
 }
 
+# What transformers assumes where a family's config.json is silent.
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+  'qwen3': {
+    'head_dim': 128,
+    'num_key_value_heads': 32,
+    'use_sliding_window': False,
+  },
+  'qwen2': {'num_key_value_heads': 32, 'use_sliding_window': False},
+  'llama': {},
+  'mistral': {'num_key_value_heads': 8, 'sliding_window': 4096},
+}
+
 # config.json key -> field of DecoderConfig.
 _FIELDS: Mapping[str, str] = {
   'vocab_size': 'vocab_size',
@@ -90,17 +102,34 @@ _FIELDS: Mapping[str, str] = {
   'mlp_bias': 'mlp_bias',
 }
 
+# Keys without which there is no model.
+_SIZES = (
+  'vocab_size',
+  'hidden_size',
+  'num_hidden_layers',
+  'num_attention_heads',
+  'intermediate_size',
+)
+
 # Keys that change nothing in the forward pass.
 _INERT = frozenset(
   {
+    '_name_or_path',
     'architectures',
     'bos_token_id',
+    'chunk_size_feed_forward',
     'dtype',
     'eos_token_id',
+    'id2label',
+    'label2id',
     'max_window_layers',
     'model_type',
+    'output_attentions',
+    'output_hidden_states',
     'pad_token_id',
     'pretraining_tp',
+    'problem_type',
+    'return_dict',
     'torch_dtype',
     'transformers_version',
     'use_cache',
@@ -111,9 +140,11 @@ _INERT = frozenset(
 _REQUIRED: Mapping[str, tuple[Any, ...]] = {
   'hidden_act': ('silu',),
   'attention_dropout': (0, 0.0),
+  'is_encoder_decoder': (False,),
   'rope_scaling': (None,),
   'sliding_window': (None,),
   'use_sliding_window': (False,),
+  'use_mrope': (False,),
   'partial_rotary_factor': (1, 1.0),
 }
 
@@ -147,7 +178,11 @@ def from_hf_dict(
       f'model_type={family!r} is not implemented; known: '
       f'{", ".join(_FAMILIES)}.'
     )
+  hf = {**_DEFAULTS[family], **hf}
   _refuse_unknown(hf)
+  missing = [key for key in _SIZES if hf.get(key) is None]
+  if missing:
+    raise ValueError(f'config.json does not set {", ".join(missing)}.')
   fields = {_FIELDS[key]: hf[key] for key in _FIELDS if key in hf}
   if hf.get('head_dim') is None:
     fields['head_width'] = fields['width'] // fields['heads']
@@ -156,11 +191,6 @@ def from_hf_dict(
   if hf.get('attention_bias'):
     fields |= {'qkv_bias': True, 'out_bias': True}
   fields |= _FAMILIES[family]
-  missing = {'vocab_size', 'width', 'layers', 'heads', 'mlp_width'} - set(
-    fields
-  )
-  if missing:
-    raise ValueError(f'config.json does not set {", ".join(sorted(missing))}.')
   return DecoderConfig(
     rope_theta=_rope_theta(hf),
     dtype=dtype,

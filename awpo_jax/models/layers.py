@@ -26,7 +26,8 @@ def rope_angles(
     Two f32[N, S, 1, C / 2].
   """
   exponents = jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width
-  angles = positions[..., None].astype(jnp.float32) * theta**-exponents
+  frequencies = (theta**-exponents)[None, None]
+  angles = positions[..., None].astype(jnp.float32) * frequencies
   return jnp.cos(angles)[:, :, None, :], jnp.sin(angles)[:, :, None, :]
 
 
@@ -67,14 +68,22 @@ def _norm(config: config_lib.DecoderConfig, name: str) -> RMSNorm:
 
 
 def _dense(
-  config: config_lib.DecoderConfig, features: int, bias: bool, name: str
+  config: config_lib.DecoderConfig,
+  features: int,
+  bias: bool,
+  name: str,
+  *,
+  to_residual: bool = False,
 ) -> nn.Dense:
+  # What writes to the residual stream starts at 0: a new model sees its tokens
+  # undisturbed in every layer, which is what copying from the prompt needs.
+  init = nn.initializers.zeros if to_residual else None
   return nn.Dense(
     features,
     use_bias=bias,
     dtype=config.dtype,
     param_dtype=config.param_dtype,
-    kernel_init=nn.initializers.normal(config.init_range),
+    kernel_init=init or nn.initializers.normal(config.init_range),
     name=name,
   )
 
@@ -133,7 +142,7 @@ class Attention(nn.Module):
       parts.append(prefix)
     out = attention.attend(query, parts, scale=c.head_width**-0.5)
     out = out.reshape(*out.shape[:2], -1)
-    return _dense(c, c.width, c.out_bias, 'o_proj')(out), own
+    return _dense(c, c.width, c.out_bias, 'o_proj', to_residual=True)(out), own
 
 
 class SwiGLU(nn.Module):
@@ -146,7 +155,8 @@ class SwiGLU(nn.Module):
     c = self.config
     gate = _dense(c, c.mlp_width, c.mlp_bias, 'gate_proj')(x)
     up = _dense(c, c.mlp_width, c.mlp_bias, 'up_proj')(x)
-    return _dense(c, c.width, c.mlp_bias, 'down_proj')(nn.silu(gate) * up)
+    down = _dense(c, c.width, c.mlp_bias, 'down_proj', to_residual=True)
+    return down(nn.silu(gate) * up)
 
 
 class Block(nn.Module):

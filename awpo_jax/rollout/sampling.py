@@ -86,11 +86,12 @@ def _passes(
 ) -> tuple[types.Array, types.Array]:
   """First column whose cumulative mass exceeds target, and the rest left."""
   total = jnp.cumsum(mass, axis=-1)
-  column = jnp.sum(total <= target, axis=-1, keepdims=True)
-  # Rounding may push the target past the end: take the last one with mass.
   columns = jnp.arange(mass.shape[-1])[None, :]
+  # Rounding may push the target past the end: take the last one with mass. A
+  # parallel sum may also grow where there is no mass: such a column is no hit.
   last = jnp.max(jnp.where(mass > 0, columns, 0), axis=-1, keepdims=True)
-  column = jnp.minimum(column, last)
+  passed = (total > target) & (mass > 0)
+  column = jnp.min(jnp.where(passed, columns, last), axis=-1, keepdims=True)
   before = jnp.take_along_axis(total - mass, column, axis=-1)
   return column, jnp.maximum(target - before, 0.0)
 

@@ -1,0 +1,104 @@
+"""Accuracy on held-out tasks, by hand."""
+
+import numpy as np
+import pytest
+
+from awpo_jax import types
+from awpo_jax.evaluation import held_out
+
+# kind, answer, best outcome; an answer is its outcome.
+CASES = [
+  ('single', '4', 4.0),
+  ('single', '3.5', 4.0),
+  ('parallel', '4', 4.0),
+  ('reply', '1', 1.0),
+  ('reply', 'down', 1.0),
+  ('single', '-3', 4.0),
+]
+
+
+def make_tasks():
+  return [
+    types.Task(
+      task_id=f'task_{i}',
+      system='',
+      user=f'user_{i}',
+      tools=(),
+      ground_truth=str(best),
+      kind=kind,
+    )
+    for i, (kind, _, best) in enumerate(CASES)
+  ]
+
+
+def reward(response, task):
+  if response == 'down':
+    raise types.RewardUnavailable
+  return types.Score(float(response), -3.0, float(task.ground_truth), {})
+
+
+def answer(tasks):
+  texts = {f'task_{i}': text for i, (_, text, _) in enumerate(CASES)}
+  return [texts[task.task_id] for task in tasks]
+
+
+def test_by_hand():
+  metrics, rows = held_out.evaluate(
+    make_tasks(), answer, reward=reward, judge=None
+  )
+  # Right: tasks 0, 2 and 3 of six; of single 1 of 3, of reply 1 of 2. The
+  # one that could not be scored counts as not solved, and in no mean outcome:
+  # (4 + 3.5 + 4 + 1 - 3) / 5 = 1.9.
+  assert metrics == pytest.approx(
+    {
+      'accuracy': 1 / 2,
+      'accuracy/single': 1 / 3,
+      'accuracy/parallel': 1.0,
+      'accuracy/reply': 1 / 2,
+      'outcome': 1.9,
+      'reasoning': None,
+    }
+  )
+  solved = [True, False, True, True, False, False]
+  assert [row['solved'] for row in rows] == solved
+  assert rows[1] == {
+    'task_id': 'task_1',
+    'kind': 'single',
+    'user': 'user_1',
+    'ground_truth': '4.0',
+    'response': '3.5',
+    'solved': False,
+  }
+
+
+def test_reasoning_is_of_the_judged_answers():
+  metrics, _ = held_out.evaluate(
+    make_tasks(),
+    answer,
+    reward=reward,
+    judge=lambda requests: [0.5, None, 1.0, None, 0.0, 0.25],
+  )
+  assert metrics['reasoning'] == pytest.approx(1.75 / 4)
+  assert metrics['accuracy'] == pytest.approx(1 / 2)
+
+
+def test_nothing_could_be_scored():
+  metrics, rows = held_out.evaluate(
+    make_tasks()[:2], lambda tasks: ['down'] * 2, reward=reward, judge=None
+  )
+  assert metrics == {
+    'accuracy': 0.0,
+    'accuracy/single': 0.0,
+    'outcome': None,
+    'reasoning': None,
+  }
+  assert not any(row['solved'] for row in rows)
+
+
+def test_plain_numbers_for_json():
+  metrics, rows = held_out.evaluate(
+    make_tasks(), answer, reward=reward, judge=None
+  )
+  for value in (*metrics.values(), *(row['solved'] for row in rows)):
+    assert value is None or type(value) in (float, bool)
+  assert not any(isinstance(v, np.generic) for v in metrics.values())

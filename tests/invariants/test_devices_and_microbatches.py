@@ -1,0 +1,87 @@
+"""However a mini-batch is cut, its update is that of plain code on all rows."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from awpo_jax.ops import losses
+from awpo_jax.training import sharding
+from tests.training import row_by_row, tiny
+
+SPEC = jax.sharding.PartitionSpec
+
+
+@functools.cache
+def _batch():
+  batch = row_by_row.random_batch(0)
+  # Device 0 of four has one valid sample, the others have nearly all.
+  assert batch.valid.reshape(4, -1).sum(axis=1)[0] == 1
+  assert len(set((batch.mask & batch.valid[..., None]).sum((1, 2)))) > 4
+  return batch
+
+
+@functools.cache
+def _want(aggregation):
+  return row_by_row.rl(
+    tiny.params(),
+    _batch(),
+    aggregation=aggregation,
+    max_length=tiny.MAX_LENGTH,
+  )
+
+
+def _check(update, aggregation):
+  """Gradient and every metric of an update against the plain ones."""
+  state, metrics = jax.device_get(
+    update(tiny.initial_state(), _batch(), aggregation=aggregation)
+  )
+  grads, want = _want(aggregation)
+  tiny.assert_close(state.opt_state[0], grads, scale=grads, rtol=1e-5)
+  np.testing.assert_allclose(metrics.grad_norm, tiny.norm(grads), rtol=1e-5)
+  got = metrics.sums | metrics.maxima
+  assert got.keys() == want.keys()
+  for name, value in got.items():
+    np.testing.assert_allclose(value, want[name], rtol=1e-5, err_msg=name)
+  assert metrics.finite and metrics.updates == state.step == 1
+  assert metrics.replica_spread == 0
+
+
+@pytest.mark.parametrize('micro', [1, 4])
+@pytest.mark.parametrize('aggregation', losses.AGGREGATIONS)
+def test_one_device(aggregation, micro):
+  _check(functools.partial(tiny.update, micro=micro), aggregation)
+
+
+@pytest.mark.parametrize(('devices', 'micro'), [(2, 2), (4, 1)])
+@pytest.mark.parametrize('aggregation', losses.AGGREGATIONS)
+def test_pmap(aggregation, devices, micro):
+  mapped = tiny.mapped(devices, micro)
+
+  def update(state, batch, **options):
+    return mapped(mapped.place(state), batch, **options)
+
+  _check(update, aggregation)
+
+
+@functools.cache
+def _sharded():
+  mesh = sharding.data_mesh()
+  whole = sharding.replicated(mesh)
+  rows = jax.sharding.NamedSharding(mesh, SPEC(None, sharding.DATA_AXIS))
+  return tiny.jit(
+    tiny.step, in_shardings=(whole, rows, whole), out_shardings=whole
+  )
+
+
+@pytest.mark.parametrize('aggregation', losses.AGGREGATIONS)
+def test_jit_over_sharded_arrays(aggregation):
+  def update(state, batch, aggregation):
+    (batch,) = sharding.cut(batch, minibatches=1, devices=2, micro=4)
+    batch = jax.tree.map(lambda x: x[:, 0], batch)  # [M, P, ...], global.
+    number = tiny.AGGREGATIONS.index(aggregation)
+    return _sharded()(state, batch, jnp.int32(number))
+
+  _check(update, aggregation)

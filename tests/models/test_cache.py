@@ -1,0 +1,65 @@
+"""The key/value cache: what is written where, and what a group shares."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from awpo_jax.models import cache
+from tests.models import tiny
+
+
+def filled(rows, columns, value):
+  """A KV whose keys say `value + column` and whose values say the opposite."""
+  keys = np.zeros((rows, 1, columns, 2), np.float32)
+  keys += value + np.arange(columns, dtype=np.float32)[:, None]
+  return cache.KV(keys=keys, values=-keys)
+
+
+class CacheTest(chex.TestCase):
+  @chex.variants(with_jit=True, without_jit=True)
+  def test_each_row_at_its_own_index(self):
+    old, new = filled(3, 4, 10.0), filled(3, 2, 50.0)
+    got = self.variant(cache.write)(old, new, np.int32([0, 1, 2]))
+    want = np.float32([[50, 51, 12, 13], [10, 50, 51, 13], [10, 11, 50, 51]])
+    for c in range(2):
+      np.testing.assert_array_equal(got.keys[:, 0, :, c], want)
+      np.testing.assert_array_equal(got.values[:, 0, :, c], -want)
+
+  def test_past_the_end_is_moved_back(self):
+    got = cache.write(filled(1, 4, 10.0), filled(1, 2, 50.0), np.int32([4]))
+    np.testing.assert_array_equal(got.keys[0, 0, :, 0], [10, 11, 50, 51])
+
+  def test_gradient_reaches_what_was_written(self):
+    old, new = filled(2, 3, 10.0), filled(2, 1, 50.0)
+
+    def loss(old, new):
+      got = cache.write(old, new, jnp.int32([0, 2]))
+      weights = jnp.float32([1, 2, 3])[None, None, :, None]
+      return jnp.sum(weights * got.keys)
+
+    from_old, from_new = jax.grad(loss, argnums=(0, 1))(old, new)
+    np.testing.assert_array_equal(
+      from_old.keys[:, 0, :, 0], [[0, 2, 3], [1, 2, 0]]
+    )
+    np.testing.assert_array_equal(from_new.keys[:, 0, :, 0], [[1], [3]])
+
+  def test_init_cache(self):
+    decoder, _ = tiny.make_llama(dtype='bfloat16')
+    layers = cache.init_cache(decoder.config, 3, 5)
+    self.assertLen(layers, 2)
+    for kv in layers:
+      for x in (kv.keys, kv.values):
+        self.assertEqual(x.shape, (3, 2, 5, 6))
+        self.assertEqual(x.dtype, jnp.bfloat16)
+        np.testing.assert_array_equal(np.float32(x), np.zeros((3, 2, 5, 6)))
+
+  def test_prefix_hides_padding(self):
+    mask = np.array([[False, True, True], [True, True, True]])
+    layers = (filled(2, 3, 1.0), filled(2, 3, 7.0))
+    part = cache.make_prefix(layers, mask).part(1)
+    np.testing.assert_array_equal(part.keys, layers[1].keys)
+    np.testing.assert_array_equal(part.values, layers[1].values)
+    np.testing.assert_array_equal(
+      part.bias, np.float32([[[-1e30, 0, 0]], [[0, 0, 0]]])
+    )

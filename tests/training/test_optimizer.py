@@ -1,0 +1,88 @@
+"""Learning rates and AdamW, worked out by hand."""
+
+import math
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from awpo_jax.training import optimizer
+
+
+def _rates(count, **options):
+  schedule = optimizer.make_schedule(**options)
+  return [float(schedule(i)) for i in range(count)]
+
+
+def test_constant():
+  assert (
+    _rates(4, peak=0.5, schedule='constant', warmup=0, total=3) == [0.5] * 4
+  )
+
+
+def test_warm_up_rises_from_the_first_update():
+  # peak / 4 at first, the peak after three updates.
+  got = _rates(6, peak=0.8, schedule='constant', warmup=3, total=6)
+  np.testing.assert_allclose(got, [0.2, 0.4, 0.6, 0.8, 0.8, 0.8], rtol=1e-6)
+
+
+def test_linear():
+  # Two updates of warm-up, then from 0.6 to a sixth of it in four.
+  got = _rates(8, peak=0.6, schedule='linear', warmup=2, total=6, final=1 / 6)
+  want = [0.2, 0.4, 0.6, 0.475, 0.35, 0.225, 0.1, 0.1]
+  np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_cosine():
+  # 0.4 (1 + cos(pi i / 4)) / 2 after the warm-up.
+  got = _rates(6, peak=0.4, schedule='cosine', warmup=1, total=5)
+  half = math.sqrt(0.5)
+  want = [0.2, 0.4, 0.2 * (1 + half), 0.2, 0.2 * (1 - half), 0]
+  np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-8)
+
+
+def test_a_schedule_shorter_than_its_warm_up_stays_finite():
+  got = _rates(3, peak=1.0, schedule='linear', warmup=5, total=2)
+  np.testing.assert_allclose(got, [1 / 6, 1 / 3, 1 / 2], rtol=1e-6)
+
+
+def _adamw(weights, grads, *, rates, b1, b2, eps, decay, norm):
+  """Parameters after each step, in float64 and plain NumPy."""
+  first = second = np.zeros_like(weights)
+  for step, (grad, rate) in enumerate(zip(grads, rates, strict=True), start=1):
+    size = np.sqrt(np.sum(grad**2))
+    clipped = grad * min(1.0, norm / size)
+    first = b1 * first + (1 - b1) * clipped
+    second = b2 * second + (1 - b2) * clipped**2
+    change = (first / (1 - b1**step)) / (np.sqrt(second / (1 - b2**step)) + eps)
+    weights = weights - rate * (change + decay * weights)
+    yield weights
+
+
+@pytest.mark.parametrize('scale', [0.1, 30.0])
+def test_adamw_with_clipping(scale):
+  rng = np.random.default_rng(0)
+  weights = rng.normal(size=5)
+  grads = scale * rng.normal(size=(3, 5)) / np.sqrt(5)
+  rates = [0.1, 0.2, 0.3]
+  tx = optimizer.make_optimizer(
+    optimizer.make_schedule(peak=0.3, schedule='constant', warmup=2, total=3),
+    b1=0.8,
+    b2=0.9,
+    eps=0.01,
+    weight_decay=0.05,
+    max_grad_norm=2.0,
+  )
+  want = _adamw(
+    weights, grads, rates=rates, b1=0.8, b2=0.9, eps=0.01, decay=0.05, norm=2.0
+  )
+  # The gradient is a tree: its norm is that of all leaves together.
+  params = {'a': np.float32(weights[:2]), 'b': np.float32(weights[2:])}
+  state = tx.init(params)
+  for grad, expected in zip(grads, want, strict=True):
+    tree = {'a': np.float32(grad[:2]), 'b': np.float32(grad[2:])}
+    updates, state = tx.update(tree, state, params)
+    params = optax.apply_updates(params, updates)
+    got = np.concatenate(jax.tree.leaves(params))
+    np.testing.assert_allclose(got, expected, rtol=2e-5)

@@ -1,0 +1,177 @@
+"""What is prepared once for a rollout batch, and over all of it."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from awpo_jax.training import prepare, sharding
+from tests.ops import awpo_cases, awpo_reference
+from tests.training import row_by_row, tiny
+
+
+@functools.cache
+def _rollout():
+  return tiny.rollout(0)
+
+
+def _six_groups():
+  """The worked groups, and no other valid sample."""
+  rewards = _rollout().rewards
+  outcome, reasoning = rewards.outcome.copy(), rewards.reasoning.copy()
+  valid = np.zeros_like(rewards.outcome_valid)
+  outcome[:6], reasoning[:6] = awpo_cases.OUTCOME, awpo_cases.REASONING
+  valid[:6] = awpo_cases.VALID
+  return tiny.with_rewards(
+    _rollout(),
+    outcome=outcome,
+    reasoning=reasoning,
+    outcome_valid=valid,
+    reasoning_valid=valid,
+  )
+
+
+# The mean gate is (.516861 + .999997 + 0 + .575192 + 0 + .524143) / 6.
+@pytest.mark.parametrize(
+  ('clip', 'radius'),
+  [('linear', 0.156397), ('harmonic', 0.183958), ('widen', 0.217441)],
+)
+def test_worked_groups(clip, radius):
+  batch = tiny.prepared(_six_groups(), trainer=False, clip=clip).batch
+  np.testing.assert_allclose(
+    batch.advantages[:4],
+    [
+      [1.163553, -0.191194, -2.048509, 1.076150],
+      [1.404871, -0.561948, 0, -0.842922],
+      [0, 0, 0, 0],
+      [-0.424807, -0.424807, 1.486824, -0.637210],
+    ],
+    atol=2e-6,
+  )
+  np.testing.assert_allclose(
+    batch.advantages[4:6],
+    [[0, 0, 0, 0], [1.415964, 0.155824, -1.571787, 0]],
+    atol=2e-6,
+  )
+  assert not batch.advantages[6:].any()
+  assert batch.clip_radius.shape == (tiny.PROMPTS,)
+  np.testing.assert_allclose(batch.clip_radius, radius, atol=1e-6)
+
+
+def _plain(rollout):
+  """Advantages, gates and whether they count, one group at a time."""
+  r = rollout.rewards
+  valid = r.outcome_valid & r.reasoning_valid
+  groups = [
+    awpo_reference.group(
+      r.outcome[p], r.reasoning[p], valid[p], r.outcome_min[p], r.outcome_max[p]
+    )
+    for p in range(tiny.PROMPTS)
+  ]
+  advantages, gates, _ = zip(*groups, strict=True)
+  return np.array(advantages), np.array(gates), valid
+
+
+@functools.cache
+def _on_four_devices():
+  mesh = sharding.data_mesh()
+  rollout = sharding.place_split(sharding.split(_rollout(), 4), mesh)
+  weights = sharding.place_replicated(tiny.params(), mesh)
+  run = sharding.pmapped(
+    tiny.make_prepare(trainer=False),
+    mesh,
+    in_axes=(None, 0),
+    out_axes=prepare.Prepared(batch=0, metrics=None),
+  )
+  got = jax.device_get(run(weights, rollout))
+  return got.replace(batch=sharding.merge(got.batch))
+
+
+@pytest.mark.parametrize('devices', [1, 4])
+def test_statistics_are_of_the_whole_rollout(devices):
+  advantages, gates, valid = _plain(_rollout())
+  counted = valid.sum(axis=1) >= 2
+  per_device = counted.reshape(4, -1).sum(axis=1)
+  # Devices count unequally: the mean of their means would be another.
+  assert len(set(per_device)) > 1
+  means = [
+    g[c].mean()
+    for g, c in zip(gates.reshape(4, -1), counted.reshape(4, -1), strict=True)
+  ]
+  wbar = gates[counted].mean()
+  assert abs(np.mean(means) - wbar) > 1e-3
+  if devices == 1:
+    got = tiny.prepared(_rollout(), trainer=False)
+  else:
+    got = _on_four_devices()
+  np.testing.assert_allclose(got.batch.advantages, advantages, atol=1e-5)
+  np.testing.assert_allclose(got.batch.clip_radius, 0.2 - 0.1 * wbar, rtol=1e-5)
+  np.testing.assert_array_equal(got.batch.valid, valid)
+
+
+def test_four_devices_prepare_what_one_prepares():
+  one, four = tiny.prepared(_rollout(), trainer=False), _on_four_devices()
+  assert one.metrics.keys() == four.metrics.keys()
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+    one,
+    four,
+  )
+
+
+def test_metrics_are_sums_and_counts():
+  rollout, got = _rollout(), tiny.prepared(_rollout(), trainer=False).metrics
+  advantages, gates, valid = _plain(rollout)
+  rewards, completions = rollout.rewards, rollout.completions
+  samples = tiny.PROMPTS * tiny.SAMPLES
+  counted = valid.sum(axis=1) >= 2
+  outcome = rewards.outcome[rewards.outcome_valid]
+  policy = completions.policy_mask.sum()
+  want = {
+    'reward/outcome': (outcome.sum(), outcome.size),
+    'reward/valid': (valid.sum(), samples),
+    'gate/mean': (gates[counted].sum(), counted.sum()),
+    'advantage/abs_mean': (np.abs(advantages).sum(), valid.sum()),
+    'advantage/groups': (advantages.any(axis=1).sum(), tiny.PROMPTS),
+    'length/mean': (policy, samples),
+    'length/finished': (completions.finished.sum(), samples),
+    'entropy': (1.5 * policy, policy),
+    'ratio/sampler_abs_log_mean': (0, policy),
+  }
+  for name, pair in want.items():
+    np.testing.assert_allclose(got[name], pair, rtol=1e-5, err_msg=name)
+
+
+def test_old_logprobs_of_the_trainer():
+  got = tiny.prepared(_rollout())
+  policy = _rollout().completions.policy_mask
+  for part, whole in zip(
+    tiny.minibatches(got.batch), tiny.minibatches(policy), strict=True
+  ):
+    want, _ = row_by_row.scores(tiny.params(), part)
+    np.testing.assert_allclose(
+      part.old_logprobs[whole], want[whole], rtol=1e-4, atol=1e-5
+    )
+    assert not part.old_logprobs[~whole].any()
+  sampler = _rollout().completions.logprobs
+  gap = np.abs(sampler - got.batch.old_logprobs)[policy].sum()
+  np.testing.assert_allclose(
+    got.metrics['ratio/sampler_abs_log_mean'], [gap, policy.sum()], rtol=1e-5
+  )
+
+
+def test_old_logprobs_of_the_sampler_are_taken_as_they_are():
+  got = tiny.prepared(_rollout(), trainer=False).batch
+  np.testing.assert_array_equal(
+    got.old_logprobs, _rollout().completions.logprobs
+  )
+
+
+def test_without_a_gate_the_judge_need_not_answer():
+  unjudged = tiny.with_rewards(
+    _rollout(), reasoning_valid=np.zeros_like(_rollout().rewards.outcome_valid)
+  )
+  got = tiny.prepared(unjudged, trainer=False, **tiny.GRPO).batch
+  np.testing.assert_array_equal(got.valid, unjudged.rewards.outcome_valid)
+  assert not tiny.prepared(unjudged, trainer=False).batch.valid.any()
