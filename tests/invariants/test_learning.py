@@ -11,7 +11,7 @@ WANTED = 7
 def test_a_rewarded_token_becomes_common():
   """Outcome: is the first token the one wanted? At first one in 29 is."""
   state, rates = tiny.initial_state(), []
-  for step in range(12):
+  for step in range(20):
     rollout = tiny.sampled(tiny.rollout(100 + step), state.params, step)
     hit = rollout.completions.tokens[..., 0] == WANTED
     rates.append(hit.mean())

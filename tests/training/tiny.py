@@ -279,11 +279,11 @@ def updates(state, batch: types.Batch):
   return state, metrics
 
 
-def minibatches(batch: types.Batch) -> list[types.Batch]:
-  """[P, ...] as runs of eight prompts."""
+def minibatches(batch):
+  """A tree of arrays [P, ...] as runs of eight prompts."""
   return [
     jax.tree.map(lambda x, i=i: x[i : i + MINIBATCH], batch)
-    for i in range(0, batch.valid.shape[0], MINIBATCH)
+    for i in range(0, PROMPTS, MINIBATCH)
   ]
 
 

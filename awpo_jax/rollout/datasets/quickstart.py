@@ -23,22 +23,19 @@ _LENGTH = 2**31 - 1
 _EVAL_TASKS = 256
 _SAME_TOOL_SHARE = 0.3  # of the parallel tasks
 _UNSERVED_SHARE = 0.3  # of the `none` tasks; the others miss their tool
+_OFFER_WEIGHTS = (6, 3, 1)  # of 4, 5 and 6 offered tools
 _LAZY_SHARE = 0.25  # of the demonstrations
 
 _SYSTEM = """\
-You answer requests with tools.
-
 **Available Tools**
 {tools}
 
 **Output Format**
 <think> reasoning </think>
 <tool_call>
-{{"name": "Tool name", "parameters": {{"Parameter name": "value"}}}}
+one JSON per line for each call
 </tool_call>
-Write one JSON per line, a line for each call. If no tool fits, write instead \
-of the calls:
-<response> reply </response>"""
+or, if no tool fits, <response> reply </response>"""
 _USER = '**Dialogue Records History**\n<user> {} </user>'
 _TOOL = '{}. Name: {}\nDescription: {}\nParameters: {}'
 
@@ -246,7 +243,7 @@ def _draw_offer(
   needed = (
     [] if kind == 'none' else [tables.BY_NAME[name] for name in sorted(names)]
   )
-  count = rng.randint(4, 6)
+  count = rng.choices((4, 5, 6), _OFFER_WEIGHTS)[0]
   offered = needed + rng.sample(others, count - len(needed))
   rng.shuffle(offered)
   return tuple(offered)

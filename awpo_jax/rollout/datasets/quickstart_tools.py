@@ -57,7 +57,7 @@ _DATE = Argument('date', 'date')
 TOOLS: tuple[Request, ...] = (
   Request(
     'get_weather',
-    'Weather forecast for a city on a date.',
+    'Weather forecast.',
     'the weather',
     (_CITY, _DATE),
     (
@@ -73,7 +73,7 @@ TOOLS: tuple[Request, ...] = (
   ),
   Request(
     'book_train',
-    'Book a train ticket between two cities.',
+    'Book a train.',
     'a train ticket',
     (
       Argument('origin', 'string', source='place'),
@@ -92,7 +92,7 @@ TOOLS: tuple[Request, ...] = (
   ),
   Request(
     'book_hotel',
-    'Book a hotel room in a city.',
+    'Book a hotel room.',
     'a hotel room',
     (
       _CITY,
@@ -112,7 +112,7 @@ TOOLS: tuple[Request, ...] = (
   ),
   Request(
     'send_email',
-    'Send an email to a person.',
+    'Send an email.',
     'an email',
     (
       Argument('to', 'string', source='person'),
@@ -131,7 +131,7 @@ TOOLS: tuple[Request, ...] = (
   ),
   Request(
     'call_person',
-    'Call a person by phone.',
+    'Call a person.',
     'a phone call',
     (Argument('name', 'string', source='person'),),
     (
@@ -147,9 +147,9 @@ TOOLS: tuple[Request, ...] = (
   ),
   Request(
     'set_timer',
-    'Set a timer in minutes.',
+    'Set a timer.',
     'a timer',
-    (Argument('minutes', 'integer', bounds=(2, 600)),),
+    (Argument('minutes', 'integer'),),
     (
       'set a timer for {minutes} minutes.',
       'start a timer of {minutes} minutes.',
@@ -163,7 +163,7 @@ TOOLS: tuple[Request, ...] = (
   ),
   Request(
     'add_event',
-    'Add an event to the calendar.',
+    'Add a calendar event.',
     'a calendar event',
     (Argument('title', 'string', source='topic'), _DATE),
     (
@@ -179,7 +179,7 @@ TOOLS: tuple[Request, ...] = (
   ),
   Request(
     'convert_dollars',
-    'Convert dollars to another currency.',
+    'Convert dollars.',
     'a conversion',
     (
       Argument('amount', 'float'),
@@ -198,11 +198,11 @@ TOOLS: tuple[Request, ...] = (
   ),
   Request(
     'compute_tip',
-    'Compute the tip on a bill.',
+    'Compute a tip.',
     'the tip',
     (
       Argument('bill', 'float'),
-      Argument('percent', 'integer', bounds=(2, 60)),
+      Argument('percent', 'integer'),
     ),
     (
       'what is a {percent} percent tip on {bill}?',
@@ -217,11 +217,11 @@ TOOLS: tuple[Request, ...] = (
   ),
   Request(
     'buy_item',
-    'Buy an item in the shop.',
+    'Buy an item.',
     'a purchase',
     (
       Argument('item', 'string', source='product'),
-      Argument('count', 'integer', bounds=(2, 300)),
+      Argument('count', 'integer'),
     ),
     (
       'buy {count} {item}.',
@@ -236,7 +236,7 @@ TOOLS: tuple[Request, ...] = (
   ),
   Request(
     'find_recipe',
-    'Find a recipe that uses given foods.',
+    'Find a recipe.',
     'a recipe',
     (Argument('foods', 'list', source='food'),),
     (
@@ -252,9 +252,9 @@ TOOLS: tuple[Request, ...] = (
   ),
   Request(
     'average',
-    'Average of a list of numbers.',
+    'Average of numbers.',
     'an average',
-    (Argument('numbers', 'list', bounds=(2, 999)),),
+    (Argument('numbers', 'list'),),
     (
       'what is the average of {numbers}?',
       'compute the average of {numbers}.',

@@ -54,8 +54,8 @@ _PAIRS = {
   source: (first.split(), second.split())
   for source, (first, second) in WORDS.items()
 }
-_FIRST_DAY = datetime.date(2025, 1, 1).toordinal()
-_DAYS = 4 * 365
+_FIRST_DAY = datetime.date(2026, 1, 1).toordinal()
+_DAYS = 365
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,5 +125,5 @@ def _propose(
     return 'date', day.isoformat()
   if argument.type == 'float':
     # A last digit other than 0 keeps it a float however it is written.
-    return 'float', float(f'{rng.randint(5, 999)}.{rng.randint(1, 9)}')
+    return 'float', float(f'{rng.randint(5, 99)}.{rng.randint(1, 9)}')
   return 'integer', rng.randint(*argument.bounds)

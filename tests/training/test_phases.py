@@ -1,0 +1,142 @@
+"""A step of each phase: its data, its rewards, and what it reports."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from awpo_jax import types
+from awpo_jax.training import phases
+from tests.training import tiny_run
+
+
+@functools.cache
+def _after(phase, steps):
+  """The last state and all reports of a few steps."""
+  make_step = {'sft': phases.make_sft_step, 'rl': phases.make_rl_step}[phase]
+  step = make_step(tiny_run.experiment(), tiny_run.compiled(), tiny_run.mesh())
+  state, reports = tiny_run.new_state(phase), []
+  for index in range(steps):
+    state, report = step(state, index)
+    reports.append(jax.device_get(report))
+  return jax.device_get(state), reports
+
+
+def _loss(report):
+  (update,) = jax.device_get(report.updates)
+  return float(update.sums['loss'])
+
+
+def test_sft_lowers_the_loss_and_takes_each_demonstration_once():
+  _, reports = _after('sft', 6)
+  losses = [_loss(report) for report in reports]
+  # A new model is close to uniform over its tokens.
+  size = tiny_run.experiment().decoder.config.vocab_size
+  assert abs(losses[0] - np.log(size)) < 0.3
+  assert losses[-1] < losses[0] - 0.1
+  ids = [name for report in reports for name in report.ids]
+  assert sorted(ids) == sorted(f'task_{i}' for i in range(24))
+
+
+def test_rl_reports_rewards_times_and_updates():
+  state, reports = _after('rl', 2)
+  assert state.step == 4
+  for index, report in enumerate(reports):
+    metrics = report.metrics
+    assert [int(u.updates) for u in jax.device_get(report.updates)] == [
+      2 * index + 1,
+      2 * index + 2,
+    ]
+    rows = report.transcripts
+    assert [row['task_id'] for row in rows] == [
+      name for name in report.ids[:2] for _ in range(2)
+    ]
+    for row in rows:
+      task = next(
+        tiny_run.make_task(i)
+        for i in range(24)
+        if row['task_id'] == f'task_{i}'
+      )
+      assert row['user'] == task.user
+      if row['outcome'] is not None:
+        score = tiny_run.reward(row['response'], task)
+        np.testing.assert_allclose(row['outcome'], score.value, rtol=1e-6)
+    assert metrics['ratio/sampler_abs_log_mean'] < 1e-5
+    assert metrics['time/sample'] > 0 and metrics['time/update'] > 0
+    assert 0 < metrics['length/mean'] <= tiny_run.RESPONSE_BUCKETS[-1]
+
+
+def test_prompts_come_in_the_order_of_the_run():
+  experiment = tiny_run.experiment()
+  seen = []
+  for index in range(6):
+    tasks, prompts = phases.next_prompts(experiment, index)
+    np.testing.assert_array_equal(prompts.ids, np.arange(4) + 4 * index)
+    assert prompts.tokens.shape[-1] in tiny_run.PROMPT_BUCKETS
+    seen += [task.task_id for task in tasks]
+  assert sorted(seen) == sorted(f'task_{i}' for i in range(24))
+
+
+def test_sample_ids_are_unique_in_the_run():
+  ids = phases.sample_ids(np.array([3, 4, 1000], np.int32), 3)
+  np.testing.assert_array_equal(
+    ids, [[9, 10, 11], [12, 13, 14], [3000, 3001, 3002]]
+  )
+  assert ids.dtype == np.int32
+
+
+def _completions(texts):
+  """Answers [P][G] as the sampler would return them, stop token included."""
+  experiment = tiny_run.experiment()
+  shape = (len(texts), len(texts[0]), tiny_run.RESPONSE_BUCKETS[-1])
+  tokens = np.full(shape, experiment.pad_id, np.int32)
+  mask = np.zeros(shape, bool)
+  for p, g in np.ndindex(shape[:2]):
+    ids = experiment.tokenizer.encode(texts[p][g], add_special_tokens=False)
+    ids = [*ids, experiment.stop_ids[0]]
+    tokens[p, g, : len(ids)] = ids
+    mask[p, g, : len(ids)] = True
+  return types.Completions(
+    tokens=tokens,
+    mask=mask,
+    policy_mask=mask,
+    positions=np.zeros(shape, np.int32),
+    turn=np.zeros(shape, np.int32),
+    logprobs=np.zeros(shape, np.float32),
+    entropy=np.zeros(shape, np.float32),
+    finished=np.ones(shape[:2], bool),
+  )
+
+
+@pytest.mark.parametrize(('last', 'width'), [('db', 4), ('dbfhj', 8)])
+def test_rewards_of_a_rollout(last, width):
+  # Even code points: b, d, f, h, j; 2 share - 1: 1, -1, no reward, 1.
+  tasks, prompts = phases.next_prompts(tiny_run.experiment(), 0)
+  texts = [['b', 'a'], ['z', last], ['?', 'ab'], ['b', 'b']]
+  rollout, metrics, transcripts = phases.score_rollout(
+    tiny_run.experiment(),
+    tasks,
+    prompts,
+    phases.sample_ids(prompts.ids, 2),
+    _completions(texts),
+  )
+  rewards, completions = rollout.rewards, rollout.completions
+  valid = [[True, True], [False, True], [True, True], [True, True]]
+  np.testing.assert_array_equal(rewards.outcome_valid, valid)
+  np.testing.assert_allclose(
+    rewards.outcome[np.array(valid)], [1, -1, 1, -1, 0, 1, 1]
+  )
+  np.testing.assert_array_equal(rewards.outcome_min, [-1] * 4)
+  np.testing.assert_array_equal(rewards.outcome_max, [1] * 4)
+  # The judge could not judge the one answer `?`.
+  assert np.argwhere(~rewards.reasoning_valid).tolist() == [[2, 0]]
+  np.testing.assert_allclose(rewards.reasoning[0], [0.5, 0.5])
+  np.testing.assert_allclose(rewards.reasoning[2, 1], 1 / 3)
+  # Cut to the bucket that the longest answer needs.
+  assert completions.tokens.shape == (4, 2, width)
+  assert completions.finished.shape == (4, 2)
+  lengths = [1, 1, len(last), 1, 2, 1, 1]
+  np.testing.assert_allclose(metrics['reward/length'], np.mean(lengths))
+  assert [row['response'] for row in transcripts] == ['b', 'a', 'z', last]
+  assert [row['outcome'] for row in transcripts] == [1, -1, None, 1]
