@@ -394,7 +394,15 @@ def _rules(config: Config) -> Iterable[tuple[bool, str]]:
     run.sft_steps + run.rl_steps <= 0,
     '--sft_steps and --rl_steps are both 0: nothing to do.',
   )
-  for name in ('sft_steps', 'rl_steps', 'eval_every', 'warmup', 'sft_warmup'):
+  for name in (
+    'seed',
+    'sft_steps',
+    'rl_steps',
+    'eval_every',
+    'transcripts',
+    'warmup',
+    'sft_warmup',
+  ):
     value = to_dict(config)[name]
     yield value < 0, f'--{name}={value} is negative.'
   for name in (
@@ -419,7 +427,8 @@ def _rules(config: Config) -> Iterable[tuple[bool, str]]:
       f'--{name}={value}: lengths of at least 2 in rising order.',
     )
   yield (
-    len(run.profile_steps) not in (0, 2),
+    len(run.profile_steps) not in (0, 2)
+    or list(run.profile_steps) != sorted(run.profile_steps),
     f'--profile_steps={run.profile_steps}: a first and a last step.',
   )
   if run.sft_steps:

@@ -65,5 +65,12 @@ def evaluate(
   return metrics, rows
 
 
+def metric_names(tasks: Sequence[types.Task], *, judged: bool) -> list[str]:
+  """What `evaluate` reports on these tasks; `judged`: with a judge."""
+  kinds = sorted({task.kind for task in tasks})
+  names = ['accuracy', 'outcome', *(['reasoning'] if judged else [])]
+  return names + [f'accuracy/{kind}' for kind in kinds]
+
+
 def _mean(values: np.ndarray, valid: np.ndarray) -> float | None:
   return float(values[valid].mean()) if valid.any() else None

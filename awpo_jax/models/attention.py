@@ -38,6 +38,30 @@ def mask_bias(mask: types.Array) -> types.Array:
   return jax.lax.optimization_barrier(bias)
 
 
+def within(
+  mask: types.Array,
+  query_positions: types.Array,
+  key_positions: types.Array,
+  *,
+  window: int | None,
+) -> types.Array:
+  """Takes keys out of a mask that lie `window` or more tokens back.
+
+  Args:
+    mask: bool[B, Q or 1, S].
+    query_positions: i32[B, Q].
+    key_positions: i32[B, S].
+    window: None leaves the mask as it is.
+
+  Returns:
+    bool[B, Q, S], or `mask`.
+  """
+  if window is None:
+    return mask
+  distance = query_positions[:, :, None] - key_positions[:, None, :]
+  return mask & (distance < window)
+
+
 def attend(
   query: types.Array, parts: Sequence[Part], *, scale: float
 ) -> types.Array:

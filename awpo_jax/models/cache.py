@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 
 from awpo_jax import types
-from awpo_jax.models import attention
 from awpo_jax.models import config as config_lib
 
 
@@ -22,21 +21,11 @@ class Prefix:
 
   Attributes:
     layers: `KV` of each layer, [P, K, Sp, C].
-    bias: f32[P, 1, Sp], of `attention.mask_bias`: 0 where there is a token.
+    mask: bool[P, Sp], True where there is a token.
   """
 
   layers: tuple[KV, ...]
-  bias: types.Array
-
-  def part(self, layer: int) -> attention.Part:
-    """What every row of a group sees of its prompt: all of it."""
-    kv = self.layers[layer]
-    return attention.Part(keys=kv.keys, values=kv.values, bias=self.bias)
-
-
-def make_prefix(layers: tuple[KV, ...], mask: types.Array) -> Prefix:
-  """Keys and values [P, K, Sp, C] of prompts, and which of them are tokens."""
-  return Prefix(layers=layers, bias=attention.mask_bias(mask[:, None, :]))
+  mask: types.Array
 
 
 def init_cache(

@@ -30,6 +30,8 @@ class DecoderConfig:
     mlp_bias: biases on the three projections of the SwiGLU.
     tied: the head is the transposed embedding.
     init_range: standard deviation of the initial weights.
+    window: tokens that a local layer sees, its own included; None: all.
+    local_layers: of each layer whether it is local; empty: none is.
     max_positions: longest sequence the model was made for.
     dtype: of activations and the cache, e.g. 'bfloat16'.
     param_dtype: of parameters.
@@ -50,6 +52,8 @@ class DecoderConfig:
   mlp_bias: bool = False
   tied: bool = False
   init_range: float = 0.02
+  window: int | None = None
+  local_layers: tuple[bool, ...] = ()
   max_positions: int = 32_768
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
@@ -61,6 +65,13 @@ class DecoderConfig:
       raise ValueError(
         f'num_attention_heads={self.heads} is not a multiple of '
         f'num_key_value_heads={self.kv_heads}.'
+      )
+    if self.local_layers and (
+      len(self.local_layers) != self.layers or self.window is None
+    ):
+      raise ValueError(
+        f'layer_types names {len(self.local_layers)} layers of '
+        f'num_hidden_layers={self.layers}, sliding_window={self.window}.'
       )
     if self.head_width % 2:
       raise ValueError(f'RoPE needs an even head_dim, got {self.head_width}.')
@@ -79,9 +90,14 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
   'qwen3': {
     'head_dim': 128,
     'num_key_value_heads': 32,
+    'sliding_window': 4096,
     'use_sliding_window': False,
   },
-  'qwen2': {'num_key_value_heads': 32, 'use_sliding_window': False},
+  'qwen2': {
+    'num_key_value_heads': 32,
+    'sliding_window': 4096,
+    'use_sliding_window': False,
+  },
   'llama': {},
   'mistral': {'num_key_value_heads': 8, 'sliding_window': 4096},
 }
@@ -142,8 +158,6 @@ _REQUIRED: Mapping[str, tuple[Any, ...]] = {
   'attention_dropout': (0, 0.0),
   'is_encoder_decoder': (False,),
   'rope_scaling': (None,),
-  'sliding_window': (None,),
-  'use_sliding_window': (False,),
   'use_mrope': (False,),
   'partial_rotary_factor': (1, 1.0),
 }
@@ -190,7 +204,7 @@ def from_hf_dict(
     fields['kv_heads'] = fields['heads']
   if hf.get('attention_bias'):
     fields |= {'qkv_bias': True, 'out_bias': True}
-  fields |= _FAMILIES[family]
+  fields |= _FAMILIES[family] | _local_layers(hf)
   return DecoderConfig(
     rope_theta=_rope_theta(hf),
     dtype=dtype,
@@ -202,18 +216,39 @@ def from_hf_dict(
 def _refuse_unknown(hf: Mapping[str, Any]) -> None:
   known = _INERT | set(_FIELDS) | set(_REQUIRED)
   known |= {'attention_bias', 'layer_types', 'rope_parameters', 'rope_theta'}
+  known |= {'sliding_window', 'use_sliding_window'}
   for key, value in hf.items():
     if key not in known:
       raise ValueError(f'config.json key {key}={value!r} is not implemented.')
     if key in _REQUIRED and value not in _REQUIRED[key]:
-      if key == 'sliding_window' and hf.get('use_sliding_window') is False:
-        continue
       raise ValueError(f'config.json value {key}={value!r} is not implemented.')
-  kinds = set(hf.get('layer_types') or ['full_attention'])
-  if kinds != {'full_attention'}:
+
+
+def _local_layers(hf: Mapping[str, Any]) -> dict[str, Any]:
+  """Which layers see a window only (`layer_types`, `sliding_window`).
+
+  Where a config names no types, Mistral's layers are all local and those of
+  the other families are not.
+  """
+  kinds = hf.get('layer_types')
+  window = hf.get('sliding_window')
+  if hf.get('use_sliding_window') is False:
+    window = None
+  if kinds is None:
+    if window is not None and hf['model_type'] != 'mistral':
+      raise ValueError(
+        f'config.json sliding_window={window!r} without layer_types is not '
+        'implemented.'
+      )
+    kinds = ['sliding_attention' if window else 'full_attention']
+    kinds *= hf['num_hidden_layers']
+  unknown = set(kinds) - {'full_attention', 'sliding_attention'}
+  if unknown:
     raise ValueError(
-      f'config.json layer_types={sorted(kinds)!r} is not implemented.'
+      f'config.json layer_types={sorted(unknown)!r} is not implemented.'
     )
+  local = tuple(kind == 'sliding_attention' for kind in kinds)
+  return {'window': window, 'local_layers': local} if any(local) else {}
 
 
 def _rope_theta(hf: Mapping[str, Any]) -> float:

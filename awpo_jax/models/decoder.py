@@ -86,7 +86,9 @@ class Decoder(nn.Module):
     length = tokens.shape[-1]
     causal = jnp.tril(jnp.ones((length, length), bool))
     visible = causal[None] & mask[:, None, :]
-    return self._blocks(tokens, positions, visible, prefix=prefix, tail=tail)
+    return self._blocks(
+      tokens, positions, positions, visible, prefix, tail=tail
+    )
 
   def decode(
     self,
@@ -113,32 +115,82 @@ class Decoder(nn.Module):
     """
     columns = jnp.arange(cache[0].keys.shape[2])[None, None, :]
     own = index[:, None, None] + jnp.arange(tokens.shape[1])[None, :, None]
+    # Column c of a row's cache holds its c-th own token.
+    columns_at = positions[:, :1] - index[:, None] + columns[0]
     return self._blocks(
-      tokens, positions, columns <= own, prefix, cache=cache, index=index
+      tokens,
+      positions,
+      columns_at,
+      columns <= own,
+      prefix,
+      cache=cache,
+      index=index,
     )
 
   def _blocks(
-    self, tokens, positions, mask, prefix, *, cache=None, index=None, tail=None
+    self,
+    tokens,
+    positions,
+    own_positions,
+    own_mask,
+    prefix,
+    *,
+    cache=None,
+    index=None,
+    tail=None,
   ):
+    """All blocks; `own_*` describe the keys that the rows do not share."""
     c = self.config
-    bias = attention.mask_bias(mask)
     angles = layers.rope_angles(
       positions, head_width=c.head_width, theta=c.rope_theta
     )
+    # One bias for the layers that see all and one for the local ones.
+    biases = {
+      local: self._biases(local, positions, own_positions, own_mask, prefix)
+      for local in set(c.local_layers or (False,))
+    }
     x = self.embed_tokens(tokens)
     own = []
     for i, block in enumerate(self.layers):
+      own_bias, prefix_bias = biases[bool(c.local_layers) and c.local_layers[i]]
+      part = None
+      if prefix is not None:
+        part = attention.Part(
+          keys=prefix.layers[i].keys,
+          values=prefix.layers[i].values,
+          bias=prefix_bias,
+        )
       x, kv = block(
         x,
         angles,
-        bias,
-        prefix=None if prefix is None else prefix.part(i),
+        own_bias,
+        prefix=part,
         cache=None if cache is None else cache[i],
         index=index,
         tail=tail if i == c.layers - 1 else None,
       )
       own.append(kv)
     return self.norm(x), tuple(own)
+
+  def _biases(self, local, positions, own_positions, own_mask, prefix):
+    """What each query may add to the scores of own and prefix keys."""
+    window = self.config.window if local else None
+    own_mask = attention.within(
+      own_mask, positions, own_positions, window=window
+    )
+    own_bias = attention.mask_bias(own_mask)
+    if prefix is None:
+      return own_bias, None
+    mask = prefix.mask[:, None, :]
+    if window is not None:
+      rows = mask.shape[0]
+      mask = attention.within(
+        mask,
+        positions.reshape(rows, -1),
+        token_positions(prefix.mask),
+        window=window,
+      )
+    return own_bias, attention.mask_bias(mask)
 
   def head(self) -> types.Array:
     """The matrix [D, V] that turns hidden states into logits."""

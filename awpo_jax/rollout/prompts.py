@@ -169,7 +169,7 @@ def prompt_batch(
       raise ValueError(
         f'prompt of task {name}: {len(tokens)} tokens, but the largest of '
         f'--prompt_buckets is {largest}; add a larger one, or truncate with '
-        '--overlong_prompts=truncate_left'
+        '--overlong=truncate_left'
       )
   encoded = [tokens[-largest:] for tokens in encoded]
   width = _bucket(max(map(len, encoded)), buckets)

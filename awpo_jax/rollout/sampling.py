@@ -239,7 +239,7 @@ def _prefill(params, prompts, decoder, samples, max_tokens, pad_id):
     done=jnp.zeros((rows,), bool),
     completions=completions,
   )
-  prefix = cache_lib.make_prefix(layers, prompts.mask)
+  prefix = cache_lib.Prefix(layers=layers, mask=prompts.mask)
   return state, prefix, jnp.repeat(lengths, samples)
 
 

@@ -271,7 +271,8 @@ def _snapshot(arrays: Mapping[str, types.Array]) -> dict[str, types.Array]:
       device.platform != 'cpu' for device in array.devices()
     ):
       return array
-    return array.copy()
+    # By NumPy: a copy by JAX is a program to compile for every shape.
+    return np.array(jax.device_get(array))
 
   return {name: copy(array) for name, array in arrays.items()}
 

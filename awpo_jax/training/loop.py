@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import pathlib
+import shutil
 import signal
 import sys
 import time
@@ -60,6 +61,7 @@ def train(config: config_lib.Config) -> None:
 
   Raises:
     ConfigError: flags contradict the devices or the run in `--output_dir`.
+    ModuleNotFoundError: `--wandb_project` without its package.
     NonFiniteError, ReplicaError: the run cannot go on.
     Stopped: after SIGTERM or SIGINT, everything saved.
   """
@@ -70,9 +72,17 @@ def train(config: config_lib.Config) -> None:
   problems = list(programs_lib.check_devices(config, mesh.devices.size))
   if problems:
     raise config_lib.ConfigError('\n'.join(problems))
+  if config.run.wandb_project:
+    metrics_lib.import_wandb(config.run.wandb_project)
   _use_compilation_cache(config)
-  claim_folder(folder, config)
-  experiment = experiment_lib.make_experiment(config)
+  new = claim_folder(folder, config)
+  try:
+    experiment = experiment_lib.make_experiment(config)
+    check_best_metric(experiment)
+  except Exception:
+    if new:
+      _leave_folder(folder)
+    raise
   with contextlib.closing(
     checkpoints.make_manager(
       folder / checkpoints.RUN_SUBFOLDER,
@@ -91,13 +101,17 @@ def _use_compilation_cache(config: config_lib.Config) -> None:
     jax.config.update('jax_compilation_cache_dir', str(path))
 
 
-def claim_folder(folder: pathlib.Path, config: config_lib.Config) -> None:
+def claim_folder(folder: pathlib.Path, config: config_lib.Config) -> bool:
   """Stores the flags of a new run; refuses another run's folder.
+
+  Returns:
+    Whether the run is a new one.
 
   Raises:
     ConfigError: the folder holds something else, or a run whose flags differ.
   """
   stored = folder / FLAGS_FILE
+  unfinished = stored.with_suffix('.tmp')
   if stored.exists():
     changed = config_lib.differences(json.loads(stored.read_text()), config)
     if changed:
@@ -105,16 +119,42 @@ def claim_folder(folder: pathlib.Path, config: config_lib.Config) -> None:
         f'--output_dir={folder} holds a run with other flags; name another '
         'folder, or set these back:\n' + '\n'.join(changed)
       )
-    return
-  if folder.exists() and any(folder.iterdir()):
+    return False
+  # A process killed in here leaves these two behind.
+  ours = {FLAGFILE, unfinished.name}
+  if folder.exists() and any(x.name not in ours for x in folder.iterdir()):
     raise config_lib.ConfigError(
       f'--output_dir={folder} holds files but no run: name a new folder.'
     )
   folder.mkdir(parents=True, exist_ok=True)
   (folder / FLAGFILE).write_text(config_lib.to_flagfile(config))
-  unfinished = stored.with_suffix('.tmp')
   unfinished.write_text(json.dumps(config_lib.to_json(config), indent=2))
   unfinished.rename(stored)
+  return True
+
+
+def _leave_folder(folder: pathlib.Path) -> None:
+  """Undoes `claim_folder`: a mistaken flag must not bar the corrected one."""
+  shutil.rmtree(folder / experiment_lib.TOKENIZER_FOLDER, ignore_errors=True)
+  (folder / FLAGFILE).unlink()
+  (folder / FLAGS_FILE).unlink()
+
+
+def check_best_metric(experiment: experiment_lib.Experiment) -> None:
+  """Raises `ConfigError` where `--best_metric` will not be measured."""
+  run = experiment.config.run
+  known = [
+    f'eval/{name}/{key}'
+    for name, tasks in experiment.dataset.evals.items()
+    for key in held_out.metric_names(
+      tasks[: run.eval_tasks], judged=experiment.judge is not None
+    )
+  ]
+  if run.best_metric and run.best_metric not in known:
+    raise config_lib.ConfigError(
+      f'--best_metric={run.best_metric} is not measured; there are: '
+      f'{", ".join(known)}.'
+    )
 
 
 def make_optimizers(
@@ -167,6 +207,8 @@ class _Run:
     self.schedules = make_schedules(self.config)
     self.optimizers = make_optimizers(self.config)
     self.stop_signal: int | None = None
+    self.stopping = False
+    self.profiling = False
     self.last_saved: int | None = None
     self.elapsed = 0.0
     self.clock = time.perf_counter()
@@ -176,9 +218,12 @@ class _Run:
     if step >= self.total:
       print(f'Nothing to do: the run ended at step {step}.', file=sys.stderr)
       return
+    programs_lib.compile_count()  # Counts from here.
     self.programs = programs_lib.compile_programs(
       self.experiment, self.mesh, state, self.optimizers
     )
+    for schedule in self.schedules.values():
+      schedule(0)  # Compiles its few operations, too.
     steps = {
       'sft': phases.make_sft_step(self.experiment, self.programs, self.mesh),
       'rl': phases.make_rl_step(self.experiment, self.programs, self.mesh),
@@ -231,10 +276,7 @@ class _Run:
     return decoder_lib.init_params(decoder.config, key)
 
   def _new_state(self, params, phase: str) -> train_step.TrainState:
-    init = jax.jit(
-      lambda p: train_step.init_state(p, self.optimizers[phase]),
-      out_shardings=sharding.replicated(self.mesh),
-    )
+    init = programs_lib.make_init(self.mesh, self.optimizers[phase])
     return init(sharding.place_replicated(params, self.mesh))
 
   def _phase(self, step: int) -> str:
@@ -247,7 +289,7 @@ class _Run:
     for done in range(first, self.total):
       step, phase = done + 1, self._phase(done + 1)
       if done == run.sft_steps and phase == 'rl' and done:
-        state = self._new_state(state.params, phase)
+        state = self.programs.init[phase](state.params)
       index = done if phase == 'sft' else done - run.sft_steps
       self._profile(step, before=True)
       state, report = steps[phase](state, index)
@@ -255,24 +297,24 @@ class _Run:
       if pending:
         self._write(*pending)
       pending = step, report
+      # Looked at once: a signal that comes later is for the next step.
+      self.stopping = self.stop_signal is not None and step < self.total
       if self._pauses(step):
         self._write(*pending, state=state)
         pending = None
-      if self.stop_signal is not None and step < self.total:
+      if self.stopping:
         self._stop(step)
 
   def _pauses(self, step: int) -> bool:
     """Whether step's numbers are needed before the next one starts."""
-    return (
-      self._saves(step) or self._evaluates(step) or self.stop_signal is not None
-    )
+    return self._saves(step) or self._evaluates(step)
 
   def _saves(self, step: int) -> bool:
     run = self.config.run
     return (
       step % run.checkpoint_every == 0
       or step in (run.sft_steps, self.total)
-      or self.stop_signal is not None
+      or self.stopping
     )
 
   def _evaluates(self, step: int) -> bool:
@@ -304,19 +346,15 @@ class _Run:
 
   def _save(self, state, step: int, evaluated) -> None:
     best = self.config.run.best_metric
-    if best and evaluated is not None and best not in evaluated:
-      raise config_lib.ConfigError(
-        f'--best_metric={best} is not measured; there are: '
-        f'{", ".join(sorted(evaluated))}.'
-      )
+    metrics = {k: v for k, v in (evaluated or {}).items() if v is not None}
     checkpoints.save_checkpoint(
       self.manager,
       step,
       state,
       position={'phase': self._phase(step), 'elapsed': self.elapsed},
       flags=config_lib.to_json(self.config),
-      metrics=evaluated
-      and {k: v for k, v in evaluated.items() if v is not None},
+      # It may not be had this once, where no judge answered, say.
+      metrics=metrics if not best or best in metrics else None,
     )
     self.last_saved = step
 
@@ -376,9 +414,11 @@ class _Run:
   def _profile(self, step: int, *, before: bool) -> None:
     window = self.config.run.profile_steps
     if window and before and step == window[0]:
+      self.profiling = True
       folder = pathlib.Path(self.config.run.output_dir) / 'profile'
       jax.profiler.start_trace(str(folder))
-    if window and not before and step == min(window[1], self.total):
+    if self.profiling and not before and step >= min(window[1], self.total):
+      self.profiling = False
       jax.profiler.stop_trace()
 
   def _on_signal(self, signum: int, _: Any) -> None:

@@ -228,14 +228,7 @@ def _start_wandb(
   """A Weights & Biases run that a restart of the same folder continues."""
   if project is None:
     return None
-  try:
-    wandb = importlib.import_module('wandb')
-  except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-      f'Logging to the Weights & Biases project {project!r} needs the package '
-      "`wandb`: pip install -e '.[wandb]', or leave --wandb_project empty.",
-      name='wandb',
-    ) from error
+  wandb = import_wandb(project)
   id_file = folder / WANDB_ID_FILE
   if not (resume_step and id_file.exists()):
     id_file.write_text(uuid.uuid4().hex[:8])
@@ -246,3 +239,15 @@ def _start_wandb(
     dir=str(folder),
     resume='allow',
   )
+
+
+def import_wandb(project: str) -> Any:
+  """The package, or a `ModuleNotFoundError` that says how to have it."""
+  try:
+    return importlib.import_module('wandb')
+  except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+      f'Logging to the Weights & Biases project {project!r} needs the package '
+      "`wandb`: pip install -e '.[wandb]', or leave --wandb_project empty.",
+      name='wandb',
+    ) from error

@@ -71,7 +71,7 @@ def completion_logprobs(
     tokens[:, :-1],
     positions[:, :-1],
     mask[:, :-1],
-    prefix=cache_lib.make_prefix(layers, batch.prompt_mask),
+    prefix=cache_lib.Prefix(layers=layers, mask=batch.prompt_mask),
     method='hidden',
   )
   first = jnp.repeat(last, shape[1], axis=0)

@@ -44,12 +44,14 @@ class Programs:
     evaluate: prompt length -> greedy sampler, one answer a prompt.
     prepare: (prompt, response length) -> `prepare_rollout`.
     update: phase -> (prompt, response length) -> `train_step`.
+    init: phase -> parameters to the state before its first update.
   """
 
   sample: Mapping[int, Callable[..., Any]]
   evaluate: Mapping[int, Callable[..., Any]]
   prepare: Mapping[tuple[int, int], Callable[..., Any]]
   update: Mapping[str, Mapping[tuple[int, int], Callable[..., Any]]]
+  init: Mapping[str, Callable[..., Any]]
 
 
 def compile_programs(
@@ -88,6 +90,7 @@ def compile_programs(
       lowered['prepare', s, r] = preparer.lower(params, rollout)
   for phase, tx in optimizers.items():
     update = make_update(experiment, mesh, phase, tx)
+    lowered['init', phase] = make_init(mesh, tx).lower(params)
     for s, r in pairs:
       batch = shapes.batch(phase, s, r)
       lowered['update', phase, s, r] = update.lower(state, batch)
@@ -104,6 +107,7 @@ def compile_programs(
     evaluate=_under(compiled, 'evaluate'),
     prepare=_under(compiled, 'prepare'),
     update={phase: _under(compiled, 'update', phase) for phase in optimizers},
+    init=_under(compiled, 'init'),
   )
 
 
@@ -115,6 +119,16 @@ def _under(compiled: Mapping[Any, Any], *prefix: str) -> dict[Any, Any]:
     if key[: len(prefix)] == prefix
   }
   return {key[0] if len(key) == 1 else key: v for key, v in rest.items()}
+
+
+def make_init(
+  mesh: jax.sharding.Mesh, tx: optax.GradientTransformation
+) -> Callable[..., Any]:
+  """(params) -> `train_step.TrainState`, on all devices."""
+  return jax.jit(
+    functools.partial(train_step.init_state, tx=tx),
+    out_shardings=sharding.replicated(mesh),
+  )
 
 
 def make_sampler(

@@ -108,7 +108,7 @@ def test_an_upward_import_is_seen(module, source, upward):
 
 IMPORT_ALL = """
   import importlib, os, pkgutil, sys
-  import absl.flags, chex, jax, orbax.checkpoint, tensorboardX
+  import absl.flags, chex, grain, jax, orbax.checkpoint, tensorboardX
   import awpo_jax  # The above set variables and define flags of their own.
 
   def settings():

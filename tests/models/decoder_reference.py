@@ -31,7 +31,7 @@ def rotate(x, position, theta):
   return x * np.cos(angles) + rotate_half * np.sin(angles)
 
 
-def attention(x, params, hf):
+def attention(x, params, hf, window=None):
   length = len(x)
   heads, kv_heads = hf['num_attention_heads'], hf['num_key_value_heads']
   width, eps, theta = hf['head_dim'], hf['rms_norm_eps'], hf['rope_theta']
@@ -46,9 +46,11 @@ def attention(x, params, hf):
     shared = h * kv_heads // heads
     for t in range(length):
       query = rotate(q[t, h], t, theta)
-      scores = [query @ rotate(k[s, shared], s, theta) for s in range(t + 1)]
+      first = max(0, t + 1 - window) if window else 0
+      seen = range(first, t + 1)
+      scores = [query @ rotate(k[s, shared], s, theta) for s in seen]
       weights = softmax(np.array(scores) / np.sqrt(width))
-      out[t, h] = weights @ v[: t + 1, shared]
+      out[t, h] = weights @ v[first : t + 1, shared]
   return dense(out.reshape(length, -1), params['o_proj'])
 
 
@@ -57,15 +59,27 @@ def swiglu(x, params):
   return dense(gate * dense(x, params['up_proj']), params['down_proj'])
 
 
+def windows(hf):
+  """Tokens that each layer sees, its own included; None: all."""
+  layers = hf['num_hidden_layers']
+  if hf['model_type'] == 'mistral':
+    return [hf['sliding_window']] * layers
+  kinds = hf.get('layer_types', ['full_attention'] * layers)
+  return [
+    hf['sliding_window'] if kind == 'sliding_attention' else None
+    for kind in kinds
+  ]
+
+
 def logits(tokens, params, hf):
   """f64[S, V] of S tokens, none of them padding."""
   eps = hf['rms_norm_eps']
   embedding = np.float64(params['embed_tokens']['embedding'])
   x = embedding[np.asarray(tokens)]
-  for i in range(hf['num_hidden_layers']):
+  for i, window in enumerate(windows(hf)):
     layer = params[f'layers_{i}']
     normed = rms_norm(x, layer['input_layernorm']['weight'], eps)
-    x = x + attention(normed, layer['self_attn'], hf)
+    x = x + attention(normed, layer['self_attn'], hf, window)
     normed = rms_norm(x, layer['post_attention_layernorm']['weight'], eps)
     x = x + swiglu(normed, layer['mlp'])
   x = rms_norm(x, params['norm']['weight'], eps)

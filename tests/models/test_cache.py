@@ -1,4 +1,4 @@
-"""The key/value cache: what is written where, and what a group shares."""
+"""The key/value cache: what is written where."""
 
 import chex
 import jax
@@ -53,13 +53,3 @@ class CacheTest(chex.TestCase):
         self.assertEqual(x.shape, (3, 2, 5, 6))
         self.assertEqual(x.dtype, jnp.bfloat16)
         np.testing.assert_array_equal(np.float32(x), np.zeros((3, 2, 5, 6)))
-
-  def test_prefix_hides_padding(self):
-    mask = np.array([[False, True, True], [True, True, True]])
-    layers = (filled(2, 3, 1.0), filled(2, 3, 7.0))
-    part = cache.make_prefix(layers, mask).part(1)
-    np.testing.assert_array_equal(part.keys, layers[1].keys)
-    np.testing.assert_array_equal(part.values, layers[1].values)
-    np.testing.assert_array_equal(
-      part.bias, np.float32([[[-1e30, 0, 0]], [[0, 0, 0]]])
-    )

@@ -125,6 +125,17 @@ def test_a_window_that_is_off_changes_nothing():
   assert config.from_hf_dict(hf).qkv_bias
 
 
+def test_layers_with_a_window():
+  hf = transformers.MistralConfig(**SHAPE, sliding_window=16)
+  got = config.from_hf_dict(hf.to_dict())
+  assert (got.window, got.local_layers) == (16, (True, True))
+  hf = transformers.Qwen3Config(
+    **SHAPE, use_sliding_window=True, sliding_window=16, max_window_layers=1
+  )
+  got = config.from_hf_dict(hf.to_dict())
+  assert (got.window, got.local_layers) == (16, (False, True))
+
+
 def test_defaults_where_the_file_is_silent():
   hf = {
     'vocab_size': 300,
@@ -137,9 +148,7 @@ def test_defaults_where_the_file_is_silent():
     theirs = transformers.AutoConfig.for_model(kind, **hf)
     given = {'model_type': kind, **hf}
     if kind == 'mistral':
-      with pytest.raises(ValueError, match='sliding_window=4096'):
-        config.from_hf_dict(given)
-      given['sliding_window'] = None
+      assert config.from_hf_dict(given).window == theirs.sliding_window == 4096
     ours = config.from_hf_dict(given)
     assert ours.kv_heads == theirs.num_key_value_heads
     head_dim = getattr(theirs, 'head_dim', None) or 64 // 32
@@ -167,7 +176,7 @@ def test_null_head_counts():
     ({'sliding_window': 4096}, 'sliding_window=4096'),
     (
       {'model_type': 'qwen2', 'use_sliding_window': True},
-      'use_sliding_window=True',
+      'sliding_window=4096 without layer_types',
     ),
     ({'partial_rotary_factor': 0.5}, 'partial_rotary_factor=0.5'),
     ({'rope_scaling': {'rope_type': 'llama3', 'factor': 8.0}}, 'rope_scaling'),
@@ -181,8 +190,13 @@ def test_null_head_counts():
     ),
     (
       {'layer_types': ['full_attention', 'sliding_attention']},
-      'layer_types.*sliding_attention',
+      'layer_types .* sliding_window=None',
     ),
+    (
+      {'layer_types': ['sliding_attention'], 'sliding_window': 4},
+      'layer_types names 1 layers of num_hidden_layers=2',
+    ),
+    ({'layer_types': ['linear_attention'] * 2}, 'layer_types.*linear'),
     (
       {'num_key_value_heads': 3},
       'num_attention_heads=4 .* num_key_value_heads=3',

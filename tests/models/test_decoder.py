@@ -28,7 +28,14 @@ def llama():
 
 @functools.cache
 def qwen3():
-  return tiny.make(tiny.FAMILIES['qwen3'])
+  """The last layer sees three tokens only."""
+  return tiny.make(tiny.LOCAL['qwen3'])
+
+
+@functools.cache
+def mistral():
+  """Every layer sees three tokens only."""
+  return tiny.make(tiny.LOCAL['mistral'])
 
 
 def random_tokens(seed, *shape):
@@ -42,9 +49,8 @@ def forward(decoder, params, tokens, mask=None):
 
 
 class FormulaTest(chex.TestCase):
-  @parameterized.parameters(*tiny.FAMILIES)
-  def test_float64(self, family):
-    hf = tiny.FAMILIES[family]
+  @parameterized.parameters(*tiny.FAMILIES.values(), *tiny.LOCAL.values())
+  def test_float64(self, **hf):
     decoder, params = tiny.make(hf)
     tokens = random_tokens(1, 2, 9)
     got = forward(decoder, params, tokens)
@@ -127,7 +133,7 @@ class NamesTest(chex.TestCase):
     for name, x in flax.traverse_util.flatten_dict(params, sep='.').items():
       if name.endswith('weight'):
         np.testing.assert_array_equal(x, np.ones(x.shape))
-      elif name.endswith('bias'):
+      elif name.endswith(('bias', 'o_proj.kernel', 'down_proj.kernel')):
         np.testing.assert_array_equal(x, np.zeros(x.shape))
       else:
         self.assertBetween(float(np.std(x)), 0.8 * 0.02, 1.2 * 0.02)
@@ -270,13 +276,13 @@ class CachedDecodingTest(chex.TestCase):
     np.testing.assert_array_equal(length, [9, 5, 7])
 
   def test_with_a_shared_prompt(self):
-    decoder, params = llama()
+    decoder, params = mistral()
     prompts = random_tokens(6, 2, 5)
     mask = np.ones((2, 5), bool)
     mask[0, :2] = False
     own = random_tokens(7, 4, 4)  # Two completions of each prompt.
     _, layers = read(decoder, params, prompts, mask, 1)
-    prefix = cache_lib.make_prefix(layers, mask)
+    prefix = cache_lib.Prefix(layers=layers, mask=mask)
     cache = cache_lib.init_cache(decoder.config, 4, 4)
     start = np.repeat(mask.sum(axis=1), 2).astype(np.int32)
     got = []
@@ -330,7 +336,7 @@ class SharedPromptTest(chex.TestCase):
       self.own,
       own_positions,
       self.own_mask,
-      prefix=cache_lib.make_prefix(layers, mask),
+      prefix=cache_lib.Prefix(layers=layers, mask=mask),
     )
     return unembed(decoder, params, states)
 

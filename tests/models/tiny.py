@@ -27,6 +27,17 @@ FAMILIES = {
   | {'model_type': 'llama', 'attention_bias': True, 'mlp_bias': True},
 }
 
+# Layers that see their last three tokens only.
+LOCAL = {
+  'mistral': HF | {'model_type': 'mistral', 'sliding_window': 3},
+  'qwen3': FAMILIES['qwen3']
+  | {
+    'use_sliding_window': True,
+    'sliding_window': 3,
+    'layer_types': ['full_attention', 'sliding_attention'],
+  },
+}
+
 
 def make(hf, *, seed=0, **settings):
   """A decoder and its parameters.

@@ -75,6 +75,14 @@ def test_a_reward_that_is_no_reward(text):
     score([[text], ['1']])
 
 
+def test_infinity_is_no_best_reward():
+  def boundless(response, task):
+    return types.Score(float('inf'), 0.0, float('inf'), {})
+
+  with pytest.raises(ValueError, match='must be finite'):
+    score(reward=boundless)
+
+
 def test_bounds_must_differ():
   def flat(response, task):
     return types.Score(1.0, 1.0, 1.0, {})

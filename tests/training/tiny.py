@@ -25,7 +25,7 @@ from awpo_jax.training import (
 )
 
 VOCAB, PROMPTS, SAMPLES, PROMPT, RESPONSE = 29, 32, 4, 7, 6
-MINIBATCHES, MINIBATCH = 4, 8
+MINIBATCH = 8
 MAX_LENGTH = 9
 CONFIG = model_config.DecoderConfig(
   vocab_size=VOCAB,
@@ -134,11 +134,6 @@ def rollout(seed: int) -> types.Rollout:
 def with_rewards(rollout: types.Rollout, **fields) -> types.Rollout:
   """The rollout with some fields of its rewards replaced."""
   return rollout.replace(rewards=rollout.rewards.replace(**fields))
-
-
-def prompts_of(seed: int) -> types.Prompts:
-  """Prompts alone, for the sampler."""
-  return rollout(seed).prompts
 
 
 # From data to constants.

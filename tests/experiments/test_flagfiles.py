@@ -1,0 +1,60 @@
+"""Every flags file parses, and says what it is."""
+
+import pathlib
+
+import pytest
+
+from awpo_jax import config as config_lib
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BASE = 'experiments/base.flags'
+FILES = sorted(
+  str(file.relative_to(ROOT)) for file in ROOT.glob('experiments/**/*.flags')
+)
+
+
+@pytest.fixture(autouse=True)
+def from_the_root(monkeypatch):
+  monkeypatch.chdir(ROOT)
+
+
+def test_there_is_a_base():
+  assert BASE in FILES
+
+
+@pytest.mark.parametrize('file', [file for file in FILES if file != BASE])
+def test_parses(file):
+  config = config_lib.parse([f'--flagfile={file}', '--output_dir=x'])
+  assert config.run.output_dir == 'x'
+  model = config.model.model
+  # In the repository, or the name of a folder outside of it.
+  assert not model.startswith('experiments/') or (ROOT / model).is_file()
+
+
+def test_the_base_parses_with_what_it_leaves_open():
+  config = config_lib.parse(
+    [f'--flagfile={BASE}', '--output_dir=x', '--model=y', '--rl_steps=1']
+  )
+  # Eight updates on 512 prompts of four answers each.
+  assert (config.rl.prompts_per_step, config.rl.samples) == (512, 4)
+  assert (config.rl.minibatches, config.rl.learning_rate) == (8, 1e-6)
+
+
+@pytest.mark.parametrize('file', FILES)
+def test_opens_with_a_comment_and_builds_on_the_base(file):
+  lines = (ROOT / file).read_text().splitlines()
+  assert lines[0].startswith('#')
+  included = [x for x in lines if x.startswith('--flagfile=')]
+  if file != BASE:
+    assert included, f'{file} does not build on another flags file'
+    assert _reaches_base(file), file
+
+
+def _reaches_base(file):
+  if file == BASE:
+    return True
+  lines = (ROOT / file).read_text().splitlines()
+  prefix = '--flagfile='
+  return any(
+    _reaches_base(x.removeprefix(prefix)) for x in lines if x.startswith(prefix)
+  )

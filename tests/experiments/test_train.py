@@ -1,0 +1,297 @@
+"""Whole runs: what they leave, and that no interruption changes a number."""
+
+import inspect
+import json
+import signal
+
+import numpy as np
+import pytest
+
+from tests import plugins_example, tiny_dataset, whole_runs
+
+FIRST_RL = tiny_dataset.SFT_STEPS + 1
+
+
+def _steps(folder):
+  return [row['step'] for row in whole_runs.rows(folder)]
+
+
+def _params(folder, step):
+  arrays = whole_runs.stored(folder, step)
+  return {key: x for key, x in arrays.items() if key.startswith("['params']")}
+
+
+def _assert_equal(ours, theirs):
+  assert ours.keys() == theirs.keys() and ours
+  for key, array in ours.items():
+    np.testing.assert_array_equal(array, theirs[key], err_msg=key)
+
+
+def test_files_of_a_run(reference):
+  folder, last = reference.folder, reference.last
+  assert {x.name for x in folder.iterdir()} == {
+    'checkpoints',
+    'curves.png',
+    'flags.json',
+    'metrics.jsonl',
+    'run.flags',
+    'summary.json',
+    'tensorboard',
+    'tokenizer',
+    'transcripts.jsonl',
+  }
+  assert '--samples=4\n' in (folder / 'run.flags').read_text()
+  assert json.loads((folder / 'flags.json').read_text())['samples'] == 4
+  assert _steps(folder) == list(range(1, last + 1))
+  assert [row['phase'] for row in whole_runs.rows(folder)] == (
+    ['sft'] * tiny_dataset.SFT_STEPS + ['rl'] * tiny_dataset.RL_STEPS
+  )
+  assert whole_runs.saved_steps(folder) == [2, 4, 6, 7]
+  (events,) = (folder / 'tensorboard').iterdir()
+  assert b'gate/mean' in events.read_bytes()
+  assert (folder / 'curves.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_transcripts_of_a_run(reference):
+  rows = whole_runs.rows(reference.folder, 'transcripts.jsonl')
+  evaluated = [row['step'] for row in rows if 'set' in row]
+  assert evaluated == [tiny_dataset.SFT_STEPS] * 4 + [reference.last] * 4
+  sampled = [row for row in rows if 'set' not in row]
+  assert [row['step'] for row in sampled] == [5] * 16 + [6] * 16 + [7] * 16
+
+
+def test_summary_and_table_of_a_run(reference):
+  summary = json.loads((reference.folder / 'summary.json').read_text())
+  rows = whole_runs.rows(reference.folder)
+  before, after = rows[tiny_dataset.SFT_STEPS - 1], rows[-1]
+  assert summary['accuracy_before'] == before['eval/held_out/accuracy']
+  assert summary['accuracy_after'] == after['eval/held_out/accuracy']
+  assert summary['accuracy_by_kind'] == {
+    kind: {
+      'before': before[f'eval/held_out/accuracy/{kind}'],
+      'after': after[f'eval/held_out/accuracy/{kind}'],
+    }
+    for kind in ('even', 'odd')
+  }
+  assert summary['seconds'] == after['time/elapsed'] > 0
+  table = reference.result.stdout.strip().splitlines()
+  assert table[0].split() == ['accuracy', 'before', 'after']
+  assert [line.split()[0] for line in table[1:4]] == ['held_out', 'even', 'odd']
+
+
+def test_a_judge_without_a_score_makes_samples_invalid(reference):
+  rows = whole_runs.rows(reference.folder, 'transcripts.jsonl')
+  for row in whole_runs.rows(reference.folder)[tiny_dataset.SFT_STEPS :]:
+    sampled = [r for r in rows if r['step'] == row['step'] and 'set' not in r]
+    for each in sampled:
+      n = len(each['response'])
+      wanted = None if n % 5 == 0 else np.float32(1 / (1 + n))
+      assert each['reasoning'] == wanted
+    had = [r['reasoning'] for r in sampled if r['reasoning'] is not None]
+    np.testing.assert_allclose(row['reward/valid'], len(had) / len(sampled))
+    np.testing.assert_allclose(row['reward/reasoning'], np.mean(had), rtol=1e-6)
+  # Some were without a score, or this says nothing.
+  assert any(r['reasoning'] is None for r in rows if 'reasoning' in r)
+
+
+def test_a_finished_run_is_left_alone(reference, tmp_path):
+  before = (reference.folder / 'metrics.jsonl').read_bytes()
+  flags = json.loads((reference.folder / 'flags.json').read_text())
+  again = tiny_dataset.flags(
+    reference.folder, f'--compilation_cache={flags["compilation_cache"]}'
+  )
+  result = whole_runs.forked(again, tmp_path)
+  assert result.returncode == 0
+  assert f'the run ended at step {reference.last}' in result.stderr
+  assert result.stdout == reference.result.stdout
+  assert (reference.folder / 'metrics.jsonl').read_bytes() == before
+
+
+KILLS = {
+  'before the first checkpoint': whole_runs.Signal(
+    'awpo_jax.training.phases:_imitation', call=2
+  ),
+  'while a checkpoint is written': whole_runs.Signal(
+    'awpo_jax.training.checkpoints:save_checkpoint', call=1, when='after'
+  ),
+  'between SFT and RL': whole_runs.Signal(
+    'awpo_jax.training.phases:next_prompts', call=1
+  ),
+  'between two mini-batches': whole_runs.Signal(
+    'awpo_jax.training.sharding:cut', call=2, when='second'
+  ),
+}
+
+
+def test_killed_again_and_again(reference, start, tmp_path):
+  # The same command each time; each kill strikes where the one before did not.
+  folder, saved = tmp_path / 'run', {}
+  for name, at in KILLS.items():
+    result = start(at=at)
+    assert result.returncode == -signal.SIGKILL, (name, result)
+    saved[name] = whole_runs.saved_steps(folder)
+    if name == 'while a checkpoint is written':
+      assert list((folder / 'checkpoints').iterdir()), 'nothing was begun'
+  assert not saved['before the first checkpoint']
+  assert not saved['while a checkpoint is written']
+  assert set(saved['between SFT and RL']) <= {2, 4}
+  assert set(saved['between two mini-batches']) <= {2, 4}
+  # A window of the profiler that is never reached does no harm.
+  result = start('--profile_steps=20,30')
+  assert result.returncode == 0, result.stderr
+  assert _steps(folder) == list(range(1, reference.last + 1))
+  whole_runs.assert_same(folder, reference.folder, reference.last)
+
+
+def test_stopped_by_signals(reference, start, tmp_path):
+  folder = tmp_path / 'run'
+  stops = (
+    ('SIGTERM', 'awpo_jax.training.phases:_imitation', 3, 3),
+    ('SIGINT', 'awpo_jax.training.phases:score_rollout', 1, FIRST_RL),
+  )
+  for name, function, call, step in stops:
+    number = getattr(signal, name)
+    result = start(at=whole_runs.Signal(function, call, number=number))
+    assert result.returncode == 128 + number, result
+    assert f'Stopped by {name} after step {step}, which is' in result.stderr
+    assert 'the same command goes on from there' in result.stderr
+    assert _steps(folder)[-1] == whole_runs.saved_steps(folder)[-1] == step
+  # One that opened before the restart does none either.
+  result = start('--profile_steps=2,6')
+  assert result.returncode == 0, result.stderr
+  whole_runs.assert_same(folder, reference.folder, reference.last)
+
+
+def test_numbers_that_overflow(reference, start, tmp_path):
+  folder = tmp_path / 'run'
+  rows = whole_runs.rows(reference.folder, 'transcripts.jsonl')
+  step = FIRST_RL + 1
+  ids = [r['task_id'] for r in rows if r['step'] == step and 'set' not in r]
+  result = start(environment={tiny_dataset.OVERFLOW: ids[0]})
+  assert result.returncode == 1
+  assert f'NonFiniteError: Step {step} (rl), update' in result.stderr
+  assert all(name in result.stderr for name in ids)
+  assert f'Last good checkpoint: {folder / "checkpoints" / "4"}.' in (
+    result.stderr
+  )
+  assert whole_runs.saved_steps(folder) == [2, 4]
+  assert _steps(folder)[-1] == step - 1
+  # The same command goes on from there, once the reward is mended.
+  result = start()
+  assert result.returncode == 0, result.stderr
+  whole_runs.assert_same(folder, reference.folder, reference.last)
+
+
+@pytest.mark.parametrize('step', [4, 7])
+def test_a_new_run_from_old_parameters(reference, start, tmp_path, step):
+  source = reference.folder
+  if step != reference.last:
+    source = source / 'checkpoints' / str(step)
+  result = start(
+    f'--init_from={source}',
+    '--sft_steps=0',
+    '--rl_steps=1',
+    '--learning_rate=0',
+  )
+  assert result.returncode == 0, result.stderr
+  folder = tmp_path / 'run'
+  first, after = whole_runs.untimed(folder)
+  assert (first.pop('step'), first.pop('phase')) == (0, 'start')
+  old = whole_runs.untimed(reference.folder)[step - 1]
+  assert first == {k: v for k, v in old.items() if k.startswith('eval/')}
+  # It begins anew with the first prompts and a new optimizer ...
+  assert (after['step'], after['phase']) == (1, 'rl')
+  assert int(whole_runs.stored(folder, 1)["['step']"]) == 2
+  ours = whole_runs.rows(folder, 'transcripts.jsonl')
+  theirs = whole_runs.rows(reference.folder, 'transcripts.jsonl')
+  assert [r['task_id'] for r in ours if r['step'] == 1 and 'set' not in r] == [
+    r['task_id'] for r in theirs if r['step'] == FIRST_RL and 'set' not in r
+  ]
+  # ... and without a learning rate ends with what it was given.
+  _assert_equal(_params(folder, 1), _params(reference.folder, step))
+
+
+def test_parts_of_ones_own(start, tmp_path):
+  result = start(
+    '--dataset=tests.plugins_example:two_sums',
+    '--reward=tests.plugins_example:right_tool',
+    '--judge=tests.plugins_example:brevity',
+    '--prompt_buckets=64',
+    '--sft_steps=1',
+    '--rl_steps=1',
+    '--response_buckets=64',
+  )
+  assert result.returncode == 0, result.stderr
+  summary = json.loads((tmp_path / 'run/summary.json').read_text())
+  assert summary['main_set'] == 'sums'
+  assert set(summary['accuracy_by_kind']) == {'sum'}
+  sampled = [
+    row
+    for row in whole_runs.rows(tmp_path / 'run', 'transcripts.jsonl')
+    if 'set' not in row
+  ]
+  assert {row['task_id'] for row in sampled} == {'sum_0', 'sum_1'}
+  for row in sampled:
+    assert row['outcome'] == float('"name": "add"' in row['response'])
+    brief = max(0.0, 1 - len(row['response']) / 200)
+    np.testing.assert_allclose(row['reasoning'], brief, rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['right_tool', 'brevity', 'two_sums'])
+def test_an_example_has_ten_lines(name):
+  source = inspect.getsource(getattr(plugins_example, name))
+  assert len(source.splitlines()) <= 10
+
+
+def test_examples_by_hand():
+  dataset = plugins_example.two_sums(seed=0)
+  task = dataset.train[0]
+  assert plugins_example.right_tool(task.ground_truth, task).value == 1
+  for wrong in ('', task.ground_truth.replace('add', 'sub')):
+    assert plugins_example.right_tool(wrong, task) == (0, 0, 1, {})
+  request = dataset.evals['sums'][1]
+  assert request.ground_truth == (
+    '<tool_call>\n{"name": "add", "parameters": {"a": 30, "b": 4}}\n'
+    '</tool_call>'
+  )
+
+
+def _counts(folder):
+  return {row['compile/count'] for row in whole_runs.rows(folder)}
+
+
+def test_nothing_compiles_after_the_first_step(reference):
+  # Sampler, greedy sampler, preparer, two updates, two first states.
+  (count,) = _counts(reference.folder)
+  assert count >= 7
+
+
+@pytest.mark.slow
+def test_nothing_compiles_after_the_first_step_in_any_bucket(start, tmp_path):
+  result = start('--prompt_buckets=25,32', '--response_buckets=4,8')
+  assert result.returncode == 0, result.stderr
+  # 2 samplers, 2 greedy ones, 4 preparers, 8 updates, 2 first states.
+  (count,) = _counts(tmp_path / 'run')
+  assert count >= 18
+
+
+def test_evaluations_best_checkpoint_and_profile(start, tmp_path):
+  name = 'eval/held_out/accuracy/odd'
+  result = start(
+    '--profile_steps=2,3',
+    '--eval_every=3',
+    '--keep_checkpoints=1',
+    f'--best_metric={name}',
+  )
+  assert result.returncode == 0, result.stderr
+  folder = tmp_path / 'run'
+  assert list((folder / 'profile').rglob('*.xplane.pb'))
+  (_,) = _counts(folder)
+  accuracy = {
+    row['step']: row[name] for row in whole_runs.rows(folder) if name in row
+  }
+  assert list(accuracy) == [3, 4, 6, 7]
+  # Saved are 2, 4, 6 and 7; there stay the end of SFT, the best of those that
+  # were evaluated, the later one of equals, and the last.
+  best = max((4, 6, 7), key=lambda step: (accuracy[step], step))
+  assert whole_runs.saved_steps(folder) == sorted({4, best, 7})

@@ -1,0 +1,259 @@
+"""Flags are the fields: nothing is named twice, nothing wrong gets through."""
+
+import dataclasses
+
+import pytest
+from absl import flags as absl_flags
+
+from awpo_jax import config as config_lib
+from awpo_jax.ops import losses, mechanisms
+
+NEEDED = ('--output_dir=run', '--model=model.json', '--rl_steps=2')
+
+
+def _parse(*flags):
+  return config_lib.parse([*NEEDED, *flags])
+
+
+def _fields():
+  return [
+    field
+    for section in config_lib.sections().values()
+    for field in dataclasses.fields(section)
+  ]
+
+
+def test_every_field_is_a_flag_with_its_default():
+  values = absl_flags.FlagValues()
+  config_lib.define_flags(values)
+  names = [field.name for field in _fields()]
+  assert len(names) == len(set(names))
+  assert set(names) == set(config_lib.to_dict(config_lib.Config()))
+  for field in _fields():
+    flag = values[field.name]
+    default = flag.default
+    if isinstance(field.default, tuple):
+      default = tuple(type(x)(y) for x, y in zip(field.default, default))
+    assert default == field.default, field.name
+    assert flag.help.endswith(field.metadata['help'])
+
+
+def test_choices_are_the_keys_of_the_functions():
+  choices = {field.name: field.metadata['choices'] for field in _fields()}
+  for name, table in {
+    'reward_scale': mechanisms.REWARD_SCALES,
+    'mix': mechanisms.MIXES,
+    'mix_advantage': mechanisms.MIX_ADVANTAGES,
+    'gate': mechanisms.GATES,
+    'saturation': mechanisms.SATURATIONS,
+    'difficulty': mechanisms.DIFFICULTIES,
+    'difficulty_scope': mechanisms.DIFFICULTY_SCOPES,
+    'combine': mechanisms.COMBINATIONS,
+    'clip': mechanisms.CLIPS,
+    'aggregation': losses.AGGREGATIONS,
+  }.items():
+    assert choices[name] == tuple(table), name
+  assert {'none', 'ratio', 'binary', 'always'} == set(choices['gate'])
+
+
+# One value other than the default for every flag.
+OTHERS = {
+  'output_dir': 'elsewhere',
+  'cpu_devices': 2,
+  'seed': 3,
+  'init_from': 'old',
+  'sft_steps': 5,
+  'rl_steps': 6,
+  'eval_every': 7,
+  'eval_tasks': 8,
+  'eval_batch': 9,
+  'checkpoint_every': 10,
+  'keep_checkpoints': 11,
+  'best_metric': 'eval/x/accuracy',
+  'transcripts': 12,
+  'profile_steps': (2, 4),
+  'wandb_project': 'w',
+  'compilation_cache': '',
+  'dataset': 'rlla,seal_tools',
+  'data': 'a,b',
+  'tokenizer': 'tok',
+  'vocab_size': 500,
+  'prompt_buckets': (64, 96),
+  'response_buckets': (4, 8, 16),
+  'overlong': 'drop',
+  'reward': 'a.b:c',
+  'judge': 'd.e:f',
+  'model': 'other.json',
+  'dtype': 'bfloat16',
+  'param_dtype': 'bfloat16',
+  'logprob_chunk': 13,
+  'sft_batch': 14,
+  'sft_micro': 7,
+  'sft_learning_rate': 1e-5,
+  'sft_schedule': 'linear',
+  'sft_warmup': 1,
+  'prompts_per_step': 24,
+  'samples': 5,
+  'minibatches': 3,
+  'micro': 2,
+  'temperature': 0.7,
+  'old_logprobs': 'sampler',
+  'learning_rate': 3e-7,
+  'schedule': 'cosine',
+  'warmup': 4,
+  'adam_b1': 0.8,
+  'adam_b2': 0.95,
+  'adam_eps': 1e-15,
+  'weight_decay': 0.1,
+  'max_grad_norm': 0.3,
+  'reward_scale': 'unit',
+  'mix': 'convex',
+  'mix_weight': 0.25,
+  'mix_advantage': 'reasoning',
+  'ddof': 0,
+  'gate': 'binary',
+  'tau': 0.1,
+  'saturation': 'solved',
+  'difficulty': 'parabola',
+  'band': (0.1, 0.3),
+  'base': 0.5,
+  'priority': 2.5,
+  'floor': 0.05,
+  'difficulty_scope': 'mixed',
+  'combine': 'additive',
+  'clip': 'harmonic',
+  'clip_min': 0.05,
+  'clip_max': 0.3,
+  'clip_high_factor': 1.4,
+  'dual_clip': 3.0,
+  'aggregation': 'seq-mean-token-mean',
+  'entropy_coef': 0.001,
+}
+
+
+def _as_flag(name, value):
+  text = ','.join(map(str, value)) if isinstance(value, tuple) else value
+  return f'--{name}={text}'
+
+
+def test_every_flag_is_read_and_survives_the_flags_file(tmp_path):
+  defaults = config_lib.to_dict(config_lib.Config())
+  assert OTHERS.keys() == defaults.keys()
+  assert not [name for name in OTHERS if OTHERS[name] == defaults[name]]
+  config = config_lib.parse([_as_flag(*item) for item in OTHERS.items()])
+  assert config_lib.to_dict(config) == OTHERS
+  file = tmp_path / 'run.flags'
+  file.write_text(config_lib.to_flagfile(config))
+  assert config_lib.parse([f'--flagfile={file}']) == config
+
+
+def test_the_defaults_survive_the_flags_file(tmp_path):
+  config = _parse()
+  assert config.loss.dual_clip is None and config.run.profile_steps == ()
+  file = tmp_path / 'run.flags'
+  file.write_text(config_lib.to_flagfile(config))
+  assert config_lib.parse([f'--flagfile={file}']) == config
+
+
+@pytest.mark.parametrize(
+  ('flag', 'error', 'named'),
+  [
+    ('--no_such_flag=1', absl_flags.Error, 'no_such_flag'),
+    ('--samples=four', absl_flags.Error, 'samples'),
+    ('--samples=2.5', absl_flags.Error, 'samples'),
+    ('--learning_rate=fast', absl_flags.Error, 'learning_rate'),
+    ('--gate=wide', absl_flags.Error, 'gate'),
+    ('--prompt_buckets=64,wide', config_lib.ConfigError, '--prompt_buckets'),
+    ('--band=low,high', config_lib.ConfigError, '--band'),
+    ('stray', config_lib.ConfigError, 'stray'),
+  ],
+)
+def test_what_is_no_flag_or_no_value(flag, error, named):
+  with pytest.raises(error, match=named):
+    _parse(flag)
+
+
+WRONG = {
+  '--output_dir': ['--output_dir='],
+  '--model': ['--model='],
+  '--sft_steps and --rl_steps': ['--rl_steps=0'],
+  '--sft_steps=-1': ['--sft_steps=-1'],
+  '--rl_steps=-2': ['--rl_steps=-2', '--sft_steps=9'],
+  '--seed=-1': ['--seed=-1'],
+  '--eval_every=-1': ['--eval_every=-1'],
+  '--transcripts=-1': ['--transcripts=-1'],
+  '--warmup=-1': ['--warmup=-1'],
+  '--sft_warmup=-1': ['--sft_warmup=-1'],
+  '--cpu_devices=0': ['--cpu_devices=0'],
+  '--eval_tasks=0': ['--eval_tasks=0'],
+  '--eval_batch=0': ['--eval_batch=0'],
+  '--checkpoint_every=0': ['--checkpoint_every=0'],
+  '--keep_checkpoints=0': ['--keep_checkpoints=0'],
+  '--sft_batch=0': ['--sft_batch=0'],
+  '--sft_micro=0': ['--sft_micro=0', '--sft_steps=1'],
+  '--prompts_per_step=0': ['--prompts_per_step=0'],
+  '--minibatches=0': ['--minibatches=0'],
+  '--micro=0': ['--micro=0'],
+  '--logprob_chunk=0': ['--logprob_chunk=0'],
+  '--prompt_buckets=': ['--prompt_buckets=64,32'],
+  '--prompt_buckets=()': ['--prompt_buckets='],
+  '--response_buckets=(1,': ['--response_buckets=1,8'],
+  '--response_buckets=(8, 8)': ['--response_buckets=8,8'],
+  '--profile_steps=(3,)': ['--profile_steps=3'],
+  '--profile_steps=(4, 3)': ['--profile_steps=4,3'],
+  '--sft_micro=3': ['--sft_steps=1', '--sft_batch=8', '--sft_micro=3'],
+  '--minibatches=3': ['--prompts_per_step=8', '--minibatches=3'],
+  '--micro=3': ['--prompts_per_step=8', '--minibatches=2', '--micro=3'],
+  '--samples=1': ['--samples=1'],
+  '--temperature=0.0': ['--temperature=0'],
+  '--judge=none': ['--judge=none'],
+  '--mix_weight': ['--mix=convex'],
+  '--ddof=2': ['--ddof=2'],
+  '--band=(0.8, 0.2)': ['--band=0.8,0.2'],
+  '--band=(0.5,)': ['--band=0.5'],
+  '--clip_min=0.3': ['--clip_min=0.3'],
+  '--clip_max=1.0': ['--clip_max=1'],
+  '--clip_min=0.0': ['--clip_min=0'],
+  '--dual_clip=1.0': ['--dual_clip=1'],
+}
+
+
+@pytest.mark.parametrize('named', WRONG)
+def test_what_cannot_work_is_refused_with_the_flag_named(named):
+  with pytest.raises(config_lib.ConfigError) as raised:
+    _parse(*WRONG[named])
+  assert named in str(raised.value)
+  # Nothing else is wrong with it.
+  assert len(str(raised.value).splitlines()) == 1
+
+
+def test_all_problems_are_told_at_once():
+  with pytest.raises(config_lib.ConfigError) as raised:
+    _parse('--samples=1', '--ddof=7', '--output_dir=')
+  assert len(str(raised.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+  'flags',
+  [
+    ['--judge=none', '--gate=none'],
+    ['--mix=convex', '--mix_weight=0.5'],
+    # What belongs to a phase that the run does not have does not matter.
+    ['--rl_steps=0', '--sft_steps=1', '--samples=1', '--judge=none'],
+    ['--sft_batch=8', '--sft_micro=3'],
+  ],
+)
+def test_what_works_is_let_through(flags):
+  _parse(*flags)
+
+
+def test_which_flags_a_run_may_change():
+  config = _parse('--seed=1', '--band=0.1,0.9')
+  old = config_lib.to_json(config)
+  assert config_lib.differences(old, config) == []
+  changed = _parse('--seed=2', '--band=0.2,0.9', '--keep_checkpoints=9')
+  assert config_lib.differences(old, changed) == [
+    '--seed: 1 then, 2 now',
+    '--band: [0.1, 0.9] then, [0.2, 0.9] now',
+  ]
+  assert config_lib.MAY_CHANGE <= OTHERS.keys()

@@ -1,0 +1,179 @@
+"""What a configuration names is loaded, or refused with the flag named."""
+
+import json
+
+import numpy as np
+import pytest
+
+from awpo_jax import config as config_lib
+from awpo_jax import types
+from awpo_jax.rollout import prompts, rewards
+from awpo_jax.training import experiment as experiment_lib
+from tests import tiny_dataset
+
+
+def _make(folder, *flags):
+  return experiment_lib.make_experiment(
+    config_lib.parse(tiny_dataset.flags(folder, *flags))
+  )
+
+
+def test_parts_of_the_tiny_experiment(tmp_path):
+  made = _make(tmp_path / 'run')
+  assert made.reward is tiny_dataset.reward and made.judge is tiny_dataset.judge
+  # The vocabulary is the tokenizer's, whatever the model's file says.
+  assert made.decoder.config.vocab_size == len(made.tokenizer) <= 300
+  assert made.tokenizer.decode([made.stop_ids[0]]) == '<|im_end|>'
+  assert made.tokenizer.decode([made.pad_id]) == '<|endoftext|>'
+
+
+def test_names_of_what_is_built_in(tmp_path):
+  made = _make(tmp_path / 'run', '--reward=toolrl', '--judge=rubric')
+  assert made.reward is rewards.toolrl
+  assert made.judge is experiment_lib.JUDGES['rubric']
+  made = _make(tmp_path / 'other', '--judge=none', '--gate=none')
+  assert made.judge is None
+
+
+def test_each_demonstration_once_a_round_and_the_order_is_the_seeds(tmp_path):
+  first = _make(tmp_path / 'a')
+  order = [first.demonstration_order[i] for i in range(60)]
+  for start in (0, 20, 40):
+    assert sorted(order[start : start + 20]) == list(range(20))
+  assert order[:20] != order[20:40]
+  again = _make(tmp_path / 'b')
+  assert [again.demonstration_order[i] for i in range(60)] == order
+  other = _make(tmp_path / 'c', '--seed=1')
+  assert [other.demonstration_order[i] for i in range(60)] != order
+  drawn = [first.prompt_order[i] for i in range(40)]
+  assert len(set(drawn)) == 40 and max(drawn) < len(first.dataset.train)
+  assert [x % 20 for x in drawn] != order[:40]
+
+
+def test_the_tokenizer_stays_with_the_run(tmp_path):
+  folder = tmp_path / 'run'
+  first = _make(folder, '--vocab_size=270')
+  assert not folder.with_name('tokenizer.tmp').exists()
+  # Read back, not trained anew, which would give another.
+  again = _make(folder, '--vocab_size=262')
+  assert again.tokenizer.get_vocab() == first.tokenizer.get_vocab()
+  assert len(_make(tmp_path / 'new', '--vocab_size=262').tokenizer) < len(
+    first.tokenizer
+  )
+
+
+@pytest.mark.parametrize('place', ['', 'checkpoints', 'checkpoints/4'])
+def test_a_new_run_has_the_old_ones_tokenizer(tmp_path, place):
+  old = tmp_path / 'old'
+  first = _make(old, '--vocab_size=262')
+  (old / place).mkdir(parents=True, exist_ok=True)
+  made = _make(tmp_path / 'new', f'--init_from={old / place}')
+  assert made.tokenizer.get_vocab() == first.tokenizer.get_vocab()
+
+
+REFUSED = {
+  '--reward=no_such': 'known name',
+  '--reward=tests.tiny_dataset:no_such': 'cannot be imported',
+  '--judge=no_such': 'known name',
+  '--dataset=no_such': 'known name',
+  '--dataset=no.such:module': 'cannot be imported',
+  '--init_from=nowhere': '--init_from=nowhere: no run',
+  '--tokenizer=/nowhere': 'no tokenizer at /nowhere',
+  '--model=/nowhere': 'No model config at /nowhere',
+  '--vocab_size=100': 'vocab_size 100',
+}
+
+
+@pytest.mark.parametrize('flag', REFUSED)
+def test_what_is_not_there(tmp_path, flag):
+  with pytest.raises((ValueError, FileNotFoundError), match=REFUSED[flag]):
+    _make(tmp_path / 'run', flag)
+
+
+def test_a_tokenizer_of_another_model(tmp_path):
+  first = _make(tmp_path / 'old')
+  model = tmp_path / 'small.json'
+  model.write_text(json.dumps(tiny_dataset.MODEL | {'vocab_size': 8}))
+  flags = (f'--model={model}', f'--tokenizer={tmp_path}/old/tokenizer')
+  with pytest.raises(ValueError, match=f'{len(first.tokenizer)} tokens.*of 8'):
+    _make(tmp_path / 'new', *flags)
+
+
+def _task(name, words=1):
+  return types.Task(name, 'system', 'a ' * words, (), 'b', 'kind')
+
+
+def load_uneven(*, seed, data=None):
+  """Of each part one that fits and some that do not."""
+  del seed, data
+  short, long = _task('short'), _task('long', 40)
+  return types.Dataset(
+    demonstrations=[
+      types.Demonstration(short, 'b'),
+      types.Demonstration(short, 'c ' * 30),
+      types.Demonstration(long, 'b'),
+    ],
+    train=[long, short, long],
+    evals={'held_out': [short, long]},
+  )
+
+
+def load_no_evals(*, seed, data=None):
+  """Nothing to measure on."""
+  del seed, data
+  return types.Dataset(
+    demonstrations=[], train=[_task('a')], evals={'held_out': []}
+  )
+
+
+def load_only_evals(*, seed, data=None):
+  """Nothing to train on."""
+  del seed, data
+  return types.Dataset(
+    demonstrations=[], train=[], evals={'held_out': [_task('a')]}
+  )
+
+
+def test_what_is_too_long_is_dropped_and_counted(tmp_path, capsys):
+  flags = (f'--dataset={__name__}:load_uneven', '--overlong=drop')
+  made = _make(tmp_path / 'run', *flags)
+  assert [x.response for x in made.dataset.demonstrations] == ['b']
+  assert [x.task_id for x in made.dataset.train] == ['short']
+  assert [x.task_id for x in made.dataset.evals['held_out']] == ['short']
+  said = capsys.readouterr().out
+  assert '2 demonstrations, 2 prompts, 1 held-out tasks' in said
+  longest = made.config.data.prompt_buckets[-1]
+  for task in made.dataset.train:
+    assert len(prompts.encode_prompt(made.tokenizer, task)) <= longest
+
+
+def test_nothing_is_dropped_unasked(tmp_path):
+  made = _make(tmp_path / 'run', f'--dataset={__name__}:load_uneven')
+  assert len(made.dataset.train) == 3
+
+
+def test_endless_prompts_cannot_be_sifted(tmp_path, monkeypatch):
+  dataset = tiny_dataset.load(seed=0)
+  monkeypatch.setattr(type(dataset.train), '__len__', lambda self: 10**6 + 1)
+  with pytest.raises(ValueError, match='--overlong=drop'):
+    _make(tmp_path / 'run', '--overlong=drop')
+
+
+@pytest.mark.parametrize(
+  ('function', 'flags', 'message'),
+  [
+    ('load_no_evals', ['--sft_steps=0'], 'empty evaluation set'),
+    ('load_no_evals', [], 'no demonstrations: set --sft_steps=0'),
+    ('load_only_evals', ['--sft_steps=0'], 'no train prompts'),
+  ],
+)
+def test_data_that_a_phase_lacks(tmp_path, function, flags, message):
+  with pytest.raises(ValueError, match=message):
+    _make(tmp_path / 'run', f'--dataset={__name__}:{function}', *flags)
+
+
+def test_order_of_nothing():
+  assert experiment_lib._order(0, 0, 0) == ()
+  order = experiment_lib._order(3, 0, 0)
+  assert sorted(order[i] for i in range(3)) == [0, 1, 2]
+  np.testing.assert_array_equal(order[10**9], order[10**9])

@@ -1,0 +1,145 @@
+"""Summary, table and example of a run, on rows made by hand."""
+
+import json
+
+import pytest
+
+from awpo_jax.training import report
+
+
+def _row(step, phase, accuracy=None, easy=None, hard=None, other=None, **more):
+  row = {'step': step, 'phase': phase, 'time/elapsed': 10.0 * step}
+  if accuracy is not None:
+    row |= {
+      'eval/main/accuracy': accuracy,
+      'eval/main/outcome': 2.5,
+      'eval/main/reasoning': None,
+      'eval/main/accuracy/easy': easy,
+      'eval/main/accuracy/hard': hard,
+      'eval/other/accuracy': other,
+      'time/eval': 2.0,
+    }
+  return row | more
+
+
+ROWS = [
+  _row(1, 'sft'),
+  _row(2, 'sft', 0.25, 0.5, 0.0, 0.1),
+  _row(3, 'rl', **{'time/sample': 1.5, 'time/update': 0.5}),
+  _row(4, 'rl', 0.5, 0.75, 0.25, 0.2, **{'time/sample': 1.0}),
+]
+
+
+def test_summary():
+  assert report.summarize(ROWS) == {
+    'main_set': 'main',
+    'accuracy_before': 0.25,
+    'accuracy_after': 0.5,
+    'accuracy_by_kind': {
+      'easy': {'before': 0.5, 'after': 0.75},
+      'hard': {'before': 0.0, 'after': 0.25},
+    },
+    'accuracy_by_set': {
+      'main': {'before': 0.25, 'after': 0.5},
+      'other': {'before': 0.1, 'after': 0.2},
+    },
+    'outcome_after': 2.5,
+    'reasoning_after': None,
+    'step_before': 2,
+    'step_after': 4,
+    'seconds': 40.0,
+    # 1.5 + 1, 0.5, 2 + 2.
+    'seconds_by_part': {'sample': 2.5, 'update': 0.5, 'eval': 4.0},
+  }
+
+
+@pytest.mark.parametrize(
+  ('phases', 'before', 'after'),
+  [
+    # SFT, then RL: where SFT ended; a new run's start counts as that.
+    (['sft', 'sft', 'rl', 'rl'], 2, 4),
+    (['start', 'rl', 'rl'], 1, 3),
+    # One phase alone: the first and the last.
+    (['sft', 'sft', 'sft'], 1, 3),
+    (['rl', 'rl'], 1, 2),
+    (['rl'], 1, 1),
+  ],
+)
+def test_which_evaluations_are_compared(phases, before, after):
+  rows = [_row(i, phase, 0.5) for i, phase in enumerate(phases, start=1)]
+  first, last = report.evaluations(rows)
+  assert (first['step'], last['step']) == (before, after)
+
+
+def test_no_evaluation():
+  with pytest.raises(ValueError, match='no evaluation'):
+    report.evaluations([_row(1, 'sft'), _row(2, 'rl')])
+
+
+def test_table():
+  assert report.table(ROWS[1], ROWS[3]).splitlines() == [
+    'accuracy                  before   after',
+    'main                       25.0%   50.0%',
+    '  easy                     50.0%   75.0%',
+    '  hard                      0.0%   25.0%',
+    'other                      10.0%   20.0%',
+  ]
+
+
+def test_table_of_a_set_that_was_not_there_before():
+  lines = report.table(_row(1, 'sft'), ROWS[3]).splitlines()
+  assert lines[1].split() == ['main', '-', '50.0%']
+
+
+def _answer(step, task, solved, text, **more):
+  return {
+    'step': step,
+    'set': 'main',
+    'task_id': task,
+    'user': f'question {task}',
+    'response': text,
+    'solved': solved,
+  } | more
+
+
+ANSWERS = [
+  _answer(2, 'a', True, 'a before'),
+  _answer(2, 'b', False, 'b before'),
+  _answer(2, 'c', False, 'c before'),
+  {'step': 3, 'task_id': 'b', 'response': 'a sample'},
+  _answer(3, 'b', True, 'b between'),
+  _answer(4, 'a', True, 'a after'),
+  _answer(4, 'b', False, 'b after'),
+  _answer(4, 'c', True, 'c after'),
+]
+
+
+def test_example_is_a_task_that_was_learnt():
+  lines = report.example(ANSWERS, 2, 4)
+  assert lines == [
+    'c: question c',
+    '',
+    'before:',
+    'c before',
+    '',
+    'after:',
+    'c after',
+    '',
+  ]
+
+
+def test_example_where_nothing_was_learnt():
+  assert report.example(ANSWERS[:-1], 2, 4)[0] == 'a: question a'
+  assert report.example(ANSWERS[:3], 2, 4) == []
+
+
+def test_finish_writes_the_files_it_names(tmp_path):
+  for name, rows in (('metrics', ROWS), ('transcripts', ANSWERS)):
+    lines = [json.dumps(row) + '\n' for row in rows]
+    (tmp_path / f'{name}.jsonl').write_text(''.join(lines))
+  text = report.finish(tmp_path)
+  summary = json.loads((tmp_path / 'summary.json').read_text())
+  assert summary == report.summarize(ROWS)
+  assert (tmp_path / 'curves.png').stat().st_size > 1000
+  for shown in ('50.0%', 'c after', 'seconds: 40', str(tmp_path)):
+    assert shown in text

@@ -1,0 +1,216 @@
+"""Runs of `experiments/train.py`, each in a process that can be killed.
+
+Imports take longer than a tiny run, so these processes are forked from one
+that has done them. `Signal` makes a process signal itself at a chosen point,
+which no timing from outside could hit.
+"""
+
+import dataclasses
+import importlib
+import json
+import multiprocessing
+import os
+import pathlib
+import runpy
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from awpo_jax.training import checkpoints
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+TRAIN = 'experiments/train.py'
+_PRELOAD = (
+  'awpo_jax.training.loop',
+  'awpo_jax.training.report',
+  'tests.whole_runs',
+)
+# Compile quickly, everything is cached, and the suite's four devices are not
+# asked for: `--cpu_devices` is.
+_ENVIRONMENT = {
+  'JAX_PLATFORMS': 'cpu',
+  'XLA_FLAGS': '--xla_backend_optimization_level=0'
+  ' --xla_llvm_disable_expensive_passes=true',
+  'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+}
+_SECONDS = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class Signal:
+  """A signal that a process sends itself.
+
+  Attributes:
+    function: `package.module:name` of the function at which.
+    call: at the how manyth call of it.
+    when: `before` or `after` the call, or `second` before the second item of
+      what that call returns is handed out; calls that give one item only are
+      not counted.
+    number: of the signal.
+  """
+
+  function: str
+  call: int
+  when: str = 'before'
+  number: int = signal.SIGKILL
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """How a process ended: `returncode` is -n where signal n killed it."""
+
+  returncode: int
+  stdout: str
+  stderr: str
+
+
+def command(flags: Sequence[str]) -> Result:
+  """Runs `python experiments/train.py` as a user does."""
+  done = subprocess.run(
+    [sys.executable, TRAIN, *flags],
+    cwd=ROOT,
+    env=os.environ | _ENVIRONMENT | {'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+    timeout=_SECONDS,
+    check=False,
+  )
+  return Result(done.returncode, done.stdout, done.stderr)
+
+
+def forked(
+  flags: Sequence[str],
+  output: pathlib.Path,
+  *,
+  at: Signal | None = None,
+  environment: Mapping[str, str] | None = None,
+) -> Result:
+  """The same as `command`, without its imports.
+
+  Args:
+    flags: of the command line.
+    output: folder for what it prints.
+    at: signal that it sends itself.
+    environment: further variables.
+  """
+  context = multiprocessing.get_context('forkserver')
+  context.set_forkserver_preload(list(_PRELOAD))
+  files = output / 'stdout.txt', output / 'stderr.txt'
+  process = context.Process(
+    target=_main, args=(list(flags), files, at, dict(environment or {}))
+  )
+  process.start()
+  process.join(_SECONDS)
+  if process.is_alive():
+    process.kill()
+    process.join()
+    raise TimeoutError(f'{_SECONDS} s: {files[1].read_text()}')
+  return Result(process.exitcode, *(file.read_text() for file in files))
+
+
+def _main(flags, files, at, environment) -> None:
+  os.chdir(ROOT)
+  os.environ.update(_ENVIRONMENT | environment)
+  for number, file in enumerate(files, start=1):
+    os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  if at is not None:
+    _inject(at)
+  sys.argv = [TRAIN, *flags]
+  runpy.run_path(TRAIN, run_name='__main__')
+
+
+def _inject(at: Signal) -> None:
+  """Puts the signal into the function that `at` names."""
+  module_name, _, name = at.function.partition(':')
+  owner: Any = importlib.import_module(module_name)
+  *path, name = name.split('.')
+  for part in path:
+    owner = getattr(owner, part)
+  original, calls = getattr(owner, name), 0
+
+  def strike() -> None:
+    nonlocal calls
+    calls += 1
+    if calls == at.call:
+      os.kill(os.getpid(), at.number)
+
+  def second(items) -> Iterator[Any]:
+    for index, item in enumerate(items):
+      if index == 1:
+        strike()
+      yield item
+
+  def wrapper(*args, **kwargs):
+    if at.when == 'before':
+      strike()
+    result = original(*args, **kwargs)
+    if at.when == 'after':
+      strike()
+    return second(result) if at.when == 'second' else result
+
+  setattr(owner, name, wrapper)
+
+
+def rows(folder: pathlib.Path, name: str = 'metrics.jsonl') -> list[Any]:
+  """All rows of a JSON Lines file."""
+  return [json.loads(x) for x in (folder / name).read_text().splitlines()]
+
+
+def untimed(folder: pathlib.Path) -> list[dict[str, Any]]:
+  """The rows of `metrics.jsonl` without what hangs on the machine."""
+  return [
+    {
+      key: value
+      for key, value in row.items()
+      if not key.startswith('time/')
+      and not key.endswith('per_second')
+      and key != 'compile/count'
+    }
+    for row in rows(folder)
+  ]
+
+
+def stored(folder: pathlib.Path, step: int) -> dict[str, np.ndarray]:
+  """Every array of a checkpoint by its path."""
+  path = folder / checkpoints.RUN_SUBFOLDER / str(step) / checkpoints.STATE
+  handler = ocp.PyTreeCheckpointHandler()
+  args = jax.tree.map(
+    lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+    handler.metadata(path).tree,
+  )
+  tree = handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=args))
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {jax.tree_util.keystr(key): np.asarray(leaf) for key, leaf in leaves}
+
+
+def saved_steps(folder: pathlib.Path) -> list[int]:
+  """Steps whose checkpoints are whole."""
+  names = (x.name for x in (folder / checkpoints.RUN_SUBFOLDER).iterdir())
+  return sorted(int(name) for name in names if name.isdigit())
+
+
+def assert_same(got: pathlib.Path, wanted: pathlib.Path, step: int) -> None:
+  """Two runs have the same numbers, answers and final parameters, bit for bit.
+
+  Args:
+    got: folder of a run.
+    wanted: folder of another.
+    step: their last.
+  """
+  for ours, theirs in zip(untimed(got), untimed(wanted), strict=True):
+    assert ours == theirs
+  name = 'transcripts.jsonl'
+  assert rows(got, name) == rows(wanted, name)
+  ours, theirs = stored(got, step), stored(wanted, step)
+  assert ours.keys() == theirs.keys()
+  for key, array in ours.items():
+    np.testing.assert_array_equal(array, theirs[key], err_msg=key)
+
+
