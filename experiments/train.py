@@ -3,20 +3,24 @@
   python experiments/train.py --flagfile=experiments/quickstart.flags
 """
 
-import json
 import logging
+import os
 import sys
 
-from absl import app, flags
+# It announces at every import that torch is missing, which is as it should be.
+os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
-from awpo_jax import config as config_lib
-from awpo_jax.training import checkpoints, loop, report
+from absl import app, flags  # noqa: E402
+
+from awpo_jax import config as config_lib  # noqa: E402
+from awpo_jax.training import checkpoints, loop, report  # noqa: E402
 
 config_lib.define_flags()
 
 
 def main(arguments: list[str]) -> None:
-  logging.getLogger('absl').setLevel(logging.WARNING)
+  for name in ('absl', 'jax'):
+    logging.getLogger(name).setLevel(logging.WARNING)
   if len(arguments) > 1:
     raise app.UsageError(f'not a flag: {" ".join(arguments[1:])}')
   try:

@@ -1,8 +1,8 @@
 """A reward, a judge and a data set of one's own, ten lines each.
 
-  --reward=tests.plugins_example:right_tool
-  --judge=tests.plugins_example:brevity
-  --dataset=tests.plugins_example:two_sums
+--reward=tests.plugins_example:right_tool
+--judge=tests.plugins_example:brevity
+--dataset=tests.plugins_example:two_sums
 """
 
 import re
@@ -30,7 +30,9 @@ def two_sums(*, seed, data=None) -> types.Dataset:
   add = types.Tool('add', 'Adds two numbers.', {'a': {}, 'b': {}})
   answer = '<tool_call>\n{"name": "add", "parameters": %s}\n</tool_call>'
   tasks = [
-    types.Task(f'sum_{i}', 'Call add(a, b).', user, (add,), answer % args, 'sum')
+    types.Task(
+      f'sum_{i}', 'Call add(a, b).', user, (add,), answer % args, 'sum'
+    )
     for i, (user, args) in enumerate(SUMS)
   ]
   shown = [types.Demonstration(task, task.ground_truth) for task in tasks]

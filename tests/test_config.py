@@ -33,7 +33,8 @@ def test_every_field_is_a_flag_with_its_default():
     flag = values[field.name]
     default = flag.default
     if isinstance(field.default, tuple):
-      default = tuple(type(x)(y) for x, y in zip(field.default, default))
+      # Absl has lists of strings.
+      default = tuple(type(field.default[0])(x) for x in default)
     assert default == field.default, field.name
     assert flag.help.endswith(field.metadata['help'])
 
@@ -256,4 +257,4 @@ def test_which_flags_a_run_may_change():
     '--seed: 1 then, 2 now',
     '--band: [0.1, 0.9] then, [0.2, 0.9] now',
   ]
-  assert config_lib.MAY_CHANGE <= OTHERS.keys()
+  assert not config_lib.MAY_CHANGE - OTHERS.keys()

@@ -15,7 +15,7 @@ import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -212,5 +212,3 @@ def assert_same(got: pathlib.Path, wanted: pathlib.Path, step: int) -> None:
   assert ours.keys() == theirs.keys()
   for key, array in ours.items():
     np.testing.assert_array_equal(array, theirs[key], err_msg=key)
-
-

@@ -103,8 +103,8 @@ def attend_part(
     scale: multiplies the dot products.
 
   Returns:
-    f32[N, S, H, C] output, finite where nothing is visible, and f32[N, S, H] the
-    log-sum-exp of the scaled scores, about -1e30 there.
+    f32[N, S, H, C] output, finite where nothing is visible, and f32[N, S, H]
+    the log-sum-exp of the scaled scores, about -1e30 there.
   """
   chex.assert_rank([query, part.keys, part.values, part.bias], [4, 4, 4, 3])
   rows, length, heads, width = query.shape

@@ -33,19 +33,19 @@ def finish(output_dir: str | os.PathLike[str]) -> str:
   summary = summarize(rows)
   (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + '\n')
   curves.plot_curves(rows, folder / CURVES_FILE)
-  transcripts = metrics_lib.read_metrics(
-    folder / metrics_lib.TRANSCRIPTS_FILE
+  transcripts = metrics_lib.read_metrics(folder / metrics_lib.TRANSCRIPTS_FILE)
+  return '\n'.join(
+    [
+      '',
+      table(before, after),
+      '',
+      *example(transcripts, before['step'], after['step']),
+      f'seconds: {summary["seconds"]:.0f}',
+      f'curves: {folder / CURVES_FILE}',
+      f'numbers: {folder / SUMMARY_FILE}, {folder / metrics_lib.METRICS_FILE}',
+      f'answers: {folder / metrics_lib.TRANSCRIPTS_FILE}',
+    ]
   )
-  return '\n'.join([
-    '',
-    table(before, after),
-    '',
-    *example(transcripts, before['step'], after['step']),
-    f'seconds: {summary["seconds"]:.0f}',
-    f'curves: {folder / CURVES_FILE}',
-    f'numbers: {folder / SUMMARY_FILE}, {folder / metrics_lib.METRICS_FILE}',
-    f'answers: {folder / metrics_lib.TRANSCRIPTS_FILE}',
-  ])
 
 
 def evaluations(rows: Sequence[Row]) -> tuple[Row, Row]:

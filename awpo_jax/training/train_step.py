@@ -93,7 +93,7 @@ def train_step(
   all_max = collectives.make_all_max(axis_name)
   grads, local = accumulate(terms, state.params, weigh(batch, all_sum))
   grads, sums = all_sum((grads, local.sums))
-  grad_norm = optax.global_norm(grads)
+  grad_norm = optax.tree.norm(grads)
   finite = jnp.isfinite(grad_norm) & jnp.isfinite(sums['loss'])
   new = _apply(state, grads, tx)
   state = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)

@@ -1,0 +1,323 @@
+"""The loop's own decisions: folders, refusals, when to pause, what to write."""
+
+import dataclasses
+import json
+import signal
+import sys
+import types as python_types
+
+import jax
+import numpy as np
+import pytest
+
+from awpo_jax import config as config_lib
+from awpo_jax.evaluation import held_out
+from awpo_jax.training import experiment as experiment_lib
+from awpo_jax.training import loop, sharding, train_step
+from awpo_jax.training import programs as programs_lib
+from tests import tiny_dataset
+from tests.training import tiny_run
+
+# For the four devices of this process.
+_HERE = ('--cpu_devices=1', '--prompts_per_step=8', '--sft_batch=8')
+
+
+def _config(folder, *flags):
+  return config_lib.parse(
+    tiny_dataset.flags(folder, '--compilation_cache=', *_HERE, *flags)
+  )
+
+
+class _Reached(Exception):
+  """The point where programs are compiled."""
+
+
+@pytest.fixture(autouse=True)
+def no_compilation(monkeypatch):
+  """Starts are judged by whether they get to the compilation."""
+
+  def reached(*unused_arguments):
+    raise _Reached
+
+  monkeypatch.setattr(programs_lib, 'compile_programs', reached)
+
+
+def test_a_new_folder_is_claimed_once(tmp_path):
+  folder = tmp_path / 'a' / 'run'
+  config = _config(tmp_path / 'run')
+  assert loop.claim_folder(folder, config)
+  stored = json.loads((folder / loop.FLAGS_FILE).read_text())
+  assert stored == config_lib.to_json(config)
+  flagfile = f'--flagfile={folder / loop.FLAGFILE}'
+  assert config_lib.parse([flagfile]) == config
+  assert not loop.claim_folder(folder, config)
+
+
+def test_a_folder_with_other_flags_is_refused(tmp_path):
+  folder = tmp_path / 'run'
+  loop.claim_folder(folder, _config(folder))
+  before = (folder / loop.FLAGS_FILE).read_bytes()
+  other = _config(folder, '--seed=5', '--gate=always', '--keep_checkpoints=3')
+  with pytest.raises(config_lib.ConfigError) as raised:
+    loop.train(other)
+  message = str(raised.value)
+  assert str(folder) in message and 'name another folder' in message
+  assert message.splitlines()[1:] == [
+    '--seed: 0 then, 5 now',
+    "--gate: 'ratio' then, 'always' now",
+  ]
+  assert (folder / loop.FLAGS_FILE).read_bytes() == before
+  # What changes no number may be changed.
+  with pytest.raises(_Reached):
+    loop.train(_config(folder, '--keep_checkpoints=3'))
+
+
+def test_a_folder_with_something_else_is_refused(tmp_path):
+  folder = tmp_path / 'run'
+  folder.mkdir()
+  (folder / 'thesis.tex').write_text('years of work')
+  with pytest.raises(config_lib.ConfigError, match='holds files but no run'):
+    loop.train(_config(folder))
+  assert [x.name for x in folder.iterdir()] == ['thesis.tex']
+
+
+@pytest.mark.parametrize(
+  'left', [[], ['run.flags'], ['run.flags', 'flags.tmp']]
+)
+def test_a_claim_that_was_cut_short_is_made_again(tmp_path, left):
+  folder = tmp_path / 'run'
+  folder.mkdir()
+  for name in left:
+    (folder / name).write_text('--torn')
+  assert loop.claim_folder(folder, _config(folder))
+  assert '--torn' not in (folder / loop.FLAGFILE).read_text()
+
+
+REFUSED = {
+  '--reward=no_such': '--reward=no_such',
+  '--judge=tests.tiny_dataset:nothing': '--judge=.*cannot be imported',
+  '--dataset=nowhere': '--dataset=nowhere',
+  '--model=/nowhere': '/nowhere',
+  '--best_metric=eval/held_out/acuracy': 'acuracy is not measured; there are: '
+  'eval/held_out/accuracy, eval/held_out/outcome, eval/held_out/reasoning, '
+  'eval/held_out/accuracy/even, eval/held_out/accuracy/odd',
+  '--prompts_per_step=12': '--prompts_per_step=12 does not divide over 4',
+}
+
+
+@pytest.mark.parametrize('flag', REFUSED)
+def test_mistakes_are_told_before_anything_compiles(tmp_path, flag):
+  folder = tmp_path / 'run'
+  with pytest.raises((ValueError, FileNotFoundError), match=REFUSED[flag]):
+    loop.train(_config(folder, flag))
+  # The corrected command has the folder.
+  with pytest.raises(_Reached):
+    loop.train(_config(folder))
+
+
+def test_a_mistake_does_not_undo_a_run(tmp_path):
+  folder = tmp_path / 'run'
+  with pytest.raises(_Reached):
+    loop.train(_config(folder))
+  (tmp_path / 'model.json').unlink()
+  config = dataclasses.replace(
+    _config(folder), model=config_lib.ModelConfig(str(tmp_path / 'model.json'))
+  )
+  (tmp_path / 'model.json').unlink()
+  with pytest.raises(FileNotFoundError, match='model.json'):
+    loop.train(config)
+  assert (folder / loop.FLAGS_FILE).exists()
+  assert (folder / experiment_lib.TOKENIZER_FOLDER).is_dir()
+
+
+def test_wandb_without_its_package(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'wandb', None)
+  with pytest.raises(ModuleNotFoundError, match='pip install.*--wandb_project'):
+    loop.train(_config(tmp_path / 'run', '--wandb_project=p'))
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('judge', [tiny_dataset.judge, None])
+def test_names_are_those_that_an_evaluation_reports(judge):
+  tasks = tiny_dataset.load(seed=0).evals['held_out'][:]
+  metrics, _ = held_out.evaluate(
+    tasks,
+    lambda chosen: ['b'] * len(chosen),
+    reward=tiny_dataset.reward,
+    judge=judge,
+  )
+  had = {name for name, value in metrics.items() if value is not None}
+  assert had == set(held_out.metric_names(tasks, judged=judge is not None))
+
+
+def test_schedules_end_with_their_phase(tmp_path):
+  schedules = loop.make_schedules(
+    _config(
+      tmp_path / 'run',
+      '--sft_schedule=linear',
+      '--sft_learning_rate=8',
+      '--schedule=linear',
+      '--learning_rate=12',
+    )
+  )
+  # 4 updates of SFT; 3 steps of 2 updates.
+  np.testing.assert_allclose(
+    [schedules['sft'](i) for i in (0, 2, 4)], [8, 4, 0]
+  )
+  np.testing.assert_allclose(
+    [schedules['rl'](i) for i in (0, 3, 6)], [12, 6, 0]
+  )
+  config = _config(tmp_path / 'run', '--sft_steps=0')
+  assert set(loop.make_schedules(config)) == {'rl'}
+  assert set(loop.make_optimizers(config)) == {'rl'}
+
+
+def _update(loss, weight, fraction, ratio, largest):
+  return train_step.StepMetrics(
+    sums={
+      'loss': np.float32(loss),
+      'weight': np.float32(weight),
+      'entropy': np.float32(3 * weight),
+      'clip_fraction': np.float32(fraction * weight),
+      'ratio_abs_log': np.float32(ratio * weight),
+    },
+    maxima={'ratio_abs_log_max': np.float32(largest)},
+    updates=np.int32(1),
+    grad_norm=np.float32(loss + 1),
+    finite=np.bool_(True),
+    replica_spread=np.float32(0),
+  )
+
+
+def test_metrics_of_a_step_are_means_under_each_updates_weights():
+  updates = [_update(1, 2, 0, 0.5, 0.75), _update(2, 4, 0.5, 0.25, 0.5)]
+  assert loop.update_metrics(updates) == {
+    'loss': 1.5,
+    'grad_norm': 2.5,
+    'policy_entropy': 3.0,
+    'clip/fraction': 0.25,
+    'ratio/abs_log_mean': 0.375,
+    'ratio/first_abs_log_mean': 0.5,
+    'ratio/abs_log_max': 0.75,
+  }
+
+
+def test_an_update_in_which_nothing_counted():
+  metrics = loop.update_metrics([_update(0, 0, 0, 0, 0)])
+  assert metrics['clip/fraction'] == metrics['policy_entropy'] == 0
+
+
+@pytest.fixture
+def bare(tmp_path, monkeypatch):
+  """A loop whose steps and files only tell what was asked of them."""
+
+  def make(*flags, first=0, on_write=None):
+    config = _config(tmp_path / 'run', *flags)
+    experiment = python_types.SimpleNamespace(config=config)
+    manager = python_types.SimpleNamespace(wait_until_finished=lambda: None)
+    run, written, traced = loop._Run(experiment, None, manager), [], []
+    run.programs = python_types.SimpleNamespace(
+      init={'rl': lambda params: python_types.SimpleNamespace(params=params)}
+    )
+
+    def write(step, report, *, state=None):
+      del report
+      saves = state is not None and run._saves(step)
+      written.append((step, 'saved' if saves else ''))
+      if on_write:
+        on_write(run, step)
+
+    monkeypatch.setattr(run, '_write', write)
+    monkeypatch.setattr(
+      jax.profiler, 'start_trace', lambda _: traced.append('start')
+    )
+    monkeypatch.setattr(
+      jax.profiler, 'stop_trace', lambda: traced.append('stop')
+    )
+
+    def step(state, index):
+      traced.append(index)
+      return state, None
+
+    state = python_types.SimpleNamespace(params=None)
+    steps = {'sft': step, 'rl': step}
+    return run, written, traced, lambda: run._steps(state, first, steps)
+
+  return make
+
+
+def test_every_step_is_written_once_and_what_is_due_is_saved(bare):
+  _, written, traced, go = bare('--checkpoint_every=3')
+  go()
+  assert written == [
+    (1, ''),
+    (2, ''),
+    (3, 'saved'),
+    (4, 'saved'),  # SFT ends.
+    (5, ''),
+    (6, 'saved'),
+    (7, 'saved'),  # The run ends.
+  ]
+  assert traced == [0, 1, 2, 3, 0, 1, 2]
+
+
+@pytest.mark.parametrize('during', [1, 2, 5])
+def test_a_signal_while_a_step_is_written_is_for_the_next_one(bare, during):
+  # What has been written without its state cannot be saved any more.
+  def on_write(run, step):
+    if step == during:
+      run.stop_signal = signal.SIGTERM
+
+  run, written, _, go = bare('--checkpoint_every=2', on_write=on_write)
+  with pytest.raises(loop.Stopped, match='SIGTERM after step') as stopped:
+    go()
+  assert stopped.value.signum == signal.SIGTERM
+  last, how = written[-1]
+  assert how == 'saved' and f'after step {last},' in str(stopped.value)
+  assert [step for step, _ in written] == list(range(1, last + 1))
+  assert last - during in (1, 2)
+
+
+def test_a_signal_in_the_last_step_changes_nothing(bare):
+  def on_write(run, step):
+    if step == 6:
+      run.stop_signal = signal.SIGINT
+
+  _, written, _, go = bare('--checkpoint_every=1', on_write=on_write)
+  go()
+  assert written[-1] == (7, 'saved')
+
+
+@pytest.mark.parametrize(
+  ('window', 'first', 'traced'),
+  [
+    ('2,3', 0, [0, 'start', 1, 2, 'stop', 3, 0, 1, 2]),
+    ('6,99', 0, [0, 1, 2, 3, 0, 'start', 1, 2, 'stop']),
+    ('20,30', 0, [0, 1, 2, 3, 0, 1, 2]),
+    # The run went on inside of the window.
+    ('2,6', 4, [0, 1, 2]),
+  ],
+)
+def test_the_profile_covers_its_window(bare, window, first, traced):
+  _, _, got, go = bare(f'--profile_steps={window}', first=first)
+  go()
+  assert got == traced
+
+
+def test_answers_come_in_order_whatever_the_batch(monkeypatch):
+  monkeypatch.undo()
+  params = tiny_run.new_state('sft').params
+  params = sharding.place_replicated(jax.device_get(params), tiny_run.mesh())
+
+  def answer(tasks):
+    return loop.answer(
+      tiny_run.experiment(),
+      tiny_run.compiled(),
+      tiny_run.mesh(),
+      params,
+      tasks,
+    )
+
+  # Batches of four: the second is filled up.
+  tasks = [tiny_run.make_task(i) for i in range(6)]
+  assert answer(tasks) == [answer([task])[0] for task in tasks]
