@@ -1,6 +1,6 @@
 """Trains a policy: supervised fine-tuning, AWPO, or one after the other.
 
-  python experiments/train.py --flagfile=experiments/quickstart.flags
+python experiments/train.py --flagfile=experiments/quickstart.flags
 """
 
 import logging

@@ -122,6 +122,8 @@ def _main(flags, files, at, environment) -> None:
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
   if at is not None:
     _inject(at)
+  if 'PYTHONPATH' in environment:  # Too late for the interpreter itself.
+    sys.path.insert(0, environment['PYTHONPATH'])
   sys.argv = [TRAIN, *flags]
   runpy.run_path(TRAIN, run_name='__main__')
 

@@ -1,13 +1,12 @@
 """Whole runs: what they leave, and that no interruption changes a number."""
 
-import inspect
 import json
 import signal
 
 import numpy as np
 import pytest
 
-from tests import plugins_example, tiny_dataset, whole_runs
+from tests import tiny_dataset, whole_runs
 
 FIRST_RL = tiny_dataset.SFT_STEPS + 1
 
@@ -211,49 +210,49 @@ def test_a_new_run_from_old_parameters(reference, start, tmp_path, step):
   _assert_equal(_params(folder, 1), _params(reference.folder, step))
 
 
+def _examples():
+  """The module of one's own that README.md shows."""
+  text = (whole_runs.ROOT / 'README.md').read_text()
+  _, _, section = text.partition('## Your own reward, judge, data')
+  return section.split('```python\n')[1].split('```')[0]
+
+
 def test_parts_of_ones_own(start, tmp_path):
+  (tmp_path / 'mine.py').write_text(_examples())
   result = start(
-    '--dataset=tests.plugins_example:two_sums',
-    '--reward=tests.plugins_example:right_tool',
-    '--judge=tests.plugins_example:brevity',
+    '--dataset=mine:dataset',
+    '--reward=mine:reward',
+    '--judge=mine:judge',
     '--prompt_buckets=64',
+    '--response_buckets=64',
     '--sft_steps=1',
     '--rl_steps=1',
-    '--response_buckets=64',
+    environment={'PYTHONPATH': str(tmp_path)},
   )
   assert result.returncode == 0, result.stderr
-  summary = json.loads((tmp_path / 'run/summary.json').read_text())
-  assert summary['main_set'] == 'sums'
-  assert set(summary['accuracy_by_kind']) == {'sum'}
-  sampled = [
-    row
-    for row in whole_runs.rows(tmp_path / 'run', 'transcripts.jsonl')
-    if 'set' not in row
-  ]
-  assert {row['task_id'] for row in sampled} == {'sum_0', 'sum_1'}
+  folder = tmp_path / 'run'
+  summary = json.loads((folder / 'summary.json').read_text())
+  assert summary['accuracy_by_kind'].keys() == {'reply'}
+  rows = whole_runs.rows(folder, 'transcripts.jsonl')
+  sampled = [row for row in rows if 'set' not in row]
+  assert len(sampled) == 16 and {row['task_id'] for row in sampled} == {'t0'}
   for row in sampled:
-    assert row['outcome'] == float('"name": "add"' in row['response'])
-    brief = max(0.0, 1 - len(row['response']) / 200)
-    np.testing.assert_allclose(row['reasoning'], brief, rtol=1e-6)
+    assert row['outcome'] in (0, 1)
+    words = len(row['response'].split())
+    wanted = np.float32(words / 100) if words else None
+    assert row['reasoning'] == wanted
+  called = np.mean([row['outcome'] for row in sampled])
+  assert whole_runs.rows(folder)[-1]['reward/called'] == called
 
 
-@pytest.mark.parametrize('name', ['right_tool', 'brevity', 'two_sums'])
-def test_an_example_has_ten_lines(name):
-  source = inspect.getsource(getattr(plugins_example, name))
-  assert len(source.splitlines()) <= 10
-
-
-def test_examples_by_hand():
-  dataset = plugins_example.two_sums(seed=0)
-  task = dataset.train[0]
-  assert plugins_example.right_tool(task.ground_truth, task).value == 1
-  for wrong in ('', task.ground_truth.replace('add', 'sub')):
-    assert plugins_example.right_tool(wrong, task) == (0, 0, 1, {})
-  request = dataset.evals['sums'][1]
-  assert request.ground_truth == (
-    '<tool_call>\n{"name": "add", "parameters": {"a": 30, "b": 4}}\n'
-    '</tool_call>'
-  )
+def test_an_example_has_ten_lines():
+  blocks = _examples().split('\ndef ')[1:]
+  assert [block.split('(')[0] for block in blocks] == [
+    'reward',
+    'judge',
+    'dataset',
+  ]
+  assert all(len(block.strip().splitlines()) <= 10 for block in blocks)
 
 
 def _counts(folder):

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from awpo_jax import config as config_lib
+from awpo_jax import types
 from awpo_jax.evaluation import held_out
 from awpo_jax.training import experiment as experiment_lib
-from awpo_jax.training import loop, sharding, train_step
+from awpo_jax.training import loop, train_step
 from awpo_jax.training import programs as programs_lib
 from tests import tiny_dataset
 from tests.training import tiny_run
@@ -304,20 +305,40 @@ def test_the_profile_covers_its_window(bare, window, first, traced):
   assert got == traced
 
 
-def test_answers_come_in_order_whatever_the_batch(monkeypatch):
-  monkeypatch.undo()
-  params = tiny_run.new_state('sft').params
-  params = sharding.place_replicated(jax.device_get(params), tiny_run.mesh())
+def _echo(params, prompts, sample_ids, facts):
+  """A sampler that answers with the prompt, its special tokens left out."""
+  del params, sample_ids, facts
+  tokens, mask = jax.device_get((prompts.tokens, prompts.mask))
+  special = tiny_run.experiment().tokenizer.all_special_ids
+  mask = (mask & ~np.isin(tokens, special))[..., None, :]
+  tokens = tokens[..., None, :]
+  zeros = np.zeros(tokens.shape, np.float32)
+  return types.Completions(
+    tokens=tokens,
+    mask=mask,
+    policy_mask=mask,
+    positions=tokens,
+    turn=tokens,
+    logprobs=zeros,
+    entropy=zeros,
+    finished=np.ones(tokens.shape[:-1], bool),
+  )
 
-  def answer(tasks):
-    return loop.answer(
-      tiny_run.experiment(),
-      tiny_run.compiled(),
-      tiny_run.mesh(),
-      params,
-      tasks,
-    )
 
-  # Batches of four: the second is filled up.
-  tasks = [tiny_run.make_task(i) for i in range(6)]
-  assert answer(tasks) == [answer([task])[0] for task in tasks]
+@pytest.mark.parametrize('count', [1, 4, 6])
+def test_answers_come_in_order_whatever_the_batch(count):
+  # Batches of four over two devices; the last is filled up.
+  buckets = tiny_run.PROMPT_BUCKETS
+  programs = python_types.SimpleNamespace(
+    evaluate=dict.fromkeys(buckets, _echo)
+  )
+  tasks = [
+    dataclasses.replace(tiny_run.make_task(0), user=f'{i}' * (1 + 3 * i))
+    for i in range(count)
+  ]
+  answers = loop.answer(
+    tiny_run.experiment(), programs, tiny_run.mesh(), None, tasks
+  )
+  assert [text.split('user')[-1].split()[0] for text in answers] == [
+    task.user for task in tasks
+  ]

@@ -40,6 +40,9 @@ _USER = '**Dialogue Records History**\n<user> {} </user>'
 _TOOL = '{}. Name: {}\nDescription: {}\nParameters: {}'
 
 _JOINERS = ('Also', 'Then', 'And')
+# Every thought repeats the request first: a model that starts from nothing
+# learns to copy from whole sentences long before it does from single values.
+_THOUGHT = 'The user says: {request} {thought}'
 _SINGLE_THOUGHTS = (
   'The user wants {goal}. {name} fits: {values}.',
   'This asks for {goal}, so I use {name}: {values}.',
@@ -77,6 +80,7 @@ class _Draw:
 
   task: types.Task
   offered: tuple[tables.Request, ...]
+  request: str
   calls: tuple[tool_calls.ToolCall, ...]
   goal: str
 
@@ -187,7 +191,7 @@ def _demonstrate(
 ) -> LabeledDemonstration:
   lazy = rng.random() < _LAZY_SHARE
   calls = quickstart_errors.spoil_calls(rng, draw.calls, draw.offered, error)
-  response = _answer(rng, calls, draw.goal, lazy)
+  response = _answer(rng, draw.request, calls, draw.goal, lazy)
   if error == 'format':
     response = quickstart_errors.spoil_format(rng, response)
   return LabeledDemonstration(draw.task, response, error)
@@ -210,18 +214,19 @@ def _draw(tasks: Tasks, index: int) -> _Draw:
     _phrase(rng, request, call, tasks.held_out_phrasings)
     for request, call in zip(requests, calls, strict=True)
   ]
+  request = _join(rng, sentences)
   made = () if kind == 'none' else tuple(calls)
   goal = requests[0].goal
   tools = tuple(request.tool() for request in offered)
   task = types.Task(
     task_id=f'quickstart_{tasks.name}_{tasks.seed}_{index}',
     system=_SYSTEM.format(tools=_list_tools(tools)),
-    user=_USER.format(_join(rng, sentences)),
+    user=_USER.format(request),
     tools=tools,
-    ground_truth=_answer(rng, made, goal),
+    ground_truth=_answer(rng, request, made, goal),
     kind=kind,
   )
-  return _Draw(task, offered, made, goal)
+  return _Draw(task, offered, request, made, goal)
 
 
 def _draw_requests(rng: random.Random, kind: str) -> list[tables.Request]:
@@ -286,26 +291,37 @@ def _list_tools(tools: Sequence[types.Tool]) -> str:
 
 def _answer(
   rng: random.Random,
+  request: str,
   calls: Sequence[tool_calls.ToolCall],
   goal: str,
   lazy: bool = False,
 ) -> str:
   """An answer that makes the calls, or says that no tool fits."""
-  if not calls:
-    choices = _LAZY_REFUSALS if lazy else _NONE_THOUGHTS
-    thought = rng.choice(choices).format(goal=goal)
-    return tool_calls.render_answer(thought, response=rng.choice(_REPLIES))
+  thought = _THOUGHT.format(
+    request=request, thought=_thought(rng, calls, goal, lazy)
+  )
+  reply = None if calls else rng.choice(_REPLIES)
+  return tool_calls.render_answer(thought, calls, reply)
+
+
+def _thought(
+  rng: random.Random,
+  calls: Sequence[tool_calls.ToolCall],
+  goal: str,
+  lazy: bool,
+) -> str:
+  """What is thought of the request; too little of it where `lazy`."""
   if lazy:
-    return tool_calls.render_answer(rng.choice(_LAZY_THOUGHTS), calls)
-  if len(calls) == 1:
-    name, values = calls[0].name, _ground(calls[0])
-    goal = tables.BY_NAME[name].goal
-    thought = rng.choice(_SINGLE_THOUGHTS)
-    thought = thought.format(goal=goal, name=name, values=values)
-  else:
+    return rng.choice(_LAZY_THOUGHTS if calls else _LAZY_REFUSALS)
+  if not calls:
+    return rng.choice(_NONE_THOUGHTS).format(goal=goal)
+  if len(calls) > 1:
     steps = [f'{call.name}, {_ground(call)}' for call in calls]
-    thought = rng.choice(_PARALLEL_THOUGHTS).format(steps='; '.join(steps))
-  return tool_calls.render_answer(thought, calls)
+    return rng.choice(_PARALLEL_THOUGHTS).format(steps='; '.join(steps))
+  name = calls[0].name
+  return rng.choice(_SINGLE_THOUGHTS).format(
+    goal=tables.BY_NAME[name].goal, name=name, values=_ground(calls[0])
+  )
 
 
 def _ground(call: tool_calls.ToolCall) -> str:
