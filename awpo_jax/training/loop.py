@@ -1,28 +1,23 @@
 """The loop of a run: steps, evaluations, checkpoints, and how it ends."""
 
 import contextlib
-import json
-import math
 import pathlib
-import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
-import optax
 
 from awpo_jax import config as config_lib
 from awpo_jax import types
 from awpo_jax.evaluation import held_out
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.rollout import prompts as prompts_lib
 from awpo_jax.rollout import sampling
 from awpo_jax.training import (
   checkpoints,
+  folders,
   optimizer,
   phases,
   sharding,
@@ -32,9 +27,6 @@ from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import metrics as metrics_lib
 from awpo_jax.training import programs as programs_lib
 from awpo_jax.training import progress as progress_lib
-
-FLAGS_FILE = 'flags.json'
-FLAGFILE = 'run.flags'
 
 
 class NonFiniteError(RuntimeError):
@@ -75,13 +67,13 @@ def train(config: config_lib.Config) -> None:
   if config.run.wandb_project:
     metrics_lib.import_wandb(config.run.wandb_project)
   _use_compilation_cache(config)
-  new = claim_folder(folder, config)
+  new = folders.claim_folder(folder, config)
   try:
     experiment = experiment_lib.make_experiment(config)
     check_best_metric(experiment)
   except Exception:
     if new:
-      _leave_folder(folder)
+      folders.leave_folder(folder)
     raise
   with contextlib.closing(
     checkpoints.make_manager(
@@ -101,45 +93,6 @@ def _use_compilation_cache(config: config_lib.Config) -> None:
     jax.config.update('jax_compilation_cache_dir', str(path))
 
 
-def claim_folder(folder: pathlib.Path, config: config_lib.Config) -> bool:
-  """Stores the flags of a new run; refuses another run's folder.
-
-  Returns:
-    Whether the run is a new one.
-
-  Raises:
-    ConfigError: the folder holds something else, or a run whose flags differ.
-  """
-  stored = folder / FLAGS_FILE
-  unfinished = stored.with_suffix('.tmp')
-  if stored.exists():
-    changed = config_lib.differences(json.loads(stored.read_text()), config)
-    if changed:
-      raise config_lib.ConfigError(
-        f'--output_dir={folder} holds a run with other flags; name another '
-        'folder, or set these back:\n' + '\n'.join(changed)
-      )
-    return False
-  # A process killed in here leaves these two behind.
-  ours = {FLAGFILE, unfinished.name}
-  if folder.exists() and any(x.name not in ours for x in folder.iterdir()):
-    raise config_lib.ConfigError(
-      f'--output_dir={folder} holds files but no run: name a new folder.'
-    )
-  folder.mkdir(parents=True, exist_ok=True)
-  (folder / FLAGFILE).write_text(config_lib.to_flagfile(config))
-  unfinished.write_text(json.dumps(config_lib.to_json(config), indent=2))
-  unfinished.rename(stored)
-  return True
-
-
-def _leave_folder(folder: pathlib.Path) -> None:
-  """Undoes `claim_folder`: a mistaken flag must not bar the corrected one."""
-  shutil.rmtree(folder / experiment_lib.TOKENIZER_FOLDER, ignore_errors=True)
-  (folder / FLAGFILE).unlink()
-  (folder / FLAGS_FILE).unlink()
-
-
 def check_best_metric(experiment: experiment_lib.Experiment) -> None:
   """Raises `ConfigError` where `--best_metric` will not be measured."""
   run = experiment.config.run
@@ -157,44 +110,6 @@ def check_best_metric(experiment: experiment_lib.Experiment) -> None:
     )
 
 
-def make_optimizers(
-  config: config_lib.Config,
-) -> dict[str, optax.GradientTransformation]:
-  """Phase -> optimizer, for the phases the run has; and their schedules."""
-  return {
-    phase: optimizer.make_optimizer(
-      schedule,
-      b1=config.optimizer.adam_b1,
-      b2=config.optimizer.adam_b2,
-      eps=config.optimizer.adam_eps,
-      weight_decay=config.optimizer.weight_decay,
-      max_grad_norm=config.optimizer.max_grad_norm,
-    )
-    for phase, schedule in make_schedules(config).items()
-  }
-
-
-def make_schedules(config: config_lib.Config) -> dict[str, optax.Schedule]:
-  """Phase -> learning rate by update."""
-  run, sft, rl = config.run, config.sft, config.rl
-  schedules = {}
-  if run.sft_steps:
-    schedules['sft'] = optimizer.make_schedule(
-      peak=sft.sft_learning_rate,
-      schedule=sft.sft_schedule,
-      warmup=sft.sft_warmup,
-      total=run.sft_steps,
-    )
-  if run.rl_steps:
-    schedules['rl'] = optimizer.make_schedule(
-      peak=rl.learning_rate,
-      schedule=rl.schedule,
-      warmup=rl.warmup,
-      total=run.rl_steps * rl.minibatches,
-    )
-  return schedules
-
-
 class _Run:
   """The state of the loop between steps."""
 
@@ -204,8 +119,8 @@ class _Run:
     self.mesh: jax.sharding.Mesh = mesh
     self.manager: checkpoints.Manager = manager
     self.total = self.config.run.sft_steps + self.config.run.rl_steps
-    self.schedules = make_schedules(self.config)
-    self.optimizers = make_optimizers(self.config)
+    self.schedules = optimizer.make_schedules(self.config)
+    self.optimizers = optimizer.make_optimizers(self.config)
     self.stop_signal: int | None = None
     self.stopping = False
     self.profiling = False
@@ -369,7 +284,7 @@ class _Run:
           f'Step {step}: parameters differ between devices by '
           f'{update.replica_spread}. Last good checkpoint: {self._good()}.'
         )
-    metrics = {'phase': report.phase, **update_metrics(updates)}
+    metrics = {'phase': report.phase, **train_step.update_metrics(updates)}
     count = int(updates[-1].updates) - 1
     with jax.transfer_guard('allow'):
       metrics['learning_rate'] = float(self.schedules[report.phase](count))
@@ -399,7 +314,7 @@ class _Run:
     for name, tasks in experiment.dataset.evals.items():
       values, answers = held_out.evaluate(
         tasks[: self.config.run.eval_tasks],
-        lambda chosen: answer(
+        lambda chosen: phases.answer(
           experiment, self.programs, self.mesh, state.params, chosen
         ),
         reward=experiment.reward,
@@ -445,65 +360,6 @@ def _signals(handler) -> Iterator[None]:
   finally:
     for signum, previous in old.items():
       signal.signal(signum, previous)
-
-
-def answer(
-  experiment: experiment_lib.Experiment,
-  programs: programs_lib.Programs,
-  mesh: jax.sharding.Mesh,
-  params: types.ArrayTree,
-  tasks: Sequence[types.Task],
-) -> list[str]:
-  """The greedy answer to each task, `--eval_batch` at a time."""
-  size, texts = experiment.config.run.eval_batch, []
-  for start in range(0, len(tasks), size):
-    chosen = list(tasks[start : start + size])
-    # The last batch is filled up with its first task: one shape, one program.
-    chosen += chosen[:1] * (size - len(chosen))
-    prompts = phases.encode_batch(experiment, chosen, list(range(size)))
-    inputs = sharding.split(
-      (prompts, phases.sample_ids(prompts.ids, 1)), mesh.devices.size
-    )
-    completions = programs.evaluate[prompts.tokens.shape[-1]](
-      params,
-      *sharding.place_split(inputs, mesh),
-      sharding.place_replicated(sampling.facts(0, 'eval', 0, 0), mesh),
-    )
-    completions = sharding.merge(jax.device_get(completions))
-    texts += [
-      group[0]
-      for group in prompts_lib.decode_completions(
-        experiment.tokenizer, completions, experiment.stop_ids
-      )
-    ]
-  return texts[: len(tasks)]
-
-
-def update_metrics(
-  updates: Sequence[train_step.StepMetrics],
-) -> dict[str, float]:
-  """Means over the updates of a step, each under its own weights."""
-
-  def mean(name: str, chosen=updates) -> float:
-    return float(
-      np.mean([u.sums[name] / max(u.sums['weight'], 1e-30) for u in chosen])
-    )
-
-  metrics = {
-    'loss': float(np.mean([u.sums['loss'] for u in updates])),
-    'grad_norm': float(np.mean([u.grad_norm for u in updates])),
-    'policy_entropy': mean('entropy'),
-  }
-  if 'clip_fraction' in updates[0].sums:
-    largest = max(u.maxima['ratio_abs_log_max'] for u in updates)
-    metrics |= {
-      'clip/fraction': mean('clip_fraction'),
-      'ratio/abs_log_mean': mean('ratio_abs_log'),
-      'ratio/first_abs_log_mean': mean('ratio_abs_log', updates[:1]),
-      'ratio/abs_log_max': float(largest),
-    }
-  assert all(math.isfinite(value) for value in metrics.values())
-  return metrics
 
 
 def _headline(metrics: Mapping[str, Any]) -> str:

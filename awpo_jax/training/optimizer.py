@@ -2,6 +2,8 @@
 
 import optax
 
+from awpo_jax import config as config_lib
+
 SCHEDULES = ('constant', 'linear', 'cosine')
 
 
@@ -48,3 +50,41 @@ def make_optimizer(
       learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay
     ),
   )
+
+
+def make_optimizers(
+  config: config_lib.Config,
+) -> dict[str, optax.GradientTransformation]:
+  """Phase -> optimizer, for the phases the run has; and their schedules."""
+  return {
+    phase: make_optimizer(
+      schedule,
+      b1=config.optimizer.adam_b1,
+      b2=config.optimizer.adam_b2,
+      eps=config.optimizer.adam_eps,
+      weight_decay=config.optimizer.weight_decay,
+      max_grad_norm=config.optimizer.max_grad_norm,
+    )
+    for phase, schedule in make_schedules(config).items()
+  }
+
+
+def make_schedules(config: config_lib.Config) -> dict[str, optax.Schedule]:
+  """Phase -> learning rate by update."""
+  run, sft, rl = config.run, config.sft, config.rl
+  schedules = {}
+  if run.sft_steps:
+    schedules['sft'] = make_schedule(
+      peak=sft.sft_learning_rate,
+      schedule=sft.sft_schedule,
+      warmup=sft.sft_warmup,
+      total=run.sft_steps,
+    )
+  if run.rl_steps:
+    schedules['rl'] = make_schedule(
+      peak=rl.learning_rate,
+      schedule=rl.schedule,
+      warmup=rl.warmup,
+      total=run.rl_steps * rl.minibatches,
+    )
+  return schedules

@@ -283,3 +283,35 @@ def _finite_mean(values: np.ndarray) -> float | None:
 
 def _or_none(values, valid, p: int, g: int) -> float | None:
   return float(values[p, g]) if valid[p, g] else None
+
+
+def answer(
+  experiment: experiment_lib.Experiment,
+  programs: programs_lib.Programs,
+  mesh: jax.sharding.Mesh,
+  params: types.ArrayTree,
+  tasks: Sequence[types.Task],
+) -> list[str]:
+  """The greedy answer to each task, `--eval_batch` at a time."""
+  size, texts = experiment.config.run.eval_batch, []
+  for start in range(0, len(tasks), size):
+    chosen = list(tasks[start : start + size])
+    # The last batch is filled up with its first task: one shape, one program.
+    chosen += chosen[:1] * (size - len(chosen))
+    prompts = encode_batch(experiment, chosen, list(range(size)))
+    inputs = sharding.split(
+      (prompts, sample_ids(prompts.ids, 1)), mesh.devices.size
+    )
+    completions = programs.evaluate[prompts.tokens.shape[-1]](
+      params,
+      *sharding.place_split(inputs, mesh),
+      sharding.place_replicated(sampling.facts(0, 'eval', 0, 0), mesh),
+    )
+    completions = sharding.merge(jax.device_get(completions))
+    texts += [
+      group[0]
+      for group in prompts_lib.decode_completions(
+        experiment.tokenizer, completions, experiment.stop_ids
+      )
+    ]
+  return texts[: len(tasks)]

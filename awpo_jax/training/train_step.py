@@ -1,9 +1,11 @@
 """One update on a mini-batch: pure, the same under jit and under pmap."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from awpo_jax import types
@@ -144,3 +146,30 @@ def _apply(
     params=optax.apply_updates(state.params, updates),
     opt_state=opt_state,
   )
+
+
+def update_metrics(
+  updates: Sequence[StepMetrics],
+) -> dict[str, float]:
+  """Means over the updates of a step, each under its own weights."""
+
+  def mean(name: str, chosen=updates) -> float:
+    return float(
+      np.mean([u.sums[name] / max(u.sums['weight'], 1e-30) for u in chosen])
+    )
+
+  metrics = {
+    'loss': float(np.mean([u.sums['loss'] for u in updates])),
+    'grad_norm': float(np.mean([u.grad_norm for u in updates])),
+    'policy_entropy': mean('entropy'),
+  }
+  if 'clip_fraction' in updates[0].sums:
+    largest = max(u.maxima['ratio_abs_log_max'] for u in updates)
+    metrics |= {
+      'clip/fraction': mean('clip_fraction'),
+      'ratio/abs_log_mean': mean('ratio_abs_log'),
+      'ratio/first_abs_log_mean': mean('ratio_abs_log', updates[:1]),
+      'ratio/abs_log_max': float(largest),
+    }
+  assert all(math.isfinite(value) for value in metrics.values())
+  return metrics

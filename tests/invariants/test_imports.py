@@ -18,6 +18,7 @@ FLOORS = (
   'models',
   'rollout',
   'evaluation',
+  'config_rules',
   'config',
   'training',
   'experiments',

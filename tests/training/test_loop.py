@@ -14,7 +14,7 @@ from awpo_jax import config as config_lib
 from awpo_jax import types
 from awpo_jax.evaluation import held_out
 from awpo_jax.training import experiment as experiment_lib
-from awpo_jax.training import loop, train_step
+from awpo_jax.training import folders, loop, optimizer, phases, train_step
 from awpo_jax.training import programs as programs_lib
 from tests import tiny_dataset
 from tests.training import tiny_run
@@ -46,18 +46,18 @@ def no_compilation(monkeypatch):
 def test_a_new_folder_is_claimed_once(tmp_path):
   folder = tmp_path / 'a' / 'run'
   config = _config(tmp_path / 'run')
-  assert loop.claim_folder(folder, config)
-  stored = json.loads((folder / loop.FLAGS_FILE).read_text())
+  assert folders.claim_folder(folder, config)
+  stored = json.loads((folder / folders.FLAGS_FILE).read_text())
   assert stored == config_lib.to_json(config)
-  flagfile = f'--flagfile={folder / loop.FLAGFILE}'
+  flagfile = f'--flagfile={folder / folders.FLAGFILE}'
   assert config_lib.parse([flagfile]) == config
-  assert not loop.claim_folder(folder, config)
+  assert not folders.claim_folder(folder, config)
 
 
 def test_a_folder_with_other_flags_is_refused(tmp_path):
   folder = tmp_path / 'run'
-  loop.claim_folder(folder, _config(folder))
-  before = (folder / loop.FLAGS_FILE).read_bytes()
+  folders.claim_folder(folder, _config(folder))
+  before = (folder / folders.FLAGS_FILE).read_bytes()
   other = _config(folder, '--seed=5', '--gate=always', '--keep_checkpoints=3')
   with pytest.raises(config_lib.ConfigError) as raised:
     loop.train(other)
@@ -67,7 +67,7 @@ def test_a_folder_with_other_flags_is_refused(tmp_path):
     '--seed: 0 then, 5 now',
     "--gate: 'ratio' then, 'always' now",
   ]
-  assert (folder / loop.FLAGS_FILE).read_bytes() == before
+  assert (folder / folders.FLAGS_FILE).read_bytes() == before
   # What changes no number may be changed.
   with pytest.raises(_Reached):
     loop.train(_config(folder, '--keep_checkpoints=3'))
@@ -90,8 +90,8 @@ def test_a_claim_that_was_cut_short_is_made_again(tmp_path, left):
   folder.mkdir()
   for name in left:
     (folder / name).write_text('--torn')
-  assert loop.claim_folder(folder, _config(folder))
-  assert '--torn' not in (folder / loop.FLAGFILE).read_text()
+  assert folders.claim_folder(folder, _config(folder))
+  assert '--torn' not in (folder / folders.FLAGFILE).read_text()
 
 
 REFUSED = {
@@ -127,7 +127,7 @@ def test_a_mistake_does_not_undo_a_run(tmp_path):
   (tmp_path / 'model.json').unlink()
   with pytest.raises(FileNotFoundError, match='model.json'):
     loop.train(config)
-  assert (folder / loop.FLAGS_FILE).exists()
+  assert (folder / folders.FLAGS_FILE).exists()
   assert (folder / experiment_lib.TOKENIZER_FOLDER).is_dir()
 
 
@@ -152,7 +152,7 @@ def test_names_are_those_that_an_evaluation_reports(judge):
 
 
 def test_schedules_end_with_their_phase(tmp_path):
-  schedules = loop.make_schedules(
+  schedules = optimizer.make_schedules(
     _config(
       tmp_path / 'run',
       '--sft_schedule=linear',
@@ -169,8 +169,8 @@ def test_schedules_end_with_their_phase(tmp_path):
     [schedules['rl'](i) for i in (0, 3, 6)], [12, 6, 0]
   )
   config = _config(tmp_path / 'run', '--sft_steps=0')
-  assert set(loop.make_schedules(config)) == {'rl'}
-  assert set(loop.make_optimizers(config)) == {'rl'}
+  assert set(optimizer.make_schedules(config)) == {'rl'}
+  assert set(optimizer.make_optimizers(config)) == {'rl'}
 
 
 def _update(loss, weight, fraction, ratio, largest):
@@ -192,7 +192,7 @@ def _update(loss, weight, fraction, ratio, largest):
 
 def test_metrics_of_a_step_are_means_under_each_updates_weights():
   updates = [_update(1, 2, 0, 0.5, 0.75), _update(2, 4, 0.5, 0.25, 0.5)]
-  assert loop.update_metrics(updates) == {
+  assert train_step.update_metrics(updates) == {
     'loss': 1.5,
     'grad_norm': 2.5,
     'policy_entropy': 3.0,
@@ -204,7 +204,7 @@ def test_metrics_of_a_step_are_means_under_each_updates_weights():
 
 
 def test_an_update_in_which_nothing_counted():
-  metrics = loop.update_metrics([_update(0, 0, 0, 0, 0)])
+  metrics = train_step.update_metrics([_update(0, 0, 0, 0, 0)])
   assert metrics['clip/fraction'] == metrics['policy_entropy'] == 0
 
 
@@ -336,7 +336,7 @@ def test_answers_come_in_order_whatever_the_batch(count):
     dataclasses.replace(tiny_run.make_task(0), user=f'{i}' * (1 + 3 * i))
     for i in range(count)
   ]
-  answers = loop.answer(
+  answers = phases.answer(
     tiny_run.experiment(), programs, tiny_run.mesh(), None, tasks
   )
   assert [text.split('user')[-1].split()[0] for text in answers] == [

@@ -12,7 +12,7 @@ from awpo_jax import config as config_lib
 from awpo_jax import types
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.training import experiment as experiment_lib
-from awpo_jax.training import loop, programs, sharding, train_step
+from awpo_jax.training import optimizer, programs, sharding, train_step
 from tests.training import tiny
 
 MODEL = {
@@ -122,7 +122,7 @@ def mesh() -> jax.sharding.Mesh:
 def _initial(phase: str) -> train_step.TrainState:
   decoder = experiment().decoder
   params = decoder_lib.init_params(decoder.config, jax.random.key(0))
-  tx = loop.make_optimizers(experiment().config)[phase]
+  tx = optimizer.make_optimizers(experiment().config)[phase]
   return jax.device_get(train_step.init_state(params, tx))
 
 
@@ -142,5 +142,5 @@ def compiled() -> programs.Programs:
       experiment(),
       mesh(),
       new_state('sft'),
-      loop.make_optimizers(experiment().config),
+      optimizer.make_optimizers(experiment().config),
     )
