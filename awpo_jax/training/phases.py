@@ -162,6 +162,7 @@ def make_rl_step(
     clock.lap('update')
     metrics |= {name: _mean(*pair) for name, pair in sums.items()}
     metrics |= clock.laps
+    metrics['time/step'] = time.perf_counter() - started
     sampled = completions.policy_mask.sum() / clock.laps['time/sample']
     metrics['tokens/sampled_per_second'] = float(sampled)
     return state, Report(
