@@ -10,3 +10,5 @@ os.environ['XLA_FLAGS'] = (
 import jax  # noqa: E402  (reads the environment when imported)
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+# Most of the suite's time is compiling programs that run once.
+jax.config.update('jax_disable_most_optimizations', True)
