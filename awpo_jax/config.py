@@ -7,7 +7,7 @@ functions, so one more entry there is one more value of the flag.
 
 import dataclasses
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from absl import flags as absl_flags
@@ -257,7 +257,7 @@ def define_flags(
   for section in sections().values():
     hints = typing.get_type_hints(section)
     for field in dataclasses.fields(section):
-      _define(field, hints[field.name], section.__doc__, flag_values)
+      _define(field, hints[field.name], section.__doc__ or '', flag_values)
 
 
 def _define(field, hint, module: str, flag_values) -> None:
@@ -270,13 +270,13 @@ def _define(field, hint, module: str, flag_values) -> None:
   elif typing.get_origin(hint) is tuple:
     absl_flags.DEFINE_list(name, [str(x) for x in default], text, **options)
   else:
-    define = {
+    define: dict[Any, Callable[..., Any]] = {
       str: absl_flags.DEFINE_string,
       int: absl_flags.DEFINE_integer,
       float: absl_flags.DEFINE_float,
       float | None: absl_flags.DEFINE_float,
-    }[hint]
-    define(name, default, text, **options)
+    }
+    define[hint](name, default, text, **options)
 
 
 def from_flags(

@@ -16,20 +16,24 @@ apart (`[P, G, Sc]`, padded on the right).
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar, dataclass_transform
 
 import chex
 import jax
+import numpy as np
 
-Array: TypeAlias = jax.Array
+# NumPy's on the host, JAX's inside programs: records hold either.
+Array: TypeAlias = jax.Array | np.ndarray
 ArrayTree: TypeAlias = Any
 AllSum: TypeAlias = Callable[[ArrayTree], ArrayTree]
+_T = TypeVar('_T')
 
-record = functools.partial(
-  chex.dataclass, frozen=True, mappable_dataclass=False
-)
+
+@dataclass_transform(frozen_default=True)
+def record(cls: type[_T]) -> type[_T]:
+  """Makes a class a frozen dataclass that JAX takes for a pytree."""
+  return chex.dataclass(cls, frozen=True, mappable_dataclass=False)
 
 
 # Records of the host: text and JSON, never traced.

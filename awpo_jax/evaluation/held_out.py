@@ -72,5 +72,5 @@ def metric_names(tasks: Sequence[types.Task], *, judged: bool) -> list[str]:
   return names + [f'accuracy/{kind}' for kind in kinds]
 
 
-def _mean(values: np.ndarray, valid: np.ndarray) -> float | None:
+def _mean(values: types.Array, valid: types.Array) -> float | None:
   return float(values[valid].mean()) if valid.any() else None

@@ -186,7 +186,7 @@ def from_hf_dict(
     ValueError: for a model type, key or value that is not implemented; it
       names the key.
   """
-  family = hf.get('model_type')
+  family: Any = hf.get('model_type')
   if family not in _FAMILIES:
     raise ValueError(
       f'model_type={family!r} is not implemented; known: '
@@ -204,7 +204,7 @@ def from_hf_dict(
     fields['kv_heads'] = fields['heads']
   if hf.get('attention_bias'):
     fields |= {'qkv_bias': True, 'out_bias': True}
-  fields |= _FAMILIES[family] | _local_layers(hf)
+  fields |= {**_FAMILIES[family], **_local_layers(hf)}
   return DecoderConfig(
     rope_theta=_rope_theta(hf),
     dtype=dtype,

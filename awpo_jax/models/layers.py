@@ -132,10 +132,13 @@ class Attention(nn.Module):
       keys=heads(x, c.kv_heads, 'k_proj', 'k_norm', angles).swapaxes(1, 2),
       values=heads(x, c.kv_heads, 'v_proj', None, None).swapaxes(1, 2),
     )
-    own = new if cache is None else cache_lib.write(cache, new, index)
+    own = new
+    if cache is not None:
+      assert index is not None
+      own = cache_lib.write(cache, new, index)
     if tail is not None:
       x, bias = x[:, -tail:], bias[:, -tail:]
-      angles = tuple(part[:, -tail:] for part in angles)
+      angles = angles[0][:, -tail:], angles[1][:, -tail:]
     query = heads(x, c.heads, 'q_proj', 'q_norm', angles)
     parts = [attention.Part(keys=own.keys, values=own.values, bias=bias)]
     if prefix is not None:

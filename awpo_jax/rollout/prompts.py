@@ -8,6 +8,7 @@ arrays of the host. Lengths come in a few buckets: few shapes are compiled.
 import json
 import re
 from collections.abc import Sequence
+from typing import cast
 
 import jax
 import numpy as np
@@ -82,7 +83,8 @@ def parse_tools(system: str) -> tuple[types.Tool, ...]:
   found = _FIRST_TOOL.search(system)
   if not found:
     return ()
-  tools, end = [], found.start()
+  tools: list[types.Tool] = []
+  end = found.start()
   while system.startswith(header := f'{len(tools) + 1}. Name: ', end):
     tool, end = _parse_tool(system, end + len(header), len(tools) + 1)
     tools.append(tool)
@@ -303,11 +305,12 @@ def decode_completions(
   def text(row: np.ndarray) -> str:
     if len(row) and row[-1] in stop_ids:
       row = row[:-1]
-    return tokenizer.decode(
+    decoded = tokenizer.decode(
       row.tolist(),
       skip_special_tokens=False,
       clean_up_tokenization_spaces=False,
     )
+    return cast(str, decoded)  # Of several rows it would be a list.
 
   return [
     [text(row[mask]) for row, mask in zip(*group, strict=True)]

@@ -1,6 +1,9 @@
 """The sampler: one jitted loop from prompts to completions."""
 
+import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -150,7 +153,9 @@ def sample(
   state, prefix, positions = _prefill(
     params, prompts, decoder, samples, max_tokens, pad_id
   )
-  bound = functools.partial(decoder.apply, {'params': params})
+  bound: Callable[..., Any] = functools.partial(
+    decoder.apply, {'params': params}
+  )
   stops = jnp.asarray(stop_ids, jnp.int32)
 
   def body(state: SamplerState) -> SamplerState:
@@ -172,11 +177,12 @@ def sample(
     stopped = jnp.any(token[:, None] == stops[None, :], axis=-1)
     finished = state.completions.finished | (~state.done & stopped)
     done = state.done | stopped | (state.length >= max_tokens)
-    return state.replace(
+    return dataclasses.replace(
+      state,
       hidden=hidden[:, 0],
       cache=cache,
       done=done,
-      completions=state.completions.replace(finished=finished),
+      completions=dataclasses.replace(state.completions, finished=finished),
     )
 
   state = jax.lax.while_loop(lambda s: ~jnp.all(s.done), body, state)
@@ -255,7 +261,8 @@ def _append(state, token, logprob, entropy, positions) -> SamplerState:
     return array.at[rows, column].set(value, mode='drop')
 
   old = state.completions
-  completions = old.replace(
+  completions = dataclasses.replace(
+    old,
     tokens=put(old.tokens, token),
     mask=put(old.mask, True),
     policy_mask=put(old.policy_mask, True),
@@ -264,4 +271,4 @@ def _append(state, token, logprob, entropy, positions) -> SamplerState:
     entropy=put(old.entropy, entropy),
   )
   length = state.length + alive.astype(jnp.int32)
-  return state.replace(length=length, completions=completions)
+  return dataclasses.replace(state, length=length, completions=completions)

@@ -34,7 +34,7 @@ def score(
   """
   shape = (len(tasks), len(responses[0]))
   outcome, valid = np.zeros(shape, np.float32), np.zeros(shape, bool)
-  bounds = np.tile(np.float32([0, 1]), (shape[0], 1))
+  bounds = np.tile(np.array([0, 1], np.float32), (shape[0], 1))
   parts: dict[str, np.ndarray] = {}
   for p, task in enumerate(tasks):
     for g, response in enumerate(responses[p]):

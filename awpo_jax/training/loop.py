@@ -113,11 +113,16 @@ def check_best_metric(experiment: experiment_lib.Experiment) -> None:
 class _Run:
   """The state of the loop between steps."""
 
-  def __init__(self, experiment, mesh, manager):
-    self.experiment: experiment_lib.Experiment = experiment
-    self.config: config_lib.Config = experiment.config
-    self.mesh: jax.sharding.Mesh = mesh
-    self.manager: checkpoints.Manager = manager
+  def __init__(
+    self,
+    experiment: experiment_lib.Experiment,
+    mesh: jax.sharding.Mesh,
+    manager: checkpoints.Manager,
+  ) -> None:
+    self.experiment = experiment
+    self.config = experiment.config
+    self.mesh = mesh
+    self.manager = manager
     self.total = self.config.run.sft_steps + self.config.run.rl_steps
     self.schedules = optimizer.make_schedules(self.config)
     self.optimizers = optimizer.make_optimizers(self.config)
@@ -289,7 +294,7 @@ class _Run:
     with jax.transfer_guard('allow'):
       metrics['learning_rate'] = float(self.schedules[report.phase](count))
     metrics['time/step'] = time.perf_counter() - report.started
-    return metrics | report.metrics
+    return {**metrics, **report.metrics}
 
   def _not_finite(self, step, number, report, update) -> None:
     raise NonFiniteError(
@@ -309,7 +314,9 @@ class _Run:
 
   def _evaluate(self, state, step: int) -> dict[str, Any]:
     """Accuracy on every held-out set; the answers go to the transcripts."""
-    started, metrics, rows = time.perf_counter(), {}, []
+    started = time.perf_counter()
+    metrics: dict[str, Any] = {}
+    rows: list[dict[str, Any]] = []
     experiment = self.experiment
     for name, tasks in experiment.dataset.evals.items():
       values, answers = held_out.evaluate(
@@ -343,6 +350,7 @@ class _Run:
     self.bar.message('Stopping after this step; once more to stop at once.')
 
   def _stop(self, step: int) -> None:
+    assert self.stop_signal is not None
     self.manager.wait_until_finished()
     raise Stopped(
       f'Stopped by {signal.Signals(self.stop_signal).name} after step {step}, '

@@ -4,6 +4,11 @@ Every number here is a sum under the batch's weights, so microbatches, devices
 and hosts simply add; the caller divides by the sum of the weights.
 """
 
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -24,8 +29,8 @@ class Terms:
     maxima: name -> f32 scalar; their maximum is taken instead.
   """
 
-  sums: dict[str, types.Array]
-  maxima: dict[str, types.Array]
+  sums: Mapping[str, types.Array]
+  maxima: Mapping[str, types.Array]
 
 
 def completion_logprobs(
@@ -58,16 +63,17 @@ def completion_logprobs(
     x.reshape(-1, shape[-1])
     for x in (batch.tokens, batch.mask, batch.positions)
   )
-  last, layers = decoder.apply(
-    {'params': params},
+  bound: Callable[..., Any] = functools.partial(
+    decoder.apply, {'params': params}
+  )
+  last, layers = bound(
     batch.prompt_tokens,
     decoder_lib.token_positions(batch.prompt_mask),
     batch.prompt_mask,
     tail=1,
     method='hidden',
   )
-  hidden, _ = decoder.apply(
-    {'params': params},
+  hidden, _ = bound(
     tokens[:, :-1],
     positions[:, :-1],
     mask[:, :-1],
@@ -75,7 +81,7 @@ def completion_logprobs(
     method='hidden',
   )
   first = jnp.repeat(last, shape[1], axis=0)
-  head = decoder.apply({'params': params}, method='head')
+  head = bound(method='head')
   scores = logprobs_lib.token_logprobs(
     jnp.concatenate([first, hidden], axis=1),
     head,
@@ -98,7 +104,7 @@ def weigh(
   weights = losses.token_weights(
     mask, aggregation=aggregation, all_sum=all_sum, max_length=max_length
   )
-  return batch.replace(weights=weights)
+  return dataclasses.replace(batch, weights=weights)
 
 
 def sft_terms(
@@ -112,6 +118,7 @@ def sft_terms(
   logprobs, entropy = completion_logprobs(
     params, batch, decoder=decoder, temperature=1.0, chunk=chunk
   )
+  assert batch.weights is not None
   used = batch.weights > 0
   logprobs = jnp.where(used, logprobs, 0.0)
   loss = -jnp.sum(batch.weights * logprobs)
@@ -153,6 +160,7 @@ def rl_terms(
     params, batch, decoder=decoder, temperature=temperature, chunk=chunk
   )
   rows = batch.tokens.shape[-1]
+  assert batch.weights is not None
   weights = batch.weights.reshape(-1, rows)
   used = weights > 0
   log_ratio = losses.log_ratio(

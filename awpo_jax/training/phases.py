@@ -222,10 +222,10 @@ def encode_batch(
   )
 
 
-def sample_ids(prompt_ids: np.ndarray, samples: int) -> np.ndarray:
+def sample_ids(prompt_ids: types.Array, samples: int) -> np.ndarray:
   """i32[P, G]: prompt id * G + g, unique in the run."""
-  ids = prompt_ids[:, None].astype(np.int64) * samples + np.arange(samples)
-  return ids.astype(np.int32)
+  first = np.asarray(prompt_ids, np.int64)[:, None] * samples
+  return (first + np.arange(samples)).astype(np.int32)
 
 
 def score_rollout(

@@ -1,5 +1,6 @@
 """From a scored rollout batch to what the updates need, once per rollout."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -84,8 +85,8 @@ def prepare_rollout(
     clip_radius=jnp.broadcast_to(radius, shaped.gate.shape),
   )
   if logprobs is not None:
-    batch = batch.replace(
-      old_logprobs=_in_pieces(logprobs, params, batch, micro)
+    batch = dataclasses.replace(
+      batch, old_logprobs=_in_pieces(logprobs, params, batch, micro)
     )
   return Prepared(
     batch=batch,

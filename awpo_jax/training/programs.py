@@ -19,7 +19,8 @@ _COMPILE_EVENT = '/jax/core/compile/backend_compile_duration'
 _compiles = 0
 
 
-def _count_compile(event: str, _: float, **__: Any) -> None:
+def _count_compile(event: str, duration_secs: float, **kwargs: Any) -> None:
+  del duration_secs, kwargs  # Named as JAX wants them; only counted here.
   global _compiles
   _compiles += event == _COMPILE_EVENT
 
@@ -123,7 +124,7 @@ def _under(compiled: Mapping[Any, Any], *prefix: str) -> dict[Any, Any]:
 
 def make_init(
   mesh: jax.sharding.Mesh, tx: optax.GradientTransformation
-) -> Callable[..., Any]:
+) -> jax.stages.Wrapped:
   """(params) -> `train_step.TrainState`, on all devices."""
   return jax.jit(
     functools.partial(train_step.init_state, tx=tx),
@@ -136,7 +137,7 @@ def make_sampler(
   mesh: jax.sharding.Mesh,
   *,
   temperature: float,
-) -> Callable[..., Any]:
+) -> jax.stages.Wrapped:
   """(params, prompts, sample ids, facts) -> completions, over all devices."""
   config = experiment.config
 
@@ -159,7 +160,7 @@ def make_sampler(
 
 def make_preparer(
   experiment: experiment_lib.Experiment, mesh: jax.sharding.Mesh
-) -> Callable[..., Any]:
+) -> jax.stages.Wrapped:
   """(params, rollout) -> `prepare.Prepared`, over all devices."""
   config = experiment.config
   logprobs = None
@@ -186,8 +187,10 @@ def make_preparer(
     logprobs=logprobs,
     micro=config.rl.micro,
   )
-  out = prepare.Prepared(batch=0, metrics=None)
-  return sharding.pmapped(run, mesh, in_axes=(None, 0), out_axes=out)
+  axes: dict[str, Any] = {'batch': 0, 'metrics': None}
+  return sharding.pmapped(
+    run, mesh, in_axes=(None, 0), out_axes=prepare.Prepared(**axes)
+  )
 
 
 def make_update(
@@ -195,10 +198,14 @@ def make_update(
   mesh: jax.sharding.Mesh,
   phase: str,
   tx: optax.GradientTransformation,
-) -> Callable[..., Any]:
+) -> jax.stages.Wrapped:
   """(state, mini-batch) -> (state, metrics), over all devices."""
+  objective = make_objective(experiment, phase)
   run = functools.partial(
-    train_step.train_step, tx=tx, **make_objective(experiment, phase)
+    train_step.train_step,
+    weigh=objective['weigh'],
+    terms=objective['terms'],
+    tx=tx,
   )
   return sharding.pmapped(
     run, mesh, in_axes=(None, 0), out_axes=None, donate=(0,)
@@ -210,7 +217,10 @@ def make_objective(
 ) -> dict[str, Callable[..., Any]]:
   """The `weigh` and `terms` of a phase, its flags bound."""
   config = experiment.config
-  common = {'decoder': experiment.decoder, 'chunk': config.model.logprob_chunk}
+  common: dict[str, Any] = {
+    'decoder': experiment.decoder,
+    'chunk': config.model.logprob_chunk,
+  }
   if phase == 'sft':
     return {
       'weigh': functools.partial(objectives.weigh, aggregation='token-mean'),

@@ -54,18 +54,13 @@ def evaluations(rows: Sequence[Row]) -> tuple[Row, Row]:
   Raises:
     ValueError: there is none.
   """
-  evaluated = [row for row in rows if _main_set(row)]
+  evaluated = [row for row in rows if _sets(row)]
   if not evaluated:
     raise ValueError('The run holds no evaluation.')
   sft = [row for row in evaluated if row['phase'] in ('sft', 'start')]
   trained_on = evaluated[-1]['phase']
   before = sft[-1] if sft and trained_on == 'rl' else evaluated[0]
   return before, evaluated[-1]
-
-
-def _main_set(row: Row) -> str | None:
-  names = _sets(row)
-  return names[0] if names else None
 
 
 def _sets(row: Row) -> list[str]:
@@ -89,7 +84,7 @@ def _kinds(row: Row, name: str) -> dict[str, float]:
 def summarize(rows: Sequence[Row]) -> dict[str, Any]:
   """Accuracies before and after on the main held-out set, and the time."""
   before, after = evaluations(rows)
-  name = _main_set(after)
+  name = _sets(after)[0]
   shares: dict[str, float] = {}
   for row in rows:
     for key, value in row.items():

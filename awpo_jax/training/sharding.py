@@ -83,7 +83,7 @@ def pmapped(
   in_axes: tuple[int | None, ...],
   out_axes: Any,
   donate: tuple[int, ...] = (),
-) -> Callable[..., Any]:
+) -> jax.stages.Wrapped:
   """`pmap` of `fn` over the data axis; arguments of axis None are replicated.
 
   Args:

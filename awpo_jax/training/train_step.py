@@ -164,12 +164,12 @@ def update_metrics(
     'policy_entropy': mean('entropy'),
   }
   if 'clip_fraction' in updates[0].sums:
-    largest = max(u.maxima['ratio_abs_log_max'] for u in updates)
+    largest = max(float(u.maxima['ratio_abs_log_max']) for u in updates)
     metrics |= {
       'clip/fraction': mean('clip_fraction'),
       'ratio/abs_log_mean': mean('ratio_abs_log'),
       'ratio/first_abs_log_mean': mean('ratio_abs_log', updates[:1]),
-      'ratio/abs_log_max': float(largest),
+      'ratio/abs_log_max': largest,
     }
   assert all(math.isfinite(value) for value in metrics.values())
   return metrics

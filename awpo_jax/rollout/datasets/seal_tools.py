@@ -124,7 +124,8 @@ def read_tasks(
   Raises:
     ValueError: a bad row, or one without candidates.
   """
-  tasks, left_out = [], collections.Counter()
+  tasks: list[types.Task] = []
+  left_out: collections.Counter[str] = collections.Counter()
   for where, row in files.read_json_lines(path):
     row_id = files.field(row, 'id', str, where)
     if row_id not in offered:
