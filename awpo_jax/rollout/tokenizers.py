@@ -5,6 +5,7 @@ lossless on any text, with the roles marked as in ChatML.
 """
 
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
@@ -17,14 +18,21 @@ PAD = '<|endoftext|>'
 TURN_START = '<|im_start|>'
 TURN_END = '<|im_end|>'
 SPECIAL_TOKENS = (PAD, TURN_START, TURN_END)
-MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
+# Ordinary text to everyone but the tokenizer, as in Qwen3's: one token each.
+TAGS = tuple(
+  f'<{end}{name}>'
+  for name in ('think', 'tool_call', 'response', 'user', 'obs')
+  for end in ('', '/')
+)
+MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS) + len(TAGS)
 
 # Words with the character before them, up to three digits, punctuation with the
 # line ends after it, white space: Qwen2's but for the digits, which are Llama
-# 3's, so that a short number can be one token and is copied as one.
+# 3's, so that a short number can be one token and is copied as one, and but for
+# the spaces within punctuation, so that `": {"` of JSON can be one token.
 _SPLIT = (
   r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-  r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
+  r'|(?: ?[^\s\p{L}\p{N}]+)+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
 )
 
 CHAT_TEMPLATE = """\
@@ -56,13 +64,14 @@ def train_tokenizer(
 ) -> transformers.PreTrainedTokenizerFast:
   """Learns a byte-level BPE; the same texts give the same tokenizer.
 
-  Texts are split as Llama 3 splits them, digits in threes. Nothing is
-  normalised: `decode(encode(text))` is `text`. RLLA's tags are ordinary text.
+  Texts are split as Llama 3 splits them, digits in threes, but keep runs of
+  punctuation whole. Nothing is normalised: `decode(encode(text))` is `text`.
+  RLLA's tags are one token each, and text: decoding keeps them.
 
   Args:
     texts: what to learn merges from.
-    vocab_size: at most so many tokens, the three special ones among them; few
-      texts may hold too few pairs for all.
+    vocab_size: at most so many tokens, the special ones and the tags among
+      them; few texts may hold too few pairs for all.
 
   Returns:
     A tokenizer with ChatML's template, which also renders `tools=`. It pads
@@ -73,8 +82,8 @@ def train_tokenizer(
   """
   if vocab_size < MIN_VOCAB_SIZE:
     raise ValueError(
-      f'vocab_size {vocab_size}: at least {MIN_VOCAB_SIZE} (256 bytes and '
-      f'{len(SPECIAL_TOKENS)} special tokens)'
+      f'vocab_size {vocab_size}: at least {MIN_VOCAB_SIZE} (256 bytes, '
+      f'{len(SPECIAL_TOKENS)} special tokens and {len(TAGS)} tags)'
     )
   split = hf_tokenizers.pre_tokenizers.Split(
     hf_tokenizers.Regex(_SPLIT), behavior='isolated'
@@ -88,12 +97,16 @@ def train_tokenizer(
   )
   model.decoder = hf_tokenizers.decoders.ByteLevel()
   trainer = hf_tokenizers.trainers.BpeTrainer(
-    vocab_size=vocab_size,
+    vocab_size=vocab_size - len(TAGS),
     special_tokens=list(SPECIAL_TOKENS),
     initial_alphabet=sorted(byte_level.alphabet()),
     show_progress=False,
   )
-  model.train_from_iterator(texts, trainer)
+  tags = re.compile('|'.join(TAGS))
+  model.train_from_iterator(
+    (piece for text in texts for piece in tags.split(text)), trainer
+  )
+  model.add_tokens(list(TAGS))
   return transformers.PreTrainedTokenizerFast(
     tokenizer_object=model,
     pad_token=PAD,

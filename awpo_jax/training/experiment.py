@@ -147,10 +147,16 @@ def _tokenizer_of(init_from: str) -> pathlib.Path:
 
 
 def _texts(dataset: types.Dataset):
+  """Turns as the chat template writes them, the role's name in front."""
   for item in dataset.demonstrations:
-    yield from (item.task.system, item.task.user, item.response)
+    yield from _prompt_texts(item.task)
+    yield f'assistant\n{item.response}'
   for task in itertools.islice(dataset.train, _TOKENIZER_PROMPTS):
-    yield from (task.system, task.user)
+    yield from _prompt_texts(task)
+
+
+def _prompt_texts(task: types.Task):
+  return f'system\n{task.system}', f'user\n{task.user}'
 
 
 def _fitting(

@@ -32,10 +32,7 @@ _SYSTEM = """\
 
 **Output Format**
 <think> reasoning </think>
-<tool_call>
-one JSON per line for each call
-</tool_call>
-or, if no tool fits, <response> reply </response>"""
+<tool_call> one JSON a line </tool_call> or <response> reply </response>"""
 _USER = '**Dialogue Records History**\n<user> {} </user>'
 _TOOL = '{}. Name: {}\nDescription: {}\nParameters: {}'
 
