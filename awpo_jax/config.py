@@ -13,6 +13,7 @@ from typing import Any
 from absl import flags as absl_flags
 
 from awpo_jax import config_rules
+from awpo_jax.models import induction
 from awpo_jax.ops import losses, mechanisms
 
 
@@ -100,6 +101,11 @@ class ModelConfig:
   """The policy."""
 
   model: str = _flag('', 'Hugging Face config.json, or a folder that holds it.')
+  init_weights: str = _flag(
+    'normal',
+    'How a new model starts: at random, or able to copy.',
+    induction.INIT_WEIGHTS,
+  )
   dtype: str = _flag('float32', 'Of activations and cache.')
   param_dtype: str = _flag('float32', 'Of parameters.')
   logprob_chunk: int = _flag(128, 'Positions whose logits exist at once.')

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from awpo_jax import types
 from awpo_jax.models import config as config_lib
+from awpo_jax.models import decoder
 
 _PEAK = 10.0  # score of the previous position, at its maximum
 _PEAK_PAIRS = 5  # fastest rotary pairs, which tell neighbours apart
@@ -22,8 +23,8 @@ _SLOWEST = 0.03  # radians a position; slower pairs hold a match at distance
 _CONTENT = 0.1  # share of the random weights kept in position heads
 
 
-def with_induction(
-  params: types.ArrayTree, config: config_lib.DecoderConfig, key: types.Array
+def init_params(
+  config: config_lib.DecoderConfig, key: types.Array
 ) -> types.ArrayTree:
   """Random parameters with an induction circuit in the first two layers.
 
@@ -33,22 +34,23 @@ def with_induction(
   embedding with U^T of what was written and repeats the embedding found.
 
   Args:
-    params: of `decoder.init_params`.
     config: at least two layers, biases on queries and keys, as many key heads
       as query heads, an even number of heads, no q/k-norm.
-    key: of the random rotations.
+    key: of everything random.
 
   Returns:
-    The parameters, other weights as they were.
+    Parameters as of `decoder.init_params`; all but the attention of the first
+    two layers are the same as there.
 
   Raises:
     ValueError: for another architecture.
   """
   _check(config)
+  params = decoder.init_params(config, key)
   rotation, basis, mixing, values = (
     jax.random.orthogonal(k, n)
     for k, n in zip(
-      jax.random.split(key, 4),
+      jax.random.split(jax.random.fold_in(key, 1), 4),
       (config.width, config.width, _written(config), config.width),
       strict=True,
     )
@@ -78,7 +80,8 @@ def _check(config: config_lib.DecoderConfig) -> None:
   found = [text for text, is_wrong in wrong.items() if is_wrong]
   if found:
     raise ValueError(
-      f'--init=induction: the model has {"; ".join(found)}. Use --init=normal.'
+      f'--init_weights=induction: the model has {"; ".join(found)}. Use '
+      '--init_weights=normal.'
     )
 
 
@@ -142,3 +145,7 @@ def _match_and_repeat(layer, config, rotation, matched, values):
 
 def _with_kernel(dense, kernel):
   return {**dense, 'kernel': kernel.astype(dense['kernel'].dtype)}
+
+
+INIT_WEIGHTS = {'normal': decoder.init_params, 'induction': init_params}
+"""How a new model starts: (config, key) -> parameters."""

@@ -104,7 +104,8 @@ def token_logprobs(
     )
     return logits_logprobs(logits, tokens, temperature=temperature)
 
-  chunk = max(1, min(chunk, t))
+  # As many chunks as are needed, all of one size: little padding.
+  chunk = -(-t // max(1, -(-t // chunk)))
   scores = jax.lax.map(
     jax.checkpoint(score), (_split(hidden, chunk), _split(targets, chunk))
   )

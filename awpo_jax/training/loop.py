@@ -14,6 +14,7 @@ from awpo_jax import config as config_lib
 from awpo_jax import types
 from awpo_jax.evaluation import held_out
 from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.models import induction
 from awpo_jax.rollout import sampling
 from awpo_jax.training import (
   checkpoints,
@@ -186,6 +187,7 @@ class _Run:
   def _new_params(self, *, restored: bool) -> types.ArrayTree:
     config, decoder = self.config, self.experiment.decoder
     key = sampling.fact_key(sampling.facts(config.run.seed, 'init'))
+    init = induction.INIT_WEIGHTS[config.model.init_weights]
     shapes = jax.eval_shape(
       lambda: decoder_lib.init_params(decoder.config, key)
     )
@@ -193,7 +195,7 @@ class _Run:
       return shapes
     if config.run.init_from:
       return checkpoints.restore_params(config.run.init_from, shapes)
-    return decoder_lib.init_params(decoder.config, key)
+    return init(decoder.config, key)
 
   def _new_state(self, params, phase: str) -> train_step.TrainState:
     init = programs_lib.make_init(self.mesh, self.optimizers[phase])

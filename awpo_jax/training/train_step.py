@@ -96,12 +96,12 @@ def train_step(
   grads, local = accumulate(terms, state.params, weigh(batch, all_sum))
   grads, sums = all_sum((grads, local.sums))
   grad_norm = optax.tree.norm(grads)
-  finite = jnp.isfinite(grad_norm) & jnp.isfinite(sums['loss'])
   new = _apply(state, grads, tx)
+  finite = jnp.isfinite(sums['loss']) & jnp.isfinite(grad_norm)
+  # An optimizer can overflow where the gradient did not.
+  finite &= jnp.isfinite(_checksum(new.params))
   state = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)
-  checksum = sum(
-    jnp.sum(x.astype(jnp.float32)) for x in jax.tree.leaves(state.params)
-  )
+  checksum = _checksum(state.params)
   return state, StepMetrics(
     sums=sums,
     maxima=all_max(local.maxima),
@@ -110,6 +110,10 @@ def train_step(
     finite=finite,
     replica_spread=all_max(checksum) + all_max(-checksum),
   )
+
+
+def _checksum(params: types.ArrayTree) -> types.Array:
+  return sum(jnp.sum(x.astype(jnp.float32)) for x in jax.tree.leaves(params))
 
 
 def accumulate(

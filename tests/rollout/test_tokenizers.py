@@ -22,7 +22,7 @@ HARD_TEXTS = [
 
 @pytest.fixture(scope='module')
 def tokenizer():
-  return tokenizers.train_tokenizer(TEXTS, vocab_size=300)
+  return tokenizers.train_tokenizer(TEXTS, vocab_size=310)
 
 
 @pytest.mark.parametrize('text', HARD_TEXTS)
@@ -31,31 +31,51 @@ def test_decoding_gives_the_text_back(tokenizer, text):
 
 
 def test_splits_words_numbers_and_punctuation(tokenizer):
-  # However often a long number occurs, no token holds more than three digits.
+  # However often a long number occurs, no token holds more than two digits.
   digits = tokenizer.convert_ids_to_tokens(tokenizer.encode('90210'))
   assert ''.join(digits) == '90210'
-  assert len(digits) >= 2 and max(map(len, digits)) <= 3
+  assert len(digits) >= 3 and max(map(len, digits)) <= 2
   pieces = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(
-    "I'm at 10  Main_St.\n\nOK"
+    'I am at 10  Main_St.\n\n{"a": {"b": 3.25}} OK'
   )
   # 'Ġ' and 'Ċ' are how byte-level BPE writes a space and a line end.
   assert [piece for piece, _ in pieces] == [
-    *('I', "'m", 'Ġat', 'Ġ', '10', 'Ġ', 'ĠMain', '_St', '.ĊĊ', 'OK')
+    *('IĠ', 'amĠ', 'atĠ', '10', 'Ġ', 'Ġ', 'Main', '_St', '.ĊĊ'),
+    *('{"', 'a', '":Ġ{"', 'b', '":Ġ', '3', '.25', '}}Ġ', 'OK'),
   ]
+
+
+def test_a_value_has_the_same_tokens_wherever_it_stands():
+  text = 'in Port Alden on 2026-03-05. {"city": "Port Alden"}, Port Alden'
+  tokenizer = tokenizers.train_tokenizer([text] * 9, vocab_size=400)
+  spoken, quoted, listed = (
+    tokenizer.encode(text)
+    for text in ('Port Alden', '"Port Alden"', ', Port Alden')
+  )
+  assert spoken == quoted[1:-1] == listed[1:]
+  assert len(spoken) == 2
+
+
+def test_tags_are_tokens_and_text(tokenizer):
+  text = '<think> a </think>\n<tool_call>\n</tool_call><user> b </user>'
+  tokens = tokenizer.encode(text)
+  for tag in ('<think>', '</think>', '<tool_call>', '</user>'):
+    assert tokens.count(tokenizer.convert_tokens_to_ids(tag)) == 1
+  assert tokenizer.decode(tokens, skip_special_tokens=True) == text
 
 
 def test_learns_frequent_words_and_stops_at_the_size():
   small = tokenizers.train_tokenizer(['Oslo'] * 9, vocab_size=1000)
-  # 259 and the merges of one word of four letters: three of them.
-  assert len(small) == 262
+  # 269 and the merges of one word of four letters: three of them.
+  assert len(small) == 272
   assert len(small.encode('Oslo')) == 1
   assert len(tokenizers.train_tokenizer(TEXTS, vocab_size=280)) == 280
-  with pytest.raises(ValueError, match='vocab_size 258: at least 259'):
-    tokenizers.train_tokenizer(TEXTS, vocab_size=258)
+  with pytest.raises(ValueError, match='vocab_size 268: at least 269'):
+    tokenizers.train_tokenizer(TEXTS, vocab_size=268)
 
 
 def test_training_is_deterministic(tokenizer):
-  again = tokenizers.train_tokenizer(iter(TEXTS), vocab_size=300)
+  again = tokenizers.train_tokenizer(iter(TEXTS), vocab_size=310)
   assert again.backend_tokenizer.to_str() == (
     tokenizer.backend_tokenizer.to_str()
   )
@@ -104,7 +124,7 @@ def test_saving_and_loading_changes_nothing(tokenizer, tmp_path):
 def test_what_is_no_tokenizer_is_refused(tokenizer, tmp_path):
   with pytest.raises(ValueError, match=r'no tokenizer at .*tokenizer\.json'):
     tokenizers.load_tokenizer(tmp_path)
-  tokenizer = tokenizers.train_tokenizer(TEXTS, vocab_size=259)
+  tokenizer = tokenizers.train_tokenizer(TEXTS, vocab_size=269)
   tokenizer.chat_template = None
   tokenizers.save_tokenizer(tokenizer, tmp_path)
   with pytest.raises(ValueError, match='has no chat template'):
@@ -113,12 +133,12 @@ def test_what_is_no_tokenizer_is_refused(tokenizer, tmp_path):
 
 def test_stop_token_ids():
   # Ids of the special tokens: padding 0, start of turn 1, end of turn 2.
-  tokenizer = tokenizers.train_tokenizer(TEXTS, vocab_size=259)
+  tokenizer = tokenizers.train_tokenizer(TEXTS, vocab_size=269)
   assert tokenizers.stop_token_ids(tokenizer) == (2,)
   assert tokenizers.stop_token_ids(tokenizer, ['<|endoftext|>', 2]) == (2, 0)
   # A base model ends its texts otherwise than its template ends a turn.
   tokenizer.eos_token = '<|endoftext|>'
   assert tokenizers.stop_token_ids(tokenizer) == (2, 0)
-  for extra in ('</s>', 259, -1):
+  for extra in ('</s>', 269, -1):
     with pytest.raises(ValueError, match='is no token'):
       tokenizers.stop_token_ids(tokenizer, [extra])

@@ -40,21 +40,9 @@ _JOINERS = ('Also', 'Then', 'And')
 # Every thought repeats the request first: in the two pairs of runs tried with
 # and without it (one seed each), copying of values started earlier.
 _THOUGHT = 'The user says: {request} {thought}'
-_SINGLE_THOUGHTS = (
-  'The user wants {goal}. {name} fits: {values}.',
-  'This asks for {goal}, so I use {name}: {values}.',
-  'I need {goal}. The tool is {name}: {values}.',
-)
-_PARALLEL_THOUGHTS = (
-  'The user wants more than one thing: {steps}.',
-  'This asks for several calls: {steps}.',
-  'I need several calls: {steps}.',
-)
-_NONE_THOUGHTS = (
-  'The user wants {goal}. No offered tool fits.',
-  'This asks for {goal}, but no tool here does that.',
-  'I need {goal}. None of the tools fits.',
-)
+_OPENINGS = ('I need ', 'This asks for ', 'The tool for this is ')
+_OFFERED = '{}, which is offered: {}'
+_NOT_OFFERED = '{}, which is not offered'
 _LAZY_THOUGHTS = ('I will use a tool.', 'Okay.', 'This is easy.')
 _LAZY_REFUSALS = ('I will reply.', 'Okay.', 'This is easy.')
 _REPLIES = ('Sorry, no tool can do that.', 'No offered tool fits this.')
@@ -79,7 +67,7 @@ class _Draw:
   offered: tuple[tables.Request, ...]
   request: str
   calls: tuple[tool_calls.ToolCall, ...]
-  goal: str
+  wanted: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +176,7 @@ def _demonstrate(
 ) -> LabeledDemonstration:
   lazy = rng.random() < _LAZY_SHARE
   calls = quickstart_errors.spoil_calls(rng, draw.calls, draw.offered, error)
-  response = _answer(rng, draw.request, calls, draw.goal, lazy)
+  response = _answer(rng, draw.request, calls, draw.wanted, lazy)
   if error == 'format':
     response = quickstart_errors.spoil_format(rng, response)
   return LabeledDemonstration(draw.task, response, error)
@@ -213,17 +201,17 @@ def _draw(tasks: Tasks, index: int) -> _Draw:
   ]
   request = _join(rng, sentences)
   made = () if kind == 'none' else tuple(calls)
-  goal = requests[0].goal
+  wanted = requests[0].name
   tools = tuple(request.tool() for request in offered)
   task = types.Task(
     task_id=f'quickstart_{tasks.name}_{tasks.seed}_{index}',
     system=_SYSTEM.format(tools=_list_tools(tools)),
     user=_USER.format(request),
     tools=tools,
-    ground_truth=_answer(rng, request, made, goal),
+    ground_truth=_answer(rng, request, made, wanted),
     kind=kind,
   )
-  return _Draw(task, offered, request, made, goal)
+  return _Draw(task, offered, request, made, wanted)
 
 
 def _draw_requests(rng: random.Random, kind: str) -> list[tables.Request]:
@@ -272,7 +260,7 @@ def _join(rng: random.Random, sentences: Sequence[str]) -> str:
 
 
 def _speak(value: quickstart_values.Value) -> str:
-  """A value as requests and thoughts say it."""
+  """A value as requests say it."""
   if not isinstance(value, list):
     return str(value)
   *first, last = map(str, value)
@@ -290,12 +278,12 @@ def _answer(
   rng: random.Random,
   request: str,
   calls: Sequence[tool_calls.ToolCall],
-  goal: str,
+  wanted: str,
   lazy: bool = False,
 ) -> str:
   """An answer that makes the calls, or says that no tool fits."""
   thought = _THOUGHT.format(
-    request=request, thought=_thought(rng, calls, goal, lazy)
+    request=request, thought=_thought(rng, calls, wanted, lazy)
   )
   reply = None if calls else rng.choice(_REPLIES)
   return tool_calls.render_answer(thought, calls, reply)
@@ -304,24 +292,18 @@ def _answer(
 def _thought(
   rng: random.Random,
   calls: Sequence[tool_calls.ToolCall],
-  goal: str,
+  wanted: str,
   lazy: bool,
 ) -> str:
   """What is thought of the request; too little of it where `lazy`."""
   if lazy:
     return rng.choice(_LAZY_THOUGHTS if calls else _LAZY_REFUSALS)
-  if not calls:
-    return rng.choice(_NONE_THOUGHTS).format(goal=goal)
-  if len(calls) > 1:
-    steps = [f'{call.name}, {_ground(call)}' for call in calls]
-    return rng.choice(_PARALLEL_THOUGHTS).format(steps='; '.join(steps))
-  name = calls[0].name
-  return rng.choice(_SINGLE_THOUGHTS).format(
-    goal=tables.BY_NAME[name].goal, name=name, values=_ground(calls[0])
-  )
+  steps = [_OFFERED.format(call.name, _ground(call)) for call in calls]
+  steps = steps or [_NOT_OFFERED.format(wanted)]
+  return f'{rng.choice(_OPENINGS)}{"; ".join(steps)}.'
 
 
 def _ground(call: tool_calls.ToolCall) -> str:
   pairs = call.parameters.items()
-  text = ', '.join(f'{name} is {_speak(value)}' for name, value in pairs)
+  text = ', '.join(f'{name} is {json.dumps(value)}' for name, value in pairs)
   return text or 'no values'

@@ -19,24 +19,35 @@ HELD_OUT_SHARE = 5  # one value in so many is held out
 
 WORDS: Mapping[str, tuple[str, str]] = {
   'place': (
-    'Port North South Lake Saint Fort Glen Castle',
-    'Alden Marlow Verin Kelby Drayton Soria Norva Galt',
+    'Port New Old East West North South Lake Mount Saint Fort Upper Lower Glen '
+    'Castle Bay',
+    'Alden Marlow Hollis Verin Tarn Osmar Kelby Drayton Elsin Bruck Soria '
+    'Wexley Pella Norva Adair Linden Morven Galt Rowan Tilsit Corby Hazel '
+    'Quill Ardan',
   ),
   'person': (
-    'Anna Boris Clara David Elena Felix Greta Hugo',
-    'Adler Berg Costa Dunn Frost Hart Jansen Keller',
+    'Anna Boris Clara David Elena Felix Greta Hugo Irene Jonas Karla Leon '
+    'Maria Nils Olga Peter Rosa Simon Tara Victor',
+    'Adler Berg Costa Dunn Ebert Frost Grant Hart Ivers Jansen Keller Lund '
+    'Moss Novak Olsen Price Quinn Reyes Stone Tanner',
   ),
   'topic': (
-    'budget sales design safety office project travel staff',
-    'review plans report notes survey meeting contract draft',
+    'budget team sales summer design safety office garden project family '
+    'school music travel market health staff',
+    'review plans report notes update party lunch survey workshop photos '
+    'meeting figures visit contract ideas draft',
   ),
   'product': (
-    'red blue green black glass wooden cotton steel',
-    'kettle lamps chairs mugs boxes pens plates gloves',
+    'red blue green black white steel glass wooden paper cotton small large '
+    'folding plastic copper leather',
+    'kettle lamps chairs mugs boxes pens plates ropes gloves bags spoons '
+    'shelves pillows towels buckets hooks',
   ),
   'food': (
-    'smoked fresh dried roast wild sweet frozen spicy',
-    'trout beans onions rice carrots tofu lentils corn',
+    'smoked fresh dried roast wild sweet baby frozen pickled brown golden '
+    'spicy',
+    'trout beans onions rice carrots tofu lentils corn apples spinach '
+    'mushrooms peppers',
   ),
 }
 _PAIRS = {
@@ -62,7 +73,7 @@ class Argument:
   name: str
   type: str
   source: str = ''
-  bounds: tuple[int, int] = (2, 60)
+  bounds: tuple[int, int] = (2, 400)
   choices: tuple[str, ...] = ()
 
   def schema(self) -> dict[str, Any]:
@@ -114,5 +125,5 @@ def _propose(
     return 'date', day.isoformat()
   if argument.type == 'float':
     # A last digit other than 0 keeps it a float however it is written.
-    return 'float', float(f'{rng.randint(5, 60)}.{rng.randint(1, 9)}')
+    return 'float', float(f'{rng.randint(5, 99)}.{rng.randint(1, 9)}')
   return 'integer', rng.randint(*argument.bounds)
