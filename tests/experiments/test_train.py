@@ -135,8 +135,8 @@ def test_killed_again_and_again(reference, start, tmp_path):
   assert not saved['while a checkpoint is written']
   assert set(saved['between SFT and RL']) <= {2, 4}
   assert set(saved['between two mini-batches']) <= {2, 4}
-  # A window of the profiler that is never reached does no harm.
-  result = start('--profile_steps=20,30')
+  # A window of the profiler that is past does no harm.
+  result = start('--profile_steps=1,2')
   assert result.returncode == 0, result.stderr
   assert _steps(folder) == list(range(1, reference.last + 1))
   whole_runs.assert_same(folder, reference.folder, reference.last)

@@ -293,10 +293,10 @@ def test_a_signal_in_the_last_step_changes_nothing(bare):
   ('window', 'first', 'traced'),
   [
     ('2,3', 0, [0, 'start', 1, 2, 'stop', 3, 0, 1, 2]),
-    ('6,99', 0, [0, 1, 2, 3, 0, 'start', 1, 2, 'stop']),
-    ('20,30', 0, [0, 1, 2, 3, 0, 1, 2]),
-    # The run went on inside of the window.
+    ('6,7', 0, [0, 1, 2, 3, 0, 'start', 1, 2, 'stop']),
+    # The run went on inside of the window, or past it.
     ('2,6', 4, [0, 1, 2]),
+    ('2,3', 4, [0, 1, 2]),
   ],
 )
 def test_the_profile_covers_its_window(bare, window, first, traced):
