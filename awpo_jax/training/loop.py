@@ -5,7 +5,7 @@ import pathlib
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,7 +20,9 @@ from awpo_jax.training import (
   folders,
   optimizer,
   phases,
+  profiler,
   sharding,
+  signals,
   train_step,
 )
 from awpo_jax.training import experiment as experiment_lib
@@ -128,7 +130,9 @@ class _Run:
     self.optimizers = optimizer.make_optimizers(self.config)
     self.stop_signal: int | None = None
     self.stopping = False
-    self.profiling = False
+    self.profiler = profiler.Profiler(
+      self.config.run.profile_steps, self.config.run.output_dir
+    )
     self.last_saved: int | None = None
     self.elapsed = 0.0
     self.clock = time.perf_counter()
@@ -156,7 +160,7 @@ class _Run:
         wandb_project=run.wandb_project or None,
       ) as self.log,
       contextlib.closing(progress_lib.Progress(self.total, step)) as self.bar,
-      _signals(self._on_signal),
+      signals.handled_by(self._on_signal),
       jax.transfer_guard('disallow'),
     ):
       if step == 0 and run.init_from:
@@ -211,9 +215,9 @@ class _Run:
       if done == run.sft_steps and phase == 'rl' and done:
         state = self.programs.init[phase](state.params)
       index = done if phase == 'sft' else done - run.sft_steps
-      self._profile(step, before=True)
+      self.profiler.before(step)
       state, report = steps[phase](state, index)
-      self._profile(step, before=False)
+      self.profiler.after(step, state.params)
       if pending:
         self._write(*pending)
       pending = step, report
@@ -260,7 +264,7 @@ class _Run:
     metrics['compile/count'] = programs_lib.compile_count()
     self.log.write_transcripts(step, report.transcripts)
     self.log.write(step, metrics)
-    self.bar.update(step, _headline(metrics))
+    self.bar.update(step, progress_lib.headline(metrics))
     if state is not None and self._saves(step):
       self._save(state, step, evaluated)
 
@@ -333,16 +337,6 @@ class _Run:
     metrics['time/eval'] = time.perf_counter() - started
     return metrics
 
-  def _profile(self, step: int, *, before: bool) -> None:
-    window = self.config.run.profile_steps
-    if window and before and step == window[0]:
-      self.profiling = True
-      folder = pathlib.Path(self.config.run.output_dir) / 'profile'
-      jax.profiler.start_trace(str(folder))
-    if self.profiling and not before and step >= min(window[1], self.total):
-      self.profiling = False
-      jax.profiler.stop_trace()
-
   def _on_signal(self, signum: int, _: Any) -> None:
     if self.stop_signal is not None:
       raise KeyboardInterrupt
@@ -357,35 +351,3 @@ class _Run:
       'which is saved: the same command goes on from there.',
       self.stop_signal,
     )
-
-
-@contextlib.contextmanager
-def _signals(handler) -> Iterator[None]:
-  """SIGTERM and SIGINT go to `handler` while the block runs."""
-  old = {s: signal.signal(s, handler) for s in (signal.SIGTERM, signal.SIGINT)}
-  try:
-    yield
-  finally:
-    for signum, previous in old.items():
-      signal.signal(signum, previous)
-
-
-def _headline(metrics: Mapping[str, Any]) -> str:
-  """The few numbers that go beside the progress bar."""
-  names = {
-    'loss': 'loss',
-    'reward/outcome': 'outcome',
-    'reward/reasoning': 'reasoning',
-    'gate/mean': 'gate',
-  }
-  parts = [
-    f'{label} {metrics[name]:.3f}'
-    for name, label in names.items()
-    if metrics.get(name) is not None
-  ]
-  parts += [
-    f'{name.removeprefix("eval/")} {value:.1%}'
-    for name, value in metrics.items()
-    if name.startswith('eval/') and name.endswith('/accuracy')
-  ]
-  return ', '.join([metrics['phase'], *parts])

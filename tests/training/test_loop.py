@@ -235,12 +235,13 @@ def bare(tmp_path, monkeypatch):
     monkeypatch.setattr(
       jax.profiler, 'stop_trace', lambda: traced.append('stop')
     )
+    monkeypatch.setattr(jax, 'block_until_ready', traced.append)
 
     def step(state, index):
       traced.append(index)
       return state, None
 
-    state = python_types.SimpleNamespace(params=None)
+    state = python_types.SimpleNamespace(params='params')
     steps = {'sft': step, 'rl': step}
     return run, written, traced, lambda: run._steps(state, first, steps)
 
@@ -292,14 +293,16 @@ def test_a_signal_in_the_last_step_changes_nothing(bare):
 @pytest.mark.parametrize(
   ('window', 'first', 'traced'),
   [
-    ('2,3', 0, [0, 'start', 1, 2, 'stop', 3, 0, 1, 2]),
-    ('6,7', 0, [0, 1, 2, 3, 0, 'start', 1, 2, 'stop']),
+    ('2,3', 0, [0, 'start', 1, 2, 'params', 'stop', 3, 0, 1, 2]),
+    ('6,7', 0, [0, 1, 2, 3, 0, 'start', 1, 2, 'params', 'stop']),
     # The run went on inside of the window, or past it.
     ('2,6', 4, [0, 1, 2]),
     ('2,3', 4, [0, 1, 2]),
   ],
 )
-def test_the_profile_covers_its_window(bare, window, first, traced):
+def test_the_profile_covers_its_window_and_waits_for_it(
+  bare, window, first, traced
+):
   _, _, got, go = bare(f'--profile_steps={window}', first=first)
   go()
   assert got == traced
