@@ -233,7 +233,6 @@ class Config:
 MAY_CHANGE = frozenset(
   {
     'output_dir',
-    'data',
     'checkpoint_every',
     'keep_checkpoints',
     'transcripts',

@@ -5,7 +5,7 @@ import pathlib
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -54,7 +54,9 @@ def train(config: config_lib.Config) -> None:
     config: checked.
 
   Raises:
-    ConfigError: flags contradict the devices or the run in `--output_dir`.
+    ConfigError: flags contradict the devices or the run in `--output_dir`, or
+      name what is not there.
+    CheckpointError: `--init_from` or the run's own checkpoint does not fit.
     ModuleNotFoundError: `--wandb_project` without its package.
     NonFiniteError, ReplicaError: the run cannot go on.
     Stopped: after SIGTERM or SIGINT, everything saved.
@@ -69,23 +71,35 @@ def train(config: config_lib.Config) -> None:
   if config.run.wandb_project:
     metrics_lib.import_wandb(config.run.wandb_project)
   _use_compilation_cache(config)
-  new = folders.claim_folder(folder, config)
+  with folders.claimed(folder, config) as keep_folder:
+    experiment = _make_experiment(config)
+    with contextlib.closing(
+      checkpoints.make_manager(
+        folder / checkpoints.RUN_SUBFOLDER,
+        keep=config.run.keep_checkpoints,
+        best_metric=config.run.best_metric or None,
+        keep_steps=(config.run.sft_steps,),
+      )
+    ) as manager:
+      _Run(experiment, mesh, manager, keep_folder).run()
+
+
+def _make_experiment(
+  config: config_lib.Config,
+) -> experiment_lib.Experiment:
+  """The experiment; `ConfigError` for whatever it refuses.
+
+  A `ValueError` of anything later is no mistake in the flags: it keeps its
+  type, and `experiments/train.py` its traceback.
+  """
   try:
     experiment = experiment_lib.make_experiment(config)
-    check_best_metric(experiment)
-  except Exception:
-    if new:
-      folders.leave_folder(folder)
+  except config_lib.ConfigError:
     raise
-  with contextlib.closing(
-    checkpoints.make_manager(
-      folder / checkpoints.RUN_SUBFOLDER,
-      keep=config.run.keep_checkpoints,
-      best_metric=config.run.best_metric or None,
-      keep_steps=(config.run.sft_steps,),
-    )
-  ) as manager:
-    _Run(experiment, mesh, manager).run()
+  except ValueError as error:
+    raise config_lib.ConfigError(str(error)) from error
+  check_best_metric(experiment)
+  return experiment
 
 
 def _use_compilation_cache(config: config_lib.Config) -> None:
@@ -120,11 +134,13 @@ class _Run:
     experiment: experiment_lib.Experiment,
     mesh: jax.sharding.Mesh,
     manager: checkpoints.Manager,
+    keep_folder: Callable[[], None],
   ) -> None:
     self.experiment = experiment
     self.config = experiment.config
     self.mesh = mesh
     self.manager = manager
+    self.keep_folder = keep_folder
     self.total = self.config.run.sft_steps + self.config.run.rl_steps
     self.schedules = optimizer.make_schedules(self.config)
     self.optimizers = optimizer.make_optimizers(self.config)
@@ -264,6 +280,7 @@ class _Run:
     metrics['compile/count'] = programs_lib.compile_count()
     self.log.write_transcripts(step, report.transcripts)
     self.log.write(step, metrics)
+    self.keep_folder()
     self.bar.update(step, progress_lib.headline(metrics))
     if state is not None and self._saves(step):
       self._save(state, step, evaluated)
