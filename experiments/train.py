@@ -1,6 +1,9 @@
 """Trains a policy: supervised fine-tuning, AWPO, or one after the other.
 
 python experiments/train.py --flagfile=experiments/quickstart.flags
+
+--flagfile reads flags from a file; those after it on the command line win.
+--helpfull adds the flags of the libraries.
 """
 
 import logging
@@ -36,12 +39,19 @@ def main(arguments: list[str]) -> None:
     ModuleNotFoundError,
     loop.NonFiniteError,
     loop.ReplicaError,
-    ValueError,
   ) as error:
     print(f'{type(error).__name__}: {error}', file=sys.stderr)
     sys.exit(1)
   print(report.finish(config.run.output_dir))
 
 
+def parse(arguments: list[str]) -> list[str]:
+  """As absl does, but that `--help` has the flags of our sections."""
+  if {'--help', '-help', '--helpshort', '-h', '-?'} & set(arguments[1:]):
+    print(f'{__doc__}\n{config_lib.help_text()}')
+    sys.exit()
+  return app.parse_flags_with_usage(arguments)
+
+
 if __name__ == '__main__':
-  app.run(main)
+  app.run(main, flags_parser=parse)

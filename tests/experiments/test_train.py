@@ -1,11 +1,13 @@
 """Whole runs: what they leave, and that no interruption changes a number."""
 
 import json
+import re
 import signal
 
 import numpy as np
 import pytest
 
+from awpo_jax import config as config_lib
 from tests import tiny_dataset, whole_runs
 
 FIRST_RL = tiny_dataset.SFT_STEPS + 1
@@ -243,6 +245,42 @@ def test_parts_of_ones_own(start, tmp_path):
     assert row['reasoning'] == wanted
   called = np.mean([row['outcome'] for row in sampled])
   assert whole_runs.rows(folder)[-1]['reward/called'] == called
+
+
+_BROKEN = """
+def dataset(*, seed, data=None):
+  raise ValueError('no such data')
+
+def reward(response, task):
+  raise ValueError('a bug of a plug-in')
+"""
+
+
+def test_a_mistake_is_one_line_and_a_bug_has_a_traceback(start, tmp_path):
+  (tmp_path / 'broken.py').write_text(_BROKEN)
+  there = {'PYTHONPATH': str(tmp_path)}
+  result = start('--dataset=broken:dataset', environment=there)
+  assert result.returncode == 1
+  assert result.stderr.splitlines()[-1] == 'ConfigError: no such data'
+  assert 'Traceback' not in result.stderr
+  # Nothing was claimed that would bar other flags.
+  result = start('--reward=broken:reward', '--sft_steps=0', environment=there)
+  assert result.returncode == 1
+  assert 'Traceback' in result.stderr and 'in reward' in result.stderr
+  assert 'ValueError: a bug of a plug-in' in result.stderr
+
+
+def test_help_has_every_flag_of_ours_and_no_other(tmp_path):
+  result = whole_runs.forked(['--help'], tmp_path)
+  assert result.returncode == 0, result.stderr
+  shown = re.findall(r'^  --(?:\[no\])?(\w+):', result.stdout, re.MULTILINE)
+  wanted = set(config_lib.to_dict(config_lib.Config()))
+  assert set(shown) == wanted and len(shown) == len(wanted)
+  assert {'gate', 'rl_steps'} <= wanted
+  _, _, section = result.stdout.partition('\nRollouts and the updates on them:')
+  flags = section.split('\n\n')[0]
+  assert '--temperature: Of sampler and trainer alike.' in flags
+  assert '--sft_steps' not in flags and '--gate' not in flags
 
 
 def test_an_example_has_ten_lines():
