@@ -9,7 +9,9 @@ python experiments/train.py --flagfile=experiments/quickstart.flags
 import logging
 import os
 import sys
+import time
 
+_STARTED = time.perf_counter()  # The imports below take seconds.
 # It announces at every import that torch is missing, which is as it should be.
 os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
@@ -28,7 +30,7 @@ def main(arguments: list[str]) -> None:
     raise app.UsageError(f'not a flag: {" ".join(arguments[1:])}')
   try:
     config = config_lib.from_flags(flags.FLAGS)
-    loop.train(config)
+    counted = loop.train(config, started=_STARTED)
   except loop.Stopped as stopped:
     print(stopped, file=sys.stderr)
     sys.exit(128 + stopped.signum)
@@ -42,7 +44,7 @@ def main(arguments: list[str]) -> None:
   ) as error:
     print(f'{type(error).__name__}: {error}', file=sys.stderr)
     sys.exit(1)
-  print(report.finish(config.run.output_dir))
+  print(report.finish(config.run.output_dir, counted=counted))
 
 
 def parse(arguments: list[str]) -> list[str]:

@@ -47,11 +47,19 @@ class Stopped(RuntimeError):
     self.signum = signum
 
 
-def train(config: config_lib.Config) -> None:
+def train(
+  config: config_lib.Config, *, started: float | None = None
+) -> float | None:
   """Runs an experiment to its end, or on from its last checkpoint.
 
   Args:
     config: checked.
+    started: `time.perf_counter()` from when on the run's seconds count, e.g.
+      before the imports; now, if None.
+
+  Returns:
+    `time.perf_counter()` up to which they are counted in the last line of
+    metrics; None where the run had ended before.
 
   Raises:
     ConfigError: flags contradict the devices or the run in `--output_dir`, or
@@ -61,6 +69,7 @@ def train(config: config_lib.Config) -> None:
     NonFiniteError, ReplicaError: the run cannot go on.
     Stopped: after SIGTERM or SIGINT, everything saved.
   """
+  started = time.perf_counter() if started is None else started
   folder = pathlib.Path(config.run.output_dir)
   if config.run.cpu_devices > 1:
     jax.config.update('jax_num_cpu_devices', config.run.cpu_devices)
@@ -81,7 +90,7 @@ def train(config: config_lib.Config) -> None:
         keep_steps=(config.run.sft_steps,),
       )
     ) as manager:
-      _Run(experiment, mesh, manager, keep_folder).run()
+      return _Run(experiment, mesh, manager, keep_folder, started).run()
 
 
 def _make_experiment(
@@ -135,6 +144,7 @@ class _Run:
     mesh: jax.sharding.Mesh,
     manager: checkpoints.Manager,
     keep_folder: Callable[[], None],
+    started: float,
   ) -> None:
     self.experiment = experiment
     self.config = experiment.config
@@ -151,19 +161,15 @@ class _Run:
     )
     self.last_saved: int | None = None
     self.elapsed = 0.0
-    self.clock = time.perf_counter()
+    self.clock = self.fetched = started
+    self.once: dict[str, float] = {}
 
-  def run(self) -> None:
+  def run(self) -> float | None:
     step, state = self._start()
     if step >= self.total:
       print(f'Nothing to do: the run ended at step {step}.', file=sys.stderr)
-      return
-    programs_lib.compile_count()  # Counts from here.
-    self.programs = programs_lib.compile_programs(
-      self.experiment, self.mesh, state, self.optimizers
-    )
-    for schedule in self.schedules.values():
-      schedule(0)  # Compiles its few operations, too.
+      return None
+    self._compile(state)
     steps = {
       'sft': phases.make_sft_step(self.experiment, self.programs, self.mesh),
       'rl': phases.make_rl_step(self.experiment, self.programs, self.mesh),
@@ -180,8 +186,9 @@ class _Run:
       jax.transfer_guard('disallow'),
     ):
       if step == 0 and run.init_from:
-        self.log.write(0, {'phase': 'start', **self._evaluate(state, 0)})
+        self._log(0, {'phase': 'start', **self._evaluate(state, 0)})
       self._steps(state, step, steps)
+    return self.clock
 
   def _start(self) -> tuple[int, train_step.TrainState]:
     """The last checkpoint's state, or a new one; placed on the devices."""
@@ -218,6 +225,19 @@ class _Run:
   def _new_state(self, params, phase: str) -> train_step.TrainState:
     init = programs_lib.make_init(self.mesh, self.optimizers[phase])
     return init(sharding.place_replicated(params, self.mesh))
+
+  def _compile(self, state: train_step.TrainState) -> None:
+    begun = time.perf_counter()
+    programs_lib.compile_count()  # Counts from here.
+    self.programs = programs_lib.compile_programs(
+      self.experiment, self.mesh, state, self.optimizers
+    )
+    for schedule in self.schedules.values():
+      schedule(0)  # Compiles its few operations, too.
+    self.once = {
+      'time/setup': begun - self.clock,
+      'time/compile': time.perf_counter() - begun,
+    }
 
   def _phase(self, step: int) -> str:
     """The phase that step `step` (from 1) belongs to."""
@@ -273,17 +293,22 @@ class _Run:
     if state is not None and self._evaluates(step):
       evaluated = self._evaluate(state, step)
       metrics |= evaluated
-    now = time.perf_counter()
-    self.elapsed += now - self.clock
-    self.clock = now
-    metrics['time/elapsed'] = self.elapsed
-    metrics['compile/count'] = programs_lib.compile_count()
     self.log.write_transcripts(step, report.transcripts)
-    self.log.write(step, metrics)
+    self._log(step, metrics)
     self.keep_folder()
     self.bar.update(step, progress_lib.headline(metrics))
     if state is not None and self._saves(step):
       self._save(state, step, evaluated)
+
+  def _log(self, step: int, metrics: Mapping[str, Any]) -> None:
+    """Writes a line, the first since the start with what that took."""
+    now = time.perf_counter()
+    self.elapsed += now - self.clock
+    self.clock = now
+    times = {'time/elapsed': self.elapsed, **self.once}
+    self.once = {}
+    count = programs_lib.compile_count()
+    self.log.write(step, {**metrics, **times, 'compile/count': count})
 
   def _save(self, state, step: int, evaluated) -> None:
     best = self.config.run.best_metric
@@ -302,6 +327,10 @@ class _Run:
   def _metrics(self, step: int, report: phases.Report) -> dict[str, Any]:
     """The updates' numbers, fetched; raises where one is not finite."""
     updates = jax.device_get(report.updates)
+    # Its data was prepared while the step before still ran, which lasted until
+    # it was fetched; unless the loop paused in between.
+    begun = max(report.started, self.fetched)
+    self.fetched = time.perf_counter()
     for number, update in enumerate(updates):
       if not update.finite:
         self._not_finite(step, number, report, update)
@@ -314,7 +343,7 @@ class _Run:
     count = int(updates[-1].updates) - 1
     with jax.transfer_guard('allow'):
       metrics['learning_rate'] = float(self.schedules[report.phase](count))
-    metrics['time/step'] = time.perf_counter() - report.started
+    metrics['time/step'] = self.fetched - begun
     return {**metrics, **report.metrics}
 
   def _not_finite(self, step, number, report, update) -> None:

@@ -1,6 +1,7 @@
 """Whole runs: what they leave, and that no interruption changes a number."""
 
 import json
+import pathlib
 import re
 import signal
 
@@ -74,10 +75,35 @@ def test_summary_and_table_of_a_run(reference):
     }
     for kind in ('even', 'odd')
   }
-  assert summary['seconds'] == after['time/elapsed'] > 0
   table = reference.result.stdout.strip().splitlines()
   assert table[0].split() == ['accuracy', 'before', 'after']
   assert [line.split()[0] for line in table[1:4]] == ['held_out', 'even', 'odd']
+
+
+def test_seconds_of_a_run(reference):
+  rows = whole_runs.rows(reference.folder)
+  summary = json.loads((reference.folder / 'summary.json').read_text())
+  # All but the interpreter's own start and end.
+  assert rows[-1]['time/elapsed'] < summary['seconds'] < reference.seconds
+  parts = summary['seconds_by_part']
+  assert set(parts) == {
+    'setup',
+    'compile',
+    'sft',
+    'sample',
+    'score',
+    'prepare',
+    'update',
+    'eval',
+    'rest',
+  }
+  assert min(parts.values()) > 0
+  np.testing.assert_allclose(sum(parts.values()), summary['seconds'])
+
+
+def test_programs_of_a_run_are_kept(reference):
+  flags = json.loads((reference.folder / 'flags.json').read_text())
+  assert any(pathlib.Path(flags['compilation_cache']).iterdir())
 
 
 def test_a_judge_without_a_score_makes_samples_invalid(reference):
@@ -160,6 +186,11 @@ def test_stopped_by_signals(reference, start, tmp_path):
   # One that opened before the restart does none either.
   result = start('--profile_steps=2,6')
   assert result.returncode == 0, result.stderr
+  # Each of the three processes compiles, and goes on counting.
+  rows = whole_runs.rows(folder)
+  assert [row['step'] for row in rows if 'time/compile' in row] == [1, 4, 6]
+  elapsed = [row['time/elapsed'] for row in rows]
+  assert elapsed == sorted(elapsed)
   whole_runs.assert_same(folder, reference.folder, reference.last)
 
 

@@ -221,7 +221,7 @@ def bare(tmp_path, monkeypatch):
     config = _config(tmp_path / 'run', *flags)
     experiment = python_types.SimpleNamespace(config=config)
     manager = python_types.SimpleNamespace(wait_until_finished=lambda: None)
-    run = loop._Run(experiment, None, manager, lambda: None)
+    run = loop._Run(experiment, None, manager, lambda: None, 0.0)
     written, traced = [], []
     run.programs = python_types.SimpleNamespace(
       init={'rl': lambda params: python_types.SimpleNamespace(params=params)}
