@@ -93,9 +93,7 @@ def train(
       return _Run(experiment, mesh, manager, keep_folder, started).run()
 
 
-def _make_experiment(
-  config: config_lib.Config,
-) -> experiment_lib.Experiment:
+def _make_experiment(config: config_lib.Config) -> experiment_lib.Experiment:
   """The experiment; `ConfigError` for whatever it refuses.
 
   A `ValueError` of anything later is no mistake in the flags: it keeps its
