@@ -239,7 +239,6 @@ class Config:
 MAY_CHANGE = frozenset(
   {
     'output_dir',
-    'data',
     'checkpoint_every',
     'keep_checkpoints',
     'transcripts',
@@ -263,12 +262,23 @@ def define_flags(
   for section in sections().values():
     hints = typing.get_type_hints(section)
     for field in dataclasses.fields(section):
-      _define(field, hints[field.name], section.__doc__ or '', flag_values)
+      _define(field, hints[field.name], _title(section), flag_values)
+
+
+def _title(section: type) -> str:
+  """What the flags of a section stand under."""
+  return (section.__doc__ or '').split('\n')[0].rstrip('.')
+
+
+def help_text(flag_values: absl_flags.FlagValues = absl_flags.FLAGS) -> str:
+  """Every flag that `define_flags` has defined, by section."""
+  titles = map(_title, sections().values())
+  return '\n'.join(flag_values.module_help(title) for title in titles).strip()
 
 
 def _define(field, hint, module: str, flag_values) -> None:
   name, default, text = field.name, field.default, field.metadata['help']
-  options = {'flag_values': flag_values, 'module_name': module.split('\n')[0]}
+  options = {'flag_values': flag_values, 'module_name': module}
   if field.metadata['choices']:
     absl_flags.DEFINE_enum(
       name, default, list(field.metadata['choices']), text, **options

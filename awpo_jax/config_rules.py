@@ -1,79 +1,140 @@
 """What flags may not say, alone or together, each with its remedy."""
 
-from collections.abc import Iterable
-from typing import Any
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
+
+Rule: TypeAlias = tuple[bool, str]
+
+_NOT_NEGATIVE = (
+  'sft_steps',
+  'rl_steps',
+  'eval_every',
+  'transcripts',
+  'warmup',
+  'sft_warmup',
+)
+_AT_LEAST_ONE = (
+  'cpu_devices',
+  'eval_tasks',
+  'eval_batch',
+  'checkpoint_every',
+  'keep_checkpoints',
+  'sft_batch',
+  'sft_micro',
+  'prompts_per_step',
+  'minibatches',
+  'micro',
+  'logprob_chunk',
+)
+_DTYPES = ('float32', 'bfloat16', 'float16')
 
 
-def rules(config: Any, values: dict[str, Any]) -> Iterable[tuple[bool, str]]:
+def rules(config: Any, values: dict[str, Any]) -> Iterator[Rule]:
   """Whether each rule is broken, and what to say then.
+
+  What belongs to a phase that the run does not have is not looked at.
 
   Args:
     config: `config.Config`.
     values: the same, flag name -> value.
   """
-  run, data, sft, rl = config.run, config.data, config.sft, config.rl
-  advantage, loss = config.advantage, config.loss
+  for name in _NOT_NEGATIVE:
+    yield values[name] < 0, f'--{name}={values[name]} is negative.'
+  for name in _AT_LEAST_ONE:
+    yield values[name] < 1, f'--{name}={values[name]}: at least 1.'
+  yield from _run_rules(config.run)
+  yield from _data_rules(config.data)
+  yield from _model_rules(config.model)
+  yield from _optimizer_rules(config.optimizer)
+  if config.run.sft_steps:
+    yield from _sft_rules(config.sft)
+  if config.run.rl_steps:
+    yield from _rl_rules(config.rl)
+    yield from _advantage_rules(config.advantage, config.data)
+    yield from _loss_rules(config.loss)
+
+
+def _above_0(section: Any, names: Iterable[str]) -> Iterator[Rule]:
+  for name in names:
+    value = getattr(section, name)
+    # Comparisons with nan are false, hence the `not`.
+    yield (
+      not (value > 0 and math.isfinite(value)),
+      f'--{name}={value}: a number above 0.',
+    )
+
+
+def _at_least_0(section: Any, names: Iterable[str]) -> Iterator[Rule]:
+  for name in names:
+    value = getattr(section, name)
+    yield (
+      not (value >= 0 and math.isfinite(value)),
+      f'--{name}={value}: a number, 0 or above.',
+    )
+
+
+def _run_rules(run) -> Iterator[Rule]:
+  total = run.sft_steps + run.rl_steps
   yield (
     not run.output_dir,
     '--output_dir is not set: name the folder of the run.',
   )
   yield (
-    not config.model.model,
-    '--model is not set: name a config.json, e.g. '
-    '--model=experiments/models/quickstart.json.',
-  )
-  yield (
-    run.sft_steps + run.rl_steps <= 0,
+    total <= 0,
     '--sft_steps and --rl_steps are both 0: nothing to do.',
   )
-  for name in (
-    'seed',
-    'sft_steps',
-    'rl_steps',
-    'eval_every',
-    'transcripts',
-    'warmup',
-    'sft_warmup',
-  ):
-    value = values[name]
-    yield value < 0, f'--{name}={value} is negative.'
-  for name in (
-    'cpu_devices',
-    'eval_tasks',
-    'eval_batch',
-    'checkpoint_every',
-    'keep_checkpoints',
-    'sft_batch',
-    'sft_micro',
-    'prompts_per_step',
-    'minibatches',
-    'micro',
-    'logprob_chunk',
-  ):
-    value = values[name]
-    yield value < 1, f'--{name}={value}: at least 1.'
+  yield (
+    not 0 <= run.seed < 2**31,
+    f'--seed={run.seed}: from 0 to {2**31 - 1}.',
+  )
+  window = run.profile_steps
+  yield (
+    bool(window)
+    and (len(window) != 2 or not 1 <= window[0] <= window[1] <= max(total, 1)),
+    f'--profile_steps={window}: a first and a last step, within 1 and '
+    f'{total}, the last of the run.',
+  )
+
+
+def _data_rules(data) -> Iterator[Rule]:
   for name in ('prompt_buckets', 'response_buckets'):
     value = getattr(data, name)
     yield (
       not value or min(value) < 2 or list(value) != sorted(set(value)),
       f'--{name}={value}: lengths of at least 2 in rising order.',
     )
+
+
+def _model_rules(model) -> Iterator[Rule]:
   yield (
-    len(run.profile_steps) not in (0, 2)
-    or list(run.profile_steps) != sorted(run.profile_steps),
-    f'--profile_steps={run.profile_steps}: a first and a last step.',
+    not model.model,
+    '--model is not set: name a config.json, e.g. '
+    '--model=experiments/models/quickstart.json.',
   )
-  if run.sft_steps:
-    yield (
-      sft.sft_batch % max(sft.sft_micro, 1) != 0,
-      f'--sft_batch={sft.sft_batch} is not a multiple of '
-      f'--sft_micro={sft.sft_micro}.',
-    )
-  if run.rl_steps:
-    yield from _rl_rules(rl, advantage, loss, data)
+  for name in ('dtype', 'param_dtype'):
+    value = getattr(model, name)
+    yield value not in _DTYPES, f'--{name}={value}: {", ".join(_DTYPES)}.'
 
 
-def _rl_rules(rl, advantage, loss, data) -> Iterable[tuple[bool, str]]:
+def _optimizer_rules(optimizer) -> Iterator[Rule]:
+  for name in ('adam_b1', 'adam_b2'):
+    value = getattr(optimizer, name)
+    yield not 0 <= value < 1, f'--{name}={value}: at least 0 and below 1.'
+  yield from _above_0(optimizer, ['adam_eps', 'max_grad_norm'])
+  yield from _at_least_0(optimizer, ['weight_decay'])
+
+
+def _sft_rules(sft) -> Iterator[Rule]:
+  yield (
+    sft.sft_batch % max(sft.sft_micro, 1) != 0,
+    f'--sft_batch={sft.sft_batch} is not a multiple of '
+    f'--sft_micro={sft.sft_micro}.',
+  )
+  yield from _at_least_0(sft, ['sft_learning_rate'])
+
+
+def _rl_rules(rl) -> Iterator[Rule]:
   unit = max(rl.minibatches * rl.micro, 1)
   yield (
     rl.prompts_per_step % unit != 0,
@@ -84,34 +145,47 @@ def _rl_rules(rl, advantage, loss, data) -> Iterable[tuple[bool, str]]:
     rl.samples < 2,
     f'--samples={rl.samples}: a group needs two answers to compare.',
   )
-  yield (
-    rl.temperature <= 0,
-    f'--temperature={rl.temperature}: training samples need one above 0.',
-  )
+  yield from _above_0(rl, ['temperature'])
+  # 0 is the control in which sampling alone makes the numbers move.
+  yield from _at_least_0(rl, ['learning_rate'])
+
+
+def _advantage_rules(advantage, data) -> Iterator[Rule]:
   yield (
     data.judge == 'none' and advantage.gate != 'none',
     f'--judge=none gives no reasoning reward, but --gate={advantage.gate} '
     'needs one: set --gate=none or name a judge.',
   )
-  yield (
-    advantage.mix == 'convex' and not 0 < advantage.mix_weight < 1,
-    f'--mix=convex needs --mix_weight strictly between 0 and 1, not '
-    f'{advantage.mix_weight}.',
-  )
+  if advantage.mix == 'convex':
+    yield (
+      not 0 < advantage.mix_weight < 1,
+      f'--mix=convex needs --mix_weight strictly between 0 and 1, not '
+      f'{advantage.mix_weight}.',
+    )
+  else:
+    yield from _at_least_0(advantage, ['mix_weight'])
   yield (
     advantage.ddof not in (0, 1),
     f'--ddof={advantage.ddof}: 0 (biased) or 1 (unbiased).',
   )
+  band = advantage.band
   yield (
-    len(advantage.band) != 2 or list(advantage.band) != sorted(advantage.band),
-    f'--band={advantage.band}: two solve rates in rising order.',
+    len(band) != 2 or not 0 <= band[0] <= band[1] <= 1,
+    f'--band={band}: two solve rates from 0 to 1 in rising order.',
   )
+  yield from _at_least_0(advantage, ['tau', 'base', 'priority', 'floor'])
+
+
+def _loss_rules(loss) -> Iterator[Rule]:
   yield (
     not 0 < loss.clip_min <= loss.clip_max < 1,
     f'--clip_min={loss.clip_min} and --clip_max={loss.clip_max}: need '
     '0 < clip_min <= clip_max < 1.',
   )
+  yield from _above_0(loss, ['clip_high_factor'])
+  bound = loss.dual_clip
   yield (
-    loss.dual_clip is not None and loss.dual_clip <= 1,
-    f'--dual_clip={loss.dual_clip}: above 1, or leave it out.',
+    bound is not None and not (bound > 1 and math.isfinite(bound)),
+    f'--dual_clip={bound}: above 1, or leave it out.',
   )
+  yield from _at_least_0(loss, ['entropy_coef'])

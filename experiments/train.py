@@ -1,12 +1,17 @@
 """Trains a policy: supervised fine-tuning, AWPO, or one after the other.
 
 python experiments/train.py --flagfile=experiments/quickstart.flags
+
+--flagfile reads flags from a file; those after it on the command line win.
+--helpfull adds the flags of the libraries.
 """
 
 import logging
 import os
 import sys
+import time
 
+_STARTED = time.perf_counter()  # The imports below take seconds.
 # It announces at every import that torch is missing, which is as it should be.
 os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
@@ -25,7 +30,7 @@ def main(arguments: list[str]) -> None:
     raise app.UsageError(f'not a flag: {" ".join(arguments[1:])}')
   try:
     config = config_lib.from_flags(flags.FLAGS)
-    loop.train(config)
+    counted = loop.train(config, started=_STARTED)
   except loop.Stopped as stopped:
     print(stopped, file=sys.stderr)
     sys.exit(128 + stopped.signum)
@@ -36,12 +41,19 @@ def main(arguments: list[str]) -> None:
     ModuleNotFoundError,
     loop.NonFiniteError,
     loop.ReplicaError,
-    ValueError,
   ) as error:
     print(f'{type(error).__name__}: {error}', file=sys.stderr)
     sys.exit(1)
-  print(report.finish(config.run.output_dir))
+  print(report.finish(config.run.output_dir, counted=counted))
+
+
+def parse(arguments: list[str]) -> list[str]:
+  """As absl does, but that `--help` has the flags of our sections."""
+  if {'--help', '-help', '--helpshort', '-h', '-?'} & set(arguments[1:]):
+    print(f'{__doc__}\n{config_lib.help_text()}')
+    sys.exit()
+  return app.parse_flags_with_usage(arguments)
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app.run(main, flags_parser=parse)

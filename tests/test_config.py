@@ -181,6 +181,8 @@ WRONG = {
   '--sft_steps=-1': ['--sft_steps=-1'],
   '--rl_steps=-2': ['--rl_steps=-2', '--sft_steps=9'],
   '--seed=-1': ['--seed=-1'],
+  # The key of the draws is made of 32 bits, one of them a sign.
+  '--seed=2147483648': ['--seed=2147483648'],
   '--eval_every=-1': ['--eval_every=-1'],
   '--transcripts=-1': ['--transcripts=-1'],
   '--warmup=-1': ['--warmup=-1'],
@@ -201,7 +203,10 @@ WRONG = {
   '--response_buckets=(1,': ['--response_buckets=1,8'],
   '--response_buckets=(8, 8)': ['--response_buckets=8,8'],
   '--profile_steps=(3,)': ['--profile_steps=3'],
-  '--profile_steps=(4, 3)': ['--profile_steps=4,3'],
+  '--profile_steps=(4, 3)': ['--profile_steps=4,3', '--rl_steps=4'],
+  # Steps count from 1, and there are two.
+  '--profile_steps=(0, 1)': ['--profile_steps=0,1'],
+  '--profile_steps=(2, 3)': ['--profile_steps=2,3'],
   '--sft_micro=3': ['--sft_steps=1', '--sft_batch=8', '--sft_micro=3'],
   '--minibatches=3': ['--prompts_per_step=8', '--minibatches=3'],
   '--micro=3': ['--prompts_per_step=8', '--minibatches=2', '--micro=3'],
@@ -216,6 +221,35 @@ WRONG = {
   '--clip_max=1.0': ['--clip_max=1'],
   '--clip_min=0.0': ['--clip_min=0'],
   '--dual_clip=1.0': ['--dual_clip=1'],
+  '--dtype=float99': ['--dtype=float99'],
+  '--param_dtype=int32': ['--param_dtype=int32'],
+  '--sft_learning_rate=nan': ['--sft_learning_rate=nan', '--sft_steps=1'],
+  '--learning_rate=nan': ['--learning_rate=nan'],
+  '--learning_rate=-0.1': ['--learning_rate=-0.1'],
+  '--temperature=nan': ['--temperature=nan'],
+  '--temperature=inf': ['--temperature=inf'],
+  '--adam_b1=-0.1': ['--adam_b1=-0.1'],
+  '--adam_b2=2.0': ['--adam_b2=2'],
+  '--adam_b2=1.0': ['--adam_b2=1'],
+  '--adam_eps=0.0': ['--adam_eps=0'],
+  '--weight_decay=-1.0': ['--weight_decay=-1'],
+  '--max_grad_norm=-1.0': ['--max_grad_norm=-1'],
+  '--max_grad_norm=inf': ['--max_grad_norm=inf'],
+  '--mix_weight=-1.0': ['--mix_weight=-1'],
+  '--mix_weight strictly between 0 and 1, not nan': [
+    '--mix=convex',
+    '--mix_weight=nan',
+  ],
+  '--tau=-1.0': ['--tau=-1'],
+  '--band=(nan, 0.8)': ['--band=nan,0.8'],
+  '--band=(0.2, 80.0)': ['--band=0.2,80'],
+  '--base=nan': ['--base=nan'],
+  '--priority=inf': ['--priority=inf'],
+  '--floor=-0.5': ['--floor=-0.5'],
+  '--clip_min=nan': ['--clip_min=nan'],
+  '--clip_high_factor=-3.0': ['--clip_high_factor=-3'],
+  '--dual_clip=nan': ['--dual_clip=nan'],
+  '--entropy_coef=inf': ['--entropy_coef=inf'],
 }
 
 
@@ -241,7 +275,12 @@ def test_all_problems_are_told_at_once():
     ['--mix=convex', '--mix_weight=0.5'],
     # What belongs to a phase that the run does not have does not matter.
     ['--rl_steps=0', '--sft_steps=1', '--samples=1', '--judge=none'],
-    ['--sft_batch=8', '--sft_micro=3'],
+    ['--sft_batch=8', '--sft_micro=3', '--sft_learning_rate=nan'],
+    ['--rl_steps=0', '--sft_steps=1', '--temperature=0', '--tau=-1'],
+    # The ends of what is allowed.
+    ['--seed=2147483647', '--profile_steps=1,2', '--band=0,1'],
+    ['--learning_rate=0', '--entropy_coef=0', '--adam_b1=0', '--floor=0'],
+    ['--dtype=bfloat16', '--param_dtype=float16'],
   ],
 )
 def test_what_works_is_let_through(flags):

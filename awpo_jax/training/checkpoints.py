@@ -1,10 +1,12 @@
 """Checkpoints of a run: a thin layer over orbax.
 
 A checkpoint is the folder `<step>/` with the items `state` (parameters,
-optimizer, step: whatever the state record holds), `position` (where the data
-stands), `flags` (as resolved) and `metrics`. It is written under another name
-in the background and renamed when complete, so a folder named by a number is a
-whole checkpoint, and what a killed process left behind is none.
+optimizer, step: whatever the state record holds), `position` (the phase and
+the seconds so far), `flags` (as resolved) and `metrics`. Where the data stands
+is not stored: it follows from the step, as do the keys of all draws. It is
+written under another name in the background and renamed when complete, so a
+folder named by a number is a whole checkpoint, and what a killed process left
+behind is none.
 
 Arrays are stored under names made of their path, `params/layer_0/kernel`, not
 under the Python types that held them.
@@ -122,7 +124,7 @@ def save_checkpoint(
     manager: from `make_manager`.
     step: not saved before.
     state: tree of arrays.
-    position: JSON object; where data and phase stand after `step`.
+    position: JSON object; what of the run besides its state goes on from here.
     flags: JSON object; the resolved flags.
     metrics: finite numbers measured at `step`, the best metric among them;
       None where it was not measured.

@@ -17,6 +17,7 @@ from awpo_jax.rollout.judges import rubric
 
 JUDGES = {'rubric': rubric.rubric}
 TOKENIZER_FOLDER = 'tokenizer'
+UNFINISHED_TOKENIZER = 'tokenizer.tmp'
 _TOKENIZER_PROMPTS = 500
 
 
@@ -129,7 +130,7 @@ def _tokenizer(
       _texts(dataset), vocab_size=config.data.vocab_size
     )
   # Moved into place whole, so that a killed run leaves none or all of it.
-  unfinished = folder.with_name(folder.name + '.tmp')
+  unfinished = folder.with_name(UNFINISHED_TOKENIZER)
   tokenizers.save_tokenizer(tokenizer, unfinished)
   unfinished.rename(folder)
   return tokenizer

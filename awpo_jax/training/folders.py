@@ -1,14 +1,70 @@
 """The folder of a run: claimed by a new run, known again by an old one."""
 
+import contextlib
 import json
 import pathlib
 import shutil
+from collections.abc import Callable, Iterator
 
 from awpo_jax import config as config_lib
+from awpo_jax.training import checkpoints, profiler
 from awpo_jax.training import experiment as experiment_lib
+from awpo_jax.training import metrics as metrics_lib
 
 FLAGS_FILE = 'flags.json'
 FLAGFILE = 'run.flags'
+# What a run may have made before its first step was written.
+_FOLDERS = (
+  checkpoints.RUN_SUBFOLDER,
+  experiment_lib.TOKENIZER_FOLDER,
+  experiment_lib.UNFINISHED_TOKENIZER,
+  metrics_lib.TENSORBOARD_FOLDER,
+  profiler.FOLDER,
+  'wandb',
+)
+_FILES = (
+  metrics_lib.METRICS_FILE,
+  metrics_lib.TRANSCRIPTS_FILE,
+  metrics_lib.WANDB_ID_FILE,
+  FLAGFILE,
+  # Last: a process killed in here leaves the folder of a run.
+  FLAGS_FILE,
+)
+# A run must not go on with other data unnoticed, and only its place is known.
+_MOVED = (
+  '\nData that has moved: put it, or a link to it, back at the old place, or '
+  'start a new run.'
+)
+
+
+@contextlib.contextmanager
+def claimed(
+  folder: pathlib.Path, config: config_lib.Config
+) -> Iterator[Callable[[], None]]:
+  """Claims the folder; a new run that fails at its start gives it back.
+
+  A mistaken flag must not bar the corrected one, and what nothing was trained
+  in is no run.
+
+  Yields:
+    To be called when the first step is written: from then on the folder stays.
+
+  Raises:
+    ConfigError: as `claim_folder`.
+  """
+  existed = folder.exists()
+  kept = not claim_folder(folder, config)
+
+  def keep() -> None:
+    nonlocal kept
+    kept = True
+
+  try:
+    yield keep
+  except BaseException:
+    if not kept:
+      leave_folder(folder, remove=not existed)
+    raise
 
 
 def claim_folder(folder: pathlib.Path, config: config_lib.Config) -> bool:
@@ -27,7 +83,9 @@ def claim_folder(folder: pathlib.Path, config: config_lib.Config) -> bool:
     if changed:
       raise config_lib.ConfigError(
         f'--output_dir={folder} holds a run with other flags; name another '
-        'folder, or set these back:\n' + '\n'.join(changed)
+        'folder, or set these back:\n'
+        + '\n'.join(changed)
+        + _MOVED * any(text.startswith('--data:') for text in changed)
       )
     return False
   # A process killed in here leaves these two behind.
@@ -43,8 +101,11 @@ def claim_folder(folder: pathlib.Path, config: config_lib.Config) -> bool:
   return True
 
 
-def leave_folder(folder: pathlib.Path) -> None:
-  """Undoes `claim_folder`: a mistaken flag must not bar the corrected one."""
-  shutil.rmtree(folder / experiment_lib.TOKENIZER_FOLDER, ignore_errors=True)
-  (folder / FLAGFILE).unlink()
-  (folder / FLAGS_FILE).unlink()
+def leave_folder(folder: pathlib.Path, *, remove: bool) -> None:
+  """Undoes `claim_folder`; with `remove` the folder goes, too, if empty."""
+  for name in _FOLDERS:
+    shutil.rmtree(folder / name, ignore_errors=True)
+  for name in _FILES:
+    (folder / name).unlink(missing_ok=True)
+  if remove and not any(folder.iterdir()):
+    folder.rmdir()

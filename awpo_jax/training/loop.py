@@ -5,7 +5,7 @@ import pathlib
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,7 +21,9 @@ from awpo_jax.training import (
   folders,
   optimizer,
   phases,
+  profiler,
   sharding,
+  signals,
   train_step,
 )
 from awpo_jax.training import experiment as experiment_lib
@@ -46,18 +48,29 @@ class Stopped(RuntimeError):
     self.signum = signum
 
 
-def train(config: config_lib.Config) -> None:
+def train(
+  config: config_lib.Config, *, started: float | None = None
+) -> float | None:
   """Runs an experiment to its end, or on from its last checkpoint.
 
   Args:
     config: checked.
+    started: `time.perf_counter()` from when on the run's seconds count, e.g.
+      before the imports; now, if None.
+
+  Returns:
+    `time.perf_counter()` up to which they are counted in the last line of
+    metrics; None where the run had ended before.
 
   Raises:
-    ConfigError: flags contradict the devices or the run in `--output_dir`.
+    ConfigError: flags contradict the devices or the run in `--output_dir`, or
+      name what is not there.
+    CheckpointError: `--init_from` or the run's own checkpoint does not fit.
     ModuleNotFoundError: `--wandb_project` without its package.
     NonFiniteError, ReplicaError: the run cannot go on.
     Stopped: after SIGTERM or SIGINT, everything saved.
   """
+  started = time.perf_counter() if started is None else started
   folder = pathlib.Path(config.run.output_dir)
   if config.run.cpu_devices > 1:
     jax.config.update('jax_num_cpu_devices', config.run.cpu_devices)
@@ -68,23 +81,33 @@ def train(config: config_lib.Config) -> None:
   if config.run.wandb_project:
     metrics_lib.import_wandb(config.run.wandb_project)
   _use_compilation_cache(config)
-  new = folders.claim_folder(folder, config)
+  with folders.claimed(folder, config) as keep_folder:
+    experiment = _make_experiment(config)
+    with contextlib.closing(
+      checkpoints.make_manager(
+        folder / checkpoints.RUN_SUBFOLDER,
+        keep=config.run.keep_checkpoints,
+        best_metric=config.run.best_metric or None,
+        keep_steps=(config.run.sft_steps,),
+      )
+    ) as manager:
+      return _Run(experiment, mesh, manager, keep_folder, started).run()
+
+
+def _make_experiment(config: config_lib.Config) -> experiment_lib.Experiment:
+  """The experiment; `ConfigError` for whatever it refuses.
+
+  A `ValueError` of anything later is no mistake in the flags: it keeps its
+  type, and `experiments/train.py` its traceback.
+  """
   try:
     experiment = experiment_lib.make_experiment(config)
-    check_best_metric(experiment)
-  except Exception:
-    if new:
-      folders.leave_folder(folder)
+  except config_lib.ConfigError:
     raise
-  with contextlib.closing(
-    checkpoints.make_manager(
-      folder / checkpoints.RUN_SUBFOLDER,
-      keep=config.run.keep_checkpoints,
-      best_metric=config.run.best_metric or None,
-      keep_steps=(config.run.sft_steps,),
-    )
-  ) as manager:
-    _Run(experiment, mesh, manager).run()
+  except ValueError as error:
+    raise config_lib.ConfigError(str(error)) from error
+  check_best_metric(experiment)
+  return experiment
 
 
 def _use_compilation_cache(config: config_lib.Config) -> None:
@@ -119,32 +142,33 @@ class _Run:
     experiment: experiment_lib.Experiment,
     mesh: jax.sharding.Mesh,
     manager: checkpoints.Manager,
+    keep_folder: Callable[[], None],
+    started: float,
   ) -> None:
     self.experiment = experiment
     self.config = experiment.config
     self.mesh = mesh
     self.manager = manager
+    self.keep_folder = keep_folder
     self.total = self.config.run.sft_steps + self.config.run.rl_steps
     self.schedules = optimizer.make_schedules(self.config)
     self.optimizers = optimizer.make_optimizers(self.config)
     self.stop_signal: int | None = None
     self.stopping = False
-    self.profiling = False
+    self.profiler = profiler.Profiler(
+      self.config.run.profile_steps, self.config.run.output_dir
+    )
     self.last_saved: int | None = None
     self.elapsed = 0.0
-    self.clock = time.perf_counter()
+    self.clock = self.fetched = started
+    self.once: dict[str, float] = {}
 
-  def run(self) -> None:
+  def run(self) -> float | None:
     step, state = self._start()
     if step >= self.total:
       print(f'Nothing to do: the run ended at step {step}.', file=sys.stderr)
-      return
-    programs_lib.compile_count()  # Counts from here.
-    self.programs = programs_lib.compile_programs(
-      self.experiment, self.mesh, state, self.optimizers
-    )
-    for schedule in self.schedules.values():
-      schedule(0)  # Compiles its few operations, too.
+      return None
+    self._compile(state)
     steps = {
       'sft': phases.make_sft_step(self.experiment, self.programs, self.mesh),
       'rl': phases.make_rl_step(self.experiment, self.programs, self.mesh),
@@ -157,12 +181,13 @@ class _Run:
         wandb_project=run.wandb_project or None,
       ) as self.log,
       contextlib.closing(progress_lib.Progress(self.total, step)) as self.bar,
-      _signals(self._on_signal),
+      signals.handled_by(self._on_signal),
       jax.transfer_guard('disallow'),
     ):
       if step == 0 and run.init_from:
-        self.log.write(0, {'phase': 'start', **self._evaluate(state, 0)})
+        self._log(0, {'phase': 'start', **self._evaluate(state, 0)})
       self._steps(state, step, steps)
+    return self.clock
 
   def _start(self) -> tuple[int, train_step.TrainState]:
     """The last checkpoint's state, or a new one; placed on the devices."""
@@ -201,6 +226,19 @@ class _Run:
     init = programs_lib.make_init(self.mesh, self.optimizers[phase])
     return init(sharding.place_replicated(params, self.mesh))
 
+  def _compile(self, state: train_step.TrainState) -> None:
+    begun = time.perf_counter()
+    programs_lib.compile_count()  # Counts from here.
+    self.programs = programs_lib.compile_programs(
+      self.experiment, self.mesh, state, self.optimizers
+    )
+    for schedule in self.schedules.values():
+      schedule(0)  # Compiles its few operations, too.
+    self.once = {
+      'time/setup': begun - self.clock,
+      'time/compile': time.perf_counter() - begun,
+    }
+
   def _phase(self, step: int) -> str:
     """The phase that step `step` (from 1) belongs to."""
     return 'sft' if step <= self.config.run.sft_steps else 'rl'
@@ -213,9 +251,9 @@ class _Run:
       if done == run.sft_steps and phase == 'rl' and done:
         state = self.programs.init[phase](state.params)
       index = done if phase == 'sft' else done - run.sft_steps
-      self._profile(step, before=True)
+      self.profiler.before(step)
       state, report = steps[phase](state, index)
-      self._profile(step, before=False)
+      self.profiler.after(step, state.params)
       if pending:
         self._write(*pending)
       pending = step, report
@@ -255,16 +293,22 @@ class _Run:
     if state is not None and self._evaluates(step):
       evaluated = self._evaluate(state, step)
       metrics |= evaluated
+    self.log.write_transcripts(step, report.transcripts)
+    self._log(step, metrics)
+    self.keep_folder()
+    self.bar.update(step, progress_lib.headline(metrics))
+    if state is not None and self._saves(step):
+      self._save(state, step, evaluated)
+
+  def _log(self, step: int, metrics: Mapping[str, Any]) -> None:
+    """Writes a line, the first since the start with what that took."""
     now = time.perf_counter()
     self.elapsed += now - self.clock
     self.clock = now
-    metrics['time/elapsed'] = self.elapsed
-    metrics['compile/count'] = programs_lib.compile_count()
-    self.log.write_transcripts(step, report.transcripts)
-    self.log.write(step, metrics)
-    self.bar.update(step, _headline(metrics))
-    if state is not None and self._saves(step):
-      self._save(state, step, evaluated)
+    times = {'time/elapsed': self.elapsed, **self.once}
+    self.once = {}
+    count = programs_lib.compile_count()
+    self.log.write(step, {**metrics, **times, 'compile/count': count})
 
   def _save(self, state, step: int, evaluated) -> None:
     best = self.config.run.best_metric
@@ -283,6 +327,10 @@ class _Run:
   def _metrics(self, step: int, report: phases.Report) -> dict[str, Any]:
     """The updates' numbers, fetched; raises where one is not finite."""
     updates = jax.device_get(report.updates)
+    # Its data was prepared while the step before still ran, which lasted until
+    # it was fetched; unless the loop paused in between.
+    begun = max(report.started, self.fetched)
+    self.fetched = time.perf_counter()
     for number, update in enumerate(updates):
       if not update.finite:
         self._not_finite(step, number, report, update)
@@ -295,7 +343,7 @@ class _Run:
     count = int(updates[-1].updates) - 1
     with jax.transfer_guard('allow'):
       metrics['learning_rate'] = float(self.schedules[report.phase](count))
-    metrics['time/step'] = time.perf_counter() - report.started
+    metrics['time/step'] = self.fetched - begun
     return {**metrics, **report.metrics}
 
   def _not_finite(self, step, number, report, update) -> None:
@@ -335,16 +383,6 @@ class _Run:
     metrics['time/eval'] = time.perf_counter() - started
     return metrics
 
-  def _profile(self, step: int, *, before: bool) -> None:
-    window = self.config.run.profile_steps
-    if window and before and step == window[0]:
-      self.profiling = True
-      folder = pathlib.Path(self.config.run.output_dir) / 'profile'
-      jax.profiler.start_trace(str(folder))
-    if self.profiling and not before and step >= min(window[1], self.total):
-      self.profiling = False
-      jax.profiler.stop_trace()
-
   def _on_signal(self, signum: int, _: Any) -> None:
     if self.stop_signal is not None:
       raise KeyboardInterrupt
@@ -359,35 +397,3 @@ class _Run:
       'which is saved: the same command goes on from there.',
       self.stop_signal,
     )
-
-
-@contextlib.contextmanager
-def _signals(handler) -> Iterator[None]:
-  """SIGTERM and SIGINT go to `handler` while the block runs."""
-  old = {s: signal.signal(s, handler) for s in (signal.SIGTERM, signal.SIGINT)}
-  try:
-    yield
-  finally:
-    for signum, previous in old.items():
-      signal.signal(signum, previous)
-
-
-def _headline(metrics: Mapping[str, Any]) -> str:
-  """The few numbers that go beside the progress bar."""
-  names = {
-    'loss': 'loss',
-    'reward/outcome': 'outcome',
-    'reward/reasoning': 'reasoning',
-    'gate/mean': 'gate',
-  }
-  parts = [
-    f'{label} {metrics[name]:.3f}'
-    for name, label in names.items()
-    if metrics.get(name) is not None
-  ]
-  parts += [
-    f'{name.removeprefix("eval/")} {value:.1%}'
-    for name, value in metrics.items()
-    if name.startswith('eval/') and name.endswith('/accuracy')
-  ]
-  return ', '.join([metrics['phase'], *parts])

@@ -2,8 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable
-from typing import TextIO
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
 
 import tqdm
 
@@ -87,3 +87,24 @@ def _line(step: int, total: int, rate: float, text: str) -> str:
   if text:
     parts.append(text)
   return '  '.join(parts)
+
+
+def headline(metrics: Mapping[str, Any]) -> str:
+  """The few numbers that go beside the progress bar."""
+  names = {
+    'loss': 'loss',
+    'reward/outcome': 'outcome',
+    'reward/reasoning': 'reasoning',
+    'gate/mean': 'gate',
+  }
+  parts = [
+    f'{label} {metrics[name]:.3f}'
+    for name, label in names.items()
+    if metrics.get(name) is not None
+  ]
+  parts += [
+    f'{name.removeprefix("eval/")} {value:.1%}'
+    for name, value in metrics.items()
+    if name.startswith('eval/') and name.endswith('/accuracy')
+  ]
+  return ', '.join([metrics['phase'], *parts])

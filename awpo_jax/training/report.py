@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,15 +12,29 @@ from awpo_jax.training import metrics as metrics_lib
 
 SUMMARY_FILE = 'summary.json'
 CURVES_FILE = 'curves.png'
+# Times of a line that overlap neither one another nor SFT's `time/step`.
+_PARTS = (
+  'setup',
+  'compile',
+  'sample',
+  'score',
+  'prepare',
+  'update',
+  'eval',
+)
 
 Row = Mapping[str, Any]
 
 
-def finish(output_dir: str | os.PathLike[str]) -> str:
+def finish(
+  output_dir: str | os.PathLike[str], *, counted: float | None = None
+) -> str:
   """Writes `summary.json` and `curves.png`; returns the text to print.
 
   Args:
     output_dir: folder of a run that has reached its end.
+    counted: `time.perf_counter()` up to which the last line of metrics counts
+      the run's seconds; None if another process wrote it.
 
   Returns:
     A table of accuracies, a transcript before and after, and the files.
@@ -30,10 +45,18 @@ def finish(output_dir: str | os.PathLike[str]) -> str:
   folder = pathlib.Path(output_dir)
   rows = metrics_lib.read_metrics(folder / metrics_lib.METRICS_FILE)
   before, after = evaluations(rows)
-  summary = summarize(rows)
-  (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + '\n')
-  curves.plot_curves(rows, folder / CURVES_FILE)
   transcripts = metrics_lib.read_metrics(folder / metrics_lib.TRANSCRIPTS_FILE)
+  curves.plot_curves(rows, folder / CURVES_FILE)
+  path = folder / SUMMARY_FILE
+  if counted is not None:
+    since = time.perf_counter() - counted
+  else:
+    since = _seconds_before(path) - rows[-1]['time/elapsed']
+  summary = summarize(rows, since=max(since, 0.0))
+  # Moved into place whole: it is read again when the command is.
+  unfinished = path.with_name(path.name + '.tmp')
+  unfinished.write_text(json.dumps(summary, indent=2) + '\n')
+  unfinished.rename(path)
   return '\n'.join(
     [
       '',
@@ -46,6 +69,11 @@ def finish(output_dir: str | os.PathLike[str]) -> str:
       f'answers: {folder / metrics_lib.TRANSCRIPTS_FILE}',
     ]
   )
+
+
+def _seconds_before(path: pathlib.Path) -> float:
+  """What a summary says already; 0 where there is none."""
+  return json.loads(path.read_text())['seconds'] if path.exists() else 0.0
 
 
 def evaluations(rows: Sequence[Row]) -> tuple[Row, Row]:
@@ -81,16 +109,16 @@ def _kinds(row: Row, name: str) -> dict[str, float]:
   }
 
 
-def summarize(rows: Sequence[Row]) -> dict[str, Any]:
-  """Accuracies before and after on the main held-out set, and the time."""
+def summarize(rows: Sequence[Row], *, since: float = 0.0) -> dict[str, Any]:
+  """Accuracies before and after on the main held-out set, and the time.
+
+  Args:
+    rows: all lines of metrics.
+    since: seconds that passed after the last of them.
+  """
   before, after = evaluations(rows)
   name = _sets(after)[0]
-  shares: dict[str, float] = {}
-  for row in rows:
-    for key, value in row.items():
-      part = key.removeprefix('time/')
-      if part in ('sample', 'score', 'prepare', 'update', 'eval'):
-        shares[part] = shares.get(part, 0.0) + value
+  seconds = rows[-1]['time/elapsed'] + since
   return {
     'main_set': name,
     'accuracy_before': before[f'eval/{name}/accuracy'],
@@ -110,9 +138,24 @@ def summarize(rows: Sequence[Row]) -> dict[str, Any]:
     'reasoning_after': after.get(f'eval/{name}/reasoning'),
     'step_before': before['step'],
     'step_after': after['step'],
-    'seconds': rows[-1]['time/elapsed'],
-    'seconds_by_part': shares,
+    'seconds': seconds,
+    'seconds_by_part': _by_part(rows, seconds),
   }
+
+
+def _by_part(rows: Sequence[Row], seconds: float) -> dict[str, float]:
+  """Seconds of each part of the run, together all of them.
+
+  The rest is what no line of metrics counts: saving, writing, this report.
+  """
+  parts: dict[str, float] = {}
+  for row in rows:
+    times = {part: row.get(f'time/{part}') for part in _PARTS}
+    times['sft'] = row.get('time/step') if row['phase'] == 'sft' else None
+    for part, value in times.items():
+      if value is not None:
+        parts[part] = parts.get(part, 0.0) + value
+  return {**parts, 'rest': seconds - sum(parts.values())}
 
 
 def table(before: Row, after: Row) -> str:

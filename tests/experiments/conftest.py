@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import time
 
 import pytest
 
@@ -14,6 +15,7 @@ class Reference:
 
   folder: pathlib.Path
   result: whole_runs.Result
+  seconds: float
   last: int = tiny_dataset.SFT_STEPS + tiny_dataset.RL_STEPS
 
 
@@ -26,9 +28,11 @@ def cache(tmp_path_factory) -> str:
 @pytest.fixture(scope='session')
 def reference(tmp_path_factory, cache) -> Reference:
   folder = tmp_path_factory.mktemp('reference') / 'run'
+  started = time.perf_counter()
   result = whole_runs.command(tiny_dataset.flags(folder, cache))
+  seconds = time.perf_counter() - started
   assert result.returncode == 0, result.stderr
-  return Reference(folder, result)
+  return Reference(folder, result, seconds)
 
 
 @pytest.fixture

@@ -58,3 +58,13 @@ def _reaches_base(file):
   return any(
     _reaches_base(x.removeprefix(prefix)) for x in lines if x.startswith(prefix)
   )
+
+
+@pytest.mark.parametrize('name', ['quickstart_grpo', 'quickstart_sft'])
+def test_starts_where_the_warm_start_of_the_quickstart_ends(name):
+  parsed = [
+    config_lib.parse([f'--flagfile=experiments/{file}.flags'])
+    for file in ('quickstart', name)
+  ]
+  whole, rest = (config.run for config in parsed)
+  assert rest.init_from == f'{whole.output_dir}/checkpoints/{whole.sft_steps}'

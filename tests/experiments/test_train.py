@@ -1,11 +1,14 @@
 """Whole runs: what they leave, and that no interruption changes a number."""
 
 import json
+import pathlib
+import re
 import signal
 
 import numpy as np
 import pytest
 
+from awpo_jax import config as config_lib
 from tests import tiny_dataset, whole_runs
 
 FIRST_RL = tiny_dataset.SFT_STEPS + 1
@@ -72,10 +75,35 @@ def test_summary_and_table_of_a_run(reference):
     }
     for kind in ('even', 'odd')
   }
-  assert summary['seconds'] == after['time/elapsed'] > 0
   table = reference.result.stdout.strip().splitlines()
   assert table[0].split() == ['accuracy', 'before', 'after']
   assert [line.split()[0] for line in table[1:4]] == ['held_out', 'even', 'odd']
+
+
+def test_seconds_of_a_run(reference):
+  rows = whole_runs.rows(reference.folder)
+  summary = json.loads((reference.folder / 'summary.json').read_text())
+  # All but the interpreter's own start and end.
+  assert rows[-1]['time/elapsed'] < summary['seconds'] < reference.seconds
+  parts = summary['seconds_by_part']
+  assert set(parts) == {
+    'setup',
+    'compile',
+    'sft',
+    'sample',
+    'score',
+    'prepare',
+    'update',
+    'eval',
+    'rest',
+  }
+  assert min(parts.values()) > 0
+  np.testing.assert_allclose(sum(parts.values()), summary['seconds'])
+
+
+def test_programs_of_a_run_are_kept(reference):
+  flags = json.loads((reference.folder / 'flags.json').read_text())
+  assert any(pathlib.Path(flags['compilation_cache']).iterdir())
 
 
 def test_a_judge_without_a_score_makes_samples_invalid(reference):
@@ -135,8 +163,8 @@ def test_killed_again_and_again(reference, start, tmp_path):
   assert not saved['while a checkpoint is written']
   assert set(saved['between SFT and RL']) <= {2, 4}
   assert set(saved['between two mini-batches']) <= {2, 4}
-  # A window of the profiler that is never reached does no harm.
-  result = start('--profile_steps=20,30')
+  # A window of the profiler that is past does no harm.
+  result = start('--profile_steps=1,2')
   assert result.returncode == 0, result.stderr
   assert _steps(folder) == list(range(1, reference.last + 1))
   whole_runs.assert_same(folder, reference.folder, reference.last)
@@ -158,6 +186,11 @@ def test_stopped_by_signals(reference, start, tmp_path):
   # One that opened before the restart does none either.
   result = start('--profile_steps=2,6')
   assert result.returncode == 0, result.stderr
+  # Each of the three processes compiles, and goes on counting.
+  rows = whole_runs.rows(folder)
+  assert [row['step'] for row in rows if 'time/compile' in row] == [1, 4, 6]
+  elapsed = [row['time/elapsed'] for row in rows]
+  assert elapsed == sorted(elapsed)
   whole_runs.assert_same(folder, reference.folder, reference.last)
 
 
@@ -243,6 +276,42 @@ def test_parts_of_ones_own(start, tmp_path):
     assert row['reasoning'] == wanted
   called = np.mean([row['outcome'] for row in sampled])
   assert whole_runs.rows(folder)[-1]['reward/called'] == called
+
+
+_BROKEN = """
+def dataset(*, seed, data=None):
+  raise ValueError('no such data')
+
+def reward(response, task):
+  raise ValueError('a bug of a plug-in')
+"""
+
+
+def test_a_mistake_is_one_line_and_a_bug_has_a_traceback(start, tmp_path):
+  (tmp_path / 'broken.py').write_text(_BROKEN)
+  there = {'PYTHONPATH': str(tmp_path)}
+  result = start('--dataset=broken:dataset', environment=there)
+  assert result.returncode == 1
+  assert result.stderr.splitlines()[-1] == 'ConfigError: no such data'
+  assert 'Traceback' not in result.stderr
+  # Nothing was claimed that would bar other flags.
+  result = start('--reward=broken:reward', '--sft_steps=0', environment=there)
+  assert result.returncode == 1
+  assert 'Traceback' in result.stderr and 'in reward' in result.stderr
+  assert 'ValueError: a bug of a plug-in' in result.stderr
+
+
+def test_help_has_every_flag_of_ours_and_no_other(tmp_path):
+  result = whole_runs.forked(['--help'], tmp_path)
+  assert result.returncode == 0, result.stderr
+  shown = re.findall(r'^  --(?:\[no\])?(\w+):', result.stdout, re.MULTILINE)
+  wanted = set(config_lib.to_dict(config_lib.Config()))
+  assert set(shown) == wanted and len(shown) == len(wanted)
+  assert {'gate', 'rl_steps'} <= wanted
+  _, _, section = result.stdout.partition('\nRollouts and the updates on them:')
+  flags = section.split('\n\n')[0]
+  assert '--temperature: Of sampler and trainer alike.' in flags
+  assert '--sft_steps' not in flags and '--gate' not in flags
 
 
 def test_an_example_has_ten_lines():

@@ -1,7 +1,8 @@
 """The loop's own decisions: folders, refusals, when to pause, what to write."""
 
+import contextlib
 import dataclasses
-import json
+import pathlib
 import signal
 import sys
 import types as python_types
@@ -13,8 +14,16 @@ import pytest
 from awpo_jax import config as config_lib
 from awpo_jax import types
 from awpo_jax.evaluation import held_out
+from awpo_jax.rollout import tokenizers
+from awpo_jax.training import (
+  checkpoints,
+  folders,
+  loop,
+  optimizer,
+  phases,
+  train_step,
+)
 from awpo_jax.training import experiment as experiment_lib
-from awpo_jax.training import folders, loop, optimizer, phases, train_step
 from awpo_jax.training import programs as programs_lib
 from tests import tiny_dataset
 from tests.training import tiny_run
@@ -43,57 +52,6 @@ def no_compilation(monkeypatch):
   monkeypatch.setattr(programs_lib, 'compile_programs', reached)
 
 
-def test_a_new_folder_is_claimed_once(tmp_path):
-  folder = tmp_path / 'a' / 'run'
-  config = _config(tmp_path / 'run')
-  assert folders.claim_folder(folder, config)
-  stored = json.loads((folder / folders.FLAGS_FILE).read_text())
-  assert stored == config_lib.to_json(config)
-  flagfile = f'--flagfile={folder / folders.FLAGFILE}'
-  assert config_lib.parse([flagfile]) == config
-  assert not folders.claim_folder(folder, config)
-
-
-def test_a_folder_with_other_flags_is_refused(tmp_path):
-  folder = tmp_path / 'run'
-  folders.claim_folder(folder, _config(folder))
-  before = (folder / folders.FLAGS_FILE).read_bytes()
-  other = _config(folder, '--seed=5', '--gate=always', '--keep_checkpoints=3')
-  with pytest.raises(config_lib.ConfigError) as raised:
-    loop.train(other)
-  message = str(raised.value)
-  assert str(folder) in message and 'name another folder' in message
-  assert message.splitlines()[1:] == [
-    '--seed: 0 then, 5 now',
-    "--gate: 'ratio' then, 'always' now",
-  ]
-  assert (folder / folders.FLAGS_FILE).read_bytes() == before
-  # What changes no number may be changed.
-  with pytest.raises(_Reached):
-    loop.train(_config(folder, '--keep_checkpoints=3'))
-
-
-def test_a_folder_with_something_else_is_refused(tmp_path):
-  folder = tmp_path / 'run'
-  folder.mkdir()
-  (folder / 'thesis.tex').write_text('years of work')
-  with pytest.raises(config_lib.ConfigError, match='holds files but no run'):
-    loop.train(_config(folder))
-  assert [x.name for x in folder.iterdir()] == ['thesis.tex']
-
-
-@pytest.mark.parametrize(
-  'left', [[], ['run.flags'], ['run.flags', 'flags.tmp']]
-)
-def test_a_claim_that_was_cut_short_is_made_again(tmp_path, left):
-  folder = tmp_path / 'run'
-  folder.mkdir()
-  for name in left:
-    (folder / name).write_text('--torn')
-  assert folders.claim_folder(folder, _config(folder))
-  assert '--torn' not in (folder / folders.FLAGFILE).read_text()
-
-
 REFUSED = {
   '--reward=no_such': '--reward=no_such',
   '--judge=tests.tiny_dataset:nothing': '--judge=.*cannot be imported',
@@ -103,21 +61,68 @@ REFUSED = {
   'eval/held_out/accuracy, eval/held_out/outcome, eval/held_out/reasoning, '
   'eval/held_out/accuracy/even, eval/held_out/accuracy/odd',
   '--prompts_per_step=12': '--prompts_per_step=12 does not divide over 4',
+  '--init_from=OLD/checkpoints/599': 'No checkpoint at .*/checkpoints/599',
+  '--init_from=OLD/checkpoints/4': 'checkpoints/4 does not fit: params/.*',
 }
 
 
+@pytest.fixture(scope='module')
+def old_run(tmp_path_factory):
+  """A run whose parameters are those of another model."""
+  folder = tmp_path_factory.mktemp('old')
+  tokenizer = tokenizers.train_tokenizer(['a'], vocab_size=300)
+  tokenizers.save_tokenizer(tokenizer, folder / experiment_lib.TOKENIZER_FOLDER)
+  state = {'params': {'embedding': np.zeros((3, 5), np.float32)}}
+  with contextlib.closing(
+    checkpoints.make_manager(folder / checkpoints.RUN_SUBFOLDER, keep=1)
+  ) as manager:
+    checkpoints.save_checkpoint(manager, 4, state, position={}, flags={})
+  return folder
+
+
+@pytest.mark.parametrize('existed', [False, True])
 @pytest.mark.parametrize('flag', REFUSED)
-def test_mistakes_are_told_before_anything_compiles(tmp_path, flag):
+def test_mistakes_are_told_before_anything_compiles(
+  tmp_path, old_run, flag, existed
+):
   folder = tmp_path / 'run'
+  if existed:
+    folder.mkdir()
   with pytest.raises((ValueError, FileNotFoundError), match=REFUSED[flag]):
-    loop.train(_config(folder, flag))
-  # The corrected command has the folder.
+    loop.train(_config(folder, flag.replace('OLD', str(old_run))))
+  # The folder is as it was found, and the corrected command may have it.
+  assert folder.exists() == existed and not list(tmp_path.glob('run/*'))
   with pytest.raises(_Reached):
     loop.train(_config(folder))
 
 
+def test_only_the_start_makes_a_value_error_one_of_flags(tmp_path, monkeypatch):
+  with pytest.raises(config_lib.ConfigError, match='no_such'):
+    loop.train(_config(tmp_path / 'run', '--reward=no_such'))
+
+  def broken(*unused_arguments):
+    raise ValueError('in the depths of a compiler')
+
+  monkeypatch.setattr(programs_lib, 'compile_programs', broken)
+  with pytest.raises(ValueError, match='in the depths') as raised:
+    loop.train(_config(tmp_path / 'run'))
+  assert raised.type is ValueError
+
+
+def test_programs_are_kept_unless_that_is_turned_off(monkeypatch):
+  kept = {}
+  monkeypatch.setattr(jax.config, 'update', kept.__setitem__)
+  loop._use_compilation_cache(config_lib.Config())
+  folder = pathlib.Path(kept.pop('jax_compilation_cache_dir'))
+  assert folder == pathlib.Path.home() / '.cache' / 'awpo_jax' / 'xla'
+  off = config_lib.RunConfig(compilation_cache='')
+  loop._use_compilation_cache(config_lib.Config(run=off))
+  assert not kept
+
+
 def test_a_mistake_does_not_undo_a_run(tmp_path):
   folder = tmp_path / 'run'
+  assert folders.claim_folder(folder, _config(folder))
   with pytest.raises(_Reached):
     loop.train(_config(folder))
   (tmp_path / 'model.json').unlink()
@@ -216,7 +221,8 @@ def bare(tmp_path, monkeypatch):
     config = _config(tmp_path / 'run', *flags)
     experiment = python_types.SimpleNamespace(config=config)
     manager = python_types.SimpleNamespace(wait_until_finished=lambda: None)
-    run, written, traced = loop._Run(experiment, None, manager), [], []
+    run = loop._Run(experiment, None, manager, lambda: None, 0.0)
+    written, traced = [], []
     run.programs = python_types.SimpleNamespace(
       init={'rl': lambda params: python_types.SimpleNamespace(params=params)}
     )
@@ -235,12 +241,13 @@ def bare(tmp_path, monkeypatch):
     monkeypatch.setattr(
       jax.profiler, 'stop_trace', lambda: traced.append('stop')
     )
+    monkeypatch.setattr(jax, 'block_until_ready', traced.append)
 
     def step(state, index):
       traced.append(index)
       return state, None
 
-    state = python_types.SimpleNamespace(params=None)
+    state = python_types.SimpleNamespace(params='params')
     steps = {'sft': step, 'rl': step}
     return run, written, traced, lambda: run._steps(state, first, steps)
 
@@ -292,14 +299,16 @@ def test_a_signal_in_the_last_step_changes_nothing(bare):
 @pytest.mark.parametrize(
   ('window', 'first', 'traced'),
   [
-    ('2,3', 0, [0, 'start', 1, 2, 'stop', 3, 0, 1, 2]),
-    ('6,99', 0, [0, 1, 2, 3, 0, 'start', 1, 2, 'stop']),
-    ('20,30', 0, [0, 1, 2, 3, 0, 1, 2]),
-    # The run went on inside of the window.
+    ('2,3', 0, [0, 'start', 1, 2, 'params', 'stop', 3, 0, 1, 2]),
+    ('6,7', 0, [0, 1, 2, 3, 0, 'start', 1, 2, 'params', 'stop']),
+    # The run went on inside of the window, or past it.
     ('2,6', 4, [0, 1, 2]),
+    ('2,3', 4, [0, 1, 2]),
   ],
 )
-def test_the_profile_covers_its_window(bare, window, first, traced):
+def test_the_profile_covers_its_window_and_waits_for_it(
+  bare, window, first, traced
+):
   _, _, got, go = bare(f'--profile_steps={window}', first=first)
   go()
   assert got == traced

@@ -1,6 +1,7 @@
 """Summary, table and example of a run, on rows made by hand."""
 
 import json
+import types
 
 import pytest
 
@@ -22,11 +23,27 @@ def _row(step, phase, accuracy=None, easy=None, hard=None, other=None, **more):
   return row | more
 
 
+def _times(**seconds):
+  return {f'time/{part}': value for part, value in seconds.items()}
+
+
 ROWS = [
-  _row(1, 'sft'),
-  _row(2, 'sft', 0.25, 0.5, 0.0, 0.1),
-  _row(3, 'rl', **{'time/sample': 1.5, 'time/update': 0.5}),
-  _row(4, 'rl', 0.5, 0.75, 0.25, 0.2, **{'time/sample': 1.0}),
+  _row(1, 'sft', **_times(setup=4.0, compile=6.0, step=3.0)),
+  _row(2, 'sft', 0.25, 0.5, 0.0, 0.1, **_times(step=2.5)),
+  # Here the process was another, which had to compile as well. The step of RL
+  # is the sum of its parts.
+  _row(
+    3, 'rl', **_times(setup=1.0, compile=2.0, step=2.0, sample=1.5, update=0.5)
+  ),
+  _row(
+    4,
+    'rl',
+    0.5,
+    0.75,
+    0.25,
+    0.2,
+    **_times(step=2.0, sample=1.0, score=0.25, prepare=0.75),
+  ),
 ]
 
 
@@ -48,9 +65,26 @@ def test_summary():
     'step_before': 2,
     'step_after': 4,
     'seconds': 40.0,
-    # 1.5 + 1, 0.5, 2 + 2.
-    'seconds_by_part': {'sample': 2.5, 'update': 0.5, 'eval': 4.0},
+    'seconds_by_part': {
+      'setup': 5.0,  # 4 + 1.
+      'compile': 8.0,  # 6 + 2.
+      'sft': 5.5,  # 3 + 2.5.
+      'sample': 2.5,  # 1.5 + 1.
+      'score': 0.25,
+      'prepare': 0.75,
+      'update': 0.5,
+      'eval': 4.0,  # 2 + 2.
+      'rest': 13.5,  # 40 less the 26.5 above.
+    },
   }
+
+
+def test_seconds_after_the_last_line_belong_to_the_rest():
+  before, after = report.summarize(ROWS), report.summarize(ROWS, since=2.5)
+  assert after['seconds'] == 42.5
+  parts = after['seconds_by_part']
+  assert parts == before['seconds_by_part'] | {'rest': 16.0}
+  assert sum(parts.values()) == 42.5
 
 
 @pytest.mark.parametrize(
@@ -133,13 +167,42 @@ def test_example_where_nothing_was_learnt():
   assert report.example(ANSWERS[:3], 2, 4) == []
 
 
-def test_finish_writes_the_files_it_names(tmp_path):
+def _write_files(folder):
   for name, rows in (('metrics', ROWS), ('transcripts', ANSWERS)):
     lines = [json.dumps(row) + '\n' for row in rows]
-    (tmp_path / f'{name}.jsonl').write_text(''.join(lines))
+    (folder / f'{name}.jsonl').write_text(''.join(lines))
+
+
+def test_finish_writes_the_files_it_names(tmp_path):
+  _write_files(tmp_path)
   text = report.finish(tmp_path)
   summary = json.loads((tmp_path / 'summary.json').read_text())
   assert summary == report.summarize(ROWS)
   assert (tmp_path / 'curves.png').stat().st_size > 1000
   for shown in ('50.0%', 'c after', 'seconds: 40', str(tmp_path)):
     assert shown in text
+
+
+def test_seconds_last_until_the_summary_and_stay(tmp_path, monkeypatch):
+  _write_files(tmp_path)
+  now = 1000.0
+
+  def plot(*unused_arguments):
+    nonlocal now
+    now += 3.0
+
+  clock = types.SimpleNamespace(perf_counter=lambda: now)
+  monkeypatch.setattr(report, 'time', clock)
+  monkeypatch.setattr(report.curves, 'plot_curves', plot)
+  # Its last line, at 40 seconds, was written at 995: 5 more, and 3 to plot.
+  text = report.finish(tmp_path, counted=995.0)
+  assert 'seconds: 48' in text.splitlines()
+  # Another process that only looks at the run adds nothing.
+  assert report.finish(tmp_path) == text
+  summary = json.loads((tmp_path / 'summary.json').read_text())
+  assert summary['seconds'] == 48.0
+  assert {x.name for x in tmp_path.iterdir()} == {
+    'metrics.jsonl',
+    'transcripts.jsonl',
+    'summary.json',
+  }

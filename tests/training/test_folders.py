@@ -1,0 +1,122 @@
+"""The folder of a run: who has it, and who gives it back."""
+
+import json
+
+import pytest
+
+from awpo_jax import config as config_lib
+from awpo_jax.training import folders
+from tests import tiny_dataset
+
+
+def _config(folder, *flags):
+  return config_lib.parse(tiny_dataset.flags(folder, *flags))
+
+
+def test_a_new_folder_is_claimed_once(tmp_path):
+  folder = tmp_path / 'a' / 'run'
+  config = _config(tmp_path / 'run')
+  assert folders.claim_folder(folder, config)
+  stored = json.loads((folder / folders.FLAGS_FILE).read_text())
+  assert stored == config_lib.to_json(config)
+  flagfile = f'--flagfile={folder / folders.FLAGFILE}'
+  assert config_lib.parse([flagfile]) == config
+  assert not folders.claim_folder(folder, config)
+
+
+def test_a_folder_with_other_flags_is_refused(tmp_path):
+  folder = tmp_path / 'run'
+  folders.claim_folder(folder, _config(folder))
+  before = (folder / folders.FLAGS_FILE).read_bytes()
+  other = _config(folder, '--seed=5', '--gate=always', '--keep_checkpoints=3')
+  with pytest.raises(config_lib.ConfigError) as raised:
+    folders.claim_folder(folder, other)
+  message = str(raised.value)
+  assert str(folder) in message and 'name another folder' in message
+  assert message.splitlines()[1:] == [
+    '--seed: 0 then, 5 now',
+    "--gate: 'ratio' then, 'always' now",
+  ]
+  assert (folder / folders.FLAGS_FILE).read_bytes() == before
+  # What changes no number may be changed.
+  kept = _config(folder, '--keep_checkpoints=3')
+  assert not folders.claim_folder(folder, kept)
+
+
+def test_a_folder_with_something_else_is_refused(tmp_path):
+  folder = tmp_path / 'run'
+  folder.mkdir()
+  (folder / 'thesis.tex').write_text('years of work')
+  with pytest.raises(config_lib.ConfigError, match='holds files but no run'):
+    folders.claim_folder(folder, _config(folder))
+  assert [x.name for x in folder.iterdir()] == ['thesis.tex']
+
+
+@pytest.mark.parametrize(
+  'left', [[], ['run.flags'], ['run.flags', 'flags.tmp']]
+)
+def test_a_claim_that_was_cut_short_is_made_again(tmp_path, left):
+  folder = tmp_path / 'run'
+  folder.mkdir()
+  for name in left:
+    (folder / name).write_text('--torn')
+  assert folders.claim_folder(folder, _config(folder))
+  assert '--torn' not in (folder / folders.FLAGFILE).read_text()
+
+
+class _Failed(Exception):
+  """Whatever goes wrong while a folder is claimed."""
+
+
+def _fail_in(folder, *, at_first_step):
+  """A run that leaves something of everything, and what is left of it."""
+  with (
+    pytest.raises(_Failed),
+    folders.claimed(folder, _config(folder)) as keep,
+  ):
+    if at_first_step:
+      keep()
+    for name in ('checkpoints', 'tokenizer', 'tokenizer.tmp', 'tensorboard'):
+      (folder / name / 'more').mkdir(parents=True)
+    for name in ('metrics.jsonl', 'transcripts.jsonl'):
+      (folder / name).write_text('')
+    raise _Failed
+  return {x.name for x in folder.parent.glob('run/*')}
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_nothing(tmp_path):
+  assert not _fail_in(tmp_path / 'run', at_first_step=False)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_that_fails_later_leaves_everything(tmp_path):
+  assert _fail_in(tmp_path / 'run', at_first_step=True) == {
+    'checkpoints',
+    'tokenizer',
+    'tokenizer.tmp',
+    'tensorboard',
+    'metrics.jsonl',
+    'transcripts.jsonl',
+    'flags.json',
+    'run.flags',
+  }
+
+
+def test_what_others_put_into_a_folder_stays(tmp_path):
+  folder = tmp_path / 'run'
+  with pytest.raises(_Failed), folders.claimed(folder, _config(folder)):
+    (folder / 'notes.txt').write_text('mine')
+    raise _Failed
+  assert [x.name for x in folder.iterdir()] == ['notes.txt']
+
+
+def test_other_data_is_another_run(tmp_path):
+  folder = tmp_path / 'run'
+  folders.claim_folder(folder, _config(folder, '--data=old'))
+  with pytest.raises(config_lib.ConfigError) as raised:
+    folders.claim_folder(folder, _config(folder, '--data=new'))
+  assert str(raised.value).splitlines()[1:] == [
+    "--data: 'old' then, 'new' now",
+    'Data that has moved: put it, or a link to it, back at the old place, or '
+    'start a new run.',
+  ]
