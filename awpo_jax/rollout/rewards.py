@@ -15,7 +15,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from awpo_jax import types
-from awpo_jax.rollout import plugins, tool_calls
+from awpo_jax.rollout import tool_calls
 
 WORST, BEST = -3.0, 3.0
 
@@ -81,18 +81,6 @@ def exact_match(response: str, ground_truth: str) -> bool:
   return best > 1.0 or not _makes_call(response)
 
 
-def length_reward(response: str) -> float:
-  """Words of the last thought over 512, two digits, at most 1.
-
-  Part of the original scorer that is off by default; a number to log.
-  """
-  _, opened, rest = response.rpartition('<think>')
-  thought, closed, _ = rest.partition('</think>')
-  if not (opened and closed):
-    return 0.0
-  return min(1.0, round(len(thought.split()) / 512, 2))
-
-
 def toolrl(response: str, task: types.Task) -> types.Score:
   """`outcome_reward` as a `types.Reward`."""
   outcome = outcome_reward(response, task.ground_truth)
@@ -106,11 +94,6 @@ def toolrl(response: str, task: types.Task) -> types.Score:
 
 
 REWARDS: dict[str, types.Reward] = {'toolrl': toolrl}
-
-
-def load_reward(spec: str) -> types.Reward:
-  """A reward by name or by import path; errors as in `plugins.load`."""
-  return plugins.load(spec, REWARDS, flag='reward')
 
 
 def _has_format(response: str, truth: str) -> bool:
