@@ -107,13 +107,15 @@ class Score(NamedTuple):
     value: finite, in `[minimum, maximum]`.
     minimum: the worst possible value for this prompt.
     maximum: the best possible value for this prompt.
-    parts: further numbers to log, by name.
+    parts: further numbers to log, by name; `solved` is taken.
+    solved: whether the task is solved; None: where the value is the maximum.
   """
 
   value: float
   minimum: float
   maximum: float
   parts: Mapping[str, float]
+  solved: bool | None = None
 
 
 class JudgeRequest(NamedTuple):

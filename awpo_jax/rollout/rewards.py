@@ -73,16 +73,18 @@ def exact_match(response: str, ground_truth: str) -> bool:
   format of a reply does not look there). What is longer than can be parsed is
   never solved.
   """
-  _, best = outcome_bounds(ground_truth)
-  if len(response) > tool_calls.MAX_CHARS:
-    return False
-  if outcome_reward(response, ground_truth).total < best:
+  outcome = outcome_reward(response, ground_truth)
+  return _is_solved(response, outcome, outcome_bounds(ground_truth)[1])
+
+
+def _is_solved(response: str, outcome: Outcome, best: float) -> bool:
+  if len(response) > tool_calls.MAX_CHARS or outcome.total < best:
     return False
   return best > 1.0 or not _makes_call(response)
 
 
 def toolrl(response: str, task: types.Task) -> types.Score:
-  """`outcome_reward` as a `types.Reward`."""
+  """`outcome_reward` and `exact_match` as a `types.Reward`."""
   outcome = outcome_reward(response, task.ground_truth)
   worst, best = outcome_bounds(task.ground_truth)
   return types.Score(
@@ -90,6 +92,7 @@ def toolrl(response: str, task: types.Task) -> types.Score:
     minimum=worst,
     maximum=best,
     parts={'format': outcome.format, 'correctness': outcome.correctness},
+    solved=_is_solved(response, outcome, best),
   )
 
 

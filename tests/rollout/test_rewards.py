@@ -210,7 +210,13 @@ def test_a_reply_with_a_call_is_not_solved(thought, solved):
 def test_toolrl_is_a_reward():
   task = types.Task('t', '', '', (), GOLD, 'parallel')
   score = rewards.toolrl(answer(call('a', x=1, y='p')), task)
-  assert score == (1.5, -3.0, 4.0, {'format': 1.0, 'correctness': 0.5})
+  parts = {'format': 1.0, 'correctness': 0.5}
+  assert score == (1.5, -3.0, 4.0, parts, False)
+  assert rewards.toolrl(GOLD, task).solved is True
+  # Best outcome, and yet a call where a reply alone is expected.
+  text = '<think> x </think>\n<response> <tool_call> </response>'
+  score = rewards.toolrl(text, types.Task('t', '', '', (), REPLY, 'none'))
+  assert score == (1.0, 0.0, 1.0, {'format': 1.0, 'correctness': 0.0}, False)
 
 
 def test_never_raises_and_stays_in_bounds():
