@@ -107,13 +107,15 @@ class Score(NamedTuple):
     value: finite, in `[minimum, maximum]`.
     minimum: the worst possible value for this prompt.
     maximum: the best possible value for this prompt.
-    parts: further numbers to log, by name.
+    parts: further numbers to log, by name; `solved` is taken.
+    solved: whether the task is solved; None: where the value is the maximum.
   """
 
   value: float
   minimum: float
   maximum: float
   parts: Mapping[str, float]
+  solved: bool | None = None
 
 
 class JudgeRequest(NamedTuple):
@@ -208,15 +210,12 @@ class Rollout:
     completions: `Completions`.
     rewards: `Rewards`.
     sample_ids: i32[P, G], unique in the run.
-    trainer_logprobs: f32[P, G, Sc], log-probability under the trainer before
-      the first update; None until `prepare_rollout` has run.
   """
 
   prompts: Prompts
   completions: Completions
   rewards: Rewards
   sample_ids: Array
-  trainer_logprobs: Array | None = None
 
 
 @record
@@ -231,7 +230,9 @@ class Batch:
     positions: i32[M, P, G, Sc].
     policy_mask: bool[M, P, G, Sc], tokens that are trained on.
     valid: bool[M, P, G].
-    old_logprobs: f32[M, P, G, Sc].
+    old_logprobs: f32[M, P, G, Sc], what the ratio starts from: of the sampler,
+      or of the trainer before the first update (`prepare_rollout`); 0 where
+      not chosen by the policy.
     advantages: f32[M, P, G].
     clip_radius: f32[M, P], the same number everywhere.
     weights: f32[M, P, G, Sc]; None until the step has weighed it.

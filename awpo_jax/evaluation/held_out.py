@@ -22,7 +22,8 @@ def evaluate(
 ) -> tuple[dict[str, float | None], list[dict[str, Any]]]:
   """Scores one answer to each task.
 
-  A task is solved when its outcome is the best it allows.
+  A task is solved when the reward says so; where it does not say, when its
+  outcome is the best it allows. One that cannot be scored is not solved.
 
   Args:
     tasks: at least one.
@@ -35,12 +36,10 @@ def evaluate(
     answer could be scored), and a row for each task.
   """
   responses = list(answer(tasks))
-  rewards, _ = scoring.score(
+  rewards, parts = scoring.score(
     [[response] for response in responses], tasks, reward=reward, judge=judge
   )
-  solved = rewards.outcome_valid[:, 0] & (
-    rewards.outcome[:, 0] >= rewards.outcome_max - 1e-6
-  )
+  solved = parts['solved'][:, 0] == 1
   kinds = collections.defaultdict(list)
   for task, right in zip(tasks, solved, strict=True):
     kinds[task.kind].append(right)

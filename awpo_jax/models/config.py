@@ -187,7 +187,7 @@ def from_hf_dict(
       names the key.
   """
   family: Any = hf.get('model_type')
-  if family not in _FAMILIES:
+  if not isinstance(family, str) or family not in _FAMILIES:
     raise ValueError(
       f'model_type={family!r} is not implemented; known: '
       f'{", ".join(_FAMILIES)}.'

@@ -113,6 +113,24 @@ def _bounds(low: Array, high: Array, counted: Array) -> tuple[Array, ...]:
   return low, high, jnp.where(high > low, high - low, 1.0)
 
 
+def _gate(
+  s_out: Array, s_mix: Array, p: Array, high: Array, gate, tau, saturation
+) -> Array:
+  """w of each group, 0 where it is saturated."""
+  w = choices.pick('gate', GATES, gate)(s_out, s_mix, tau=tau)
+  saturated = choices.pick('saturation', SATURATIONS, saturation)(p, high)
+  return masked.fill(w, ~saturated)
+
+
+def _joined(
+  w: Array, d: Array, a_out: Array, a_mix: Array, combine, difficulty_scope
+) -> Array:
+  """The two advantages, weighted and added: [P, G]."""
+  share = choices.pick('combine', COMBINATIONS, combine)(w)
+  scope = choices.pick('difficulty_scope', DIFFICULTY_SCOPES, difficulty_scope)
+  return scope(d[:, None], share[:, None] * a_out, w[:, None] * a_mix)
+
+
 def awpo_advantages(
   outcome: Array,
   reasoning: Array,
@@ -182,20 +200,14 @@ def awpo_advantages(
   a_mix, _ = _standardize(r_add, valid, ddof=ddof)
   # Gate and difficulty weight: one number per group.
   p = jnp.clip((stats_out.mean - low / unit) / (span / unit), 0.0, 1.0)
-  w = pick('gate', GATES, gate)(stats_out.std, stats_mix.std, tau=tau)
-  saturated = pick('saturation', SATURATIONS, saturation)(p, high)
-  w = masked.fill(w, counted & ~saturated)
+  w = _gate(stats_out.std, stats_mix.std, p, high, gate, tau, saturation)
   d = pick('difficulty', DIFFICULTIES, difficulty)(
     p, band=band, base=base, priority=priority, floor=floor
   )
-  d = masked.fill(d, counted)
-  # Their sum.
-  share = pick('combine', COMBINATIONS, combine)(w)
-  scope = pick('difficulty_scope', DIFFICULTY_SCOPES, difficulty_scope)
-  total = scope(d[:, None], share[:, None] * a_out, w[:, None] * a_mix)
+  w, d = masked.fill(w, counted), masked.fill(d, counted)
   return jax.lax.stop_gradient(
     Advantages(
-      advantages=total,
+      advantages=_joined(w, d, a_out, a_mix, combine, difficulty_scope),
       gate=w,
       difficulty=d,
       counted=counted,

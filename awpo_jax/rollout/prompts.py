@@ -185,28 +185,38 @@ def prompt_batch(
 
 def fits(
   tokenizer: tokenizers.Tokenizer,
-  prompts_encoded: Sequence[np.ndarray],
-  responses: Sequence[str],
+  tasks: Sequence[types.Task],
+  responses: Sequence[str] | None = None,
   *,
   prompt_buckets: Sequence[int],
   response_buckets: Sequence[int],
+  overlong: str = 'error',
 ) -> np.ndarray:
-  """Which demonstrations fit into the largest buckets, stop token included.
+  """Which prompts, or demonstrations, fit into the largest buckets.
 
-  To drop the others, and to say how many: `(~fits(...)).sum()`. A response cut
-  off in the middle would teach the policy never to stop, so none is cut.
+  To drop or refuse the others, and to say how many: `(~fits(...)).sum()`. A
+  response cut off in the middle would teach the policy never to stop, so none
+  is cut, whatever becomes of the prompts.
+
+  Args:
+    tokenizer: encodes both.
+    tasks: N prompts.
+    responses: N answers to imitate; None: only the prompts must fit.
+    prompt_buckets: the widths of prompts.
+    response_buckets: the widths of completions, stop token included.
+    overlong: with `truncate_left` every prompt fits.
 
   Returns:
     bool[N].
   """
-  return np.array(
-    [
-      len(prompt) <= max(prompt_buckets)
-      and len(encode_response(tokenizer, response)) < max(response_buckets)
-      for prompt, response in zip(prompts_encoded, responses, strict=True)
-    ],
-    bool,
-  )
+  fit = np.ones(len(tasks), bool)
+  if overlong != 'truncate_left':
+    lengths = [len(encode_prompt(tokenizer, task)) for task in tasks]
+    fit &= np.array(lengths, int) <= max(prompt_buckets)
+  if responses is not None:
+    lengths = [len(encode_response(tokenizer, text)) for text in responses]
+    fit &= np.array(lengths, int) < max(response_buckets)
+  return fit
 
 
 def demonstration_batch(

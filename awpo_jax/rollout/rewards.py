@@ -15,7 +15,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from awpo_jax import types
-from awpo_jax.rollout import plugins, tool_calls
+from awpo_jax.rollout import tool_calls
 
 WORST, BEST = -3.0, 3.0
 
@@ -73,28 +73,18 @@ def exact_match(response: str, ground_truth: str) -> bool:
   format of a reply does not look there). What is longer than can be parsed is
   never solved.
   """
-  _, best = outcome_bounds(ground_truth)
-  if len(response) > tool_calls.MAX_CHARS:
-    return False
-  if outcome_reward(response, ground_truth).total < best:
+  outcome = outcome_reward(response, ground_truth)
+  return _is_solved(response, outcome, outcome_bounds(ground_truth)[1])
+
+
+def _is_solved(response: str, outcome: Outcome, best: float) -> bool:
+  if len(response) > tool_calls.MAX_CHARS or outcome.total < best:
     return False
   return best > 1.0 or not _makes_call(response)
 
 
-def length_reward(response: str) -> float:
-  """Words of the last thought over 512, two digits, at most 1.
-
-  Part of the original scorer that is off by default; a number to log.
-  """
-  _, opened, rest = response.rpartition('<think>')
-  thought, closed, _ = rest.partition('</think>')
-  if not (opened and closed):
-    return 0.0
-  return min(1.0, round(len(thought.split()) / 512, 2))
-
-
 def toolrl(response: str, task: types.Task) -> types.Score:
-  """`outcome_reward` as a `types.Reward`."""
+  """`outcome_reward` and `exact_match` as a `types.Reward`."""
   outcome = outcome_reward(response, task.ground_truth)
   worst, best = outcome_bounds(task.ground_truth)
   return types.Score(
@@ -102,15 +92,11 @@ def toolrl(response: str, task: types.Task) -> types.Score:
     minimum=worst,
     maximum=best,
     parts={'format': outcome.format, 'correctness': outcome.correctness},
+    solved=_is_solved(response, outcome, best),
   )
 
 
 REWARDS: dict[str, types.Reward] = {'toolrl': toolrl}
-
-
-def load_reward(spec: str) -> types.Reward:
-  """A reward by name or by import path; errors as in `plugins.load`."""
-  return plugins.load(spec, REWARDS, flag='reward')
 
 
 def _has_format(response: str, truth: str) -> bool:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -149,14 +148,10 @@ def sample(
     `Completions` [P, G, Sc]. Log-probabilities are of the full vocabulary at
     the same temperature.
   """
-  groups, samples = sample_ids.shape
   state, prefix, positions = _prefill(
-    params, prompts, decoder, samples, max_tokens, pad_id
+    params, prompts, decoder, sample_ids.shape[1], max_tokens, pad_id
   )
-  bound: Callable[..., Any] = functools.partial(
-    decoder.apply, {'params': params}
-  )
-  stops = jnp.asarray(stop_ids, jnp.int32)
+  bound: Any = functools.partial(decoder.apply, {'params': params})
 
   def body(state: SamplerState) -> SamplerState:
     logits = bound(state.hidden, method='unembed')
@@ -174,20 +169,12 @@ def sample(
       prefix=prefix,
       method='decode',
     )
-    stopped = jnp.any(token[:, None] == stops[None, :], axis=-1)
-    finished = state.completions.finished | (~state.done & stopped)
-    done = state.done | stopped | (state.length >= max_tokens)
-    return dataclasses.replace(
-      state,
-      hidden=hidden[:, 0],
-      cache=cache,
-      done=done,
-      completions=dataclasses.replace(state.completions, finished=finished),
-    )
+    state = dataclasses.replace(state, hidden=hidden[:, 0], cache=cache)
+    return _stop(state, token, stop_ids)
 
   state = jax.lax.while_loop(lambda s: ~jnp.all(s.done), body, state)
   return jax.tree.map(
-    lambda x: x.reshape(groups, samples, *x.shape[1:]), state.completions
+    lambda x: x.reshape(*sample_ids.shape, *x.shape[1:]), state.completions
   )
 
 
@@ -272,3 +259,17 @@ def _append(state, token, logprob, entropy, positions) -> SamplerState:
   )
   length = state.length + alive.astype(jnp.int32)
   return dataclasses.replace(state, length=length, completions=completions)
+
+
+def _stop(state, token, stop_ids: tuple[int, ...]) -> SamplerState:
+  """Ends the rows whose token ends the turn, and those that are full."""
+  stops = jnp.asarray(stop_ids, jnp.int32)
+  stopped = jnp.any(token[:, None] == stops[None, :], axis=-1)
+  completions = state.completions
+  finished = completions.finished | (~state.done & stopped)
+  full = state.length >= completions.tokens.shape[-1]
+  return dataclasses.replace(
+    state,
+    done=state.done | stopped | full,
+    completions=dataclasses.replace(completions, finished=finished),
+  )

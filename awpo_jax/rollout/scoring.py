@@ -7,6 +7,8 @@ import numpy as np
 
 from awpo_jax import types
 
+_ROUNDING = 1e-6
+
 
 def score(
   responses: Sequence[Sequence[str]],
@@ -26,7 +28,8 @@ def score(
 
   Returns:
     `types.Rewards` of NumPy arrays, and each part the reward reports as
-    f32[P, G], NaN where it is missing.
+    f32[P, G], NaN where it is missing; the part `solved` is there always, 1
+    where the task is solved and 0 where not.
 
   Raises:
     ValueError: a reward is not finite or outside its bounds, or the judge
@@ -35,7 +38,7 @@ def score(
   shape = (len(tasks), len(responses[0]))
   outcome, valid = np.zeros(shape, np.float32), np.zeros(shape, bool)
   bounds = np.tile(np.array([0, 1], np.float32), (shape[0], 1))
-  parts: dict[str, np.ndarray] = {}
+  parts = {'solved': np.full(shape, np.nan, np.float32)}
   for p, task in enumerate(tasks):
     for g, response in enumerate(responses[p]):
       result = _outcome(reward, response, task)
@@ -43,7 +46,7 @@ def score(
         continue
       outcome[p, g], valid[p, g] = result.value, True
       bounds[p] = result.minimum, result.maximum
-      for name, value in result.parts.items():
+      for name, value in _parts(result).items():
         parts.setdefault(name, np.full(shape, np.nan, np.float32))[p, g] = value
   reasoning, judged = _judge(responses, tasks, judge)
   return types.Rewards(
@@ -71,6 +74,15 @@ def _outcome(
       'RewardUnavailable for a sample that cannot be scored.'
     )
   return result
+
+
+def _parts(result: types.Score) -> dict[str, float]:
+  """What a score is made of, and whether the task is solved."""
+  solved = result.solved
+  if solved is None:
+    # A sum of floats may miss its maximum by a rounding.
+    solved = result.value >= result.maximum - _ROUNDING
+  return {**result.parts, 'solved': float(solved)}
 
 
 def _judge(

@@ -27,7 +27,6 @@ PANELS = {
   'distance to the sampler': (
     'ratio/abs_log_mean',
     'ratio/first_abs_log_mean',
-    'kl',
   ),
   'completion length (tokens)': ('length/mean',),
   'finished completions': ('length/finished',),

@@ -1,9 +1,10 @@
 """What a configuration names, made real: data, tokenizer, model, rewards."""
 
 import dataclasses
+import functools
 import itertools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import grain
 import numpy as np
@@ -19,6 +20,11 @@ JUDGES = {'rubric': rubric.rubric}
 TOKENIZER_FOLDER = 'tokenizer'
 UNFINISHED_TOKENIZER = 'tokenizer.tmp'
 _TOKENIZER_PROMPTS = 500
+# Reading more at the start would take a minute: they raise when they come up.
+_CHECKED_PROMPTS = 10**5
+
+# Tasks and perhaps the answers to them -> bool[N], of `prompts.fits`.
+_Fits = Callable[..., np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +89,7 @@ def make_experiment(config: config_lib.Config) -> Experiment:
   )
   if not data.tokenizer:
     model = dataclasses.replace(model, vocab_size=len(tokenizer))
-  if len(tokenizer) > model.vocab_size:
-    raise ValueError(
-      f'The tokenizer has {len(tokenizer)} tokens, the model an embedding of '
-      f'{model.vocab_size}: --tokenizer and --model do not belong together.'
-    )
+  _check_model(config, tokenizer, model)
   return Experiment(
     config=config,
     dataset=dataset,
@@ -165,41 +167,123 @@ def _fitting(
   dataset: types.Dataset,
   tokenizer: tokenizers.Tokenizer,
 ) -> types.Dataset:
-  """The data set without what exceeds the buckets, where that is asked for."""
+  """The data set, what exceeds the buckets refused, dropped or to be cut."""
+  fits = functools.partial(
+    prompts.fits,
+    tokenizer,
+    prompt_buckets=config.data.prompt_buckets,
+    response_buckets=config.data.response_buckets,
+    overlong=config.data.overlong,
+  )
   if config.data.overlong != 'drop':
+    _refuse_overlong(config, dataset, tokenizer, fits)
     return dataset
-  longest = config.data.prompt_buckets[-1]
+  kept = _without_overlong(config, dataset, fits)
+  _check_sizes(config, kept)
+  return kept
 
-  def short(task: types.Task) -> bool:
-    return len(prompts.encode_prompt(tokenizer, task)) <= longest
 
+def _refuse_overlong(
+  config: config_lib.Config,
+  dataset: types.Dataset,
+  tokenizer: tokenizers.Tokenizer,
+  fits: _Fits,
+) -> None:
+  """Raises at the start what would raise in the middle of the run."""
+  parts: dict[str, tuple[Sequence[types.Task], Sequence[str] | None]] = {}
+  if config.run.sft_steps:
+    shown = dataset.demonstrations
+    parts['demonstrations'] = (
+      [x.task for x in shown],
+      [x.response for x in shown],
+    )
+  if config.run.rl_steps and len(dataset.train) <= _CHECKED_PROMPTS:
+    parts['train prompts'] = list(dataset.train), None
+  for name, tasks in dataset.evals.items():
+    parts[f'held-out tasks of {name}'] = tasks[: config.run.eval_tasks], None
+  problems = []
+  for what, (tasks, responses) in parts.items():
+    wrong = np.flatnonzero(~fits(tasks, responses))
+    if wrong.size:
+      text = _overlong(tokenizer, tasks, responses, wrong)
+      problems.append(f'{wrong.size} of {len(tasks)} {what} ({text})')
+  if problems:
+    data = config.data
+    raise ValueError(
+      f'Longer than the last of --prompt_buckets={_joined(data.prompt_buckets)}'
+      f' or of --response_buckets={_joined(data.response_buckets)}: '
+      f'{"; ".join(problems)}. Add a larger bucket, or leave them out with '
+      '--overlong=drop; --overlong=truncate_left cuts prompts, never answers.'
+    )
+
+
+def _overlong(tokenizer, tasks, responses, wrong: np.ndarray) -> str:
+  """Names of the first few of the tasks at `wrong`, and the longest of all."""
+  names = [tasks[i].task_id for i in wrong[:3]]
+  text = ', '.join(names) + ', ...' * (wrong.size > len(names))
+  length = max(len(prompts.encode_prompt(tokenizer, tasks[i])) for i in wrong)
+  text += f': prompts up to {length} tokens'
+  if responses is not None:
+    length = max(
+      len(prompts.encode_response(tokenizer, responses[i])) for i in wrong
+    )
+    text += f', answers up to {length + 1} with the stop token'
+  return text
+
+
+def _joined(numbers: Sequence[int]) -> str:
+  return ','.join(map(str, numbers))
+
+
+def _without_overlong(
+  config: config_lib.Config, dataset: types.Dataset, fits: _Fits
+) -> types.Dataset:
+  """What fits, with a line on how much does not."""
   if len(dataset.train) > 10**6:
     raise ValueError(
       f'--overlong=drop reads every prompt of --dataset={config.data.dataset} '
       'at the start, which has too many: use error or truncate_left.'
     )
-  demonstrations = [
-    item
-    for item in dataset.demonstrations
-    if short(item.task)
-    and len(prompts.encode_response(tokenizer, item.response))
-    < config.data.response_buckets[-1]
-  ]
-  train = [task for task in dataset.train if short(task)]
-  evals = {
-    name: [task for task in tasks if short(task)]
-    for name, tasks in dataset.evals.items()
-  }
+  shown = dataset.demonstrations
+  short = fits([x.task for x in shown], [x.response for x in shown])
+
+  def kept(tasks):
+    return list(itertools.compress(tasks, fits(tasks)))
+
+  result = types.Dataset(
+    demonstrations=list(itertools.compress(shown, short)),
+    train=kept(dataset.train),
+    evals={name: kept(tasks) for name, tasks in dataset.evals.items()},
+  )
+  held_out = [sum(map(len, each.evals.values())) for each in (dataset, result)]
   print(
     f'Left out as too long: '
-    f'{len(dataset.demonstrations) - len(demonstrations)} demonstrations, '
-    f'{len(dataset.train) - len(train)} prompts, '
-    f'{sum(map(len, dataset.evals.values())) - sum(map(len, evals.values()))} '
-    'held-out tasks.'
+    f'{len(shown) - len(result.demonstrations)} demonstrations, '
+    f'{len(dataset.train) - len(result.train)} prompts, '
+    f'{held_out[0] - held_out[1]} held-out tasks.'
   )
-  kept = types.Dataset(demonstrations=demonstrations, train=train, evals=evals)
-  _check_sizes(config, kept)
-  return kept
+  return result
+
+
+def _check_model(
+  config: config_lib.Config,
+  tokenizer: tokenizers.Tokenizer,
+  model: model_config.DecoderConfig,
+) -> None:
+  if len(tokenizer) > model.vocab_size:
+    raise ValueError(
+      f'The tokenizer has {len(tokenizer)} tokens, the model an embedding of '
+      f'{model.vocab_size}: --tokenizer and --model do not belong together.'
+    )
+  prompt = config.data.prompt_buckets[-1]
+  response = config.data.response_buckets[-1]
+  if prompt + response > model.max_positions:
+    raise ValueError(
+      f'A prompt of --prompt_buckets={prompt} with an answer of '
+      f'--response_buckets={response} has more positions than the '
+      f'max_position_embeddings={model.max_positions} of '
+      f'--model={config.model.model}: take smaller buckets.'
+    )
 
 
 def _order(length: int, seed: int, purpose: int) -> Sequence[int]:

@@ -4,8 +4,6 @@ import optax
 
 from awpo_jax import config as config_lib
 
-SCHEDULES = ('constant', 'linear', 'cosine')
-
 
 def make_schedule(
   *, peak: float, schedule: str, warmup: int, total: int, final: float = 0.0
@@ -14,7 +12,7 @@ def make_schedule(
 
   Args:
     peak: after the warm-up.
-    schedule: one of `SCHEDULES`, from the end of the warm-up.
+    schedule: `constant`, `linear` or `cosine`, from the end of the warm-up.
     warmup: updates of linear rise from 0.
     total: updates in all.
     final: learning rate at the end, as a fraction of the peak; unused by

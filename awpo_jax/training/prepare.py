@@ -13,7 +13,6 @@ from awpo_jax.ops import collectives, masked
 LogprobsFn = Callable[
   [types.ArrayTree, types.Batch], tuple[types.Array, types.Array]
 ]
-OLD_LOGPROBS = ('sampler', 'trainer')
 
 
 @types.record
@@ -112,8 +111,7 @@ def _metrics(
   policy = completions.policy_mask
   gap = jnp.abs(completions.logprobs - batch.old_logprobs)
   moved = jnp.any(batch.advantages != 0, axis=-1)
-  # Tiny spreads of the mixed reward that standardising blows up to full size.
-  amplified = (shaped.mix_std > 0) & (shaped.mix_std < 0.1) & (shaped.gate > 0)
+  amplified = advantages_lib.amplified_groups(shaped)
   pairs = {
     'reward/outcome': (rewards.outcome, rewards.outcome_valid),
     'reward/reasoning': (rewards.reasoning, rewards.reasoning_valid),

@@ -5,6 +5,7 @@ import pytest
 
 from awpo_jax import types
 from awpo_jax.evaluation import held_out
+from awpo_jax.rollout import rewards
 
 # kind, answer, best outcome; an answer is its outcome.
 CASES = [
@@ -69,6 +70,40 @@ def test_by_hand():
     'response': '3.5',
     'solved': False,
   }
+
+
+CALL = '<tool_call>\n{"name": "a", "parameters": {}}\n</tool_call>'
+
+
+@pytest.mark.parametrize(
+  ('response', 'solved'),
+  [
+    ('<think> x </think>\n<response> hi </response>', True),
+    (f'<think> {CALL} </think>\n<response> hi </response>', False),
+    (f'<think> x </think>\n<response> {CALL} </response>', False),
+  ],
+  ids=['no_call', 'in_the_thought', 'in_the_reply'],
+)
+def test_a_reply_that_calls_a_tool_is_not_solved(response, solved):
+  task = types.Task(
+    task_id='reply',
+    system='',
+    user='',
+    tools=(),
+    ground_truth='<think> y </think>\n<response> no </response>',
+    kind='none',
+  )
+  metrics, (row,) = held_out.evaluate(
+    [task], lambda tasks: [response], reward=rewards.toolrl, judge=None
+  )
+  # The outcome knows the format of the reply only, and is the best it can be.
+  assert metrics == {
+    'accuracy': float(solved),
+    'accuracy/none': float(solved),
+    'outcome': 1.0,
+    'reasoning': None,
+  }
+  assert row['solved'] is solved
 
 
 def test_reasoning_is_of_the_judged_answers():

@@ -169,6 +169,7 @@ def test_null_head_counts():
   [
     ({'model_type': 'gemma'}, "model_type='gemma'.*qwen3"),
     ({'model_type': None}, 'model_type=None'),
+    ({'model_type': ['llama']}, r"model_type=\['llama'\] is not"),
     ({'logit_softcap': 30.0}, 'logit_softcap=30.0'),
     ({'hidden_act': 'gelu'}, "hidden_act='gelu'"),
     ({'attention_dropout': 0.1}, 'attention_dropout=0.1'),

@@ -109,7 +109,7 @@ class DegenerateGroupsTest(chex.TestCase):
     high = np.float32([4, 4, 1, np.nan, 4, 0.7])
     return outcome, reasoning, np.isfinite(outcome), low, high
 
-  @chex.variants(with_jit=True, without_jit=True, with_pmap=True)
+  @chex.all_variants
   @parameterized.parameters(
     {},
     {'gate': 'always', 'combine': 'additive', 'saturation': 'none'},
@@ -127,6 +127,24 @@ class DegenerateGroupsTest(chex.TestCase):
     self.assertEqual(got.advantages.dtype, jnp.float32)
     np.testing.assert_array_equal(got.gate[2:4], np.zeros(2))
     np.testing.assert_array_equal(got.difficulty[2:4], np.zeros(2))
+
+  def test_a_group_alone_is_what_it_is_among_others(self):
+    # Under vmap each group is a batch of one: nothing may cross groups.
+    def alone(*group):
+      groups = jax.tree.map(lambda x: x[None], group)
+      return jax.tree.map(lambda x: x[0], advantages.awpo_advantages(*groups))
+
+    degenerate = self._groups()
+    got = jax.vmap(alone)(*degenerate)
+    np.testing.assert_array_equal(got.advantages, np.zeros((6, 4)))
+    chex.assert_tree_all_finite(got)
+    both = [
+      np.concatenate(x) for x in zip(degenerate, cases.GROUPS, strict=True)
+    ]
+    got = jax.vmap(alone)(*both)
+    want = advantages.awpo_advantages(*both)
+    self.assertGreater(float(np.abs(got.advantages[6:]).max()), 1.0)
+    chex.assert_trees_all_close(got, want, rtol=1e-6, atol=1e-6)
 
   @parameterized.parameters(0.1, 0.3, 0.7, -2.1)
   def test_equal_rewards_that_float32_cannot_average(self, reward):
@@ -159,6 +177,7 @@ class DegenerateGroupsTest(chex.TestCase):
       gradients = self.variant(jax.grad(total, argnums=(0, 1)))(*groups)
       chex.assert_trees_all_equal(gradients, (np.zeros((6, 4)),) * 2)
 
+  @chex.all_variants
   def test_finite_gradient_inside_of_the_boundary(self):
     # What the boundary stops is finite too, should someone move it.
     outcome, _, valid, _, _ = self._groups()
@@ -170,7 +189,7 @@ class DegenerateGroupsTest(chex.TestCase):
         standardized * np.arange(24.0, dtype=np.float32).reshape(6, 4)
       )
 
-    gradient = jax.jit(jax.grad(total))(outcome)
+    gradient = self.variant(jax.grad(total))(outcome)
     chex.assert_tree_all_finite(gradient)
     self.assertGreater(float(jnp.abs(gradient[0]).max()), 0.1)
     np.testing.assert_array_equal(np.asarray(gradient)[~valid], 0.0)

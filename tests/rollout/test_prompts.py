@@ -1,5 +1,7 @@
 """Prompts, demonstrations and decoded answers, worked out by hand."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -187,15 +189,26 @@ def test_demonstrations_end_with_the_stop_token(tokenizer):
 
 def test_overlong_responses_are_refused_and_found_beforehand(tokenizer):
   responses = ['!!!', '!!!!', '!', '!']
-  # With the stop token 4, 5, 2, 2 tokens; prompts of 2, 3, 4, 5.
-  kept = prompts.fits(
+  # With the stop token 4, 5, 2, 2 tokens; prompts of 2, 3, 4, 5 more than
+  # those of an empty task.
+  tasks = [make_task('', '!' * count) for count in (2, 3, 4, 5)]
+  empty = len(prompts.encode_prompt(tokenizer, make_task('', '')))
+  fits = functools.partial(
+    prompts.fits,
     tokenizer,
-    make_encoded(2, 3, 4, 5),
-    responses,
-    prompt_buckets=(4, 2),
+    tasks,
+    prompt_buckets=(empty + 4, 2),
     response_buckets=(4, 2),
   )
-  np.testing.assert_array_equal(kept, [True, False, True, False])
+  np.testing.assert_array_equal(fits(responses), [True, False, True, False])
+  np.testing.assert_array_equal(fits(), [True, True, True, False])
+  # A prompt that is cut fits; a response is not cut.
+  np.testing.assert_array_equal(
+    fits(responses, overlong='truncate_left'), [True, False, True, True]
+  )
+  assert prompts.fits(
+    tokenizer, [], [], prompt_buckets=(4,), response_buckets=(4,)
+  ).shape == (0,)
   make_demonstrations(tokenizer, ['!!!'], buckets=(4, 2))
   with pytest.raises(
     ValueError, match=r'task b: 4 tokens .*--response_buckets is 4'

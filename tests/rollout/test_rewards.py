@@ -34,7 +34,6 @@ def test_vectors_of_the_original_scorer():
   for row in rows:
     outcome = rewards.outcome_reward(row['response'], row['ground_truth'])
     assert outcome == (row['format'], row['correctness']), row
-    assert rewards.length_reward(row['response']) == row['length'], row
 
 
 @pytest.mark.parametrize(
@@ -208,19 +207,16 @@ def test_a_reply_with_a_call_is_not_solved(thought, solved):
   assert rewards.exact_match(text, REPLY) == solved
 
 
-def test_length_by_hand():
-  assert rewards.length_reward('<think> ' + 'w ' * 256 + '</think>') == 0.5
-  assert rewards.length_reward('<think> ' + 'w ' * 9999 + '</think>') == 1.0
-  assert rewards.length_reward('<think> w') == 0.0
-  # The last opening tag counts: 64 / 512 = 0.125, rounded to even.
-  text = '<think> w w <think>' + ' w' * 64 + '</think> w </think>'
-  assert rewards.length_reward(text) == 0.12
-
-
 def test_toolrl_is_a_reward():
   task = types.Task('t', '', '', (), GOLD, 'parallel')
   score = rewards.toolrl(answer(call('a', x=1, y='p')), task)
-  assert score == (1.5, -3.0, 4.0, {'format': 1.0, 'correctness': 0.5})
+  parts = {'format': 1.0, 'correctness': 0.5}
+  assert score == (1.5, -3.0, 4.0, parts, False)
+  assert rewards.toolrl(GOLD, task).solved is True
+  # Best outcome, and yet a call where a reply alone is expected.
+  text = '<think> x </think>\n<response> <tool_call> </response>'
+  score = rewards.toolrl(text, types.Task('t', '', '', (), REPLY, 'none'))
+  assert score == (1.0, 0.0, 1.0, {'format': 1.0, 'correctness': 0.0}, False)
 
 
 def test_never_raises_and_stays_in_bounds():
@@ -229,7 +225,6 @@ def test_never_raises_and_stays_in_bounds():
     for text in mutations.broken_answers(1500):
       assert worst <= rewards.outcome_reward(text, truth).total <= best
       assert rewards.exact_match(text, truth) in (True, False)
-      assert 0.0 <= rewards.length_reward(text) <= 1.0
 
 
 @pytest.mark.parametrize(
@@ -252,7 +247,7 @@ def test_what_is_too_long_to_parse_is_not_solved():
 )
 def test_a_megabyte_takes_no_time(unit):
   inside = unit * (1_000_000 // len(unit))
-  start = time.perf_counter()
+  start = time.process_time()
   for text in (
     inside,
     f'<think> {inside} </think>\n<response> hi </response>',
@@ -261,25 +256,4 @@ def test_a_megabyte_takes_no_time(unit):
     for truth in (GOLD, REPLY):
       rewards.outcome_reward(text, truth)
       rewards.exact_match(text, truth)
-  assert time.perf_counter() - start < 0.5
-
-
-def test_load_reward():
-  assert rewards.load_reward('toolrl') is rewards.toolrl
-  path = 'awpo_jax.rollout.rewards:toolrl'
-  assert rewards.load_reward(path) is rewards.toolrl
-
-
-@pytest.mark.parametrize(
-  ('spec', 'words'),
-  [
-    ('toolr1', r'--reward=toolr1: neither a known name \(toolrl\)'),
-    ('no.such.module:f', 'cannot be imported .ModuleNotFoundError'),
-    ('awpo_jax.rollout.rewards:nothing', 'cannot be imported .AttributeError'),
-    ('awpo_jax.rollout.rewards:BEST', 'a float, not callable'),
-    ('awpo_jax.rollout.rewards:', 'import path of the form'),
-  ],
-)
-def test_load_reward_errors(spec, words):
-  with pytest.raises(ValueError, match=words):
-    rewards.load_reward(spec)
+  assert time.process_time() - start < 0.5

@@ -211,13 +211,13 @@ def test_never_raises_and_stays_in_the_unit_interval():
 @pytest.mark.parametrize('unit', ['the ', '<think>', '1,', '"', 'Oslo. ', '{'])
 def test_a_megabyte_takes_no_time(unit):
   text = unit * (1_000_000 // len(unit))
-  start = time.perf_counter()
+  start = time.process_time()
   score(text)
   score(text[: rubric.MAX_CHARS - 2])
   score(GOOD, user=text)
   score(GOOD, reply=text)
   score(GOOD, calls=[('a', {'x': text[:100_000]})])
-  assert time.perf_counter() - start < 2.0
+  assert time.process_time() - start < 2.0
 
 
 def parse_tools(system):

@@ -54,6 +54,7 @@ def test_bounds_of_a_prompt_without_valid_answers_differ():
   np.testing.assert_array_equal(got.outcome_valid, [[False], [True]])
   assert got.outcome_min[0] < got.outcome_max[0]
   np.testing.assert_array_equal(parts['format'], [[np.nan], [1]])
+  np.testing.assert_array_equal(parts['solved'], [[np.nan], [1]])
 
 
 def test_no_judge():
@@ -64,9 +65,37 @@ def test_no_judge():
 
 def test_parts_are_nan_where_missing():
   _, parts = score()
-  assert sorted(parts) == ['format', 'names']
+  assert sorted(parts) == ['format', 'names', 'solved']
   np.testing.assert_array_equal(parts['format'], [[1, np.nan, 1], [1, 1, 1]])
   np.testing.assert_array_equal(parts['names'], [[np.nan] * 3, [2, 0, 1]])
+
+
+def test_solved_is_what_the_reward_says_or_the_best_outcome():
+  said = {'4': False, '-3': True, '1': None, '0.5': True}
+
+  def telling(response, task):
+    return reward(response, task)._replace(solved=said.get(response))
+
+  _, parts = score(reward=telling)
+  # Where nothing is said, of b: 1 is the maximum and 0 is not.
+  np.testing.assert_array_equal(parts['solved'], [[0, np.nan, 1], [1, 0, 1]])
+  _, parts = score()
+  np.testing.assert_array_equal(parts['solved'], [[1, np.nan, 0], [1, 0, 0]])
+
+
+def test_solved_is_there_without_any_score():
+  got, parts = score([['down'], ['down']])
+  assert not got.outcome_valid.any()
+  np.testing.assert_array_equal(parts['solved'], [[np.nan], [np.nan]])
+
+
+def test_a_sum_that_misses_its_maximum_by_a_rounding_is_solved():
+  def summed(response, task):
+    return types.Score(sum([0.1] * 10), 0.0, 1.0, {})
+
+  assert sum([0.1] * 10) < 1
+  _, parts = score(reward=summed)
+  assert parts['solved'].all()
 
 
 @pytest.mark.parametrize('text', ['nan', 'inf', '-inf', '4.5', '-3.5'])

@@ -136,12 +136,12 @@ def test_sections_finds_each_pair():
 )
 def test_a_megabyte_takes_no_time(unit):
   text = unit * (1_000_000 // len(unit))
-  start = time.perf_counter()
+  start = time.process_time()
   tool_calls.parse(text)
   tool_calls.parse(wrap(text[: tool_calls.MAX_CHARS // 2]))
   for _ in tool_calls.sections(text, 'tool_call'):
     pass
-  assert time.perf_counter() - start < 0.5
+  assert time.process_time() - start < 0.5
 
 
 def test_never_raises():

@@ -1,6 +1,8 @@
 """What a configuration names is loaded, or refused with the flag named."""
 
+import collections
 import json
+import re
 
 import numpy as np
 import pytest
@@ -113,7 +115,7 @@ def load_uneven(*, seed, data=None):
       types.Demonstration(short, 'c ' * 30),
       types.Demonstration(long, 'b'),
     ],
-    train=[long, short, long],
+    train=[long, short, long, long, long],
     evals={'held_out': [short, long]},
   )
 
@@ -141,15 +143,104 @@ def test_what_is_too_long_is_dropped_and_counted(tmp_path, capsys):
   assert [x.task_id for x in made.dataset.train] == ['short']
   assert [x.task_id for x in made.dataset.evals['held_out']] == ['short']
   said = capsys.readouterr().out
-  assert '2 demonstrations, 2 prompts, 1 held-out tasks' in said
+  assert '2 demonstrations, 4 prompts, 1 held-out tasks' in said
   longest = made.config.data.prompt_buckets[-1]
   for task in made.dataset.train:
     assert len(prompts.encode_prompt(made.tokenizer, task)) <= longest
 
 
-def test_nothing_is_dropped_unasked(tmp_path):
-  made = _make(tmp_path / 'run', f'--dataset={__name__}:load_uneven')
-  assert len(made.dataset.train) == 3
+UNEVEN = f'--dataset={__name__}:load_uneven'
+# 40 times `a ` are 40 tokens at least, 30 times `c ` are 30.
+DEMONSTRATIONS = (
+  r'2 of 3 demonstrations \(short, long: prompts up to \d\d tokens, '
+  r'answers up to [36]\d with the stop token\)'
+)
+TRAIN = r'4 of 5 train prompts \(long, long, long, \.\.\.: prompts up to'
+HELD_OUT = r'1 of 2 held-out tasks of held_out \(long: prompts'
+
+
+@pytest.mark.parametrize(
+  ('flags', 'said', 'unsaid'),
+  [
+    ([], [DEMONSTRATIONS, TRAIN, HELD_OUT], []),
+    (['--sft_steps=0'], [TRAIN, HELD_OUT], ['demonstrations']),
+    (['--rl_steps=0'], [DEMONSTRATIONS, HELD_OUT], ['train']),
+    # The first held-out task fits, and no other is looked at.
+    (['--eval_tasks=1'], [DEMONSTRATIONS, TRAIN], ['held-out']),
+    # A response is never cut.
+    (
+      ['--overlong=truncate_left'],
+      [r'1 of 3 demonstrations \(short: prompts'],
+      ['train', 'held-out'],
+    ),
+  ],
+)
+def test_what_is_too_long_is_an_error_at_the_start(
+  tmp_path, flags, said, unsaid
+):
+  with pytest.raises(ValueError, match='--overlong=drop') as error:
+    _make(tmp_path / 'run', UNEVEN, *flags)
+  message = str(error.value)
+  for pattern in [*said, '--prompt_buckets=32 or of --response_buckets=8']:
+    assert re.search(pattern, message), (pattern, message)
+  for word in unsaid:
+    assert word not in message.partition('. Add')[0]
+
+
+def test_what_no_phase_reads_may_be_too_long(tmp_path):
+  flags = ('--sft_steps=0', '--rl_steps=1', '--overlong=truncate_left')
+  made = _make(tmp_path / 'run', UNEVEN, *flags)
+  assert len(made.dataset.train) == 5 and len(made.dataset.demonstrations) == 3
+
+
+def test_endless_prompts_are_not_read_at_the_start(tmp_path, monkeypatch):
+  # There are 10**6 of them. Reading them all would take minutes.
+  original = prompts.encode_prompt
+
+  def encode(tokenizer, task):
+    assert not task.task_id.startswith('train'), f'{task.task_id} was read'
+    return original(tokenizer, task)
+
+  monkeypatch.setattr(prompts, 'encode_prompt', encode)
+  assert len(_make(tmp_path / 'run').dataset.train) == 10**6
+
+
+def test_each_text_is_encoded_once(tmp_path, monkeypatch):
+  # Loading must not take longer than it has to: encoding is most of it.
+  calls = collections.Counter()
+
+  def counted(function):
+    def call(tokenizer, item):
+      calls[function.__name__, getattr(item, 'task_id', item)] += 1
+      return function(tokenizer, item)
+
+    return call
+
+  for function in (prompts.encode_prompt, prompts.encode_response):
+    monkeypatch.setattr(prompts, function.__name__, counted(function))
+  _make(tmp_path / 'run')
+  encoded = [f'shown_{i}' for i in range(20)]
+  encoded += [f'held_out_{i}' for i in range(4)]
+  want = {('encode_prompt', name): 1 for name in encoded}
+  # Of the answers there are two, to ten demonstrations each.
+  want |= {('encode_response', 'bd' * n): 10 for n in (1, 2)}
+  assert calls == want
+
+
+def test_a_sequence_longer_than_the_model_knows(tmp_path):
+  model = tmp_path / 'short.json'
+  model.write_text(
+    json.dumps(tiny_dataset.MODEL | {'max_position_embeddings': 40})
+  )
+  flags = (f'--model={model}', '--prompt_buckets=16,32')
+  # 32 + 8 positions are as many as there are.
+  assert _make(tmp_path / 'run', *flags).decoder.config.max_positions == 40
+  with pytest.raises(
+    ValueError,
+    match='--prompt_buckets=32 .*--response_buckets=9 .*'
+    'max_position_embeddings=40 of --model=.*short.json',
+  ):
+    _make(tmp_path / 'long', *flags, '--response_buckets=4,9')
 
 
 def test_endless_prompts_cannot_be_sifted(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Learning rates and AdamW, worked out by hand."""
 
+import dataclasses
 import math
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from awpo_jax import config as config_lib
 from awpo_jax.training import optimizer
 
 
@@ -45,6 +47,18 @@ def test_cosine():
 def test_a_schedule_shorter_than_its_warm_up_stays_finite():
   got = _rates(3, peak=1.0, schedule='linear', warmup=5, total=2)
   np.testing.assert_allclose(got, [1 / 6, 1 / 3, 1 / 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('section', 'name'),
+  [(config_lib.SftConfig, 'sft_schedule'), (config_lib.RlConfig, 'schedule')],
+)
+def test_every_choice_of_the_flags_is_a_schedule(section, name):
+  choices = {x.name: x.metadata['choices'] for x in dataclasses.fields(section)}
+  assert choices[name]
+  for schedule in choices[name]:
+    got = _rates(2, peak=0.5, schedule=schedule, warmup=0, total=9)
+    assert got[0] == 0.5 and got[1] <= 0.5
 
 
 def _adamw(weights, grads, *, rates, b1, b2, eps, decay, norm):

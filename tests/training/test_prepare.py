@@ -127,9 +127,11 @@ def test_metrics_are_sums_and_counts():
   samples = tiny.PROMPTS * tiny.SAMPLES
   counted = valid.sum(axis=1) >= 2
   outcome = rewards.outcome[rewards.outcome_valid]
+  reasoning = rewards.reasoning[rewards.reasoning_valid]
   policy = completions.policy_mask.sum()
   want = {
     'reward/outcome': (outcome.sum(), outcome.size),
+    'reward/reasoning': (reasoning.sum(), reasoning.size),
     'reward/valid': (valid.sum(), samples),
     'gate/mean': (gates[counted].sum(), counted.sum()),
     'advantage/abs_mean': (np.abs(advantages).sum(), valid.sum()),
@@ -139,8 +141,56 @@ def test_metrics_are_sums_and_counts():
     'entropy': (1.5 * policy, policy),
     'ratio/sampler_abs_log_mean': (0, policy),
   }
+  elsewhere = {
+    'gate/amplified',
+    'difficulty/mean',
+    'difficulty/solve_rate',
+    'clip/radius',
+  }
+  assert set(got) == set(want) | elsewhere
   for name, pair in want.items():
     np.testing.assert_allclose(got[name], pair, rtol=1e-5, err_msg=name)
+
+
+def test_metrics_of_gate_difficulty_and_radius():
+  # All prompts are calls, -3 to 4. Of eight groups that count these have
+  #   outcome     reasoning        s_out  s_mix  w     p    d in the band
+  #   -3 always   .50 .52 .50 .52  0      .01    1-    0    1    amplified
+  #   0 1 0 1     1 0 .95 .05      .6     .04    .06   .5   1.5  s_out > 0
+  #   -3 always   0 1 0 1          0      .6     1-    0    1    s_mix > .1
+  #   4 always    .50 .52 .50 .52  0      .01    0     1    1    solved
+  # and four more are flat: mean 1, w = 0, p = 4/7, d = 1.5.
+  rewards = _rollout().rewards
+  outcome = np.ones_like(rewards.outcome)
+  reasoning = np.full_like(rewards.reasoning, 0.5)
+  valid = np.zeros_like(rewards.outcome_valid)
+  valid[:8] = True
+  outcome[:4] = [[-3] * 4, [0, 1, 0, 1], [-3] * 4, [4] * 4]
+  tiny_spread = [0.5, 0.52, 0.5, 0.52]
+  reasoning[:4] = [tiny_spread, [1, 0, 0.95, 0.05], [0, 1, 0, 1], tiny_spread]
+  rollout = tiny.with_rewards(
+    _rollout(),
+    outcome=outcome,
+    reasoning=reasoning,
+    outcome_valid=valid,
+    reasoning_valid=valid,
+  )
+  got = tiny.prepared(rollout, trainer=False).metrics
+  np.testing.assert_array_equal(got['gate/amplified'], [1, 8])
+  np.testing.assert_allclose(
+    got['difficulty/mean'], [1 + 1.5 + 1 + 1 + 4 * 1.5, 8], rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    got['difficulty/solve_rate'],
+    [0 + 3.5 / 7 + 0 + 1 + 4 * 4 / 7, 8],
+    rtol=1e-6,
+  )
+  total, count = got['gate/mean']
+  radius, prompts = got['clip/radius']
+  np.testing.assert_allclose(
+    radius / prompts, 0.2 - 0.1 * total / count, rtol=1e-5
+  )
+  assert prompts == tiny.PROMPTS
 
 
 def test_old_logprobs_of_the_trainer():
