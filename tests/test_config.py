@@ -85,6 +85,7 @@ OTHERS = {
   'reward': 'a.b:c',
   'judge': 'd.e:f',
   'model': 'other.json',
+  'init_weights': 'induction',
   'dtype': 'bfloat16',
   'param_dtype': 'bfloat16',
   'logprob_chunk': 13,

@@ -54,12 +54,12 @@ def test_each_demonstration_once_a_round_and_the_order_is_the_seeds(tmp_path):
 
 def test_the_tokenizer_stays_with_the_run(tmp_path):
   folder = tmp_path / 'run'
-  first = _make(folder, '--vocab_size=270')
+  first = _make(folder, '--vocab_size=300')
   assert not folder.with_name('tokenizer.tmp').exists()
   # Read back, not trained anew, which would give another.
-  again = _make(folder, '--vocab_size=262')
+  again = _make(folder, '--vocab_size=284')
   assert again.tokenizer.get_vocab() == first.tokenizer.get_vocab()
-  assert len(_make(tmp_path / 'new', '--vocab_size=262').tokenizer) < len(
+  assert len(_make(tmp_path / 'new', '--vocab_size=284').tokenizer) < len(
     first.tokenizer
   )
 
@@ -67,7 +67,7 @@ def test_the_tokenizer_stays_with_the_run(tmp_path):
 @pytest.mark.parametrize('place', ['', 'checkpoints', 'checkpoints/4'])
 def test_a_new_run_has_the_old_ones_tokenizer(tmp_path, place):
   old = tmp_path / 'old'
-  first = _make(old, '--vocab_size=262')
+  first = _make(old, '--vocab_size=272')
   (old / place).mkdir(parents=True, exist_ok=True)
   made = _make(tmp_path / 'new', f'--init_from={old / place}')
   assert made.tokenizer.get_vocab() == first.tokenizer.get_vocab()

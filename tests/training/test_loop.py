@@ -70,7 +70,10 @@ REFUSED = {
 def old_run(tmp_path_factory):
   """A run whose parameters are those of another model."""
   folder = tmp_path_factory.mktemp('old')
-  tokenizer = tokenizers.train_tokenizer(['a'], vocab_size=300)
+  # It knows the words of the prompts, or they would be too long for the run.
+  words = tiny_dataset.load(seed=0)
+  texts = [task.system + task.user for task in words.train[:20]]
+  tokenizer = tokenizers.train_tokenizer(texts, vocab_size=300)
   tokenizers.save_tokenizer(tokenizer, folder / experiment_lib.TOKENIZER_FOLDER)
   state = {'params': {'embedding': np.zeros((3, 5), np.float32)}}
   with contextlib.closing(
