@@ -113,7 +113,8 @@ def train_step(
 
 
 def _checksum(params: types.ArrayTree) -> types.Array:
-  return sum(jnp.sum(x.astype(jnp.float32)) for x in jax.tree.leaves(params))
+  sums = [jnp.sum(x.astype(jnp.float32)) for x in jax.tree.leaves(params)]
+  return jnp.sum(jnp.stack(sums))
 
 
 def accumulate(
