@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from awpo_jax.training import objectives, sharding, train_step
@@ -43,6 +44,24 @@ def test_what_is_not_finite_changes_nothing(name, value):
   state, metrics = mapped(state, batch)
   assert metrics.finite and state.step == metrics.updates == 2
   assert tiny.distance(state.params, before.params) > 0.01
+
+
+def test_an_optimizer_that_overflows_changes_nothing():
+  # Finite loss and gradient of f(x) = x a, but an update of 1 / 0.
+  def terms(params, batch):
+    value = params['x'] * batch
+    return value, objectives.Terms(sums={'loss': value}, maxima={})
+
+  tx = optax.stateless(
+    lambda grads, _: jax.tree.map(lambda g: jnp.ones_like(g) / 0.0, grads)
+  )
+  state = train_step.init_state({'x': jnp.float32(3)}, tx)
+  got, metrics = train_step.train_step(
+    state, jnp.float32([1, 2]), weigh=lambda b, _: b, terms=terms, tx=tx
+  )
+  assert np.isfinite(metrics.grad_norm) and metrics.grad_norm == 3
+  assert not metrics.finite and metrics.replica_spread == 0
+  assert got.params['x'] == 3 and got.step == 0
 
 
 def test_donated_buffers_are_gone():
