@@ -11,6 +11,7 @@ every weight is trained.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from awpo_jax import types
 from awpo_jax.models import config as config_lib
@@ -90,8 +91,8 @@ def _written(config: config_lib.DecoderConfig) -> int:
   return config.heads // 2 * config.head_width
 
 
-def _frequencies(config: config_lib.DecoderConfig) -> types.Array:
-  exponents = jnp.arange(0, config.head_width, 2) / config.head_width
+def _frequencies(config: config_lib.DecoderConfig) -> np.ndarray:
+  exponents = np.arange(0, config.head_width, 2) / config.head_width
   return config.rope_theta**-exponents
 
 
@@ -110,13 +111,15 @@ def _previous_token(layer, config, rotation, written) -> types.ArrayTree:
     old = layer[name]
     layer[name] = {
       'kernel': old['kernel'].at[:, :columns].multiply(_CONTENT),
-      'bias': old['bias'].at[:columns].set(jnp.tile(bias, heads)),
+      'bias': _set(old['bias'], jnp.s_[:columns], jnp.tile(bias, heads)),
     }
   layer['v_proj'] = _with_kernel(
-    layer['v_proj'], layer['v_proj']['kernel'].at[:, :columns].set(written)
+    layer['v_proj'],
+    _set(layer['v_proj']['kernel'], jnp.s_[:, :columns], written),
   )
   layer['o_proj'] = _with_kernel(
-    layer['o_proj'], layer['o_proj']['kernel'].at[:columns].set(write)
+    layer['o_proj'],
+    _set(layer['o_proj']['kernel'], jnp.s_[:columns], write),
   )
   return layer
 
@@ -124,12 +127,12 @@ def _previous_token(layer, config, rotation, written) -> types.ArrayTree:
 def _match_and_repeat(layer, config, rotation, matched, values):
   """q_t . k_s is large where token t stood before s; the output is token s."""
   heads, width = config.heads, config.head_width
-  slow = jnp.tile(_frequencies(config) < _SLOWEST, 2)
-  used = jnp.flatnonzero(jnp.tile(slow, heads))
+  slow = np.tile(_frequencies(config) < _SLOWEST, 2)
+  used = np.flatnonzero(np.tile(slow, heads))
   # Each head compares other dimensions, all together as many as there are.
-  chosen = matched[:, jnp.arange(used.size) % matched.shape[1]]
+  chosen = matched[:, np.arange(used.size) % matched.shape[1]]
   # The stream holds two embeddings by now: the norm shrinks each by sqrt(2).
-  scale = jnp.sqrt(2 * _MATCH * width**0.5 / jnp.sum(slow))
+  scale = np.sqrt(2 * _MATCH * width**0.5 / np.sum(slow))
   query = jnp.zeros((config.width, heads * width))
   query = query.at[:, used].set(scale * chosen)
   read = values[:, : heads * width]
@@ -141,6 +144,10 @@ def _match_and_repeat(layer, config, rotation, matched, values):
       layer['o_proj'], 2**0.5 * config.init_range * read.T
     ),
   }
+
+
+def _set(array, where, values):
+  return array.at[where].set(values.astype(array.dtype))
 
 
 def _with_kernel(dense, kernel):

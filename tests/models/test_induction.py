@@ -159,3 +159,11 @@ def test_other_architectures_are_refused(change, message):
     ValueError, match=f'the model has {message}[^;]*. Use --init'
   ):
     induction.init_params(config, jax.random.key(0))
+
+
+def test_shapes_are_known_without_computing():
+  init = functools.partial(induction.init_params, CONFIG)
+  shapes = jax.eval_shape(init, jax.random.key(0))
+  assert jax.tree.map(np.shape, shapes) == jax.tree.map(
+    np.shape, _params(induction.init_params, 0)
+  )
