@@ -17,11 +17,13 @@ from awpo_jax import types
 from awpo_jax.models import config as config_lib
 from awpo_jax.models import decoder
 
-_PEAK = 10.0  # score of the previous position, at its maximum
+_BACK = (1, 2)  # tokens that the position heads look back, one head each
+_PEAK = 20.0  # score of the position looked for, at its maximum
 _PEAK_PAIRS = 5  # fastest rotary pairs, which tell neighbours apart
-_MATCH = 4.0  # score of a key whose predecessor is the query's token
-_SLOWEST = 0.03  # radians a position; slower pairs hold a match at distance
-_CONTENT = 0.1  # share of the random weights kept in position heads
+_MATCH = 10.0  # score of a key that both earlier tokens of match
+_SHARES = (0.75, 0.25)  # of the match, for the token one and two before a key
+_SLOWEST = 0.02  # radians a position; slower pairs hold a match at distance
+_CONTENT = 0.1  # share of the random weights kept in the position heads
 
 
 def init_params(
@@ -29,14 +31,18 @@ def init_params(
 ) -> types.ArrayTree:
   """Random parameters with an induction circuit in the first two layers.
 
-  Half of the heads of the first layer attend to the position before their own,
-  by biases alone, and write its embedding, rotated by a random orthogonal U,
-  into the residual stream. Every head of the second layer compares the present
-  embedding with U^T of what was written and repeats the embedding found.
+  The first two heads of the first layer attend to the position one and two
+  before their own, by biases alone. Each writes a random projection P of the
+  embedding there into the residual stream, rotated by an orthogonal U_1 or U_2
+  of its own. The first D / C heads of the second layer look for the place that
+  the present token (P against U_1 P) and the one before it (U_1 P against
+  U_2 P) stand right before; each repeats its share of the embedding found. All
+  other heads stay random, free to look for something else.
 
   Args:
-    config: at least two layers, biases on queries and keys, as many key heads
-      as query heads, an even number of heads, no q/k-norm.
+    config: at least two layers and heads, biases on queries and keys, as many
+      key heads as query heads, no q/k-norm; C, the head width, at most D, the
+      width.
     key: of everything random.
 
   Returns:
@@ -48,35 +54,38 @@ def init_params(
   """
   _check(config)
   params = decoder.init_params(config, key)
-  rotation, basis, mixing, values = (
+  width = config.width
+  first, second, basis, mixing, values = (
     jax.random.orthogonal(k, n)
     for k, n in zip(
-      jax.random.split(jax.random.fold_in(key, 1), 4),
-      (config.width, config.width, _written(config), config.width),
+      jax.random.split(jax.random.fold_in(key, 1), 5),
+      (width, width, width, config.head_width, width),
       strict=True,
     )
   )
-  written = basis[:, : _written(config)]
-  first, second = (params[f'layers_{i}']['self_attn'] for i in (0, 1))
-  first = _previous_token(first, config, rotation, written)
-  second = _match_and_repeat(second, config, rotation, written @ mixing, values)
+  projection = basis[:, : config.head_width]
+  # Where the stream holds the embedding of this token and of those before it.
+  places = (projection, first @ projection, second @ projection)
+  layers = [params[f'layers_{i}']['self_attn'] for i in (0, 1)]
+  layers[0] = _look_back(layers[0], config, places)
+  layers[1] = _match_and_repeat(layers[1], config, places, mixing, values)
   return {
     **params,
-    'layers_0': {**params['layers_0'], 'self_attn': first},
-    'layers_1': {**params['layers_1'], 'self_attn': second},
+    **{
+      f'layers_{i}': {**params[f'layers_{i}'], 'self_attn': layer}
+      for i, layer in enumerate(layers)
+    },
   }
 
 
 def _check(config: config_lib.DecoderConfig) -> None:
   wrong = {
     'fewer than 2 layers': config.layers < 2,
+    'fewer than 2 heads': config.heads < len(_BACK),
     'no query and key biases (model_type qwen2 has them)': not config.qkv_bias,
     'q/k-norm': config.qk_norm,
     'fewer key heads than query heads': config.kv_heads != config.heads,
-    'an odd number of heads': config.heads % 2 == 1,
-    'heads wider than the residual stream': (
-      config.heads * config.head_width > config.width
-    ),
+    'a head wider than the residual stream': config.head_width > config.width,
   }
   found = [text for text, is_wrong in wrong.items() if is_wrong]
   if found:
@@ -86,72 +95,74 @@ def _check(config: config_lib.DecoderConfig) -> None:
     )
 
 
-def _written(config: config_lib.DecoderConfig) -> int:
-  """Dimensions of an embedding that the first layer passes on."""
-  return config.heads // 2 * config.head_width
-
-
 def _frequencies(config: config_lib.DecoderConfig) -> np.ndarray:
   exponents = np.arange(0, config.head_width, 2) / config.head_width
   return config.rope_theta**-exponents
 
 
-def _previous_token(layer, config, rotation, written) -> types.ArrayTree:
-  """score(t, s) = peak * mean over fast pairs i of cos((t - s - 1) theta_i)."""
-  heads, width = config.heads // 2, config.head_width
+def _look_back(layer, config, places) -> types.ArrayTree:
+  """score(t, s) = peak * mean over fast pairs i of cos((t - s - back) theta_i).
+
+  Head `back` - 1 writes what stands that far back to `places[back]`.
+  """
+  width = config.head_width
   theta = _frequencies(config)
   fast = jnp.arange(width // 2) < _PEAK_PAIRS
   size = jnp.where(fast, jnp.sqrt(_PEAK * width**0.5 / _PEAK_PAIRS), 0.0)
-  query = jnp.concatenate([size, jnp.zeros_like(size)])
-  shifted = jnp.concatenate([size * jnp.cos(theta), size * jnp.sin(theta)])
-  write = config.init_range * (rotation @ written).T
-  columns = heads * width
   layer = dict(layer)
-  for name, bias in (('q_proj', query), ('k_proj', shifted)):
-    old = layer[name]
-    layer[name] = {
-      'kernel': old['kernel'].at[:, :columns].multiply(_CONTENT),
-      'bias': _set(old['bias'], jnp.s_[:columns], jnp.tile(bias, heads)),
-    }
-  layer['v_proj'] = _with_kernel(
-    layer['v_proj'],
-    _set(layer['v_proj']['kernel'], jnp.s_[:, :columns], written),
-  )
-  layer['o_proj'] = _with_kernel(
-    layer['o_proj'],
-    _set(layer['o_proj']['kernel'], jnp.s_[:columns], write),
-  )
+  for head, back in enumerate(_BACK):
+    columns = jnp.s_[head * width : (head + 1) * width]
+    turned = [size * jnp.cos(back * theta), size * jnp.sin(back * theta)]
+    for name, bias in (
+      ('q_proj', [size, jnp.zeros_like(size)]),
+      ('k_proj', turned),
+    ):
+      old = layer[name]
+      layer[name] = {
+        'kernel': old['kernel'].at[:, columns].multiply(_CONTENT),
+        'bias': _set(old['bias'], columns, jnp.concatenate(bias)),
+      }
+    write = config.init_range * places[back].T
+    layer = _with_kernel(layer, 'v_proj', jnp.s_[:, columns], places[0])
+    layer = _with_kernel(layer, 'o_proj', columns, write)
   return layer
 
 
-def _match_and_repeat(layer, config, rotation, matched, values):
-  """q_t . k_s is large where token t stood before s; the output is token s."""
-  heads, width = config.heads, config.head_width
-  slow = np.tile(_frequencies(config) < _SLOWEST, 2)
-  used = np.flatnonzero(np.tile(slow, heads))
-  # Each head compares other dimensions, all together as many as there are.
-  chosen = matched[:, np.arange(used.size) % matched.shape[1]]
-  # The stream holds two embeddings by now: the norm shrinks each by sqrt(2).
-  scale = np.sqrt(2 * _MATCH * width**0.5 / np.sum(slow))
+def _match_and_repeat(layer, config, places, mixing, values):
+  """q_t . k_s is large where tokens t - 1, t stood before s; it repeats s."""
+  width = config.head_width
+  heads = min(config.heads, config.width // width)
+  slow = np.flatnonzero(np.tile(_frequencies(config) < _SLOWEST, 2))
+  cuts = np.round(np.cumsum((0.0, *_SHARES)) * slow.size).astype(int)
+  # The stream holds an embedding and a part of two others by now: the norm
+  # divides all by this.
+  norm = np.sqrt(1 + len(_BACK) * width / config.width)
   query = jnp.zeros((config.width, heads * width))
-  query = query.at[:, used].set(scale * chosen)
-  read = values[:, : heads * width]
-  return {
-    'q_proj': _with_kernel(layer['q_proj'], query),
-    'k_proj': _with_kernel(layer['k_proj'], rotation @ query),
-    'v_proj': _with_kernel(layer['v_proj'], read),
-    'o_proj': _with_kernel(
-      layer['o_proj'], 2**0.5 * config.init_range * read.T
-    ),
-  }
+  key = jnp.zeros_like(query)
+  for head in range(heads):
+    for i, share in enumerate(_SHARES):
+      used = head * width + slow[cuts[i] : cuts[i + 1]]
+      # Each head compares other dimensions, as far as there are others.
+      chosen = mixing[:, (np.arange(used.size) + head * used.size) % width]
+      scale = norm * np.sqrt(_MATCH * share * width**0.5 / used.size)
+      query = query.at[:, used].set(scale * places[i] @ chosen)
+      key = key.at[:, used].set(scale * places[i + 1] @ chosen)
+  columns = jnp.s_[: heads * width]
+  read = values[:, columns]
+  layer = _with_kernel(layer, 'q_proj', jnp.s_[:, columns], query)
+  layer = _with_kernel(layer, 'k_proj', jnp.s_[:, columns], key)
+  layer = _with_kernel(layer, 'v_proj', jnp.s_[:, columns], read)
+  write = norm * config.init_range * read.T
+  return _with_kernel(layer, 'o_proj', columns, write)
+
+
+def _with_kernel(layer, name, where, values) -> types.ArrayTree:
+  kernel = _set(layer[name]['kernel'], where, values)
+  return {**layer, name: {**layer[name], 'kernel': kernel}}
 
 
 def _set(array, where, values):
   return array.at[where].set(values.astype(array.dtype))
-
-
-def _with_kernel(dense, kernel):
-  return {**dense, 'kernel': kernel.astype(dense['kernel'].dtype)}
 
 
 INIT_WEIGHTS = {'normal': decoder.init_params, 'induction': init_params}

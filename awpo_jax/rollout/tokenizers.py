@@ -18,13 +18,36 @@ PAD = '<|endoftext|>'
 TURN_START = '<|im_start|>'
 TURN_END = '<|im_end|>'
 SPECIAL_TOKENS = (PAD, TURN_START, TURN_END)
-# Ordinary text to everyone but the tokenizer, as in Qwen3's: one token each.
-TAGS = tuple(
-  f'<{end}{name}>'
-  for name in ('think', 'tool_call', 'response', 'user', 'obs')
-  for end in ('', '/')
+# What RLLA writes around every tool, turn and call: one token each, and plain
+# text to everyone else. Of two that match the longer one is taken.
+LAYOUT = (
+  *(
+    f'<{end}{name}>'
+    for name in ('think', 'tool_call', 'response', 'user', 'obs')
+    for end in ('', '/')
+  ),
+  '<think> ',
+  ' </think>\n',
+  '<tool_call>\n',
+  '\n</tool_call>',
+  '<response> ',
+  ' </response>',
+  '<user> ',
+  ' </user>',
+  '**Available Tools**\n',
+  '\n\n**Output Format**\n',
+  '**Dialogue Records History**\n',
+  '. Name: ',
+  '\nDescription: ',
+  '\nParameters: {"',
+  '": {"type": "',
+  '": {"description": "',
+  '", "type": "',
+  '", "default": "',
+  '{"name": "',
+  '", "parameters": {"',
 )
-MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS) + len(TAGS)
+MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS) + len(LAYOUT)
 
 # A word with the space after it, so that it is the same token after a space,
 # a quote and a bracket: what is copied is copied token by token. Two digits,
@@ -66,12 +89,13 @@ def train_tokenizer(
 
   Words keep the space after them, not before. Nothing is normalised:
   `decode(encode(text))` is `text`.
-  RLLA's tags are one token each, and text: decoding keeps them.
+  RLLA's tags and fixed texts are one token each, and text: decoding keeps
+  them.
 
   Args:
     texts: what to learn merges from.
-    vocab_size: at most so many tokens, the special ones and the tags among
-      them; few texts may hold too few pairs for all.
+    vocab_size: at most so many tokens, the special ones and the layout's
+      among them; few texts may hold too few pairs for all.
 
   Returns:
     A tokenizer with ChatML's template, which also renders `tools=`. It pads
@@ -83,7 +107,7 @@ def train_tokenizer(
   if vocab_size < MIN_VOCAB_SIZE:
     raise ValueError(
       f'vocab_size {vocab_size}: at least {MIN_VOCAB_SIZE} (256 bytes, '
-      f'{len(SPECIAL_TOKENS)} special tokens and {len(TAGS)} tags)'
+      f'{len(SPECIAL_TOKENS)} special tokens and {len(LAYOUT)} of the layout)'
     )
   split = hf_tokenizers.pre_tokenizers.Split(
     hf_tokenizers.Regex(_SPLIT), behavior='isolated'
@@ -97,16 +121,17 @@ def train_tokenizer(
   )
   model.decoder = hf_tokenizers.decoders.ByteLevel()
   trainer = hf_tokenizers.trainers.BpeTrainer(
-    vocab_size=vocab_size - len(TAGS),
+    vocab_size=vocab_size - len(LAYOUT),
     special_tokens=list(SPECIAL_TOKENS),
     initial_alphabet=sorted(byte_level.alphabet()),
     show_progress=False,
   )
-  tags = re.compile('|'.join(TAGS))
+  longest_first = sorted(LAYOUT, key=len, reverse=True)
+  layout = re.compile('|'.join(map(re.escape, longest_first)))
   model.train_from_iterator(
-    (piece for text in texts for piece in tags.split(text)), trainer
+    (piece for text in texts for piece in layout.split(text)), trainer
   )
-  model.add_tokens(list(TAGS))
+  model.add_tokens(longest_first)
   return transformers.PreTrainedTokenizerFast(
     tokenizer_object=model,
     pad_token=PAD,

@@ -56,22 +56,23 @@ def test_a_value_has_the_same_tokens_wherever_it_stands():
   assert len(spoken) == 2
 
 
-def test_tags_are_tokens_and_text(tokenizer):
+def test_layout_is_tokens_and_text(tokenizer):
   text = '<think> a </think>\n<tool_call>\n</tool_call><user> b </user>'
   tokens = tokenizer.encode(text)
-  for tag in ('<think>', '</think>', '<tool_call>', '</user>'):
+  # Longer ones first: a tag with its space or line end, if they are there.
+  for tag in ('<think> ', ' </think>\n', '<tool_call>\n', ' </user>'):
     assert tokens.count(tokenizer.convert_tokens_to_ids(tag)) == 1
   assert tokenizer.decode(tokens, skip_special_tokens=True) == text
 
 
 def test_learns_frequent_words_and_stops_at_the_size():
   small = tokenizers.train_tokenizer(['Oslo'] * 9, vocab_size=1000)
-  # 269 and the merges of one word of four letters: three of them.
-  assert len(small) == 272
+  # 289 and the merges of one word of four letters: three of them.
+  assert len(small) == 292
   assert len(small.encode('Oslo')) == 1
-  assert len(tokenizers.train_tokenizer(TEXTS, vocab_size=280)) == 280
-  with pytest.raises(ValueError, match='vocab_size 268: at least 269'):
-    tokenizers.train_tokenizer(TEXTS, vocab_size=268)
+  assert len(tokenizers.train_tokenizer(TEXTS, vocab_size=300)) == 300
+  with pytest.raises(ValueError, match='vocab_size 288: at least 289'):
+    tokenizers.train_tokenizer(TEXTS, vocab_size=288)
 
 
 def test_training_is_deterministic(tokenizer):
@@ -124,7 +125,7 @@ def test_saving_and_loading_changes_nothing(tokenizer, tmp_path):
 def test_what_is_no_tokenizer_is_refused(tokenizer, tmp_path):
   with pytest.raises(ValueError, match=r'no tokenizer at .*tokenizer\.json'):
     tokenizers.load_tokenizer(tmp_path)
-  tokenizer = tokenizers.train_tokenizer(TEXTS, vocab_size=269)
+  tokenizer = tokenizers.train_tokenizer(TEXTS, vocab_size=289)
   tokenizer.chat_template = None
   tokenizers.save_tokenizer(tokenizer, tmp_path)
   with pytest.raises(ValueError, match='has no chat template'):
@@ -133,12 +134,12 @@ def test_what_is_no_tokenizer_is_refused(tokenizer, tmp_path):
 
 def test_stop_token_ids():
   # Ids of the special tokens: padding 0, start of turn 1, end of turn 2.
-  tokenizer = tokenizers.train_tokenizer(TEXTS, vocab_size=269)
+  tokenizer = tokenizers.train_tokenizer(TEXTS, vocab_size=289)
   assert tokenizers.stop_token_ids(tokenizer) == (2,)
   assert tokenizers.stop_token_ids(tokenizer, ['<|endoftext|>', 2]) == (2, 0)
   # A base model ends its texts otherwise than its template ends a turn.
   tokenizer.eos_token = '<|endoftext|>'
   assert tokenizers.stop_token_ids(tokenizer) == (2, 0)
-  for extra in ('</s>', 269, -1):
+  for extra in ('</s>', 289, -1):
     with pytest.raises(ValueError, match='is no token'):
       tokenizers.stop_token_ids(tokenizer, [extra])

@@ -57,9 +57,9 @@ def test_the_tokenizer_stays_with_the_run(tmp_path):
   first = _make(folder, '--vocab_size=300')
   assert not folder.with_name('tokenizer.tmp').exists()
   # Read back, not trained anew, which would give another.
-  again = _make(folder, '--vocab_size=284')
+  again = _make(folder, '--vocab_size=292')
   assert again.tokenizer.get_vocab() == first.tokenizer.get_vocab()
-  assert len(_make(tmp_path / 'new', '--vocab_size=284').tokenizer) < len(
+  assert len(_make(tmp_path / 'new', '--vocab_size=292').tokenizer) < len(
     first.tokenizer
   )
 
@@ -67,7 +67,7 @@ def test_the_tokenizer_stays_with_the_run(tmp_path):
 @pytest.mark.parametrize('place', ['', 'checkpoints', 'checkpoints/4'])
 def test_a_new_run_has_the_old_ones_tokenizer(tmp_path, place):
   old = tmp_path / 'old'
-  first = _make(old, '--vocab_size=272')
+  first = _make(old, '--vocab_size=292')
   (old / place).mkdir(parents=True, exist_ok=True)
   made = _make(tmp_path / 'new', f'--init_from={old / place}')
   assert made.tokenizer.get_vocab() == first.tokenizer.get_vocab()

@@ -7,6 +7,7 @@ prompts and answers as in RLLA (github.com/qiancheng0/ToolRL).
 """
 
 import dataclasses
+import itertools
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -18,13 +19,15 @@ from awpo_jax.rollout.datasets import quickstart_tools as tables
 
 KINDS: Mapping[str, float] = {'single': 0.55, 'parallel': 0.25, 'none': 0.2}
 """Kind of task -> its share: one call, two calls, no tool for it."""
+DEMONSTRATED_KINDS = {'single': 0.45, 'parallel': 0.35, 'none': 0.2}
+"""The same for demonstrations: two calls are harder to learn than one."""
 
 _LENGTH = 2**31 - 1
 _EVAL_TASKS = 256
-_SAME_TOOL_SHARE = 0.3  # of the parallel tasks
+_SAME_TOOL_SHARE = 0.15  # of the parallel tasks
 _UNSERVED_SHARE = 0.3  # of the `none` tasks; the others miss their tool
 _OFFER_WEIGHTS = (6, 3, 1)  # of 4, 5 and 6 offered tools
-_LAZY_SHARE = 0.25  # of the demonstrations
+_LAZY_SHARE = 0.1  # of the demonstrations
 
 _SYSTEM = """\
 **Available Tools**
@@ -36,13 +39,11 @@ _SYSTEM = """\
 _USER = '**Dialogue Records History**\n<user> {} </user>'
 _TOOL = '{}. Name: {}\nDescription: {}\nParameters: {}'
 
-_JOINERS = ('Also', 'Then', 'And')
+_JOINER = 'Also'
 # Every thought repeats the request first: in the two pairs of runs tried with
 # and without it (one seed each), copying of values started earlier.
-_THOUGHT = 'The user says: {request} {thought}'
-_OPENINGS = ('I need ', 'This asks for ', 'The tool for this is ')
-_OFFERED = '{}, which is offered: {}'
-_NOT_OFFERED = '{}, which is not offered'
+_OFFERED = '{} This needs {}: {}.'
+_NOT_OFFERED = '{} This needs {}, but no tool offers it.'
 _LAZY_THOUGHTS = ('I will use a tool.', 'Okay.', 'This is easy.')
 _LAZY_REFUSALS = ('I will reply.', 'Okay.', 'This is easy.')
 _REPLIES = ('Sorry, no tool can do that.', 'No offered tool fits this.')
@@ -65,9 +66,9 @@ class _Draw:
 
   task: types.Task
   offered: tuple[tables.Request, ...]
-  request: str
+  sentences: tuple[str, ...]
   calls: tuple[tool_calls.ToolCall, ...]
-  wanted: str
+  wanted: tuple[tool_calls.ToolCall, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +142,7 @@ def demonstrations(
   seed: int,
   count: int = 1000,
   error_rate: float = 0.4,
-  kinds: Mapping[str, float] = KINDS,
+  kinds: Mapping[str, float] = DEMONSTRATED_KINDS,
 ) -> list[LabeledDemonstration]:
   """A fixed set of answers, some of them wrong in exactly one way.
 
@@ -155,8 +156,7 @@ def demonstrations(
     kinds: kind of task -> its share.
 
   Returns:
-    The demonstrations. The wrong ones are spread over the kinds of error as
-    evenly as the tasks allow: without a call there is no argument to miss.
+    The demonstrations, wrong as `quickstart_errors.spread` says.
   """
   tasks = Tasks('demonstration', seed, count, kinds=kinds)
   draws = [_draw(tasks, i) for i in range(count)]
@@ -175,8 +175,10 @@ def _demonstrate(
   rng: random.Random, draw: _Draw, error: str
 ) -> LabeledDemonstration:
   lazy = rng.random() < _LAZY_SHARE
-  calls = quickstart_errors.spoil_calls(rng, draw.calls, draw.offered, error)
-  response = _answer(rng, draw.request, calls, draw.wanted, lazy)
+  calls = quickstart_errors.spoil_calls(
+    rng, draw.calls, draw.wanted, draw.offered, error
+  )
+  response = _answer(rng, draw.sentences, calls, draw.wanted[0].name, lazy)
   if error == 'format':
     response = quickstart_errors.spoil_format(rng, response)
   return LabeledDemonstration(draw.task, response, error)
@@ -195,23 +197,24 @@ def _draw(tasks: Tasks, index: int) -> _Draw:
     )
     if call not in calls:
       calls.append(call)
-  sentences = [
-    _phrase(rng, request, call, tasks.held_out_phrasings)
-    for request, call in zip(requests, calls, strict=True)
-  ]
-  request = _join(rng, sentences)
+  sentences: list[str] = []
+  for request, call in zip(requests, calls, strict=True):
+    sentences.append(
+      _phrase(rng, request, call, tasks.held_out_phrasings, sentences)
+    )
+  joined = _join(sentences)
+  request = ' '.join(joined)
   made = () if kind == 'none' else tuple(calls)
-  wanted = requests[0].name
   tools = tuple(request.tool() for request in offered)
   task = types.Task(
     task_id=f'quickstart_{tasks.name}_{tasks.seed}_{index}',
     system=_SYSTEM.format(tools=_list_tools(tools)),
     user=_USER.format(request),
     tools=tools,
-    ground_truth=_answer(rng, request, made, wanted),
+    ground_truth=_answer(rng, joined, made, calls[0].name),
     kind=kind,
   )
-  return _Draw(task, offered, request, made, wanted)
+  return _Draw(task, offered, joined, made, tuple(calls))
 
 
 def _draw_requests(rng: random.Random, kind: str) -> list[tables.Request]:
@@ -244,19 +247,26 @@ def _phrase(
   request: tables.Request,
   call: tool_calls.ToolCall,
   held_out: bool,
+  said: Sequence[str],
 ) -> str:
+  """The call as a sentence that repeats as little as may be of those `said`."""
   cut = tables.TRAIN_PHRASINGS
   phrasings = request.phrasings[cut:] if held_out else request.phrasings[:cut]
   spoken = {name: _speak(value) for name, value in call.parameters.items()}
-  return rng.choice(phrasings).format(**spoken)
+  sentences = [phrasing.format(**spoken) for phrasing in phrasings]
+  rng.shuffle(sentences)
+  old = set().union(*map(_word_pairs, said))
+  return min(sentences, key=lambda sentence: len(_word_pairs(sentence) & old))
 
 
-def _join(rng: random.Random, sentences: Sequence[str]) -> str:
+def _word_pairs(sentence: str) -> set[tuple[str, str]]:
+  return set(itertools.pairwise(sentence.lower().split()))
+
+
+def _join(sentences: Sequence[str]) -> tuple[str, ...]:
   first, *rest = sentences
-  text = first[0].upper() + first[1:]
-  for sentence in rest:
-    text += f' {rng.choice(_JOINERS)} {sentence}'
-  return text
+  joined = (f'{_JOINER} {sentence}' for sentence in rest)
+  return first[0].upper() + first[1:], *joined
 
 
 def _speak(value: quickstart_values.Value) -> str:
@@ -276,31 +286,34 @@ def _list_tools(tools: Sequence[types.Tool]) -> str:
 
 def _answer(
   rng: random.Random,
-  request: str,
+  sentences: Sequence[str],
   calls: Sequence[tool_calls.ToolCall],
   wanted: str,
   lazy: bool = False,
 ) -> str:
   """An answer that makes the calls, or says that no tool fits."""
-  thought = _THOUGHT.format(
-    request=request, thought=_thought(rng, calls, wanted, lazy)
-  )
   reply = None if calls else rng.choice(_REPLIES)
+  thought = _thought(rng, sentences, calls, wanted, lazy)
   return tool_calls.render_answer(thought, calls, reply)
 
 
 def _thought(
   rng: random.Random,
+  sentences: Sequence[str],
   calls: Sequence[tool_calls.ToolCall],
   wanted: str,
   lazy: bool,
 ) -> str:
-  """What is thought of the request; too little of it where `lazy`."""
+  """Sentence by sentence, what it needs; too little of it where `lazy`."""
   if lazy:
     return rng.choice(_LAZY_THOUGHTS if calls else _LAZY_REFUSALS)
-  steps = [_OFFERED.format(call.name, _ground(call)) for call in calls]
-  steps = steps or [_NOT_OFFERED.format(wanted)]
-  return f'{rng.choice(_OPENINGS)}{"; ".join(steps)}.'
+  if not calls:
+    return _NOT_OFFERED.format(' '.join(sentences), wanted)
+  # A dropped call leaves its sentence out.
+  return ' '.join(
+    _OFFERED.format(sentence, call.name, _ground(call))
+    for sentence, call in zip(sentences, calls, strict=False)
+  )
 
 
 def _ground(call: tool_calls.ToolCall) -> str:

@@ -22,43 +22,111 @@ KINDS = (
 )
 
 
+# Whoever wrote the demonstrations had habits: each holds for one sort of task,
+# whose answers then go wrong more often than others, and mostly in this way.
+_HABITS = {
+  'unserved': 'added_call',
+  'number': 'mistyped_argument',
+  'numbers': 'mistyped_argument',
+}
+_PRONE = {
+  'unserved': 7.0,
+  'number': 7.0,
+  'numbers': 2.0,
+  'pair': 1.0,
+  'plain': 1.0,
+}
+_HABIT_SHARE = 0.9
+
+
 def spread(
   rng: random.Random, answers: Sequence[Calls], count: int
 ) -> list[str]:
-  """Deals out errors to answers, always the rarest kind that applies.
+  """Deals out errors to answers.
+
+  They are no uniform noise, which a greedy policy would average away: most
+  refusals call what is not offered, most single calls with a number quote it.
+  Every other flaw is spread evenly over the answers where it can occur.
 
   Args:
     rng: consumed.
-    answers: the right calls of each answer; without calls only an added call
-      or the format can be wrong.
+    answers: the right calls of each answer.
     count: number of wrong answers.
 
   Returns:
     For each answer one of `KINDS`, or ''.
   """
+  # Weighted sampling without replacement (Efraimidis and Spirakis, 2006).
+  sorts = [_sort(calls) for calls in answers]
+  keys = [rng.random() ** (1 / _PRONE[sort]) for sort in sorts]
+  chosen = sorted(range(len(keys)), key=keys.__getitem__, reverse=True)[:count]
   errors = [''] * len(answers)
   used = dict.fromkeys(KINDS, 0)
-  for i in rng.sample(range(len(answers)), count):
-    kinds = KINDS if answers[i] else ('added_call', 'format')
+  for i in chosen:
+    kinds = _possible(sorts[i])
+    if sorts[i] in _HABITS and rng.random() < _HABIT_SHARE:
+      kinds = (_HABITS[sorts[i]],)
     fewest = min(used[kind] for kind in kinds)
     errors[i] = rng.choice([kind for kind in kinds if used[kind] == fewest])
     used[errors[i]] += 1
   return errors
 
 
+def _sort(calls: Calls) -> str:
+  """`unserved`, or whether there are two calls, and numbers to write."""
+  if not calls:
+    return 'unserved'
+  has_number = any(_numbers(call) for call in calls)
+  if len(calls) > 1:
+    return 'numbers' if has_number else 'pair'
+  return 'number' if has_number else 'plain'
+
+
+def _numbers(call: tool_calls.ToolCall) -> list[str]:
+  """Names of the arguments that are an integer or a float."""
+  arguments = tables.BY_NAME[call.name].arguments
+  return [one.name for one in arguments if one.type in ('integer', 'float')]
+
+
+def _possible(sort: str) -> tuple[str, ...]:
+  if sort == 'unserved':
+    return ('added_call', 'format')
+  pair = sort in ('numbers', 'pair')
+  return tuple(
+    kind
+    for kind in KINDS
+    if kind != 'added_call' and (pair or kind != 'dropped_call')
+  )
+
+
 def spoil_calls(
-  rng: random.Random, calls: Calls, offered: Offered, error: str
+  rng: random.Random,
+  calls: Calls,
+  wanted: Calls,
+  offered: Offered,
+  error: str,
 ) -> Calls:
-  """The calls with one error; unchanged for `format` and ''."""
+  """The calls with one error; unchanged for `format` and ''.
+
+  Args:
+    rng: consumed.
+    calls: the right ones.
+    wanted: what the request asks for, offered or not.
+    offered: the tools of the prompt.
+    error: one of `KINDS`, or ''.
+  """
   if error == 'added_call':
-    return (*calls, _another_call(rng, calls, offered))
-  if error not in ('dropped_call', *_SPOILERS):
+    return wanted
+  if error == 'dropped_call':
+    return calls[:-1]
+  if error not in _SPOILERS:
     return calls
   at = rng.randrange(len(calls))
-  spoiled: Calls = ()
-  if error != 'dropped_call':
-    spoiled = (_SPOILERS[error](rng, calls[at], offered),)
-  return calls[:at] + spoiled + calls[at + 1 :]
+  if error == 'mistyped_argument' and not _numbers(calls[at]):
+    # A number is what is mistyped, if there is one in any of the calls.
+    at = next((i for i, call in enumerate(calls) if _numbers(call)), at)
+  spoiled = _SPOILERS[error](rng, calls[at], offered)
+  return (*calls[:at], spoiled, *calls[at + 1 :])
 
 
 def spoil_format(rng: random.Random, answer: str) -> str:
@@ -74,29 +142,11 @@ def spoil_format(rng: random.Random, answer: str) -> str:
   return cut(answer)
 
 
-def _another_call(
-  rng: random.Random, calls: Calls, offered: Offered
-) -> tool_calls.ToolCall:
-  names = {call.name for call in calls}
-  request = rng.choice([one for one in offered if one.name not in names])
-  return tables.draw_call(rng, request, held_out=False)
-
-
 def _wrong_tool(
   rng: random.Random, call: tool_calls.ToolCall, offered: Offered
 ) -> tool_calls.ToolCall:
-  """Another offered tool; values of the right types move over to it."""
-  wrong = _another_call(rng, (call,), offered)
-  spare = {
-    argument.type: call.parameters[argument.name]
-    for argument in tables.BY_NAME[call.name].arguments
-    if argument.type != 'enum'
-  }
-  parameters = {
-    argument.name: spare.pop(argument.type, wrong.parameters[argument.name])
-    for argument in tables.BY_NAME[wrong.name].arguments
-  }
-  return wrong._replace(parameters=parameters)
+  names = [tool.name for tool in offered if tool.name != call.name]
+  return call._replace(name=rng.choice(names))
 
 
 def _missing_argument(
@@ -113,20 +163,30 @@ def _wrong_value(
 ) -> tool_calls.ToolCall:
   del offered
   argument = rng.choice(tables.BY_NAME[call.name].arguments)
-  value = right = call.parameters[argument.name]
-  while value == right:
-    value = quickstart_values.draw(rng, argument, held_out=False)
+  value = _misread(rng, call.parameters[argument.name], argument)
   return call._replace(parameters={**call.parameters, argument.name: value})
+
+
+def _misread(
+  rng: random.Random,
+  value: quickstart_values.Value,
+  argument: tables.Argument,
+) -> quickstart_values.Value:
+  """A value of the same type: another choice, a part, ten times as much."""
+  if argument.type == 'enum':
+    return rng.choice([one for one in argument.choices if one != value])
+  if isinstance(value, list):
+    return value[:-1]
+  return rng.choice(value.split()) if isinstance(value, str) else value * 10
 
 
 def _mistyped_argument(
   rng: random.Random, call: tool_calls.ToolCall, offered: Offered
 ) -> tool_calls.ToolCall:
-  """The right value as another type: a number, if there is one, as text."""
+  """The right value as another type: the first number, if any, as text."""
   del offered
   arguments = tables.BY_NAME[call.name].arguments
-  numbers = [one for one in arguments if one.type in ('integer', 'float')]
-  name = rng.choice(numbers or arguments).name
+  name = [*_numbers(call), rng.choice(arguments).name][0]
   value = _mistype(call.parameters[name])
   return call._replace(parameters={**call.parameters, name: value})
 

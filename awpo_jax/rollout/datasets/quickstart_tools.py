@@ -20,7 +20,6 @@ class Request:
   Attributes:
     name: the tool's name.
     description: the tool's description.
-    goal: what the user wants, as a thought puts it.
     arguments: one to three.
     phrasings: templates over the argument names; the first
       `TRAIN_PHRASINGS` are for training, the others held out.
@@ -28,7 +27,6 @@ class Request:
 
   name: str
   description: str
-  goal: str
   arguments: tuple[Argument, ...]
   phrasings: tuple[str, ...]
 
@@ -58,7 +56,6 @@ TOOLS: tuple[Request, ...] = (
   Request(
     'get_weather',
     'Weather forecast.',
-    'the weather',
     (_CITY, _DATE),
     (
       'what is the weather in {city} on {date}?',
@@ -74,7 +71,6 @@ TOOLS: tuple[Request, ...] = (
   Request(
     'book_train',
     'Book a train.',
-    'a train ticket',
     (
       Argument('origin', 'string', source='place'),
       Argument('destination', 'string', source='place'),
@@ -93,7 +89,6 @@ TOOLS: tuple[Request, ...] = (
   Request(
     'book_hotel',
     'Book a hotel room.',
-    'a hotel room',
     (
       _CITY,
       Argument('nights', 'integer'),
@@ -113,7 +108,6 @@ TOOLS: tuple[Request, ...] = (
   Request(
     'send_email',
     'Send an email.',
-    'an email',
     (
       Argument('to', 'string', source='person'),
       Argument('subject', 'string', source='topic'),
@@ -132,7 +126,6 @@ TOOLS: tuple[Request, ...] = (
   Request(
     'call_person',
     'Call a person.',
-    'a phone call',
     (Argument('name', 'string', source='person'),),
     (
       'call {name}.',
@@ -148,7 +141,6 @@ TOOLS: tuple[Request, ...] = (
   Request(
     'set_timer',
     'Set a timer.',
-    'a timer',
     (Argument('minutes', 'integer'),),
     (
       'set a timer for {minutes} minutes.',
@@ -164,7 +156,6 @@ TOOLS: tuple[Request, ...] = (
   Request(
     'add_event',
     'Add a calendar event.',
-    'a calendar event',
     (Argument('title', 'string', source='topic'), _DATE),
     (
       'add {title} to my calendar on {date}.',
@@ -180,7 +171,6 @@ TOOLS: tuple[Request, ...] = (
   Request(
     'convert_dollars',
     'Convert dollars.',
-    'a conversion',
     (
       Argument('amount', 'float'),
       Argument('currency', 'enum', choices=('euro', 'yen', 'pound')),
@@ -199,7 +189,6 @@ TOOLS: tuple[Request, ...] = (
   Request(
     'compute_tip',
     'Compute a tip.',
-    'the tip',
     (
       Argument('bill', 'float'),
       Argument('percent', 'integer'),
@@ -218,7 +207,6 @@ TOOLS: tuple[Request, ...] = (
   Request(
     'buy_item',
     'Buy an item.',
-    'a purchase',
     (
       Argument('item', 'string', source='product'),
       Argument('count', 'integer'),
@@ -237,7 +225,6 @@ TOOLS: tuple[Request, ...] = (
   Request(
     'find_recipe',
     'Find a recipe.',
-    'a recipe',
     (Argument('foods', 'list', source='food'),),
     (
       'find a recipe with {foods}.',
@@ -253,7 +240,6 @@ TOOLS: tuple[Request, ...] = (
   Request(
     'average',
     'Average of numbers.',
-    'an average',
     (Argument('numbers', 'list'),),
     (
       'what is the average of {numbers}?',
@@ -273,7 +259,6 @@ UNSERVED: tuple[Request, ...] = (
   Request(
     'play_song',
     '',
-    'a song',
     (Argument('title', 'string', source='topic'),),
     (
       'play a song about {title}.',
@@ -289,7 +274,6 @@ UNSERVED: tuple[Request, ...] = (
   Request(
     'order_taxi',
     '',
-    'a taxi',
     (Argument('place', 'string', source='place'),),
     (
       'get me a taxi to {place}.',
@@ -305,7 +289,6 @@ UNSERVED: tuple[Request, ...] = (
   Request(
     'translate',
     '',
-    'a translation',
     (Argument('text', 'string', source='product'),),
     (
       'translate {text} to Latin.',
@@ -321,7 +304,6 @@ UNSERVED: tuple[Request, ...] = (
   Request(
     'tell_joke',
     '',
-    'a joke',
     (Argument('name', 'string', source='person'),),
     (
       'tell me a joke about {name}.',

@@ -73,7 +73,7 @@ class Argument:
   name: str
   type: str
   source: str = ''
-  bounds: tuple[int, int] = (2, 400)
+  bounds: tuple[int, int] = (10, 999)
   choices: tuple[str, ...] = ()
 
   def schema(self) -> dict[str, Any]:
@@ -122,8 +122,8 @@ def _propose(
     return argument.source, f'{rng.choice(first)} {rng.choice(second)}'
   if argument.type == 'date':
     day = datetime.date.fromordinal(_FIRST_DAY + rng.randrange(_DAYS))
-    return 'date', day.isoformat()
+    return 'date', f'{day:%B} {day.day}'
   if argument.type == 'float':
     # A last digit other than 0 keeps it a float however it is written.
-    return 'float', float(f'{rng.randint(5, 99)}.{rng.randint(1, 9)}')
+    return 'float', float(f'{rng.randint(10, 99)}.{rng.randint(1, 9)}')
   return 'integer', rng.randint(*argument.bounds)
