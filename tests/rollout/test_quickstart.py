@@ -3,6 +3,7 @@
 import collections
 import datetime
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -310,6 +311,21 @@ def test_evals_hold_out_one_thing_each(dataset):
   }
   assert not any(strings['values'])
   assert sum(strings['phrasings']) >= 0.9 * len(strings['phrasings'])
+
+
+def test_two_sentences_share_few_words_in_a_row(train):
+  # Drawn blindly, they would share 0.4 pairs of words on average (measured).
+  shared = []
+  for task in train:
+    if task.kind == 'parallel':
+      first, second = re.split(r'[.?] Also ', request(task))
+      pairs = [
+        set(itertools.pairwise(text.lower().split()))
+        for text in (first, second)
+      ]
+      shared.append(len(pairs[0] & pairs[1]))
+  assert len(shared) > 400
+  assert sum(shared) / len(shared) < 0.1
 
 
 def test_kinds_have_their_shares(train):
