@@ -67,8 +67,8 @@ def test_repeats_what_followed_the_same_token():
   got, rank = _copying(induction.init_params, seed=0, half=16)
   plain, plain_rank = _copying(decoder_lib.init_params, seed=0, half=16)
   assert plain.mean() < UNIFORM
-  assert got.mean() > UNIFORM + 1  # -5.3 measured
-  assert got.mean() > plain.mean() + 4  # 5.7 better measured
+  assert got.mean() > UNIFORM + 2  # -4.1 measured
+  assert got.mean() > plain.mean() + 5  # 6.9 better measured
   # Of 1024 tokens: one of the first ten, and anywhere.
   assert np.median(rank) < 10
   assert np.median(plain_rank) > 100

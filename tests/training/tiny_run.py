@@ -17,7 +17,7 @@ from tests.training import tiny
 
 MODEL = {
   'model_type': 'qwen3',
-  'vocab_size': 300,
+  'vocab_size': 320,
   'hidden_size': 16,
   'intermediate_size': 16,
   'num_hidden_layers': 1,
