@@ -40,8 +40,7 @@ _USER = '**Dialogue Records History**\n<user> {} </user>'
 _TOOL = '{}. Name: {}\nDescription: {}\nParameters: {}'
 
 _JOINER = 'Also'
-# Every thought repeats the request first: in the two pairs of runs tried with
-# and without it (one seed each), copying of values started earlier.
+# A thought repeats each sentence before it says what that needs.
 _OFFERED = '{} This needs {}: {}.'
 _NOT_OFFERED = '{} This needs {}, but no tool offers it.'
 _LAZY_THOUGHTS = ('I will use a tool.', 'Okay.', 'This is easy.')
