@@ -7,12 +7,14 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 import grain
+import jax
 import numpy as np
 
 from awpo_jax import config as config_lib
 from awpo_jax import types
 from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.models import induction
 from awpo_jax.rollout import datasets, plugins, prompts, rewards, tokenizers
 from awpo_jax.rollout.judges import rubric
 
@@ -284,6 +286,9 @@ def _check_model(
       f'max_position_embeddings={model.max_positions} of '
       f'--model={config.model.model}: take smaller buckets.'
     )
+  # Traced, not computed: it refuses a model that has no room for it.
+  init = induction.INIT_WEIGHTS[config.model.init_weights]
+  jax.eval_shape(functools.partial(init, model), jax.random.key(0))
 
 
 def _order(length: int, seed: int, purpose: int) -> Sequence[int]:

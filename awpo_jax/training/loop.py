@@ -5,7 +5,7 @@ import pathlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -40,14 +40,6 @@ class ReplicaError(RuntimeError):
   """Devices that must hold the same parameters do not."""
 
 
-class Stopped(RuntimeError):
-  """The run was asked to stop and has saved what it had."""
-
-  def __init__(self, message: str, signum: int):
-    super().__init__(message)
-    self.signum = signum
-
-
 def train(
   config: config_lib.Config, *, started: float | None = None
 ) -> float | None:
@@ -66,9 +58,8 @@ def train(
     ConfigError: flags contradict the devices or the run in `--output_dir`, or
       name what is not there.
     CheckpointError: `--init_from` or the run's own checkpoint does not fit.
-    ModuleNotFoundError: `--wandb_project` without its package.
     NonFiniteError, ReplicaError: the run cannot go on.
-    Stopped: after SIGTERM or SIGINT, everything saved.
+    signals.Stopped: after SIGTERM or SIGINT, everything saved.
   """
   started = time.perf_counter() if started is None else started
   folder = pathlib.Path(config.run.output_dir)
@@ -79,10 +70,18 @@ def train(
   if problems:
     raise config_lib.ConfigError('\n'.join(problems))
   if config.run.wandb_project:
-    metrics_lib.import_wandb(config.run.wandb_project)
+    with _refusing(ModuleNotFoundError):
+      metrics_lib.import_wandb(config.run.wandb_project)
   _use_compilation_cache(config)
-  with folders.claimed(folder, config) as keep_folder:
-    experiment = _make_experiment(config)
+  with (
+    signals.handled_by(signals.stop_at_start),
+    folders.claimed(folder, config) as keep_folder,
+  ):
+    # A `ValueError` of anything later is no mistake in the flags: it keeps its
+    # type, and `experiments/train.py` its traceback.
+    with _refusing(ValueError, FileNotFoundError):
+      experiment = experiment_lib.make_experiment(config)
+      check_best_metric(experiment)
     with contextlib.closing(
       checkpoints.make_manager(
         folder / checkpoints.RUN_SUBFOLDER,
@@ -94,20 +93,15 @@ def train(
       return _Run(experiment, mesh, manager, keep_folder, started).run()
 
 
-def _make_experiment(config: config_lib.Config) -> experiment_lib.Experiment:
-  """The experiment; `ConfigError` for whatever it refuses.
-
-  A `ValueError` of anything later is no mistake in the flags: it keeps its
-  type, and `experiments/train.py` its traceback.
-  """
+@contextlib.contextmanager
+def _refusing(*errors: type[Exception]) -> Iterator[None]:
+  """Makes errors of what flags name a `ConfigError`."""
   try:
-    experiment = experiment_lib.make_experiment(config)
+    yield
   except config_lib.ConfigError:
     raise
-  except ValueError as error:
+  except errors as error:
     raise config_lib.ConfigError(str(error)) from error
-  check_best_metric(experiment)
-  return experiment
 
 
 def _use_compilation_cache(config: config_lib.Config) -> None:
@@ -219,7 +213,8 @@ class _Run:
     if restored:
       return shapes
     if config.run.init_from:
-      return checkpoints.restore_params(config.run.init_from, shapes)
+      with _refusing(FileNotFoundError):
+        return checkpoints.restore_params(config.run.init_from, shapes)
     return init(decoder.config, key)
 
   def _new_state(self, params, phase: str) -> train_step.TrainState:
@@ -275,6 +270,8 @@ class _Run:
       step % run.checkpoint_every == 0
       or step in (run.sft_steps, self.total)
       or self.stopping
+      # Else the best one of an evaluation in between would be lost.
+      or bool(run.best_metric and self._evaluates(step))
     )
 
   def _evaluates(self, step: int) -> bool:
@@ -392,7 +389,7 @@ class _Run:
   def _stop(self, step: int) -> None:
     assert self.stop_signal is not None
     self.manager.wait_until_finished()
-    raise Stopped(
+    raise signals.Stopped(
       f'Stopped by {signal.Signals(self.stop_signal).name} after step {step}, '
       'which is saved: the same command goes on from there.',
       self.stop_signal,
