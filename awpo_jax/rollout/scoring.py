@@ -33,7 +33,8 @@ def score(
 
   Raises:
     ValueError: a reward is not finite or outside its bounds, the bounds of a
-      task's answers differ, or the judge returns another number of scores or one outside [0, 1].
+      task's answers differ, or the judge returns another number of scores or
+      one outside [0, 1].
   """
   shape = (len(tasks), len(responses[0]))
   outcome, valid = np.zeros(shape, np.float32), np.zeros(shape, bool)
