@@ -9,6 +9,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from awpo_jax.models import adapters
+
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
@@ -35,6 +37,7 @@ class DecoderConfig:
     max_positions: longest sequence the model was made for.
     dtype: of activations and the cache, e.g. 'bfloat16'.
     param_dtype: of parameters.
+    lora: adapters beside the projections; None: none.
   """
 
   vocab_size: int
@@ -57,6 +60,7 @@ class DecoderConfig:
   max_positions: int = 32_768
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
+  lora: adapters.LoraConfig | None = None
 
   def __post_init__(self):
     object.__setattr__(self, 'dtype', jnp.dtype(self.dtype))

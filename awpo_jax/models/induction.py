@@ -119,6 +119,7 @@ def _look_back(layer, config, places) -> types.ArrayTree:
     ):
       old = layer[name]
       layer[name] = {
+        **old,
         'kernel': old['kernel'].at[:, columns].multiply(_CONTENT),
         'bias': _set(old['bias'], columns, jnp.concatenate(bias)),
       }

@@ -1,11 +1,14 @@
 """Layers of the decoder: RMSNorm, RoPE, grouped-query attention, SwiGLU."""
 
+import functools
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from awpo_jax import types
-from awpo_jax.models import attention
+from awpo_jax.models import adapters, attention
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import config as config_lib
 
@@ -78,7 +81,10 @@ def _dense(
   # What writes to the residual stream starts at 0: every layer of a new model
   # sees the token embeddings. Its effect on learning was not measured alone.
   init = nn.initializers.zeros if to_residual else None
-  return nn.Dense(
+  make: Callable[..., nn.Dense] = nn.Dense
+  if config.lora is not None and name in config.lora.targets:
+    make = functools.partial(adapters.AdaptedDense, lora=config.lora)
+  return make(
     features,
     use_bias=bias,
     dtype=config.dtype,

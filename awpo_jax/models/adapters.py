@@ -1,0 +1,86 @@
+"""Low-rank adapters beside a decoder's projections (LoRA, arXiv:2106.09685)."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from awpo_jax import types
+
+LORA_TARGETS = (
+  'q_proj',
+  'k_proj',
+  'v_proj',
+  'o_proj',
+  'gate_proj',
+  'up_proj',
+  'down_proj',
+)
+"""Projections that can have an adapter."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+  """Adapters of a decoder: a target's output is W x + (alpha / r) B A x.
+
+  Attributes:
+    rank: r, at least 1.
+    alpha: above 0.
+    targets: of `LORA_TARGETS`, those that have an adapter in every layer.
+    dtype: of the adapters' parameters. They are few, and they take updates
+      that bfloat16 would round away: float32, whatever the base's dtype is.
+
+  Raises:
+    ValueError: for a number out of range or an unknown target.
+  """
+
+  rank: int
+  alpha: float
+  targets: tuple[str, ...] = LORA_TARGETS
+  dtype: Any = jnp.float32
+
+  def __post_init__(self):
+    object.__setattr__(self, 'dtype', jnp.dtype(self.dtype))
+    unknown = sorted(set(self.targets) - set(LORA_TARGETS))
+    if unknown or not self.targets:
+      raise ValueError(
+        f'LoRA targets {", ".join(unknown) or "are none"}; there are: '
+        f'{", ".join(LORA_TARGETS)}.'
+      )
+    if self.rank < 1 or not self.alpha > 0:
+      raise ValueError(
+        f'LoRA rank={self.rank} must be at least 1, alpha={self.alpha} above 0.'
+      )
+
+  @property
+  def scale(self) -> float:
+    """What the adapters' product is multiplied by."""
+    return self.alpha / self.rank
+
+
+class AdaptedDense(nn.Dense):
+  """x W + b + (alpha / r) (x A) B; the sum W + A B never exists.
+
+  A is drawn as PEFT draws it, uniform within 1 / sqrt(in) (Kaiming with
+  a = sqrt(5)), and B starts at 0: a new adapter changes nothing, bit for bit.
+  Like all parameters they are cast to `dtype` where they are used.
+  """
+
+  lora: LoraConfig | None = None
+
+  @nn.compact
+  def __call__(self, inputs: types.Array) -> types.Array:
+    assert self.lora is not None and self.dtype is not None
+    outputs = super().__call__(inputs)
+    lora = self.lora
+    # Variance 1 / (3 in): uniform within sqrt(3 / (3 in)).
+    init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+    down = self.param(
+      'lora_a', init, (inputs.shape[-1], lora.rank), lora.dtype
+    )
+    up = self.param(
+      'lora_b', nn.initializers.zeros, (lora.rank, self.features), lora.dtype
+    )
+    narrow = inputs.astype(self.dtype) @ down.astype(self.dtype)
+    return outputs + (lora.scale * narrow) @ up.astype(self.dtype)

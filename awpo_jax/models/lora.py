@@ -1,0 +1,285 @@
+"""Adapters in a tree of parameters: found, made, merged, read and written.
+
+The full tree, adapters among it, is what sampler, trainer and checkpoints are
+given. What is trained of it is told by the names of its leaves: the adapters
+where there are any, else everything.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import traverse_util
+
+from awpo_jax import types
+from awpo_jax.models import adapters
+from awpo_jax.models import config as config_lib
+from awpo_jax.models import decoder as decoder_lib
+
+LEAVES = ('lora_a', 'lora_b')
+CONFIG_FILE = 'adapter_config.json'
+WEIGHTS_FILE = 'adapter_model.safetensors'
+_PREFIX = 'base_model.model.model.'
+
+# Keys of PEFT's config that say nothing about the forward pass, or nothing that
+# the tensors do not say.
+_INERT = frozenset(
+  {
+    'auto_mapping',
+    'base_model_name_or_path',
+    'corda_config',
+    'eva_config',
+    'inference_mode',
+    'lora_alpha',
+    'lora_dropout',
+    'megatron_core',
+    'peft_version',
+    'qalora_group_size',
+    'r',
+    'revision',
+    'target_modules',
+    'task_type',
+  }
+)
+# Those that are understood for some values only; all others must be unset.
+_REQUIRED: Mapping[str, tuple[Any, ...]] = {
+  'peft_type': ('LORA',),
+  'bias': ('none',),
+  # The others are drawn together with a change of the base.
+  'init_lora_weights': (True, False, 'gaussian', 'orthogonal', 'eva'),
+}
+
+_Path = tuple[str, ...]
+
+
+def split(
+  params: types.ArrayTree,
+) -> tuple[types.ArrayTree, types.ArrayTree]:
+  """What is trained and what is frozen, each a tree of its own.
+
+  Args:
+    params: nested dicts.
+
+  Returns:
+    The adapters and all else; `params` and nothing where there is no adapter.
+  """
+  flat = traverse_util.flatten_dict(params)
+  trained = {path: x for path, x in flat.items() if path[-1] in LEAVES}
+  if not trained:
+    return params, {}
+  frozen = {path: x for path, x in flat.items() if path not in trained}
+  return (
+    traverse_util.unflatten_dict(trained),
+    traverse_util.unflatten_dict(frozen),
+  )
+
+
+def join(
+  trained: types.ArrayTree, frozen: types.ArrayTree
+) -> types.ArrayTree:
+  """The inverse of `split`."""
+  if not frozen:
+    return trained
+  return traverse_util.unflatten_dict(
+    traverse_util.flatten_dict(frozen) | traverse_util.flatten_dict(trained)
+  )
+
+
+def new_adapters(
+  config: config_lib.DecoderConfig, key: types.Array
+) -> types.ArrayTree:
+  """New adapters alone, those of `decoder.init_params(config, key)`."""
+
+  def run(key):
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    params = decoder_lib.Decoder(config).init(key, tokens)['params']
+    return split(params)[0]
+
+  # Jitted, so that the base is not drawn.
+  return jax.jit(run)(key)
+
+
+def merge(
+  config: config_lib.DecoderConfig, params: types.ArrayTree
+) -> tuple[config_lib.DecoderConfig, types.ArrayTree]:
+  """The same model without adapters: W + (alpha / r) A B in their place.
+
+  The sum is taken in float32 and rounded to the dtype of W once. With bfloat16
+  kernels that is a loss: the adapters alone keep what they have learned.
+
+  Args:
+    config: of `params`.
+    params: may have no adapters.
+
+  Returns:
+    `config` with `lora=None`, and its parameters.
+
+  Raises:
+    ValueError: there are adapters, but `config.lora` is None.
+  """
+  flat = traverse_util.flatten_dict(params)
+  merged = {path: x for path, x in flat.items() if path[-1] not in LEAVES}
+  for path in (path for path in flat if path[-1] == LEAVES[0]):
+    if config.lora is None:
+      raise ValueError(f'{"/".join(path)}: config.lora does not say its alpha.')
+    down, up = (flat[(*path[:-1], name)] for name in LEAVES)
+    where = (*path[:-1], 'kernel')
+    merged[where] = _merged(flat[where], down, up, scale=config.lora.scale)
+  config = dataclasses.replace(config, lora=None)
+  return config, traverse_util.unflatten_dict(merged)
+
+
+def _merged(kernel, down, up, *, scale: float) -> types.Array:
+  product = jnp.matmul(down, up, precision=jax.lax.Precision.HIGHEST)
+  total = jnp.asarray(kernel).astype(jnp.float32) + scale * product
+  return total.astype(kernel.dtype)
+
+
+def save_peft(
+  path: str | os.PathLike[str],
+  config: config_lib.DecoderConfig,
+  params: types.ArrayTree,
+  base_model_name: str,
+) -> None:
+  """Writes the adapters alone, as the library PEFT has them.
+
+  Args:
+    path: folder, made if missing; gets `adapter_config.json` and
+      `adapter_model.safetensors`.
+    config: of `params`, with `lora`.
+    params: the full tree or the adapters of it.
+    base_model_name: path or name of the model they belong to, for PEFT.
+
+  Raises:
+    ValueError: `config.lora` is None.
+  """
+  if config.lora is None:
+    raise ValueError('No adapters to write: config.lora is None.')
+  folder = pathlib.Path(path)
+  folder.mkdir(parents=True, exist_ok=True)
+  flat = traverse_util.flatten_dict(split(params)[0])
+  tensors = {
+    _peft_name(where): np.ascontiguousarray(np.asarray(jax.device_get(x)).T)
+    for where, x in flat.items()
+  }
+  safetensors.numpy.save_file(
+    tensors, folder / WEIGHTS_FILE, metadata={'format': 'pt'}
+  )
+  text = json.dumps(_peft_config(config.lora, base_model_name), indent=2)
+  (folder / CONFIG_FILE).write_text(text + '\n')
+
+
+def _peft_name(path: _Path) -> str:
+  """`layers_3/mlp/up_proj/lora_a` as PEFT calls it."""
+  layer, *modules, leaf = path
+  names = layer.replace('_', '.'), *modules, f'lora_{leaf[-1].upper()}'
+  return f'{_PREFIX}{".".join(names)}.weight'
+
+
+def _peft_config(
+  lora: adapters.LoraConfig, base_model_name: str
+) -> dict[str, Any]:
+  return {
+    'peft_type': 'LORA',
+    'task_type': 'CAUSAL_LM',
+    'base_model_name_or_path': base_model_name,
+    'r': lora.rank,
+    'lora_alpha': int(lora.alpha) if lora.alpha % 1 == 0 else lora.alpha,
+    'target_modules': list(lora.targets),
+    'lora_dropout': 0.0,
+    'bias': 'none',
+    'fan_in_fan_out': False,
+    'init_lora_weights': True,
+    'inference_mode': True,
+    'use_rslora': False,
+    'use_dora': False,
+  }
+
+
+def load_peft(
+  path: str | os.PathLike[str],
+  config: config_lib.DecoderConfig,
+  params: types.ArrayTree,
+) -> tuple[config_lib.DecoderConfig, types.ArrayTree]:
+  """Reads adapters that PEFT or `save_peft` has written.
+
+  Which projections they are beside is read off the tensors' names.
+
+  Args:
+    path: folder with `adapter_config.json` and `adapter_model.safetensors`.
+    config: of the base model; adapters it already has are replaced.
+    params: of the base model.
+
+  Returns:
+    `config` with their `lora`, and `params` with them, as float32.
+
+  Raises:
+    FileNotFoundError: one of the files is not there.
+    ValueError: the config asks for what is not implemented, or the tensors
+      are not those of adapters of this model; the message names them.
+  """
+  folder = pathlib.Path(path)
+  for name in (CONFIG_FILE, WEIGHTS_FILE):
+    if not (folder / name).is_file():
+      raise FileNotFoundError(
+        f'No adapters at {path}: expected {CONFIG_FILE} and {WEIGHTS_FILE}.'
+      )
+  stored = json.loads((folder / CONFIG_FILE).read_text())
+  _refuse_unknown(folder / CONFIG_FILE, stored)
+  tensors = safetensors.numpy.load_file(folder / WEIGHTS_FILE)
+  modules = {name.split('.')[-3] for name in tensors if name.count('.') > 3}
+  lora = adapters.LoraConfig(
+    rank=stored['r'],
+    alpha=stored['lora_alpha'],
+    targets=tuple(x for x in adapters.LORA_TARGETS if x in modules),
+  )
+  config = dataclasses.replace(config, lora=lora)
+  example = jax.eval_shape(lambda: new_adapters(config, jax.random.key(0)))
+  wanted = {
+    _peft_name(where): (where, x.shape[::-1])
+    for where, x in traverse_util.flatten_dict(example).items()
+  }
+  _check_tensors(folder / WEIGHTS_FILE, tensors, wanted)
+  flat = {
+    where: np.ascontiguousarray(tensors[name].astype(np.float32).T)
+    for name, (where, _) in wanted.items()
+  }
+  base = traverse_util.flatten_dict(params)
+  base = {where: x for where, x in base.items() if where[-1] not in LEAVES}
+  return config, traverse_util.unflatten_dict(base | flat)
+
+
+def _refuse_unknown(file: pathlib.Path, stored: Mapping[str, Any]) -> None:
+  missing = [key for key in ('peft_type', 'r', 'lora_alpha') if key not in stored]
+  if missing:
+    raise ValueError(f'{file} does not set {", ".join(missing)}.')
+  for key, value in stored.items():
+    known = key in _INERT or value in _REQUIRED.get(key, (None, False))
+    if not known and value not in ([], {}):
+      raise ValueError(f'{file}: {key}={value!r} is not implemented.')
+
+
+def _check_tensors(
+  file: pathlib.Path,
+  tensors: Mapping[str, np.ndarray],
+  wanted: Mapping[str, tuple[_Path, tuple[int, ...]]],
+) -> None:
+  """Raises with all that is missing, unknown or of another shape."""
+  problems = [f'{name} is missing' for name in wanted if name not in tensors]
+  problems += [f'{name} is unknown' for name in tensors if name not in wanted]
+  problems += [
+    f'{name} is {list(tensors[name].shape)}, expected {list(shape)}'
+    for name, (_, shape) in wanted.items()
+    if name in tensors and tensors[name].shape != shape
+  ]
+  if problems:
+    raise ValueError(
+      f'{file} does not fit the model: {"; ".join(problems)}.'
+    )
