@@ -7,25 +7,21 @@ functions, so one more entry there is one more value of the flag.
 
 import dataclasses
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags as absl_flags
 
+from awpo_jax import config_objective as objective
 from awpo_jax import config_rules
-from awpo_jax.models import induction
-from awpo_jax.ops import losses, mechanisms
+from awpo_jax.models import adapters, induction
 
 
 class ConfigError(ValueError):
   """Flags that contradict each other or lack something; says the remedy."""
 
 
-def _flag(
-  default: Any, help_text: str, choices: Iterable[str] | None = None
-) -> Any:
-  metadata = {'help': help_text, 'choices': tuple(choices or ())}
-  return dataclasses.field(default=default, metadata=metadata)
+_flag = objective.flag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +103,16 @@ class ModelConfig:
     induction.INIT_WEIGHTS,
   )
   dtype: str = _flag('float32', 'Of activations and cache.')
-  param_dtype: str = _flag('float32', 'Of parameters.')
+  param_dtype: str = _flag(
+    'float32', 'Of parameters, but for adapters, which are float32.'
+  )
+  lora_rank: int = _flag(
+    0, 'Rank of LoRA adapters, which alone are trained; 0 trains all weights.'
+  )
+  lora_alpha: float = _flag(32.0, 'Adapters count alpha / rank times.')
+  lora_targets: tuple[str, ...] = _flag(
+    adapters.LORA_TARGETS, 'Projections that have an adapter.'
+  )
   logprob_chunk: int = _flag(128, 'Positions whose logits exist at once.')
 
 
@@ -158,66 +163,12 @@ class OptimizerConfig:
   adam_eps: float = _flag(1e-8, 'Added to the root of the second moment.')
   weight_decay: float = _flag(0.0, 'Decoupled weight decay.')
   max_grad_norm: float = _flag(1.0, 'Global norm gradients are clipped to.')
-
-
-@dataclasses.dataclass(frozen=True)
-class AdvantageConfig:
-  """From rewards to advantages; arguments of `advantages.awpo_advantages`."""
-
-  reward_scale: str = _flag(
-    'raw', 'Scale of the outcome.', mechanisms.REWARD_SCALES
+  first_moment_dtype: str = _flag(
+    'float32',
+    'Of the first moment; the second is float32, as bfloat16 could not move '
+    'by 1 - adam_b2.',
+    ('float32', 'bfloat16'),
   )
-  mix: str = _flag(
-    'sum', 'How the mixed reward adds the reasoning.', mechanisms.MIXES
-  )
-  mix_weight: float = _flag(1.0, 'Weight of the reasoning reward in the mix.')
-  mix_advantage: str = _flag(
-    'mixed',
-    'What the gate leans towards: the mixed or the reasoning advantage.',
-    mechanisms.MIX_ADVANTAGES,
-  )
-  ddof: int = _flag(1, 'Degrees of freedom taken from the variance: 0 or 1.')
-  gate: str = _flag('ratio', 'Gate w of each group.', mechanisms.GATES)
-  tau: float = _flag(
-    0.5, 'Outcome variance up to which the gate `binary` opens.'
-  )
-  saturation: str = _flag(
-    'solved_calls', 'Groups whose gate stays shut.', mechanisms.SATURATIONS
-  )
-  difficulty: str = _flag(
-    'banded', 'Weight d of each group.', mechanisms.DIFFICULTIES
-  )
-  band: tuple[float, ...] = _flag(
-    (0.2, 0.8), 'Solve rates the difficulty `banded` favors.'
-  )
-  base: float = _flag(1.0, 'Difficulty weight outside of the band.')
-  priority: float = _flag(1.5, 'Difficulty weight inside of the band.')
-  floor: float = _flag(0.0, 'Smallest weight of the difficulty `parabola`.')
-  difficulty_scope: str = _flag(
-    'whole', 'What d multiplies.', mechanisms.DIFFICULTY_SCOPES
-  )
-  combine: str = _flag(
-    'convex', 'How the gate joins both advantages.', mechanisms.COMBINATIONS
-  )
-
-
-@dataclasses.dataclass(frozen=True)
-class LossConfig:
-  """The clipped surrogate and its trust region."""
-
-  clip: str = _flag(
-    'linear', 'Clip radius as a function of the mean gate.', mechanisms.CLIPS
-  )
-  clip_min: float = _flag(0.1, 'Radius of `linear` where the gate is 1.')
-  clip_max: float = _flag(0.2, 'Radius where the gate is 0.')
-  clip_high_factor: float = _flag(1.0, 'Upper radius over the lower one.')
-  dual_clip: float | None = _flag(
-    None, 'Bound c > 1 of the loss at negative advantages; none is off.'
-  )
-  aggregation: str = _flag(
-    'token-mean', 'Weights of the tokens.', losses.AGGREGATIONS
-  )
-  entropy_coef: float = _flag(0.0, 'Weight of the entropy bonus.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,8 +181,8 @@ class Config:
   sft: SftConfig = SftConfig()
   rl: RlConfig = RlConfig()
   optimizer: OptimizerConfig = OptimizerConfig()
-  advantage: AdvantageConfig = AdvantageConfig()
-  loss: LossConfig = LossConfig()
+  advantage: objective.AdvantageConfig = objective.AdvantageConfig()
+  loss: objective.LossConfig = objective.LossConfig()
 
 
 # Flags that may differ when an unfinished run goes on: none of its numbers

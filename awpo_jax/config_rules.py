@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
+from awpo_jax.models import adapters
+
 Rule: TypeAlias = tuple[bool, str]
 
 _NOT_NEGATIVE = (
@@ -13,6 +15,7 @@ _NOT_NEGATIVE = (
   'transcripts',
   'warmup',
   'sft_warmup',
+  'lora_rank',
 )
 _AT_LEAST_ONE = (
   'cpu_devices',
@@ -53,6 +56,11 @@ def rules(config: Any, values: dict[str, Any]) -> Iterator[Rule]:
     yield from _rl_rules(config.rl)
     yield from _advantage_rules(config.advantage, config.data)
     yield from _loss_rules(config.loss)
+  yield (
+    config.loss.kl_coef != 0 and not config.run.rl_steps,
+    f'--kl_coef={config.loss.kl_coef} is a term of RL, but --rl_steps=0: leave '
+    'it out, or set --rl_steps.',
+  )
 
 
 def _above_0(section: Any, names: Iterable[str]) -> Iterator[Rule]:
@@ -115,6 +123,20 @@ def _model_rules(model) -> Iterator[Rule]:
   for name in ('dtype', 'param_dtype'):
     value = getattr(model, name)
     yield value not in _DTYPES, f'--{name}={value}: {", ".join(_DTYPES)}.'
+  if model.lora_rank > 0:
+    yield from _lora_rules(model)
+
+
+def _lora_rules(model) -> Iterator[Rule]:
+  yield from _above_0(model, ['lora_alpha'])
+  targets, known = model.lora_targets, adapters.LORA_TARGETS
+  yield (
+    not targets
+    or not set(targets) <= set(known)
+    or len(set(targets)) < len(targets),
+    f'--lora_targets={",".join(targets)}: some of {",".join(known)}, each '
+    'once; --lora_rank=0 for no adapters.',
+  )
 
 
 def _optimizer_rules(optimizer) -> Iterator[Rule]:
@@ -188,4 +210,9 @@ def _loss_rules(loss) -> Iterator[Rule]:
     bound is not None and not (bound > 1 and math.isfinite(bound)),
     f'--dual_clip={bound}: above 1, or leave it out.',
   )
-  yield from _at_least_0(loss, ['entropy_coef'])
+  yield from _at_least_0(loss, ['entropy_coef', 'kl_coef'])
+  yield (
+    loss.kl_coef > 0 and loss.kl_estimator == 'k1',
+    '--kl_estimator=k1 holds nothing back: the gradient of its mean is 0. Set '
+    'k3+, k2 or k3.',
+  )

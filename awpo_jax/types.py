@@ -235,6 +235,8 @@ class Batch:
       not chosen by the policy.
     advantages: f32[M, P, G].
     clip_radius: f32[M, P], the same number everywhere.
+    ref_logprobs: f32[M, P, G, Sc], of the reference policy; 0 where not chosen
+      by the policy; None without a KL term.
     weights: f32[M, P, G, Sc]; None until the step has weighed it.
   """
 
@@ -248,4 +250,5 @@ class Batch:
   old_logprobs: Array
   advantages: Array
   clip_radius: Array
+  ref_logprobs: Array | None = None
   weights: Array | None = None

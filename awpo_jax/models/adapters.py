@@ -76,9 +76,7 @@ class AdaptedDense(nn.Dense):
     lora = self.lora
     # Variance 1 / (3 in): uniform within sqrt(3 / (3 in)).
     init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
-    down = self.param(
-      'lora_a', init, (inputs.shape[-1], lora.rank), lora.dtype
-    )
+    down = self.param('lora_a', init, (inputs.shape[-1], lora.rank), lora.dtype)
     up = self.param(
       'lora_b', nn.initializers.zeros, (lora.rank, self.features), lora.dtype
     )

@@ -81,9 +81,7 @@ def split(
   )
 
 
-def join(
-  trained: types.ArrayTree, frozen: types.ArrayTree
-) -> types.ArrayTree:
+def join(trained: types.ArrayTree, frozen: types.ArrayTree) -> types.ArrayTree:
   """The inverse of `split`."""
   if not frozen:
     return trained
@@ -257,7 +255,9 @@ def load_peft(
 
 
 def _refuse_unknown(file: pathlib.Path, stored: Mapping[str, Any]) -> None:
-  missing = [key for key in ('peft_type', 'r', 'lora_alpha') if key not in stored]
+  missing = [
+    key for key in ('peft_type', 'r', 'lora_alpha') if key not in stored
+  ]
   if missing:
     raise ValueError(f'{file} does not set {", ".join(missing)}.')
   for key, value in stored.items():
@@ -280,6 +280,4 @@ def _check_tensors(
     if name in tensors and tensors[name].shape != shape
   ]
   if problems:
-    raise ValueError(
-      f'{file} does not fit the model: {"; ".join(problems)}.'
-    )
+    raise ValueError(f'{file} does not fit the model: {"; ".join(problems)}.')

@@ -119,10 +119,24 @@ def k3(u: Array) -> Array:
   return jnp.minimum(jnp.expm1(-u) + u, MAX_K3)
 
 
+def k3_plus(u: Array) -> Array:
+  """The value of k3 with the gradient of k2.
+
+  A low-variance figure to report and, where the policy itself has drawn the
+  tokens, the gradient of KL(policy || reference); k3's own is that of
+  KL(reference || policy).
+  """
+  surrogate = k2(u)
+  return (
+    surrogate - jax.lax.stop_gradient(surrogate) + jax.lax.stop_gradient(k3(u))
+  )
+
+
 KL_ESTIMATORS: dict[str, Callable[[Array], Array]] = {
   'k1': k1,
   'k2': k2,
   'k3': k3,
+  'k3+': k3_plus,
 }
 
 
@@ -134,7 +148,9 @@ def kl_estimate(
     u = logprobs - ref_logprobs, clamped to [-20, 20]
 
   k1, k2 and k3 of u as in http://joschu.net/blog/kl-approx.html; k3 is capped
-  at 10. Outside of the clamps the gradient is 0.
+  at 10. Outside of the clamps the gradient is 0. As a term of a loss, on tokens
+  that the policy has drawn, k2 and k3+ have the expected gradient of that KL;
+  k1 has none.
 
   Args:
     logprobs: float[N, T], of the policy.

@@ -36,7 +36,7 @@ Json: TypeAlias = dict[str, Any]
 
 # What to look at when a stored tree and the expected one differ.
 _LIKELY_FLAGS = {
-  'params': 'the flags of the model, its dtype or its tokenizer',
+  'params': 'the flags of the model, its adapters, dtype or tokenizer',
   'opt_state': 'the flags of the optimizer or of the model',
 }
 
@@ -196,7 +196,10 @@ def restore_checkpoint(
 
 
 def restore_params(
-  path: str | os.PathLike[str], example_params: types.ArrayTree
+  path: str | os.PathLike[str],
+  example_params: types.ArrayTree,
+  *,
+  partial: bool = False,
 ) -> types.ArrayTree:
   """Reads the parameters alone: a new run from an old one's.
 
@@ -204,6 +207,7 @@ def restore_params(
     path: folder of a run or of its checkpoints (the last one is taken), or of
       one checkpoint.
     example_params: as `example_state` of `restore_checkpoint`.
+    partial: whether the checkpoint may hold further parameters.
 
   Returns:
     The field `params` of the stored state.
@@ -213,7 +217,30 @@ def restore_params(
     CheckpointError: it is damaged, or its parameters are not those expected.
   """
   folder = _checkpoint_folder(pathlib.Path(path).absolute())
-  return _restore(folder, {'params': example_params})['params']
+  example = {'params': example_params}
+  return _restore(folder, example, partial=partial)['params']
+
+
+def stored_params(
+  path: str | os.PathLike[str],
+) -> tuple[frozenset[str], Json]:
+  """Names of the parameters at a path, `layers_0/...`, and its flags.
+
+  Args:
+    path: as of `restore_params`.
+
+  Raises:
+    FileNotFoundError, CheckpointError: as there.
+  """
+  folder = _checkpoint_folder(pathlib.Path(path).absolute())
+  names, prefix = _stored(folder), 'params/'
+  try:
+    flags = ocp.JsonCheckpointHandler().restore(folder / FLAGS)
+  except Exception as error:
+    raise _damaged(folder, error) from error
+  return frozenset(
+    name.removeprefix(prefix) for name in names if name.startswith(prefix)
+  ), flags
 
 
 def _checkpoint_folder(path: pathlib.Path) -> pathlib.Path:
@@ -299,15 +326,24 @@ def _nested(named: Mapping[str, Any]) -> dict[str, Any]:
   return tree
 
 
-def _restore(folder: pathlib.Path, example: types.ArrayTree) -> types.ArrayTree:
+def _stored(folder: pathlib.Path) -> dict[str, Any]:
+  """Path -> shape and dtype of all arrays of a checkpoint."""
+  try:
+    return _named(ocp.PyTreeCheckpointHandler().metadata(folder / STATE).tree)
+  except Exception as error:
+    raise _damaged(folder, error) from error
+
+
+def _restore(
+  folder: pathlib.Path, example: types.ArrayTree, *, partial: bool = False
+) -> types.ArrayTree:
   """The arrays of `example` from the state stored in a checkpoint."""
   expected = _named(example)
   targets = {name: _target(leaf) for name, leaf in expected.items()}
   handler = ocp.PyTreeCheckpointHandler()
-  try:
-    stored = _named(handler.metadata(folder / STATE).tree)
-  except Exception as error:
-    raise _damaged(folder, error) from error
+  stored = _stored(folder)
+  if partial:
+    stored = {name: x for name, x in stored.items() if name in expected}
   _check_same(folder, stored, expected)
   args = ocp.args.PyTreeRestore(
     item=_nested(targets),

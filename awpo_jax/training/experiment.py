@@ -12,9 +12,9 @@ import numpy as np
 
 from awpo_jax import config as config_lib
 from awpo_jax import types
+from awpo_jax.models import adapters, induction
 from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.models import induction
 from awpo_jax.rollout import datasets, plugins, prompts, rewards, tokenizers
 from awpo_jax.rollout.judges import rubric
 
@@ -91,6 +91,7 @@ def make_experiment(config: config_lib.Config) -> Experiment:
   )
   if not data.tokenizer:
     model = dataclasses.replace(model, vocab_size=len(tokenizer))
+  model = with_lora(config, model)
   _check_model(config, tokenizer, model)
   return Experiment(
     config=config,
@@ -103,6 +104,19 @@ def make_experiment(config: config_lib.Config) -> Experiment:
     demonstration_order=_order(len(dataset.demonstrations), config.run.seed, 0),
     prompt_order=_order(len(dataset.train), config.run.seed, 1),
   )
+
+
+def with_lora(
+  config: config_lib.Config, model: model_config.DecoderConfig
+) -> model_config.DecoderConfig:
+  """The model with the adapters of the flags."""
+  flags = config.model
+  if not flags.lora_rank:
+    return model
+  lora = adapters.LoraConfig(
+    rank=flags.lora_rank, alpha=flags.lora_alpha, targets=flags.lora_targets
+  )
+  return dataclasses.replace(model, lora=lora)
 
 
 def _check_sizes(config: config_lib.Config, dataset: types.Dataset) -> None:

@@ -1,6 +1,7 @@
 """The loop of a run: steps, evaluations, checkpoints, and how it ends."""
 
 import contextlib
+import functools
 import pathlib
 import signal
 import sys
@@ -13,17 +14,17 @@ import jax
 from awpo_jax import config as config_lib
 from awpo_jax import types
 from awpo_jax.evaluation import held_out
-from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.models import induction
-from awpo_jax.rollout import sampling
+from awpo_jax.models import lora
 from awpo_jax.training import (
   checkpoints,
   folders,
   optimizer,
   phases,
   profiler,
+  shapes,
   sharding,
   signals,
+  start,
   train_step,
 )
 from awpo_jax.training import experiment as experiment_lib
@@ -153,6 +154,7 @@ class _Run:
       self.config.run.profile_steps, self.config.run.output_dir
     )
     self.last_saved: int | None = None
+    self.reference: types.ArrayTree | None = None  # Of the KL term.
     self.elapsed = 0.0
     self.clock = self.fetched = started
     self.once: dict[str, float] = {}
@@ -165,7 +167,9 @@ class _Run:
     self._compile(state)
     steps = {
       'sft': phases.make_sft_step(self.experiment, self.programs, self.mesh),
-      'rl': phases.make_rl_step(self.experiment, self.programs, self.mesh),
+      'rl': phases.make_rl_step(
+        self.experiment, self.programs, self.mesh, lambda: self.reference
+      ),
     }
     run = self.config.run
     with (
@@ -185,37 +189,25 @@ class _Run:
 
   def _start(self) -> tuple[int, train_step.TrainState]:
     """The last checkpoint's state, or a new one; placed on the devices."""
-    step = checkpoints.latest_step(self.manager) or 0
-    phase = self._phase(max(step, 1))
-    params = self._new_params(restored=bool(step))
+    model = self.experiment.decoder.config
+    step = checkpoints.latest_step(self.manager)
+    phase = self._phase(step or 1)
+    if step is None:
+      base = functools.partial(start.base_params, self.config)
+      params = start.new_params(self.config, model, base)
+      return 0, self._new_state(params, phase)
     state = jax.eval_shape(
-      lambda p: train_step.init_state(p, self.optimizers[phase]), params
+      lambda p: train_step.init_state(p, self.optimizers[phase]),
+      start.param_shapes(model),
     )
-    if step:
-      example = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(
-          x.shape, x.dtype, sharding=sharding.replicated(self.mesh)
-        ),
-        state,
+    example = shapes.Shapes(self.config, self.mesh).like(state)
+    state, position, _ = checkpoints.restore_checkpoint(self.manager, example)
+    self.elapsed, self.last_saved = position['elapsed'], step
+    if self.config.loss.kl_coef and step > self.config.run.sft_steps:
+      self.reference = start.restore_reference(
+        self.manager, self.config.run.sft_steps, lora.split(example.params)[0]
       )
-      state, position, _ = checkpoints.restore_checkpoint(self.manager, example)
-      self.elapsed, self.last_saved = position['elapsed'], step
-      return step, state
-    return 0, self._new_state(params, phase)
-
-  def _new_params(self, *, restored: bool) -> types.ArrayTree:
-    config, decoder = self.config, self.experiment.decoder
-    key = sampling.fact_key(sampling.facts(config.run.seed, 'init'))
-    init = induction.INIT_WEIGHTS[config.model.init_weights]
-    shapes = jax.eval_shape(
-      lambda: decoder_lib.init_params(decoder.config, key)
-    )
-    if restored:
-      return shapes
-    if config.run.init_from:
-      with _refusing(FileNotFoundError):
-        return checkpoints.restore_params(config.run.init_from, shapes)
-    return init(decoder.config, key)
+    return step, state
 
   def _new_state(self, params, phase: str) -> train_step.TrainState:
     init = programs_lib.make_init(self.mesh, self.optimizers[phase])
@@ -243,8 +235,8 @@ class _Run:
     pending: tuple[int, phases.Report] | None = None
     for done in range(first, self.total):
       step, phase = done + 1, self._phase(done + 1)
-      if done == run.sft_steps and phase == 'rl' and done:
-        state = self.programs.init[phase](state.params)
+      if done == run.sft_steps and phase == 'rl':
+        state = self._begin_rl(state, done)
       index = done if phase == 'sft' else done - run.sft_steps
       self.profiler.before(step)
       state, report = steps[phase](state, index)
@@ -259,6 +251,17 @@ class _Run:
         pending = None
       if self.stopping:
         self._stop(step)
+
+  def _begin_rl(self, state, done: int) -> train_step.TrainState:
+    """The state before the first rollout; keeps what the KL term refers to."""
+    if done:
+      state = self.programs.init['rl'](state.params)
+    if self.config.loss.kl_coef:
+      self.reference = self.programs.reference(state.params)
+      if self.last_saved is None:
+        # A resumed run reads it there, as it does at the end of SFT.
+        self._save(state, done, None)
+    return state
 
   def _pauses(self, step: int) -> bool:
     """Whether step's numbers are needed before the next one starts."""
@@ -314,7 +317,7 @@ class _Run:
       self.manager,
       step,
       state,
-      position={'phase': self._phase(step), 'elapsed': self.elapsed},
+      position={'phase': self._phase(step or 1), 'elapsed': self.elapsed},
       flags=config_lib.to_json(self.config),
       # It may not be had this once, where no judge answered, say.
       metrics=metrics if not best or best in metrics else None,

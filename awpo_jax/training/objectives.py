@@ -139,9 +139,11 @@ def rl_terms(
   clip_high_factor: float = 1.0,
   dual_clip: float | None = None,
   entropy_coef: float = 0.0,
+  kl_coef: float = 0.0,
+  kl_estimator: str = 'k3+',
   chunk: int = 128,
 ) -> tuple[types.Array, Terms]:
-  """Clipped surrogate on policy tokens, less an optional entropy bonus.
+  """Clipped surrogate on policy tokens, with entropy bonus and KL term.
 
   Args:
     params: of `decoder`.
@@ -151,6 +153,9 @@ def rl_terms(
     clip_high_factor: upper clip radius over the lower one; 1 is symmetric.
     dual_clip: bound on -ratio where the advantage is negative; None is off.
     entropy_coef: weight of the entropy bonus.
+    kl_coef: weight of the KL to the reference, under the same token weights; 0
+      needs no `batch.ref_logprobs`.
+    kl_estimator: a key of `losses.KL_ESTIMATORS`.
     chunk: positions whose logits exist at once.
 
   Returns:
@@ -181,6 +186,17 @@ def rl_terms(
   surrogate = jnp.sum(weights * per_token)
   entropy = jnp.sum(weights * entropy)
   loss = surrogate - entropy_coef * entropy
+  further = {}
+  if kl_coef:
+    assert batch.ref_logprobs is not None
+    kl = losses.kl_estimate(
+      logprobs.reshape(-1, rows),
+      batch.ref_logprobs.reshape(-1, rows),
+      used,
+      kind=kl_estimator,
+    )
+    further['kl'] = jnp.sum(weights * kl)
+    loss += kl_coef * further['kl']
   clipped = losses.is_clipped(
     log_ratio,
     advantages,
@@ -195,6 +211,7 @@ def rl_terms(
     'entropy': entropy,
     'clip_fraction': jnp.sum(weights * clipped),
     'ratio_abs_log': jnp.sum(weights * size),
+    **further,
   }
   maxima = {'ratio_abs_log_max': jnp.max(jnp.where(used, size, 0.0))}
   return loss, jax.lax.stop_gradient(Terms(sums=sums, maxima=maxima))

@@ -1,5 +1,9 @@
 """The optimizer: global-norm clipping, AdamW, a warm-up and decay schedule."""
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import optax
 
 from awpo_jax import config as config_lib
@@ -40,13 +44,50 @@ def make_optimizer(
   eps: float = 1e-8,
   weight_decay: float = 0.0,
   max_grad_norm: float = 1.0,
+  first_moment_dtype: Any = jnp.float32,
 ) -> optax.GradientTransformation:
-  """AdamW (arXiv:1711.05101) on gradients clipped to a global norm."""
-  return optax.chain(
-    optax.clip_by_global_norm(max_grad_norm),
-    optax.adamw(
-      learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay
-    ),
+  """AdamW (arXiv:1711.05101) on gradients clipped to a global norm.
+
+  All arithmetic is float32, whatever the dtype of the parameters; the update
+  is float32 too, and rounded when it is added to them.
+
+  Args:
+    learning_rate: of each update.
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    eps: added to the root of the second moment.
+    weight_decay: decoupled.
+    max_grad_norm: global norm gradients are clipped to.
+    first_moment_dtype: the first moment is rounded to it between updates. The
+      second stays float32: it moves by 1 - b2, a thousandth, of the difference
+      to the squared gradient, and bfloat16 rounds away what is below 1/512.
+  """
+  return _in_float32(
+    optax.chain(
+      optax.clip_by_global_norm(max_grad_norm),
+      optax.adamw(
+        learning_rate,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        weight_decay=weight_decay,
+        mu_dtype=first_moment_dtype,
+      ),
+    )
+  )
+
+
+def _in_float32(
+  tx: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """`tx` on float32 copies; without it optax takes the parameters' dtype."""
+
+  def cast(tree):
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
+
+  return optax.GradientTransformation(
+    lambda params: tx.init(cast(params)),
+    lambda grads, state, params: tx.update(cast(grads), state, cast(params)),
   )
 
 
@@ -62,6 +103,7 @@ def make_optimizers(
       eps=config.optimizer.adam_eps,
       weight_decay=config.optimizer.weight_decay,
       max_grad_norm=config.optimizer.max_grad_norm,
+      first_moment_dtype=config.optimizer.first_moment_dtype,
     )
     for phase, schedule in make_schedules(config).items()
   }
@@ -86,3 +128,17 @@ def make_schedules(config: config_lib.Config) -> dict[str, optax.Schedule]:
       total=run.rl_steps * rl.minibatches,
     )
   return schedules
+
+
+def rounding_warning(config: config_lib.Config) -> str | None:
+  """What to tell whoever trains parameters that are not float32."""
+  model = config.model
+  if model.param_dtype == 'float32' or model.lora_rank:
+    return None
+  return (
+    f'--param_dtype={model.param_dtype} rounds away every update smaller than '
+    'about 1/500 of the weight it is added to (float16: 1/4000), which at '
+    'small learning rates is nearly all of them; `update/rounded_away` is '
+    'their share. Keep --param_dtype=float32 with --dtype=bfloat16, or train '
+    'adapters: --lora_rank=16.'
+  )

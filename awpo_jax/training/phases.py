@@ -116,8 +116,17 @@ def make_rl_step(
   experiment: experiment_lib.Experiment,
   programs: programs_lib.Programs,
   mesh: jax.sharding.Mesh,
+  reference: Callable[[], types.ArrayTree] | None = None,
 ) -> Step:
-  """A rollout batch, its rewards, and the updates on it."""
+  """A rollout batch, its rewards, and the updates on it.
+
+  Args:
+    experiment: the run.
+    programs: its programs.
+    mesh: of `sharding.data_mesh`.
+    reference: what `programs.reference` gave at the start of RL; only called
+      where `--kl_coef` is not 0.
+  """
   config, devices = experiment.config, mesh.devices.size
 
   def step(state, index):
@@ -139,9 +148,11 @@ def make_rl_step(
     )
     clock.lap('score')
     shape = prompts.tokens.shape[-1], rollout.completions.tokens.shape[-1]
+    references = (reference(),) if reference and config.loss.kl_coef else ()
     prepared = programs.prepare[shape](
       state.params,
       sharding.place_split(sharding.split(rollout, devices), mesh),
+      *references,
     )
     batch, sums = jax.device_get((prepared.batch, prepared.metrics))
     clock.lap('prepare')

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from awpo_jax import types
+from awpo_jax.models import lora
 from awpo_jax.ops import advantages as advantages_lib
 from awpo_jax.ops import collectives, masked
 
@@ -31,15 +32,17 @@ class Prepared:
 def prepare_rollout(
   params: types.ArrayTree,
   rollout: types.Rollout,
+  reference: types.ArrayTree | None = None,
   *,
   awpo_advantages: Callable[..., advantages_lib.Advantages],
   clip_radius: Callable[..., types.Array],
   gate: str,
   logprobs: LogprobsFn | None,
   micro: int,
+  ref_logprobs: LogprobsFn | None = None,
   axis_name: str | None = None,
 ) -> Prepared:
-  """Advantages, clip radius and old log-probabilities of a rollout batch.
+  """Advantages, clip radius, old and reference log-probabilities.
 
   It runs over all devices and before mini-batches are cut, so that no
   statistic depends on the cut.
@@ -47,12 +50,16 @@ def prepare_rollout(
   Args:
     params: of the policy before the first update.
     rollout: of this device.
+    reference: what the reference policy does not share with `params`: of all
+      that is trained (`lora.split`), the values it has there.
     awpo_advantages: `advantages.awpo_advantages` with its flags bound.
     clip_radius: `advantages.clip_radius` with its flags bound.
     gate: name of the gate; `none` needs no reasoning reward.
     logprobs: log-probabilities under the trainer for `--old_logprobs=trainer`;
       None takes the sampler's.
     micro: prompts whose log-probabilities are computed at once.
+    ref_logprobs: log-probabilities under the reference for the KL term; None
+      for none.
     axis_name: of the data axis.
 
   Returns:
@@ -86,6 +93,11 @@ def prepare_rollout(
   if logprobs is not None:
     batch = dataclasses.replace(
       batch, old_logprobs=_in_pieces(logprobs, params, batch, micro)
+    )
+  if ref_logprobs is not None:
+    params = lora.join(reference, lora.split(params)[1])
+    batch = dataclasses.replace(
+      batch, ref_logprobs=_in_pieces(ref_logprobs, params, batch, micro)
     )
   return Prepared(
     batch=batch,

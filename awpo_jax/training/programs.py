@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
+from awpo_jax import types
+from awpo_jax.models import lora
 from awpo_jax.ops import advantages
 from awpo_jax.rollout import sampling
 from awpo_jax.training import experiment as experiment_lib
@@ -46,6 +49,7 @@ class Programs:
     prepare: (prompt, response length) -> `prepare_rollout`.
     update: phase -> (prompt, response length) -> `train_step`.
     init: phase -> parameters to the state before its first update.
+    reference: parameters to what the KL term keeps of them; None without one.
   """
 
   sample: Mapping[int, Callable[..., Any]]
@@ -53,6 +57,7 @@ class Programs:
   prepare: Mapping[tuple[int, int], Callable[..., Any]]
   update: Mapping[str, Mapping[tuple[int, int], Callable[..., Any]]]
   init: Mapping[str, Callable[..., Any]]
+  reference: Callable[..., Any] | None
 
 
 def compile_programs(
@@ -83,12 +88,16 @@ def compile_programs(
     sampler = make_sampler(experiment, mesh, temperature=config.rl.temperature)
     preparer = make_preparer(experiment, mesh)
     rows, samples = config.rl.prompts_per_step // devices, config.rl.samples
+    references = ()
+    if config.loss.kl_coef:
+      lowered['reference',] = make_reference(mesh).lower(params)
+      references = (lora.split(params)[0],)
     for s in prompts:
       arguments = shapes.sampler(rows, s, samples)
       lowered['sample', s] = sampler.lower(params, *arguments)
     for s, r in pairs:
       rollout = shapes.rollout(rows, s, samples, r)
-      lowered['prepare', s, r] = preparer.lower(params, rollout)
+      lowered['prepare', s, r] = preparer.lower(params, rollout, *references)
   for phase, tx in optimizers.items():
     update = make_update(experiment, mesh, phase, tx)
     lowered['init', phase] = make_init(mesh, tx).lower(params)
@@ -109,6 +118,7 @@ def compile_programs(
     prepare=_under(compiled, 'prepare'),
     update={phase: _under(compiled, 'update', phase) for phase in optimizers},
     init=_under(compiled, 'init'),
+    reference=compiled.get(('reference',)),
   )
 
 
@@ -130,6 +140,19 @@ def make_init(
     functools.partial(train_step.init_state, tx=tx),
     out_shardings=sharding.replicated(mesh),
   )
+
+
+def make_reference(mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
+  """(params) -> a copy of what is trained of them, on all devices.
+
+  With adapters the reference shares the base with the policy. Where they are
+  new, they are the base: their product is 0.
+  """
+
+  def copy(params: types.ArrayTree) -> types.ArrayTree:
+    return jax.tree.map(jnp.copy, lora.split(params)[0])
+
+  return jax.jit(copy, out_shardings=sharding.replicated(mesh))
 
 
 def make_sampler(
@@ -161,16 +184,19 @@ def make_sampler(
 def make_preparer(
   experiment: experiment_lib.Experiment, mesh: jax.sharding.Mesh
 ) -> jax.stages.Wrapped:
-  """(params, rollout) -> `prepare.Prepared`, over all devices."""
+  """(params, rollout) -> `prepare.Prepared`, over all devices.
+
+  With a KL term a third argument is what the reference does not share with the
+  parameters.
+  """
   config = experiment.config
-  logprobs = None
-  if config.rl.old_logprobs == 'trainer':
-    logprobs = functools.partial(
-      objectives.completion_logprobs,
-      decoder=experiment.decoder,
-      temperature=config.rl.temperature,
-      chunk=config.model.logprob_chunk,
-    )
+  logprobs = functools.partial(
+    objectives.completion_logprobs,
+    decoder=experiment.decoder,
+    temperature=config.rl.temperature,
+    chunk=config.model.logprob_chunk,
+  )
+  referred = bool(config.loss.kl_coef)
   advantage, loss = config.advantage, config.loss
   run = functools.partial(
     prepare.prepare_rollout,
@@ -184,12 +210,16 @@ def make_preparer(
       clip_max=loss.clip_max,
     ),
     gate=advantage.gate,
-    logprobs=logprobs,
+    logprobs=logprobs if config.rl.old_logprobs == 'trainer' else None,
+    ref_logprobs=logprobs if referred else None,
     micro=config.rl.micro,
   )
   axes: dict[str, Any] = {'batch': 0, 'metrics': None}
   return sharding.pmapped(
-    run, mesh, in_axes=(None, 0), out_axes=prepare.Prepared(**axes)
+    run,
+    mesh,
+    in_axes=(None, 0, None) if referred else (None, 0),
+    out_axes=prepare.Prepared(**axes),
   )
 
 
@@ -238,6 +268,8 @@ def make_objective(
       clip_high_factor=config.loss.clip_high_factor,
       dual_clip=config.loss.dual_clip,
       entropy_coef=config.loss.entropy_coef,
+      kl_coef=config.loss.kl_coef,
+      kl_estimator=config.loss.kl_estimator,
       **common,
     ),
   }

@@ -87,6 +87,7 @@ class Shapes:
       samples = rl.samples
     group = (prompts // self._devices // micro, micro)
     row, token = (*group, samples), (*group, samples, response)
+    referred = phase == 'rl' and self._config.loss.kl_coef
     return types.Batch(
       prompt_tokens=self._array(jnp.int32, *group, prompt),
       prompt_mask=self._array(jnp.bool_, *group, prompt),
@@ -98,4 +99,5 @@ class Shapes:
       old_logprobs=self._array(jnp.float32, *token),
       advantages=self._array(jnp.float32, *row),
       clip_radius=self._array(jnp.float32, *group),
+      ref_logprobs=self._array(jnp.float32, *token) if referred else None,
     )

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from awpo_jax import types
+from awpo_jax.models import lora
 from awpo_jax.ops import collectives
 from awpo_jax.training import objectives
 
@@ -24,8 +25,8 @@ class TrainState:
 
   Attributes:
     step: i32 scalar, updates applied so far.
-    params: of the model.
-    opt_state: of the optimizer.
+    params: of the model, all of them.
+    opt_state: of the optimizer, for what is trained of them (`lora.split`).
   """
 
   step: types.Array
@@ -45,6 +46,8 @@ class StepMetrics:
     finite: bool, False where nothing was updated.
     replica_spread: f32, largest difference between devices of the sum of all
       parameters; 0 unless replicas have drifted apart.
+    rounded_away: f32, share of the numbers with an update that it left as they
+      were; None where all that is trained is float32.
   """
 
   sums: dict[str, types.Array]
@@ -53,6 +56,7 @@ class StepMetrics:
   grad_norm: types.Array
   finite: types.Array
   replica_spread: types.Array
+  rounded_away: types.Array | None = None
 
 
 def init_state(
@@ -60,7 +64,9 @@ def init_state(
 ) -> TrainState:
   """The state before the first update."""
   return TrainState(
-    step=jnp.zeros((), jnp.int32), params=params, opt_state=tx.init(params)
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=tx.init(lora.split(params)[0]),
   )
 
 
@@ -77,7 +83,8 @@ def train_step(
 
   The loss is a sum under weights made beforehand over the whole mini-batch,
   so gradients of microbatches and devices add. The sum over devices is taken
-  once, outside the differentiated function.
+  once, outside the differentiated function. Where there are adapters they alone
+  are differentiated and updated.
 
   Args:
     state: donated by the wrappers.
@@ -93,14 +100,21 @@ def train_step(
   """
   all_sum = collectives.make_all_sum(axis_name)
   all_max = collectives.make_all_max(axis_name)
-  grads, local = accumulate(terms, state.params, weigh(batch, all_sum))
+  trained, frozen = lora.split(state.params)
+  grads, local = accumulate(
+    lambda trained, micro: terms(lora.join(trained, frozen), micro),
+    trained,
+    weigh(batch, all_sum),
+  )
   grads, sums = all_sum((grads, local.sums))
   grad_norm = optax.tree.norm(grads)
-  new = _apply(state, grads, tx)
+  new, rounded_away = _apply(state, grads, tx)
   finite = jnp.isfinite(sums['loss']) & jnp.isfinite(grad_norm)
   # An optimizer can overflow where the gradient did not.
   finite &= jnp.isfinite(_checksum(new.params))
-  state = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)
+  state = jax.tree.map(
+    lambda n, o: o if n is o else jnp.where(finite, n, o), new, state
+  )
   checksum = _checksum(state.params)
   return state, StepMetrics(
     sums=sums,
@@ -109,6 +123,7 @@ def train_step(
     grad_norm=grad_norm,
     finite=finite,
     replica_spread=all_max(checksum) + all_max(-checksum),
+    rounded_away=rounded_away,
   )
 
 
@@ -120,8 +135,17 @@ def _checksum(params: types.ArrayTree) -> types.Array:
 def accumulate(
   terms: TermsFn, params: types.ArrayTree, batch: types.Batch
 ) -> tuple[types.ArrayTree, objectives.Terms]:
-  """Gradients and metrics summed over the microbatches, one at a time."""
-  grad = jax.grad(terms, has_aux=True)
+  """Gradients and metrics summed over the microbatches, one at a time.
+
+  Gradients are summed as float32. Those of bfloat16 parameters are bfloat16
+  within a microbatch; further ones would be lost in a sum of that dtype.
+  """
+  gradient = jax.grad(terms, has_aux=True)
+
+  def grad(params, micro):
+    grads, metrics = gradient(params, micro)
+    return jax.tree.map(lambda x: x.astype(jnp.float32), grads), metrics
+
   first = jax.tree.map(lambda x: x[0], batch)
   zeros = jax.tree.map(
     lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad, params, first)
@@ -144,13 +168,33 @@ def accumulate(
 
 def _apply(
   state: TrainState, grads: types.ArrayTree, tx: optax.GradientTransformation
-) -> TrainState:
-  updates, opt_state = tx.update(grads, state.opt_state, state.params)
-  return TrainState(
-    step=state.step + 1,
-    params=optax.apply_updates(state.params, updates),
-    opt_state=opt_state,
+) -> tuple[TrainState, types.Array | None]:
+  trained, frozen = lora.split(state.params)
+  updates, opt_state = tx.update(grads, state.opt_state, trained)
+  step = state.step + 1
+  new = optax.apply_updates(trained, updates)
+  state = TrainState(
+    step=step, params=lora.join(new, frozen), opt_state=opt_state
   )
+  return state, _rounded_away(trained, new, updates)
+
+
+def _rounded_away(
+  old: types.ArrayTree, new: types.ArrayTree, updates: types.ArrayTree
+) -> types.Array | None:
+  """Share of the updates that vanished when they were added."""
+  leaves = jax.tree.leaves(old)
+  if all(x.dtype == jnp.float32 for x in leaves):
+    return None
+  wanted = [x != 0 for x in jax.tree.leaves(updates)]
+  lost = [
+    w & (o == n)
+    for w, o, n in zip(wanted, leaves, jax.tree.leaves(new), strict=True)
+  ]
+  count = [
+    sum(jnp.sum(x, dtype=jnp.float32) for x in y) for y in (lost, wanted)
+  ]
+  return count[0] / jnp.maximum(count[1], 1.0)
 
 
 def update_metrics(
@@ -168,6 +212,11 @@ def update_metrics(
     'grad_norm': float(np.mean([u.grad_norm for u in updates])),
     'policy_entropy': mean('entropy'),
   }
+  if updates[0].rounded_away is not None:
+    lost = [u.rounded_away for u in updates]
+    metrics['update/rounded_away'] = float(np.mean(lost))
+  if 'kl' in updates[0].sums:
+    metrics['kl'] = mean('kl')
   if 'clip_fraction' in updates[0].sums:
     largest = max(float(u.maxima['ratio_abs_log_max']) for u in updates)
     metrics |= {

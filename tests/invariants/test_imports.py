@@ -19,6 +19,7 @@ FLOORS = (
   'rollout',
   'evaluation',
   'config_rules',
+  'config_objective',
   'config',
   'training',
   'experiments',
