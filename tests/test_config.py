@@ -52,6 +52,7 @@ def test_choices_are_the_keys_of_the_functions():
     'combine': mechanisms.COMBINATIONS,
     'clip': mechanisms.CLIPS,
     'aggregation': losses.AGGREGATIONS,
+    'kl_estimator': losses.KL_ESTIMATORS,
   }.items():
     assert choices[name] == tuple(table), name
   assert {'none', 'ratio', 'binary', 'always'} == set(choices['gate'])
@@ -88,6 +89,9 @@ OTHERS = {
   'init_weights': 'induction',
   'dtype': 'bfloat16',
   'param_dtype': 'bfloat16',
+  'lora_rank': 8,
+  'lora_alpha': 16.0,
+  'lora_targets': ('v_proj', 'q_proj'),
   'logprob_chunk': 13,
   'sft_batch': 14,
   'sft_micro': 7,
@@ -108,6 +112,7 @@ OTHERS = {
   'adam_eps': 1e-15,
   'weight_decay': 0.1,
   'max_grad_norm': 0.3,
+  'first_moment_dtype': 'bfloat16',
   'reward_scale': 'unit',
   'mix': 'convex',
   'mix_weight': 0.25,
@@ -130,6 +135,8 @@ OTHERS = {
   'dual_clip': 3.0,
   'aggregation': 'seq-mean-token-mean',
   'entropy_coef': 0.001,
+  'kl_coef': 0.01,
+  'kl_estimator': 'k2',
 }
 
 
@@ -251,6 +258,22 @@ WRONG = {
   '--clip_high_factor=-3.0': ['--clip_high_factor=-3'],
   '--dual_clip=nan': ['--dual_clip=nan'],
   '--entropy_coef=inf': ['--entropy_coef=inf'],
+  '--lora_rank=-1': ['--lora_rank=-1'],
+  '--lora_alpha=0.0': ['--lora_rank=1', '--lora_alpha=0'],
+  '--lora_targets=q_proj,head': ['--lora_rank=1', '--lora_targets=q_proj,head'],
+  '--lora_targets=q_proj,q_proj': [
+    '--lora_rank=1',
+    '--lora_targets=q_proj,q_proj',
+  ],
+  '--lora_rank=0 for no adapters': ['--lora_rank=1', '--lora_targets='],
+  '--kl_coef=-1.0': ['--kl_coef=-1'],
+  '--kl_coef=nan': ['--kl_coef=nan'],
+  '--kl_coef=0.1 is a term of RL': [
+    '--kl_coef=0.1',
+    '--rl_steps=0',
+    '--sft_steps=1',
+  ],
+  '--kl_estimator=k1': ['--kl_coef=0.1', '--kl_estimator=k1'],
 }
 
 
@@ -282,6 +305,9 @@ def test_all_problems_are_told_at_once():
     ['--seed=2147483647', '--profile_steps=1,2', '--band=0,1'],
     ['--learning_rate=0', '--entropy_coef=0', '--adam_b1=0', '--floor=0'],
     ['--dtype=bfloat16', '--param_dtype=float16'],
+    ['--lora_rank=1', '--lora_targets=up_proj', '--kl_coef=0.1'],
+    # Without adapters and a KL term nothing is asked of their flags.
+    ['--lora_alpha=0', '--lora_targets=head', '--kl_estimator=k1'],
   ],
 )
 def test_what_works_is_let_through(flags):

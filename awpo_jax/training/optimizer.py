@@ -131,14 +131,17 @@ def make_schedules(config: config_lib.Config) -> dict[str, optax.Schedule]:
 
 
 def rounding_warning(config: config_lib.Config) -> str | None:
-  """What to tell whoever trains parameters that are not float32."""
+  """What to tell whoever trains parameters that are not float32.
+
+  Half a unit in the last place of bfloat16 is 1/512 to 1/256 of a number, of
+  float16 1/4096 to 1/2048: what is added is lost below that.
+  """
   model = config.model
   if model.param_dtype == 'float32' or model.lora_rank:
     return None
   return (
-    f'--param_dtype={model.param_dtype} rounds away every update smaller than '
-    'about 1/500 of the weight it is added to (float16: 1/4000), which at '
-    'small learning rates is nearly all of them; `update/rounded_away` is '
-    'their share. Keep --param_dtype=float32 with --dtype=bfloat16, or train '
-    'adapters: --lora_rank=16.'
+    f'--param_dtype={model.param_dtype} rounds small updates away, those of '
+    'bfloat16 up to 1/256 of the weight; `update/rounded_away` is their share. '
+    'Keep --param_dtype=float32 with --dtype=bfloat16, or train adapters '
+    '(--lora_rank), which are float32.'
   )

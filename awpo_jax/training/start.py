@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator
 
 import jax
@@ -12,7 +13,7 @@ from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import induction, lora
 from awpo_jax.rollout import sampling
-from awpo_jax.training import checkpoints
+from awpo_jax.training import checkpoints, optimizer
 
 # The model's config -> its parameters.
 Base = Callable[[model_config.DecoderConfig], types.ArrayTree]
@@ -73,7 +74,12 @@ def new_params(
   Raises:
     ConfigError: `--init_from` has adapters of another `--lora_alpha`, or what
       `base` raises.
+
+  Effects: a warning on standard error where updates will be rounded away.
   """
+  warning = optimizer.rounding_warning(config)
+  if warning:
+    print(f'Warning: {warning}', file=sys.stderr)
   if model.lora is None or _has_adapters(config):
     return base(model)
   bare = dataclasses.replace(model, lora=None)

@@ -74,6 +74,8 @@ class ReferenceNumbersTest(parameterized.TestCase):
     ('k1', -0.075556, 1.0),
     ('k2', 0.492933, 0.865185),
     ('k3', 0.605973, 1.168973),
+    # The value of k3, the gradient of k2.
+    ('k3+', 0.605973, 0.865185),
   )
   def test_kl(self, kind, value, size):
     def per_token(logprobs):
@@ -209,6 +211,7 @@ class KlEstimateTest(chex.TestCase):
     ('k1', [0.6931472, -0.6931472]),
     ('k2', [0.2402265, 0.2402265]),  # .6931472^2 / 2
     ('k3', [0.1931472, 0.3068528]),  # 1/2 + .6931472 - 1, 2 - .6931472 - 1
+    ('k3+', [0.1931472, 0.3068528]),
   )
   def test_by_hand(self, kind, want):
     fn = self.variant(functools.partial(losses.kl_estimate, kind=kind))
@@ -234,6 +237,7 @@ class KlEstimateTest(chex.TestCase):
     np.testing.assert_array_equal(got['k1'], [[-20, 20]])
     np.testing.assert_array_equal(got['k2'], [[200, 200]])
     np.testing.assert_array_equal(got['k3'], [[10, 10]])
+    np.testing.assert_array_equal(got['k3+'], [[10, 10]])
 
   def test_k3_keeps_its_digits_near_zero(self):
     # u^2/2 - u^3/6 with u = 1e-3; exp(-u) + u - 1 in float32 is 15% off or 0
