@@ -9,7 +9,7 @@ import pytest
 
 from awpo_jax.ops import losses
 from awpo_jax.training import sharding
-from tests.training import row_by_row, tiny
+from tests.training import adapted, row_by_row, tiny
 
 SPEC = jax.sharding.PartitionSpec
 
@@ -38,7 +38,10 @@ def _check(update, aggregation):
   state, metrics = jax.device_get(
     update(tiny.initial_state(), _batch(), aggregation=aggregation)
   )
-  grads, want = _want(aggregation)
+  _compare(state, metrics, *_want(aggregation))
+
+
+def _compare(state, metrics, grads, want):
   tiny.assert_close(state.opt_state[0], grads, scale=grads, rtol=1e-5)
   np.testing.assert_allclose(metrics.grad_norm, tiny.norm(grads), rtol=1e-5)
   got = metrics.sums | metrics.maxima
@@ -85,3 +88,26 @@ def test_jit_over_sharded_arrays(aggregation):
     return _sharded()(state, batch, jnp.int32(number))
 
   _check(update, aggregation)
+
+
+@functools.cache
+def _adapted():
+  return adapted.plain('token-mean')
+
+
+@pytest.mark.parametrize(
+  ('devices', 'micro'), [(1, 1), (1, 2), (1, 4), (2, 2), (4, 1)]
+)
+def test_with_adapters_and_a_kl_term(devices, micro):
+  state = adapted.initial_state()
+  if devices == 1:
+    state, metrics = tiny.update(
+      state, adapted.batch(), micro=micro, terms=adapted.TERMS
+    )
+  else:
+    mapped = tiny.Mapped(devices, micro, adapted.TERMS)
+    state, metrics = mapped(mapped.place(state), adapted.batch())
+  _compare(*jax.device_get((state, metrics)), *_adapted())
+  grads, want = _adapted()
+  # Both terms count, or the comparison says little.
+  assert adapted.KL_COEF * want['kl'] > 0.02 < abs(want['surrogate'])

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -100,3 +101,60 @@ def test_adamw_with_clipping(scale):
     params = optax.apply_updates(params, updates)
     got = np.concatenate(jax.tree.leaves(params))
     np.testing.assert_allclose(got, expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_moments_move_whatever_the_dtypes(dtype):
+  # A gradient of 1, then zeros: the first moment is .1 .9^n, the second
+  # .001 .999^n, which bfloat16 could not tell from .001 at all.
+  tx = optimizer.make_optimizer(
+    lambda _: 1e-3, max_grad_norm=9.0, first_moment_dtype=dtype
+  )
+  params = {'x': jnp.ones((1,), jnp.bfloat16)}
+  state = tx.init(params)
+  for step in range(21):
+    grads = {'x': jnp.full((1,), float(step == 0), jnp.bfloat16)}
+    updates, state = tx.update(grads, state, params)
+    assert updates['x'].dtype == jnp.float32
+  adam = next(
+    x
+    for x in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, 'nu'))
+    if hasattr(x, 'nu')
+  )
+  assert adam.mu['x'].dtype == jnp.dtype(dtype)
+  assert adam.nu['x'].dtype == jnp.float32
+  np.testing.assert_allclose(adam.nu['x'], 1e-3 * 0.999**20, rtol=1e-5)
+  # Twenty roundings of half a unit each at most.
+  rtol = 1e-5 if dtype == 'float32' else 20 * 2**-9
+  np.testing.assert_allclose(np.float32(adam.mu['x']), 0.1 * 0.9**20, rtol=rtol)
+
+
+def test_the_flag_of_the_first_moment(monkeypatch):
+  seen = []
+  monkeypatch.setattr(
+    optimizer,
+    'make_optimizer',
+    lambda schedule, **options: seen.append(options['first_moment_dtype']),
+  )
+  for dtype in ('float32', 'bfloat16'):
+    config = config_lib.Config(
+      run=config_lib.RunConfig(rl_steps=1),
+      optimizer=config_lib.OptimizerConfig(first_moment_dtype=dtype),
+    )
+    optimizer.make_optimizers(config)
+  assert seen == ['float32', 'bfloat16']
+
+
+@pytest.mark.parametrize(
+  ('param_dtype', 'rank', 'warned'),
+  [('float32', 0, False), ('bfloat16', 0, True), ('bfloat16', 4, False)],
+)
+def test_who_trains_bfloat16_parameters_is_warned(param_dtype, rank, warned):
+  config = config_lib.Config(
+    model=config_lib.ModelConfig(param_dtype=param_dtype, lora_rank=rank)
+  )
+  text = optimizer.rounding_warning(config)
+  assert bool(text) == warned
+  if warned:
+    assert '--param_dtype=bfloat16' in text and '--param_dtype=float32' in text
+    assert 'update/rounded_away' in text and '--lora_rank' in text

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from awpo_jax.training import prepare, sharding
+from awpo_jax.training import objectives, prepare, sharding
 from tests.ops import awpo_cases, awpo_reference
-from tests.training import row_by_row, tiny
+from tests.training import adapted, row_by_row, tiny
 
 
 @functools.cache
@@ -225,3 +225,31 @@ def test_without_a_gate_the_judge_need_not_answer():
   got = tiny.prepared(unjudged, trainer=False, **tiny.GRPO).batch
   np.testing.assert_array_equal(got.valid, unjudged.rewards.outcome_valid)
   assert not tiny.prepared(unjudged, trainer=False).batch.valid.any()
+
+
+@pytest.mark.parametrize('with_adapters', [False, True])
+def test_log_probabilities_of_the_reference(with_adapters):
+  decoder = adapted.DECODER if with_adapters else tiny.DECODER
+  run = functools.partial(
+    tiny.make_prepare(trainer=False),
+    ref_logprobs=functools.partial(
+      objectives.completion_logprobs, decoder=decoder, temperature=1.0, chunk=3
+    ),
+  )
+  if with_adapters:
+    policy, reference = adapted.params(seed=2), adapted.trained(seed=1)
+    whole = jax.tree.map(np.asarray, adapted.merged(reference))
+  else:
+    whole = reference = tiny.params()
+    policy = jax.tree.map(lambda x: 1.1 * x, whole)
+  got = jax.device_get(tiny.jit(run)(policy, _rollout(), reference)).batch
+  mask = _rollout().completions.policy_mask
+  want = [row_by_row.scores(whole, x)[0] for x in tiny.minibatches(got)]
+  np.testing.assert_allclose(
+    got.ref_logprobs[mask], np.concatenate(want)[mask], rtol=1e-4, atol=2e-5
+  )
+  assert not got.ref_logprobs[~mask].any()
+
+
+def test_without_a_kl_term_the_batch_has_no_reference():
+  assert tiny.prepared(_rollout(), trainer=False).batch.ref_logprobs is None

@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from awpo_jax.training import objectives, sharding, train_step
-from tests.training import row_by_row, tiny
+from awpo_jax.models import lora
+from awpo_jax.training import objectives, optimizer, sharding, train_step
+from tests.training import adapted, row_by_row, tiny
 
 
 def _copy(tree):
@@ -104,3 +105,137 @@ def test_accumulate_adds_sums_and_takes_maxima():
   )
   assert grads == -1
   assert metrics.sums == {'loss': -3} and metrics.maxima == {'largest': 6}
+
+
+def test_accumulate_adds_bfloat16_gradients_as_float32():
+  # bfloat16 has no number between 256 and 258: 256 + 1 + 1 + 1 stays 256.
+  def terms(params, batch):
+    return params * batch, objectives.Terms(sums={}, maxima={})
+
+  grads, _ = train_step.accumulate(
+    terms, jnp.bfloat16(1), jnp.bfloat16([256, 1, 1, 1])
+  )
+  assert grads == 259 and grads.dtype == jnp.float32
+
+
+def _linear_step(params, *, learning_rate):
+  """An update of f(x) = sum x: Adam's first step is the learning rate."""
+
+  def terms(params, batch):
+    value = sum(jnp.sum(x) for x in jax.tree.leaves(params)) * batch
+    return value, objectives.Terms(sums={'loss': value}, maxima={})
+
+  tx = optimizer.make_optimizer(lambda _: learning_rate, max_grad_norm=1e9)
+  return train_step.train_step(
+    train_step.init_state(params, tx),
+    jnp.float32([1]),
+    weigh=lambda b, _: b,
+    terms=terms,
+    tx=tx,
+  )
+
+
+@pytest.mark.parametrize(
+  ('learning_rate', 'new', 'lost'),
+  [
+    # Below 1, bfloat16 has steps of 2^-8, below 1/4 of 2^-10: half a step of
+    # the first is 0.00195, of the second 0.00049, and 0 takes anything.
+    (1e-4, [1, 0.25, -1e-4], 2 / 3),
+    (1e-3, [1, 0.25 - 2**-10, -1e-3], 1 / 3),
+    (1e-2, [1 - 3 * 2**-8, 0.25 - 10 * 2**-10, -1e-2], 0),
+  ],
+)
+def test_what_bfloat16_parameters_lose_is_told(learning_rate, new, lost):
+  params = {'x': jnp.bfloat16([1, 0.25, 0])}
+  state, metrics = _linear_step(params, learning_rate=learning_rate)
+  assert state.params['x'].dtype == jnp.bfloat16
+  np.testing.assert_allclose(np.float32(state.params['x']), new, rtol=2**-8)
+  np.testing.assert_array_equal(np.float32(state.params['x'])[:2], new[:2])
+  np.testing.assert_allclose(metrics.rounded_away, lost, rtol=1e-6)
+
+
+def test_float32_parameters_and_adapters_lose_nothing_and_say_nothing():
+  state, metrics = _linear_step({'x': jnp.float32([1])}, learning_rate=1e-4)
+  np.testing.assert_allclose(state.params['x'], 1 - 1e-4, rtol=1e-6)
+  assert metrics.rounded_away is None
+  # Nor does a frozen base of bfloat16, which is no float32 but not trained.
+  params = {'kernel': jnp.bfloat16([1]), 'lora_a': jnp.float32([1])}
+  state, metrics = _linear_step({'q_proj': params}, learning_rate=1e-4)
+  layer = state.params['q_proj']
+  np.testing.assert_allclose(layer['lora_a'], 1 - 1e-4, rtol=1e-6)
+  assert layer['kernel'] == 1 and layer['kernel'].dtype == jnp.bfloat16
+  assert metrics.rounded_away is None
+
+
+def test_a_share_that_was_rounded_away_is_a_metric_of_the_step():
+  params = {'x': jnp.bfloat16([1, 0.25, 0])}
+  updates = []
+  for rate in (1e-4, 1e-2):
+    _, metrics = _linear_step(params, learning_rate=rate)
+    sums = metrics.sums | {'weight': 1.0, 'entropy': 1.0}
+    updates.append(jax.device_get(metrics).replace(sums=sums))
+  got = train_step.update_metrics(updates)['update/rounded_away']
+  np.testing.assert_allclose(got, 1 / 3, rtol=1e-6)
+
+
+def test_adapters_alone_are_trained():
+  before = adapted.initial_state()
+  state, metrics = tiny.update(before, adapted.batch(), terms=adapted.TERMS)
+  old, base = lora.split(before.params)
+  new, frozen = lora.split(state.params)
+  tiny.assert_equal(frozen, base)
+  for x, y in zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True):
+    assert np.all(x != y)
+  assert metrics.finite
+  # Moments and the gradient that `tiny.make_tx` keeps are of them alone.
+  sizes = jax.tree.map(np.size, (state.opt_state, new))
+  opt, count = (sum(jax.tree.leaves(x)) for x in sizes)
+  assert 3 * count <= opt <= 3 * count + 5
+
+
+def _kernels_made(state, terms, decoder_kernels):
+  """Products whose result has the shape of a kernel, in an update."""
+  (batch,) = sharding.cut(adapted.batch(), minibatches=1, devices=1, micro=8)
+  batch = jax.tree.map(lambda x: x[0], batch)
+  jaxpr = jax.make_jaxpr(lambda s, b: tiny.step(s, b, 0, terms=terms))(
+    state, batch
+  )
+  shapes = {frozenset(x.shape) | {x.ndim} for x in decoder_kernels}
+  found = []
+
+  def walk(jaxpr):
+    for eqn in jaxpr.eqns:
+      if eqn.primitive.name == 'dot_general':
+        shape = eqn.outvars[0].aval.shape
+        found.append(frozenset(shape) | {len(shape)})
+      for value in jax.tree.leaves(
+        eqn.params, is_leaf=lambda x: hasattr(x, 'eqns') or hasattr(x, 'jaxpr')
+      ):
+        inner = getattr(value, 'jaxpr', value)
+        if hasattr(inner, 'eqns'):
+          walk(inner)
+
+  walk(jaxpr.jaxpr)
+  assert found
+  return [shape for shape in found if shape in shapes]
+
+
+def test_no_kernel_has_a_gradient_or_is_merged():
+  kernels = [
+    x
+    for path, x in jax.tree_util.tree_leaves_with_path(tiny.params())
+    if path[-1].key == 'kernel'
+  ]
+  assert not _kernels_made(adapted.initial_state(), adapted.TERMS, kernels)
+  # Without adapters each of them has one, in either pass or in both.
+  assert len(
+    _kernels_made(tiny.initial_state(), tiny.RL_TERMS, kernels)
+  ) >= len(kernels)
+
+
+def test_what_is_not_finite_changes_no_adapter():
+  before = adapted.initial_state()
+  bad = _spoil(adapted.batch(), 'advantages', np.nan)
+  state, metrics = tiny.update(before, bad, terms=adapted.TERMS)
+  assert not metrics.finite
+  tiny.assert_equal(state, before)

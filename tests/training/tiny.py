@@ -218,7 +218,7 @@ def initial_state() -> train_step.TrainState:
 AGGREGATIONS = tuple(losses.AGGREGATIONS)
 
 
-def step(state, batch, aggregation, *, axis_name=None):
+def step(state, batch, aggregation, *, terms=RL_TERMS, axis_name=None):
   """`train_step`; the aggregation is a number, so that one program has all."""
 
   def weigh(batch, all_sum):
@@ -234,18 +234,25 @@ def step(state, batch, aggregation, *, axis_name=None):
     state,
     batch,
     weigh=weigh,
-    terms=RL_TERMS,
+    terms=terms,
     tx=make_tx(),
     axis_name=axis_name,
   )
 
 
 @functools.cache
-def _jitted():
-  return jit(step)
+def _jitted(terms):
+  return jit(functools.partial(step, terms=terms))
 
 
-def update(state, batch: types.Batch, *, aggregation='token-mean', micro=1):
+def update(
+  state,
+  batch: types.Batch,
+  *,
+  aggregation='token-mean',
+  micro=1,
+  terms=RL_TERMS,
+):
   """One update on one device.
 
   Args:
@@ -253,6 +260,7 @@ def update(state, batch: types.Batch, *, aggregation='token-mean', micro=1):
     batch: [P, ...] of NumPy arrays.
     aggregation: how the loss adds up.
     micro: microbatches it is cut into.
+    terms: the loss.
 
   Returns:
     State and metrics, on the host.
@@ -262,7 +270,7 @@ def update(state, batch: types.Batch, *, aggregation='token-mean', micro=1):
   )
   batch = jax.tree.map(lambda x: x[0], batch)
   number = AGGREGATIONS.index(aggregation)
-  return jax.device_get(_jitted()(state, batch, number))
+  return jax.device_get(_jitted(terms)(state, batch, number))
 
 
 def updates(state, batch: types.Batch):
@@ -285,7 +293,8 @@ def minibatches(batch):
 class Mapped:
   """The update of eight prompts under `pmap`, compiled once."""
 
-  def __init__(self, devices: int, micro: int):
+  def __init__(self, devices: int, micro: int, terms=RL_TERMS):
+    self._step = functools.partial(step, terms=terms)
     self.mesh = sharding.data_mesh(jax.devices()[:devices])
     self._devices, self._micro = devices, MINIBATCH // devices // micro
     self._compiled = None
@@ -302,7 +311,11 @@ class Mapped:
     arguments = state, sharding.place_split(batch, self.mesh), number
     if self._compiled is None:
       mapped = sharding.pmapped(
-        step, self.mesh, in_axes=(None, 0, None), out_axes=None, donate=(0,)
+        self._step,
+        self.mesh,
+        in_axes=(None, 0, None),
+        out_axes=None,
+        donate=(0,),
       )
       self._compiled = mapped.lower(*arguments).compile(
         compiler_options=quick()
