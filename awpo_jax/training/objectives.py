@@ -188,14 +188,7 @@ def rl_terms(
   loss = surrogate - entropy_coef * entropy
   further = {}
   if kl_coef:
-    assert batch.ref_logprobs is not None
-    kl = losses.kl_estimate(
-      logprobs.reshape(-1, rows),
-      batch.ref_logprobs.reshape(-1, rows),
-      used,
-      kind=kl_estimator,
-    )
-    further['kl'] = jnp.sum(weights * kl)
+    further['kl'] = _kl(logprobs, batch, kind=kl_estimator)
     loss += kl_coef * further['kl']
   clipped = losses.is_clipped(
     log_ratio,
@@ -215,3 +208,17 @@ def rl_terms(
   }
   maxima = {'ratio_abs_log_max': jnp.max(jnp.where(used, size, 0.0))}
   return loss, jax.lax.stop_gradient(Terms(sums=sums, maxima=maxima))
+
+
+def _kl(logprobs: types.Array, batch: types.Batch, *, kind: str) -> types.Array:
+  """Weighted sum of the estimates of KL(policy || reference)."""
+  assert batch.ref_logprobs is not None and batch.weights is not None
+  rows = (-1, logprobs.shape[-1])
+  weights = batch.weights.reshape(rows)
+  per_token = losses.kl_estimate(
+    logprobs.reshape(rows),
+    batch.ref_logprobs.reshape(rows),
+    weights > 0,
+    kind=kind,
+  )
+  return jnp.sum(weights * per_token)

@@ -88,10 +88,9 @@ def compile_programs(
     sampler = make_sampler(experiment, mesh, temperature=config.rl.temperature)
     preparer = make_preparer(experiment, mesh)
     rows, samples = config.rl.prompts_per_step // devices, config.rl.samples
-    references = ()
-    if config.loss.kl_coef:
+    references = (lora.split(params)[0],) if config.loss.kl_coef else ()
+    if references:
       lowered['reference',] = make_reference(mesh).lower(params)
-      references = (lora.split(params)[0],)
     for s in prompts:
       arguments = shapes.sampler(rows, s, samples)
       lowered['sample', s] = sampler.lower(params, *arguments)
