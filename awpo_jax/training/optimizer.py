@@ -80,14 +80,25 @@ def make_optimizer(
 def _in_float32(
   tx: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
-  """`tx` on float32 copies; without it optax takes the parameters' dtype."""
+  """`tx` on float32 copies; without it optax takes the dtypes it is given.
+
+  In bfloat16 a parameter's second moment would not move, and a first moment
+  would decay by 0.8984 for 0.9.
+  """
 
   def cast(tree):
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
+    return jax.tree.map(
+      lambda x: (
+        x.astype(jnp.float32) if jnp.isdtype(x.dtype, 'real floating') else x
+      ),
+      jax.tree.map(jnp.asarray, tree),
+    )
 
   return optax.GradientTransformation(
     lambda params: tx.init(cast(params)),
-    lambda grads, state, params: tx.update(cast(grads), state, cast(params)),
+    lambda grads, state, params: tx.update(
+      cast(grads), cast(state), cast(params)
+    ),
   )
 
 

@@ -124,8 +124,8 @@ def test_moments_move_whatever_the_dtypes(dtype):
   assert adam.mu['x'].dtype == jnp.dtype(dtype)
   assert adam.nu['x'].dtype == jnp.float32
   np.testing.assert_allclose(adam.nu['x'], 1e-3 * 0.999**20, rtol=1e-5)
-  # Twenty roundings of half a unit each at most.
-  rtol = 1e-5 if dtype == 'float32' else 20 * 2**-9
+  # Twenty-one roundings of half a unit each, which partly cancel.
+  rtol = 1e-5 if dtype == 'float32' else 5 * 2**-8
   np.testing.assert_allclose(np.float32(adam.mu['x']), 0.1 * 0.9**20, rtol=rtol)
 
 
