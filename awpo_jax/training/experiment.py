@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import grain
 import jax
@@ -44,6 +44,7 @@ class Experiment:
     judge: of the reasoning; None for none.
     demonstration_order: step-independent index -> demonstration.
     prompt_order: index of a prompt in the run -> prompt of the data set.
+    left_out: part of the data -> how much of it `--overlong=drop` left out.
   """
 
   config: config_lib.Config
@@ -55,6 +56,7 @@ class Experiment:
   judge: types.Judge | None
   demonstration_order: Sequence[int]
   prompt_order: Sequence[int]
+  left_out: Mapping[str, int]
 
   @property
   def pad_id(self) -> int:
@@ -78,12 +80,12 @@ def make_experiment(config: config_lib.Config) -> Experiment:
   judge = None
   if data.judge != 'none':
     judge = plugins.load(data.judge, JUDGES, flag='judge')
-  dataset = datasets.load(
+  loaded = datasets.load(
     data.dataset, seed=config.run.seed, data=data.data or None
   )
-  _check_sizes(config, dataset)
-  tokenizer = _tokenizer(config, dataset)
-  dataset = _fitting(config, dataset, tokenizer)
+  _check_sizes(config, loaded)
+  tokenizer = _tokenizer(config, loaded)
+  dataset = _fitting(config, loaded, tokenizer)
   model = model_config.load_config(
     config.model.model,
     dtype=config.model.dtype,
@@ -102,7 +104,19 @@ def make_experiment(config: config_lib.Config) -> Experiment:
     judge=judge,
     demonstration_order=_order(len(dataset.demonstrations), config.run.seed, 0),
     prompt_order=_order(len(dataset.train), config.run.seed, 1),
+    left_out={
+      name: count - _counts(dataset)[name]
+      for name, count in _counts(loaded).items()
+    },
   )
+
+
+def _counts(dataset: types.Dataset) -> dict[str, int]:
+  return {
+    'demonstrations': len(dataset.demonstrations),
+    'train': len(dataset.train),
+    **{name: len(tasks) for name, tasks in dataset.evals.items()},
+  }
 
 
 def _check_sizes(config: config_lib.Config, dataset: types.Dataset) -> None:

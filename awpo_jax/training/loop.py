@@ -232,6 +232,10 @@ class _Run:
     self.once = {
       'time/setup': begun - self.clock,
       'time/compile': time.perf_counter() - begun,
+      **{
+        f'data/left_out/{name}': count
+        for name, count in self.experiment.left_out.items()
+      },
     }
 
   def _phase(self, step: int) -> str:
