@@ -101,7 +101,7 @@ class TestByHand:
       ({'attention_factor': 1.4}, 1.4),
       ({'mscale': 2.0}, 1.1386294361),  # Alone it is not used.
       # (0.2 ln 4 + 1) / (0.05 ln 4 + 1)
-      ({'mscale': 2.0, 'mscale_all_dim': 0.5}, 1.1944671467),
+      ({'mscale': 2.0, 'mscale_all_dim': 0.5}, 1.1944648761),
     ],
   )
   def test_attention_factor(self, further, want):
@@ -191,7 +191,7 @@ class TestConfigs:
       ({'rope_scaling': {'type': ['x']}}, r"rope_type=\['x'\] is not"),
       (
         {'rope_scaling': {'type': 'linear', 'rope_type': 'yarn'}},
-        "rope_type and type differ .'linear', 'yarn'.",
+        "rope_type='yarn' and type='linear'",
       ),
       ({'rope_scaling': 'linear'}, "rope_scaling='linear' is not an object"),
       (
