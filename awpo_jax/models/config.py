@@ -1,4 +1,4 @@
-"""Shape and numerics of a decoder, read from a Hugging Face `config.json`."""
+"""Shape and numerics of a decoder, from and to a Hugging Face `config.json`."""
 
 import dataclasses
 import json
@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+
+from awpo_jax.models import families, rope
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +25,7 @@ class DecoderConfig:
     head_width: C; need not be width / heads.
     mlp_width: inner width of the SwiGLU.
     rope_theta: base of the rotary frequencies.
+    rope_scaling: how they are stretched beyond the original length.
     norm_eps: added to the mean square in RMSNorm.
     qk_norm: RMSNorm over each query and key head (Qwen3).
     qkv_bias: biases on the query, key and value projections (Qwen2).
@@ -35,6 +38,10 @@ class DecoderConfig:
     max_positions: longest sequence the model was made for.
     dtype: of activations and the cache, e.g. 'bfloat16'.
     param_dtype: of parameters.
+    family: `model_type` of the config.json it was read from. It says nothing
+      that the other fields do not, hence two configs that differ in it alone
+      are equal; but a Mistral without a window *is* a Llama, and tokenizers
+      and servers look at the name.
   """
 
   vocab_size: int
@@ -44,7 +51,8 @@ class DecoderConfig:
   kv_heads: int
   head_width: int
   mlp_width: int
-  rope_theta: float = 10_000.0
+  rope_theta: float = rope.DEFAULT_THETA
+  rope_scaling: rope.Scaling = rope.Scaling()
   norm_eps: float = 1e-6
   qk_norm: bool = False
   qkv_bias: bool = False
@@ -57,10 +65,16 @@ class DecoderConfig:
   max_positions: int = 32_768
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
+  family: str | None = dataclasses.field(default=None, compare=False)
 
   def __post_init__(self):
     object.__setattr__(self, 'dtype', jnp.dtype(self.dtype))
     object.__setattr__(self, 'param_dtype', jnp.dtype(self.param_dtype))
+    if not any(self.local_layers) and len(self.local_layers) == self.layers:
+      # A window that no layer looks through: one way to say so.
+      object.__setattr__(self, 'local_layers', ())
+    if not self.local_layers:
+      object.__setattr__(self, 'window', None)
     if self.heads % self.kv_heads:
       raise ValueError(
         f'num_attention_heads={self.heads} is not a multiple of '
@@ -73,96 +87,14 @@ class DecoderConfig:
         f'layer_types names {len(self.local_layers)} layers of '
         f'num_hidden_layers={self.layers}, sliding_window={self.window}.'
       )
+    if self.window is not None and self.window < 1:
+      raise ValueError(f'sliding_window={self.window} is not positive.')
     if self.head_width % 2:
       raise ValueError(f'RoPE needs an even head_dim, got {self.head_width}.')
-
-
-# What distinguishes the families that are this decoder's block.
-_FAMILIES: Mapping[str, Mapping[str, Any]] = {
-  'qwen3': {'qk_norm': True},
-  'qwen2': {'qkv_bias': True},
-  'llama': {},
-  'mistral': {},
-}
-
-# What transformers assumes where a family's config.json is silent.
-_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-  'qwen3': {
-    'head_dim': 128,
-    'num_key_value_heads': 32,
-    'sliding_window': 4096,
-    'use_sliding_window': False,
-  },
-  'qwen2': {
-    'num_key_value_heads': 32,
-    'sliding_window': 4096,
-    'use_sliding_window': False,
-  },
-  'llama': {},
-  'mistral': {'num_key_value_heads': 8, 'sliding_window': 4096},
-}
-
-# config.json key -> field of DecoderConfig.
-_FIELDS: Mapping[str, str] = {
-  'vocab_size': 'vocab_size',
-  'hidden_size': 'width',
-  'num_hidden_layers': 'layers',
-  'num_attention_heads': 'heads',
-  'num_key_value_heads': 'kv_heads',
-  'head_dim': 'head_width',
-  'intermediate_size': 'mlp_width',
-  'rms_norm_eps': 'norm_eps',
-  'tie_word_embeddings': 'tied',
-  'initializer_range': 'init_range',
-  'max_position_embeddings': 'max_positions',
-  'mlp_bias': 'mlp_bias',
-}
-
-# Keys without which there is no model.
-_SIZES = (
-  'vocab_size',
-  'hidden_size',
-  'num_hidden_layers',
-  'num_attention_heads',
-  'intermediate_size',
-)
-
-# Keys that change nothing in the forward pass.
-_INERT = frozenset(
-  {
-    '_name_or_path',
-    'architectures',
-    'bos_token_id',
-    'chunk_size_feed_forward',
-    'dtype',
-    'eos_token_id',
-    'id2label',
-    'label2id',
-    'max_window_layers',
-    'model_type',
-    'output_attentions',
-    'output_hidden_states',
-    'pad_token_id',
-    'pretraining_tp',
-    'problem_type',
-    'return_dict',
-    'torch_dtype',
-    'transformers_version',
-    'use_cache',
-  }
-)
-
-# Keys that are understood for one value only.
-_REQUIRED: Mapping[str, tuple[Any, ...]] = {
-  'hidden_act': ('silu',),
-  'attention_dropout': (0, 0.0),
-  'is_encoder_decoder': (False,),
-  'rope_scaling': (None,),
-  'use_mrope': (False,),
-  'partial_rotary_factor': (1, 1.0),
-}
-
-_ROPE_KEYS = frozenset({'rope_type', 'rope_theta'})
+    if self.family not in (None, *families.BLOCKS):
+      raise ValueError(
+        f'family={self.family!r} is not one of {", ".join(families.BLOCKS)}.'
+      )
 
 
 def from_hf_dict(
@@ -174,7 +106,7 @@ def from_hf_dict(
   """Reads the parsed `config.json` of a Hugging Face model.
 
   Args:
-    hf: the JSON object, of transformers 4 (`rope_theta`) or 5
+    hf: the JSON object, of transformers 4 (`rope_theta`, `rope_scaling`) or 5
       (`rope_parameters`).
     dtype: of activations.
     param_dtype: of parameters.
@@ -187,78 +119,107 @@ def from_hf_dict(
       names the key.
   """
   family: Any = hf.get('model_type')
-  if not isinstance(family, str) or family not in _FAMILIES:
+  if not isinstance(family, str) or family not in families.BLOCKS:
     raise ValueError(
       f'model_type={family!r} is not implemented; known: '
-      f'{", ".join(_FAMILIES)}.'
+      f'{", ".join(families.BLOCKS)}.'
     )
-  hf = {**_DEFAULTS[family], **hf}
-  _refuse_unknown(hf)
-  missing = [key for key in _SIZES if hf.get(key) is None]
+  hf = {**families.DEFAULTS[family], **hf}
+  families.refuse_unknown(hf)
+  missing = [key for key in families.SIZES if hf.get(key) is None]
   if missing:
     raise ValueError(f'config.json does not set {", ".join(missing)}.')
-  fields = {_FIELDS[key]: hf[key] for key in _FIELDS if key in hf}
+  fields = {
+    families.FIELDS[key]: hf[key] for key in families.FIELDS if key in hf
+  }
   if hf.get('head_dim') is None:
     fields['head_width'] = fields['width'] // fields['heads']
   if hf.get('num_key_value_heads') is None:
     fields['kv_heads'] = fields['heads']
-  if hf.get('attention_bias'):
+  if hf.get('attention_bias') and family != 'qwen2':
     fields |= {'qkv_bias': True, 'out_bias': True}
-  fields |= {**_FAMILIES[family], **_local_layers(hf)}
+  fields |= {**families.BLOCKS[family], **families.local_layers(hf)}
+  theta, scaling = rope.from_hf(hf, max_positions=fields['max_positions'])
   return DecoderConfig(
-    rope_theta=_rope_theta(hf),
+    rope_theta=theta,
+    rope_scaling=scaling,
     dtype=dtype,
     param_dtype=param_dtype,
+    family=family,
     **fields,
   )
 
 
-def _refuse_unknown(hf: Mapping[str, Any]) -> None:
-  known = _INERT | set(_FIELDS) | set(_REQUIRED)
-  known |= {'attention_bias', 'layer_types', 'rope_parameters', 'rope_theta'}
-  known |= {'sliding_window', 'use_sliding_window'}
-  for key, value in hf.items():
-    if key not in known:
-      raise ValueError(f'config.json key {key}={value!r} is not implemented.')
-    if key in _REQUIRED and value not in _REQUIRED[key]:
-      raise ValueError(f'config.json value {key}={value!r} is not implemented.')
+def to_hf_dict(config: DecoderConfig) -> dict[str, Any]:
+  """The `config.json` of a model: the inverse of `from_hf_dict`.
 
+  Token ids are null: the tokenizer knows them (`hf_weights.save_pretrained`).
 
-def _local_layers(hf: Mapping[str, Any]) -> dict[str, Any]:
-  """Which layers see a window only (`layer_types`, `sliding_window`).
+  Args:
+    config: `family` says which model it becomes; None: the first that fits.
 
-  Where a config names no types, Mistral's layers are all local and those of
-  the other families are not.
+  Returns:
+    What `json.dumps` and `transformers.AutoConfig` take, also older ones.
+
+  Raises:
+    ValueError: no family, or not that of `config.family`, has such a block; it
+      names the fields.
   """
-  kinds = hf.get('layer_types')
-  window = hf.get('sliding_window')
-  if hf.get('use_sliding_window') is False:
-    window = None
-  if kinds is None:
-    if window is not None and hf['model_type'] != 'mistral':
-      raise ValueError(
-        f'config.json sliding_window={window!r} without layer_types is not '
-        'implemented.'
-      )
-    kinds = ['sliding_attention' if window else 'full_attention']
-    kinds *= hf['num_hidden_layers']
-  unknown = set(kinds) - {'full_attention', 'sliding_attention'}
-  if unknown:
-    raise ValueError(
-      f'config.json layer_types={sorted(unknown)!r} is not implemented.'
+  names = [config.family] if config.family else list(families.BLOCKS)
+  misfits = {name: _misfits(config, name) for name in names}
+  family = next((name for name in names if not misfits[name]), None)
+  if family is None:
+    reasons = '; '.join(
+      f'{name}: {", ".join(f"{x}={getattr(config, x)!r}" for x in fields)}'
+      for name, fields in misfits.items()
     )
-  local = tuple(kind == 'sliding_attention' for kind in kinds)
-  return {'window': window, 'local_layers': local} if any(local) else {}
+    raise ValueError(f'Not expressible as a Hugging Face config: {reasons}.')
+  hf = {
+    'architectures': [f'{family.title()}ForCausalLM'],
+    'model_type': family,
+    'dtype': config.param_dtype.name,
+    **{key: getattr(config, field) for key, field in families.FIELDS.items()},
+    **rope.to_hf(config.rope_theta, config.rope_scaling),
+    'attention_bias': config.out_bias,
+    'attention_dropout': 0.0,
+    'hidden_act': 'silu',
+    'use_cache': True,
+    **dict.fromkeys(('bos_token_id', 'eos_token_id', 'pad_token_id')),
+  }
+  for key in families.UNREAD[family]:
+    hf.pop(key, None)
+  if family == 'qwen2':
+    hf.pop('attention_bias', None)
+  if family == 'mistral':
+    hf['sliding_window'] = config.window
+  if family in ('qwen2', 'qwen3'):
+    local = config.local_layers or (False,) * config.layers
+    hf |= {
+      'use_sliding_window': config.window is not None,
+      'sliding_window': config.window,
+      'max_window_layers': config.layers if config.window is None else 0,
+      'layer_types': [
+        'sliding_attention' if is_local else 'full_attention'
+        for is_local in local
+      ],
+    }
+  return hf
 
 
-def _rope_theta(hf: Mapping[str, Any]) -> float:
-  rope = hf.get('rope_parameters') or {}
-  unknown = set(rope) - _ROPE_KEYS
-  if unknown or rope.get('rope_type', 'default') != 'default':
-    raise ValueError(
-      f'config.json rope_parameters={rope!r} is not implemented.'
-    )
-  return float(rope.get('rope_theta') or hf.get('rope_theta') or 10_000.0)
+def _misfits(config: DecoderConfig, family: str) -> list[str]:
+  """Fields whose values the family's block cannot have."""
+  local, out_bias = config.local_layers, config.out_bias
+  wrong = {
+    'qk_norm': config.qk_norm != (family == 'qwen3'),
+    'qkv_bias': config.qkv_bias != (out_bias or family == 'qwen2'),
+    'out_bias': out_bias and family in ('mistral', 'qwen2'),
+    'mlp_bias': config.mlp_bias and family != 'llama',
+    'local_layers': any(local)
+    and (family == 'llama' or (family == 'mistral' and not all(local))),
+    # What transformers' Llama refuses.
+    'heads': family == 'llama' and config.width % config.heads > 0,
+  }
+  return [field for field, is_wrong in wrong.items() if is_wrong]
 
 
 def load_config(

@@ -142,7 +142,10 @@ class Decoder(nn.Module):
     """All blocks; `own_*` describe the keys that the rows do not share."""
     c = self.config
     angles = layers.rope_angles(
-      positions, head_width=c.head_width, theta=c.rope_theta
+      positions,
+      head_width=c.head_width,
+      theta=c.rope_theta,
+      scaling=c.rope_scaling,
     )
     # One bias for the layers that see all and one for the local ones.
     biases = {

@@ -84,6 +84,7 @@ def _check(config: config_lib.DecoderConfig) -> None:
     'fewer than 2 heads': config.heads < len(_BACK),
     'no query and key biases (model_type qwen2 has them)': not config.qkv_bias,
     'q/k-norm': config.qk_norm,
+    'scaled rotary frequencies': config.rope_scaling.rope_type != 'default',
     'fewer key heads than query heads': config.kv_heads != config.heads,
     'a head wider than the residual stream': config.head_width > config.width,
   }

@@ -5,30 +5,36 @@ import jax
 import jax.numpy as jnp
 
 from awpo_jax import types
-from awpo_jax.models import attention
+from awpo_jax.models import attention, rope
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import config as config_lib
 
 
 def rope_angles(
-  positions: types.Array, *, head_width: int, theta: float
+  positions: types.Array,
+  *,
+  head_width: int,
+  theta: float,
+  scaling: rope.Scaling = rope.Scaling(),  # noqa: B008  (frozen)
 ) -> tuple[types.Array, types.Array]:
   """Cosines and sines of rotary embeddings (arXiv:2104.09864, Eq. 34).
 
-  Pair i turns by position * theta^(-2i / C).
+  Pair i turns by position * theta^(-2i / C), or as `scaling` has it.
 
   Args:
     positions: i32[N, S], real tokens before each one.
     head_width: C, even.
     theta: base of the frequencies.
+    scaling: see `rope.Scaling`.
 
   Returns:
     Two f32[N, S, 1, C / 2].
   """
-  exponents = jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width
-  frequencies = (theta**-exponents)[None, None]
-  angles = positions[..., None].astype(jnp.float32) * frequencies
-  return jnp.cos(angles)[:, :, None, :], jnp.sin(angles)[:, :, None, :]
+  frequencies = rope.frequencies(head_width, theta=theta, scaling=scaling)
+  angles = positions[..., None].astype(jnp.float32) * frequencies[None, None]
+  angles = angles[:, :, None, :]
+  factor = rope.attention_factor(scaling)
+  return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 
 
 def apply_rope(

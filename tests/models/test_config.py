@@ -120,6 +120,7 @@ def test_a_window_that_is_off_changes_nothing():
     'use_sliding_window': False,
     'use_mrope': False,
   }
+  del hf['attention_bias']
   assert config.from_hf_dict(hf).qkv_bias
   del hf['use_sliding_window']  # Off is what transformers assumes.
   assert config.from_hf_dict(hf).qkv_bias
@@ -175,10 +176,6 @@ def test_null_head_counts():
     ({'attention_dropout': 0.1}, 'attention_dropout=0.1'),
     ({'is_encoder_decoder': True}, 'is_encoder_decoder=True'),
     ({'sliding_window': 4096}, 'sliding_window=4096'),
-    (
-      {'model_type': 'qwen2', 'use_sliding_window': True},
-      'sliding_window=4096 without layer_types',
-    ),
     ({'partial_rotary_factor': 0.5}, 'partial_rotary_factor=0.5'),
     ({'rope_scaling': {'rope_type': 'llama3', 'factor': 8.0}}, 'rope_scaling'),
     (
@@ -191,10 +188,19 @@ def test_null_head_counts():
     ),
     (
       {'layer_types': ['full_attention', 'sliding_attention']},
-      'layer_types .* sliding_window=None',
+      "layer_types=.* model_type='llama' with sliding_window=None",
     ),
     (
-      {'layer_types': ['sliding_attention'], 'sliding_window': 4},
+      {'model_type': 'qwen3', 'layer_types': ['sliding_attention'] * 2},
+      'layer_types names 2 layers .* sliding_window=None',
+    ),
+    (
+      {
+        'model_type': 'qwen3',
+        'layer_types': ['sliding_attention'],
+        'use_sliding_window': True,
+        'sliding_window': 4,
+      },
       'layer_types names 1 layers of num_hidden_layers=2',
     ),
     ({'layer_types': ['linear_attention'] * 2}, 'layer_types.*linear'),

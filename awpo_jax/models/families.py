@@ -1,0 +1,166 @@
+"""The Hugging Face families that are this decoder's block, key by key.
+
+Checked against the configuration and modeling files of transformers 5.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+# What distinguishes the families that are this decoder's block.
+BLOCKS: Mapping[str, Mapping[str, Any]] = {
+  'llama': {},
+  'mistral': {},
+  'qwen2': {'qkv_bias': True},
+  'qwen3': {'qk_norm': True},
+}
+
+# What transformers assumes where a family's config.json is silent.
+_QWEN = {
+  'num_key_value_heads': 32,
+  'sliding_window': 4096,
+  'use_sliding_window': False,
+  'max_window_layers': 28,
+  'max_position_embeddings': 32_768,
+}
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+  'llama': {'max_position_embeddings': 2048},
+  'mistral': {
+    'num_key_value_heads': 8,
+    'sliding_window': 4096,
+    'max_position_embeddings': 131_072,
+  },
+  'qwen2': _QWEN,
+  'qwen3': {**_QWEN, 'head_dim': 128},
+}
+
+# config.json key -> field of DecoderConfig.
+FIELDS: Mapping[str, str] = {
+  'vocab_size': 'vocab_size',
+  'hidden_size': 'width',
+  'num_hidden_layers': 'layers',
+  'num_attention_heads': 'heads',
+  'num_key_value_heads': 'kv_heads',
+  'head_dim': 'head_width',
+  'intermediate_size': 'mlp_width',
+  'rms_norm_eps': 'norm_eps',
+  'tie_word_embeddings': 'tied',
+  'initializer_range': 'init_range',
+  'max_position_embeddings': 'max_positions',
+  'mlp_bias': 'mlp_bias',
+}
+
+# Keys without which there is no model.
+SIZES = (
+  'vocab_size',
+  'hidden_size',
+  'num_hidden_layers',
+  'num_attention_heads',
+  'intermediate_size',
+)
+
+# Keys that change nothing in the forward pass.
+_INERT = frozenset(
+  {
+    '_name_or_path',
+    'architectures',
+    'bos_token_id',
+    'chunk_size_feed_forward',
+    'dtype',
+    'eos_token_id',
+    'id2label',
+    'label2id',
+    'model_type',
+    'output_attentions',
+    'output_hidden_states',
+    'pad_token_id',
+    'pretraining_tp',
+    'problem_type',
+    'return_dict',
+    'tokenizer_class',
+    'torch_dtype',
+    'transformers_version',
+    'use_cache',
+  }
+)
+
+# Keys that are understood for one value only.
+_REQUIRED: Mapping[str, tuple[Any, ...]] = {
+  'hidden_act': ('silu',),
+  'attention_dropout': (0, 0.0, None),
+  'is_encoder_decoder': (False,),
+  'use_mrope': (False,),
+  'partial_rotary_factor': (1, 1.0, None),
+}
+
+# Keys read by functions of their own.
+_READ = frozenset(
+  {
+    'attention_bias',
+    'layer_types',
+    'max_window_layers',
+    'rope_parameters',
+    'rope_scaling',
+    'rope_theta',
+    'sliding_window',
+    'use_sliding_window',
+  }
+)
+
+# Keys that a family's block does not read, and what they would have to say.
+UNREAD: Mapping[str, Mapping[str, Any]] = {
+  'llama': {'sliding_window': None, 'use_sliding_window': False},
+  'mistral': {'attention_bias': False, 'mlp_bias': False},
+  'qwen2': {'attention_bias': True, 'mlp_bias': False},
+  'qwen3': {'mlp_bias': False},
+}
+
+
+def refuse_unknown(hf: Mapping[str, Any]) -> None:
+  """Raises a ValueError for a key or value that would change the model."""
+  family = hf['model_type']
+  known = _INERT | _READ | set(FIELDS) | set(_REQUIRED)
+  for key, value in hf.items():
+    if key not in known:
+      raise ValueError(f'config.json key {key}={value!r} is not implemented.')
+    if key in _REQUIRED and value not in _REQUIRED[key]:
+      raise ValueError(f'config.json value {key}={value!r} is not implemented.')
+    unread = UNREAD[family]
+    if key in unread and value is not None and value != unread[key]:
+      raise ValueError(
+        f'config.json value {key}={value!r} is not implemented for '
+        f'model_type={family!r}.'
+      )
+
+
+def local_layers(hf: Mapping[str, Any]) -> dict[str, Any]:
+  """Which layers see a window only.
+
+  Qwen's are named by `layer_types`, or are those from `max_window_layers` on;
+  `use_sliding_window` turns them off. Mistral's are all or none, Llama's none.
+  """
+  layers, window = hf['num_hidden_layers'], hf.get('sliding_window')
+  kinds = hf.get('layer_types')
+  if hf['model_type'] in ('llama', 'mistral'):
+    local = [window is not None] * layers
+    if hf.get('use_sliding_window') not in (None, local[0]):
+      raise ValueError(
+        f'config.json use_sliding_window={hf["use_sliding_window"]!r} '
+        f'contradicts sliding_window={window!r}.'
+      )
+  else:
+    window = window if hf.get('use_sliding_window') else None
+    first = layers if window is None else hf['max_window_layers']
+    local = [i >= first for i in range(layers)]
+  wanted = [
+    'sliding_attention' if is_local else 'full_attention' for is_local in local
+  ]
+  if kinds is not None and list(kinds) != wanted:
+    unknown = set(kinds) - {'full_attention', 'sliding_attention'}
+    if unknown or hf['model_type'] in ('llama', 'mistral'):
+      raise ValueError(
+        f'config.json layer_types={sorted(unknown or set(kinds))!r} is not '
+        f'implemented for model_type={hf["model_type"]!r} with '
+        f'sliding_window={window!r}.'
+      )
+    local = [kind == 'sliding_attention' for kind in kinds]
+  return {'window': window, 'local_layers': tuple(local)}
