@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 import itertools
+import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -13,12 +15,22 @@ from awpo_jax import config as config_lib
 from awpo_jax import types
 from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.rollout import datasets, plugins, prompts, rewards, tokenizers
+from awpo_jax.rollout import (
+  chat,
+  datasets,
+  plugins,
+  prompts,
+  rewards,
+  tokenizers,
+)
 from awpo_jax.rollout.judges import rubric
+from awpo_jax.training import weights
 
 JUDGES = {'rubric': rubric.rubric}
 TOKENIZER_FOLDER = 'tokenizer'
 UNFINISHED_TOKENIZER = 'tokenizer.tmp'
+MODEL_FILE = 'model.json'
+UNFINISHED_MODEL = 'model.tmp'
 _TOKENIZER_PROMPTS = 500
 # Reading more at the start would take a minute: they raise when they come up.
 _CHECKED_PROMPTS = 10**5
@@ -57,8 +69,16 @@ class Experiment:
   @property
   def pad_id(self) -> int:
     """What fills the columns without a token."""
-    pad = self.tokenizer.pad_token_id
-    return self.stop_ids[0] if pad is None else pad
+    return tokenizers.pad_token_id(self.tokenizer, self.stop_ids)
+
+  def encode_prompt(self, task: types.Task) -> np.ndarray:
+    """i32[S] tokens of a task, in the style of the flags."""
+    return prompts.encode_prompt(self.tokenizer, task, _style(self.config))
+
+
+def _style(config: config_lib.Config) -> chat.Style:
+  data = config.data
+  return chat.Style(data.prompt_style, chat.THINKING[data.enable_thinking])
 
 
 def make_experiment(config: config_lib.Config) -> Experiment:
@@ -80,22 +100,19 @@ def make_experiment(config: config_lib.Config) -> Experiment:
     data.dataset, seed=config.run.seed, data=data.data or None
   )
   _check_sizes(config, dataset)
-  tokenizer = _tokenizer(config, dataset)
+  tokenizer, generation = _tokenizer(config, dataset)
+  chat.check_style(tokenizer, _style(config))
   dataset = _fitting(config, dataset, tokenizer)
-  model = model_config.load_config(
-    config.model.model,
-    dtype=config.model.dtype,
-    param_dtype=config.model.param_dtype,
-  )
-  if not data.tokenizer:
-    model = dataclasses.replace(model, vocab_size=len(tokenizer))
+  model = _model(config, tokenizer)
   _check_model(config, tokenizer, model)
   return Experiment(
     config=config,
     dataset=dataset,
     tokenizer=tokenizer,
     decoder=decoder_lib.Decoder(model),
-    stop_ids=tuple(tokenizers.stop_token_ids(tokenizer)),
+    stop_ids=tokenizers.stop_token_ids(
+      tokenizer, tokenizers.eos_token_ids(generation)
+    ),
     reward=reward,
     judge=judge,
     demonstration_order=_order(len(dataset.demonstrations), config.run.seed, 0),
@@ -119,34 +136,83 @@ def _check_sizes(config: config_lib.Config, dataset: types.Dataset) -> None:
 
 def _tokenizer(
   config: config_lib.Config, dataset: types.Dataset
-) -> tokenizers.Tokenizer:
+) -> tuple[tokenizers.Tokenizer, Mapping[str, Any]]:
+  """The tokenizer, and what its model's generation config says."""
   folder = pathlib.Path(config.run.output_dir) / TOKENIZER_FOLDER
   if folder.is_dir():
-    return tokenizers.load_tokenizer(folder)
-  if config.data.tokenizer:
-    tokenizer = tokenizers.load_tokenizer(config.data.tokenizer)
-  elif config.run.init_from:
-    tokenizer = tokenizers.load_tokenizer(_tokenizer_of(config.run.init_from))
+    return _load(folder)
+  source = config.data.tokenizer
+  if not source and config.run.init_from:
+    source = str(_of_old_run(config.run.init_from, TOKENIZER_FOLDER))
+  elif not source and weights.source(config) == 'pretrained':
+    source = config.model.model
+  if source:
+    tokenizer, generation = _load(source)
   else:
+    generation = {}
     tokenizer = tokenizers.train_tokenizer(
       _texts(dataset), vocab_size=config.data.vocab_size
     )
   # Moved into place whole, so that a killed run leaves none or all of it.
   unfinished = folder.with_name(UNFINISHED_TOKENIZER)
-  tokenizers.save_tokenizer(tokenizer, unfinished)
+  tokenizers.save_tokenizer(tokenizer, unfinished, generation)
   unfinished.rename(folder)
-  return tokenizer
+  return tokenizer, generation
 
 
-def _tokenizer_of(init_from: str) -> pathlib.Path:
+def _load(source) -> tuple[tokenizers.Tokenizer, Mapping[str, Any]]:
+  return (
+    tokenizers.load_tokenizer(source),
+    tokenizers.read_generation_config(source),
+  )
+
+
+def _of_old_run(init_from: str, name: str) -> pathlib.Path:
+  """What the run of a checkpoint holds under a name."""
   path = pathlib.Path(init_from).absolute()
   for folder in (path, *path.parents[:2]):
-    if (folder / TOKENIZER_FOLDER).is_dir():
-      return folder / TOKENIZER_FOLDER
+    if (folder / name).exists():
+      return folder / name
   raise FileNotFoundError(
-    f'--init_from={init_from}: no run that holds `{TOKENIZER_FOLDER}/`; name '
-    'its tokenizer with --tokenizer.'
+    f'--init_from={init_from}: no run that holds `{name}`; name its tokenizer '
+    'with --tokenizer.'
   )
+
+
+def _model(
+  config: config_lib.Config, tokenizer: tokenizers.Tokenizer
+) -> model_config.DecoderConfig:
+  """The model's config, which the run's folder keeps."""
+  file = pathlib.Path(config.run.output_dir) / MODEL_FILE
+  if not file.is_file():
+    hf = _hf_config(config, tokenizer)
+    unfinished = file.with_name(UNFINISHED_MODEL)
+    unfinished.write_text(json.dumps(hf, indent=2) + '\n')
+    unfinished.rename(file)
+  return model_config.load_config(
+    file, dtype=config.model.dtype, param_dtype=config.model.param_dtype
+  )
+
+
+def _hf_config(
+  config: config_lib.Config, tokenizer: tokenizers.Tokenizer
+) -> dict[str, Any]:
+  """The `config.json` of `--model`, with as many tokens as the run has.
+
+  The vocabulary is that of a tokenizer trained here, or of the run that
+  `--init_from` names; otherwise the model's.
+  """
+  hf = weights.read_hf_config(config.model.model)
+  hf.pop('torch_dtype', None)  # What transformers 4 calls it.
+  hf['dtype'] = config.model.param_dtype
+  if config.data.tokenizer:
+    return hf
+  if config.run.init_from:
+    old = _of_old_run(config.run.init_from, MODEL_FILE)
+    return hf | {'vocab_size': json.loads(old.read_text())['vocab_size']}
+  if weights.source(config) == 'pretrained':
+    return hf
+  return hf | {'vocab_size': len(tokenizer)}
 
 
 def _texts(dataset: types.Dataset):
@@ -174,6 +240,7 @@ def _fitting(
     prompt_buckets=config.data.prompt_buckets,
     response_buckets=config.data.response_buckets,
     overlong=config.data.overlong,
+    style=_style(config),
   )
   if config.data.overlong != 'drop':
     _refuse_overlong(config, dataset, tokenizer, fits)
@@ -205,7 +272,10 @@ def _refuse_overlong(
   for what, (tasks, responses) in parts.items():
     wrong = np.flatnonzero(~fits(tasks, responses))
     if wrong.size:
-      text = _overlong(tokenizer, tasks, responses, wrong)
+      encode = functools.partial(
+        prompts.encode_prompt, tokenizer, style=_style(config)
+      )
+      text = _overlong(tokenizer, tasks, responses, wrong, encode)
       problems.append(f'{wrong.size} of {len(tasks)} {what} ({text})')
   if problems:
     data = config.data
@@ -217,11 +287,11 @@ def _refuse_overlong(
     )
 
 
-def _overlong(tokenizer, tasks, responses, wrong: np.ndarray) -> str:
+def _overlong(tokenizer, tasks, responses, wrong: np.ndarray, encode) -> str:
   """Names of the first few of the tasks at `wrong`, and the longest of all."""
   names = [tasks[i].task_id for i in wrong[:3]]
   text = ', '.join(names) + ', ...' * (wrong.size > len(names))
-  length = max(len(prompts.encode_prompt(tokenizer, tasks[i])) for i in wrong)
+  length = max(len(encode(tasks[i])) for i in wrong)
   text += f': prompts up to {length} tokens'
   if responses is not None:
     length = max(

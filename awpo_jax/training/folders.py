@@ -26,6 +26,8 @@ _FILES = (
   metrics_lib.METRICS_FILE,
   metrics_lib.TRANSCRIPTS_FILE,
   metrics_lib.WANDB_ID_FILE,
+  experiment_lib.MODEL_FILE,
+  experiment_lib.UNFINISHED_MODEL,
   FLAGFILE,
   # Last: a process killed in here leaves the folder of a run.
   FLAGS_FILE,
