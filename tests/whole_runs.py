@@ -70,11 +70,11 @@ class Result:
   stderr: str
 
 
-def command(flags: Sequence[str]) -> Result:
-  """Runs `python experiments/train.py` as a user does."""
+def command(flags: Sequence[str], folder: pathlib.Path = ROOT) -> Result:
+  """Runs `python experiments/train.py` in a folder as a user does."""
   done = subprocess.run(
-    [sys.executable, TRAIN, *flags],
-    cwd=ROOT,
+    [sys.executable, ROOT / TRAIN, *flags],
+    cwd=folder,
     env=os.environ | _ENVIRONMENT | {'PYTHONPATH': str(ROOT)},
     capture_output=True,
     text=True,

@@ -3,18 +3,17 @@
 import dataclasses
 import functools
 import itertools
-import json
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import grain
+import jax
 import numpy as np
 
 from awpo_jax import config as config_lib
 from awpo_jax import types
 from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.models import induction
 from awpo_jax.rollout import (
   chat,
   datasets,
@@ -24,14 +23,9 @@ from awpo_jax.rollout import (
   tokenizers,
 )
 from awpo_jax.rollout.judges import rubric
-from awpo_jax.training import weights
+from awpo_jax.training import run_model
 
 JUDGES = {'rubric': rubric.rubric}
-TOKENIZER_FOLDER = 'tokenizer'
-UNFINISHED_TOKENIZER = 'tokenizer.tmp'
-MODEL_FILE = 'model.json'
-UNFINISHED_MODEL = 'model.tmp'
-_TOKENIZER_PROMPTS = 500
 # Reading more at the start would take a minute: they raise when they come up.
 _CHECKED_PROMPTS = 10**5
 
@@ -54,6 +48,7 @@ class Experiment:
     judge: of the reasoning; None for none.
     demonstration_order: step-independent index -> demonstration.
     prompt_order: index of a prompt in the run -> prompt of the data set.
+    left_out: part of the data -> how much of it `--overlong=drop` left out.
   """
 
   config: config_lib.Config
@@ -65,6 +60,7 @@ class Experiment:
   judge: types.Judge | None
   demonstration_order: Sequence[int]
   prompt_order: Sequence[int]
+  left_out: Mapping[str, int]
 
   @property
   def pad_id(self) -> int:
@@ -96,14 +92,14 @@ def make_experiment(config: config_lib.Config) -> Experiment:
   judge = None
   if data.judge != 'none':
     judge = plugins.load(data.judge, JUDGES, flag='judge')
-  dataset = datasets.load(
+  loaded = datasets.load(
     data.dataset, seed=config.run.seed, data=data.data or None
   )
-  _check_sizes(config, dataset)
-  tokenizer, generation = _tokenizer(config, dataset)
+  _check_sizes(config, loaded)
+  tokenizer, generation = run_model.make_tokenizer(config, loaded)
   chat.check_style(tokenizer, _style(config))
-  dataset = _fitting(config, dataset, tokenizer)
-  model = _model(config, tokenizer)
+  dataset = _fitting(config, loaded, tokenizer)
+  model = run_model.decoder_config(config, tokenizer)
   _check_model(config, tokenizer, model)
   return Experiment(
     config=config,
@@ -117,7 +113,19 @@ def make_experiment(config: config_lib.Config) -> Experiment:
     judge=judge,
     demonstration_order=_order(len(dataset.demonstrations), config.run.seed, 0),
     prompt_order=_order(len(dataset.train), config.run.seed, 1),
+    left_out={
+      name: count - _counts(dataset)[name]
+      for name, count in _counts(loaded).items()
+    },
   )
+
+
+def _counts(dataset: types.Dataset) -> dict[str, int]:
+  return {
+    'demonstrations': len(dataset.demonstrations),
+    'train': len(dataset.train),
+    **{name: len(tasks) for name, tasks in dataset.evals.items()},
+  }
 
 
 def _check_sizes(config: config_lib.Config, dataset: types.Dataset) -> None:
@@ -132,100 +140,6 @@ def _check_sizes(config: config_lib.Config, dataset: types.Dataset) -> None:
     raise ValueError(
       f'--dataset={config.data.dataset} has an empty evaluation set.'
     )
-
-
-def _tokenizer(
-  config: config_lib.Config, dataset: types.Dataset
-) -> tuple[tokenizers.Tokenizer, Mapping[str, Any]]:
-  """The tokenizer, and what its model's generation config says."""
-  folder = pathlib.Path(config.run.output_dir) / TOKENIZER_FOLDER
-  if folder.is_dir():
-    return _load(folder)
-  source = config.data.tokenizer
-  if not source and config.run.init_from:
-    source = str(_of_old_run(config.run.init_from, TOKENIZER_FOLDER))
-  elif not source and weights.source(config) == 'pretrained':
-    source = config.model.model
-  if source:
-    tokenizer, generation = _load(source)
-  else:
-    generation = {}
-    tokenizer = tokenizers.train_tokenizer(
-      _texts(dataset), vocab_size=config.data.vocab_size
-    )
-  # Moved into place whole, so that a killed run leaves none or all of it.
-  unfinished = folder.with_name(UNFINISHED_TOKENIZER)
-  tokenizers.save_tokenizer(tokenizer, unfinished, generation)
-  unfinished.rename(folder)
-  return tokenizer, generation
-
-
-def _load(source) -> tuple[tokenizers.Tokenizer, Mapping[str, Any]]:
-  return (
-    tokenizers.load_tokenizer(source),
-    tokenizers.read_generation_config(source),
-  )
-
-
-def _of_old_run(init_from: str, name: str) -> pathlib.Path:
-  """What the run of a checkpoint holds under a name."""
-  path = pathlib.Path(init_from).absolute()
-  for folder in (path, *path.parents[:2]):
-    if (folder / name).exists():
-      return folder / name
-  raise FileNotFoundError(
-    f'--init_from={init_from}: no run that holds `{name}`; name its tokenizer '
-    'with --tokenizer.'
-  )
-
-
-def _model(
-  config: config_lib.Config, tokenizer: tokenizers.Tokenizer
-) -> model_config.DecoderConfig:
-  """The model's config, which the run's folder keeps."""
-  file = pathlib.Path(config.run.output_dir) / MODEL_FILE
-  if not file.is_file():
-    hf = _hf_config(config, tokenizer)
-    unfinished = file.with_name(UNFINISHED_MODEL)
-    unfinished.write_text(json.dumps(hf, indent=2) + '\n')
-    unfinished.rename(file)
-  return model_config.load_config(
-    file, dtype=config.model.dtype, param_dtype=config.model.param_dtype
-  )
-
-
-def _hf_config(
-  config: config_lib.Config, tokenizer: tokenizers.Tokenizer
-) -> dict[str, Any]:
-  """The `config.json` of `--model`, with as many tokens as the run has.
-
-  The vocabulary is that of a tokenizer trained here, or of the run that
-  `--init_from` names; otherwise the model's.
-  """
-  hf = weights.read_hf_config(config.model.model)
-  hf.pop('torch_dtype', None)  # What transformers 4 calls it.
-  hf['dtype'] = config.model.param_dtype
-  if config.data.tokenizer:
-    return hf
-  if config.run.init_from:
-    old = _of_old_run(config.run.init_from, MODEL_FILE)
-    return hf | {'vocab_size': json.loads(old.read_text())['vocab_size']}
-  if weights.source(config) == 'pretrained':
-    return hf
-  return hf | {'vocab_size': len(tokenizer)}
-
-
-def _texts(dataset: types.Dataset):
-  """Turns as the chat template writes them, the role's name in front."""
-  for item in dataset.demonstrations:
-    yield from _prompt_texts(item.task)
-    yield f'assistant\n{item.response}'
-  for task in itertools.islice(dataset.train, _TOKENIZER_PROMPTS):
-    yield from _prompt_texts(task)
-
-
-def _prompt_texts(task: types.Task):
-  return f'system\n{task.system}', f'user\n{task.user}'
 
 
 def _fitting(
@@ -354,6 +268,10 @@ def _check_model(
       f'max_position_embeddings={model.max_positions} of '
       f'--model={config.model.model}: take smaller buckets.'
     )
+  # Traced, not computed: it refuses a model that has no room for it.
+  init = induction.INIT_WEIGHTS.get(config.model.init_weights)
+  if init:
+    jax.eval_shape(functools.partial(init, model), jax.random.key(0))
 
 
 def _order(length: int, seed: int, purpose: int) -> Sequence[int]:

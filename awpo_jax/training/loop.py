@@ -5,7 +5,7 @@ import pathlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -28,6 +28,9 @@ from awpo_jax.training import metrics as metrics_lib
 from awpo_jax.training import programs as programs_lib
 from awpo_jax.training import progress as progress_lib
 
+# A file, or a model on the hub, that cannot be had.
+_ABSENT = (FileNotFoundError, ConnectionError, PermissionError)
+
 
 class NonFiniteError(RuntimeError):
   """A loss or gradient was not finite; the state before it is intact."""
@@ -35,14 +38,6 @@ class NonFiniteError(RuntimeError):
 
 class ReplicaError(RuntimeError):
   """Devices that must hold the same parameters do not."""
-
-
-class Stopped(RuntimeError):
-  """The run was asked to stop and has saved what it had."""
-
-  def __init__(self, message: str, signum: int):
-    super().__init__(message)
-    self.signum = signum
 
 
 def train(
@@ -63,9 +58,8 @@ def train(
     ConfigError: flags contradict the devices or the run in `--output_dir`, or
       name what is not there.
     CheckpointError: `--init_from` or the run's own checkpoint does not fit.
-    ModuleNotFoundError: `--wandb_project` without its package.
     NonFiniteError, ReplicaError: the run cannot go on.
-    Stopped: after SIGTERM or SIGINT, everything saved.
+    signals.Stopped: after SIGTERM or SIGINT, everything saved.
   """
   started = time.perf_counter() if started is None else started
   folder = pathlib.Path(config.run.output_dir)
@@ -76,10 +70,18 @@ def train(
   if problems:
     raise config_lib.ConfigError('\n'.join(problems))
   if config.run.wandb_project:
-    metrics_lib.import_wandb(config.run.wandb_project)
+    with _refusing(ModuleNotFoundError):
+      metrics_lib.import_wandb(config.run.wandb_project)
   _use_compilation_cache(config)
-  with folders.claimed(folder, config) as keep_folder:
-    experiment = _make_experiment(config)
+  with (
+    signals.handled_by(signals.stop_at_start),
+    folders.claimed(folder, config) as keep_folder,
+  ):
+    # A `ValueError` of anything later is no mistake in the flags: it keeps its
+    # type, and `experiments/train.py` its traceback.
+    with _refusing(ValueError, *_ABSENT):
+      experiment = experiment_lib.make_experiment(config)
+      check_best_metric(experiment)
     with contextlib.closing(
       checkpoints.make_manager(
         folder / checkpoints.RUN_SUBFOLDER,
@@ -91,20 +93,15 @@ def train(
       return _Run(experiment, mesh, manager, keep_folder, started).run()
 
 
-def _make_experiment(config: config_lib.Config) -> experiment_lib.Experiment:
-  """The experiment; `ConfigError` for whatever it refuses.
-
-  A `ValueError` of anything later is no mistake in the flags: it keeps its
-  type, and `experiments/train.py` its traceback.
-  """
+@contextlib.contextmanager
+def _refusing(*errors: type[Exception]) -> Iterator[None]:
+  """Makes errors of what flags name a `ConfigError`."""
   try:
-    experiment = experiment_lib.make_experiment(config)
+    yield
   except config_lib.ConfigError:
     raise
-  except ValueError as error:
+  except errors as error:
     raise config_lib.ConfigError(str(error)) from error
-  check_best_metric(experiment)
-  return experiment
 
 
 def _use_compilation_cache(config: config_lib.Config) -> None:
@@ -190,12 +187,13 @@ class _Run:
     """The last checkpoint's state, or a new one; placed on the devices."""
     step = checkpoints.latest_step(self.manager) or 0
     phase = self._phase(max(step, 1))
-    params = weights.initial_params(
-      self.config,
-      self.experiment.decoder.config,
-      self.mesh,
-      restored=bool(step),
-    )
+    with _refusing(*_ABSENT):
+      params = weights.initial_params(
+        self.config,
+        self.experiment.decoder.config,
+        self.mesh,
+        restored=bool(step),
+      )
     state = jax.eval_shape(
       lambda p: train_step.init_state(p, self.optimizers[phase]), params
     )
@@ -226,6 +224,10 @@ class _Run:
     self.once = {
       'time/setup': begun - self.clock,
       'time/compile': time.perf_counter() - begun,
+      **{
+        f'data/left_out/{name}': count
+        for name, count in self.experiment.left_out.items()
+      },
     }
 
   def _phase(self, step: int) -> str:
@@ -264,6 +266,8 @@ class _Run:
       step % run.checkpoint_every == 0
       or step in (run.sft_steps, self.total)
       or self.stopping
+      # Else the best one of an evaluation in between would be lost.
+      or bool(run.best_metric and self._evaluates(step))
     )
 
   def _evaluates(self, step: int) -> bool:
@@ -381,7 +385,7 @@ class _Run:
   def _stop(self, step: int) -> None:
     assert self.stop_signal is not None
     self.manager.wait_until_finished()
-    raise Stopped(
+    raise signals.Stopped(
       f'Stopped by {signal.Signals(self.stop_signal).name} after step {step}, '
       'which is saved: the same command goes on from there.',
       self.stop_signal,

@@ -16,8 +16,7 @@ from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import hf_weights
 from awpo_jax.rollout import chat, conversations, generation, tokenizers
-from awpo_jax.training import checkpoints, folders, weights
-from awpo_jax.training import experiment as experiment_lib
+from awpo_jax.training import checkpoints, folders, run_model, weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +69,7 @@ def load(
   elif path.exists() and not (path / 'config.json').is_file():
     raise FileNotFoundError(
       f'{path_or_name} is neither a run (with {checkpoints.RUN_SUBFOLDER}/, '
-      f'{experiment_lib.TOKENIZER_FOLDER}/ and {experiment_lib.MODEL_FILE}) '
+      f'{run_model.TOKENIZER_FOLDER}/ and {run_model.MODEL_FILE}) '
       'nor a Hugging Face folder (with config.json, *.safetensors and '
       'tokenizer.json).'
     )
@@ -135,13 +134,13 @@ def run_folder(path: pathlib.Path) -> pathlib.Path | None:
   """The folder of the run that a path is or lies in; None: of no run."""
   path = path.absolute()
   for folder in (path, *path.parents[:2]):
-    if path.exists() and (folder / experiment_lib.MODEL_FILE).is_file():
+    if path.exists() and (folder / run_model.MODEL_FILE).is_file():
       return folder
   return None
 
 
 def _load_run(path, run: pathlib.Path, dtype, param_dtype) -> Policy:
-  file = run / experiment_lib.MODEL_FILE
+  file = run / run_model.MODEL_FILE
   kept = json.loads(file.read_text())['dtype']
   config = model_config.load_config(
     file, dtype=dtype or param_dtype or kept, param_dtype=kept
@@ -156,9 +155,9 @@ def _load_run(path, run: pathlib.Path, dtype, param_dtype) -> Policy:
   return Policy(
     config=config,
     params=jax.tree.map(lambda x: jnp.asarray(x, config.param_dtype), params),
-    tokenizer=tokenizers.load_tokenizer(run / experiment_lib.TOKENIZER_FOLDER),
+    tokenizer=tokenizers.load_tokenizer(run / run_model.TOKENIZER_FOLDER),
     generation=tokenizers.read_generation_config(
-      run / experiment_lib.TOKENIZER_FOLDER
+      run / run_model.TOKENIZER_FOLDER
     ),
     style=_style(run / folders.FLAGS_FILE),
   )
@@ -199,7 +198,7 @@ def save_orbax(policy: Policy, folder: str | os.PathLike[str]) -> None:
   folder.mkdir(parents=True, exist_ok=True)
   tokenizers.save_tokenizer(
     policy.tokenizer,
-    folder / experiment_lib.TOKENIZER_FOLDER,
+    folder / run_model.TOKENIZER_FOLDER,
     policy.generation,
   )
   hf = model_config.to_hf_dict(policy.config)
@@ -211,7 +210,7 @@ def save_orbax(policy: Policy, folder: str | os.PathLike[str]) -> None:
       manager, 0, {'params': policy.params}, position={}, flags={}
     )
   # Last: it is what makes the folder one of a run.
-  file = folder / experiment_lib.MODEL_FILE
+  file = folder / run_model.MODEL_FILE
   file.write_text(json.dumps(hf, indent=2) + '\n')
 
 

@@ -68,22 +68,15 @@ def read_hf_config(model: str) -> dict[str, Any]:
 
   Raises:
     FileNotFoundError: there is none.
-    ConfigError: the hub does not give it.
+    ConnectionError, PermissionError: the hub does not give it.
     ValueError: it is none, or of a model that is not implemented.
   """
   path = pathlib.Path(model)
   if _is_hub_name(model):
-    path = _found(model)
+    path = hf_files.find(model)
   model_config.load_config(path)
   file = path / 'config.json' if path.is_dir() else path
   return json.loads(file.read_text())
-
-
-def _found(model: str) -> pathlib.Path:
-  try:
-    return hf_files.find(model)
-  except (ConnectionError, PermissionError) as error:
-    raise config_lib.ConfigError(f'--model={model}: {error}') from error
 
 
 def stored_dtype(model: str) -> str:
@@ -117,7 +110,7 @@ def initial_params(
     The parameters, or their `jax.ShapeDtypeStruct`s.
 
   Raises:
-    ConfigError, FileNotFoundError: what a flag names cannot be read.
+    ConfigError, OSError: what a flag names cannot be read.
     CheckpointError: `--init_from` does not fit the model.
   """
   key = sampling.fact_key(sampling.facts(config.run.seed, 'init'))
@@ -129,10 +122,9 @@ def initial_params(
   wanted = source(config)
   if wanted != 'pretrained':
     return induction.INIT_WEIGHTS[wanted](model, key)
-  folder = _found(config.model.model)
   try:
     _, params = hf_weights.load_pretrained(
-      folder,
+      config.model.model,
       dtype=model.dtype,
       param_dtype=model.param_dtype,
       sharding=sharding.replicated(mesh),
