@@ -133,10 +133,11 @@ def answers(
 def run_folder(path: pathlib.Path) -> pathlib.Path | None:
   """The folder of the run that a path is or lies in; None: of no run."""
   path = path.absolute()
-  for folder in (path, *path.parents[:2]):
-    if path.exists() and (folder / run_model.MODEL_FILE).is_file():
-      return folder
-  return None
+  if path.name == checkpoints.RUN_SUBFOLDER:
+    path = path.parent
+  elif path.parent.name == checkpoints.RUN_SUBFOLDER:
+    path = path.parents[1]
+  return path if (path / run_model.MODEL_FILE).is_file() else None
 
 
 def _load_run(path, run: pathlib.Path, dtype, param_dtype) -> Policy:
