@@ -21,10 +21,10 @@ from awpo_jax.training import (
   loop,
   optimizer,
   phases,
+  run_model,
   signals,
   train_step,
 )
-from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import programs as programs_lib
 from tests import tiny_dataset
 from tests.training import tiny_run
@@ -76,7 +76,7 @@ def old_run(tmp_path_factory):
   words = tiny_dataset.load(seed=0)
   texts = [task.system + task.user for task in words.train[:20]]
   tokenizer = tokenizers.train_tokenizer(texts, vocab_size=300)
-  tokenizers.save_tokenizer(tokenizer, folder / experiment_lib.TOKENIZER_FOLDER)
+  tokenizers.save_tokenizer(tokenizer, folder / run_model.TOKENIZER_FOLDER)
   state = {'params': {'embedding': np.zeros((3, 5), np.float32)}}
   with contextlib.closing(
     checkpoints.make_manager(folder / checkpoints.RUN_SUBFOLDER, keep=1)
@@ -138,7 +138,7 @@ def test_a_mistake_does_not_undo_a_run(tmp_path):
   with pytest.raises(config_lib.ConfigError, match='model.json'):
     loop.train(config)
   assert (folder / folders.FLAGS_FILE).exists()
-  assert (folder / experiment_lib.TOKENIZER_FOLDER).is_dir()
+  assert (folder / run_model.TOKENIZER_FOLDER).is_dir()
 
 
 def test_wandb_without_its_package(tmp_path, monkeypatch):
