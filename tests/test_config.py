@@ -7,6 +7,7 @@ from absl import flags as absl_flags
 
 from awpo_jax import config as config_lib
 from awpo_jax.ops import losses, mechanisms
+from awpo_jax.rollout import chat
 
 NEEDED = ('--output_dir=run', '--model=model.json', '--rl_steps=2')
 
@@ -55,6 +56,7 @@ def test_choices_are_the_keys_of_the_functions():
     'difficulty_scope': mechanisms.DIFFICULTY_SCOPES,
     'combine': mechanisms.COMBINATIONS,
     'clip': mechanisms.CLIPS,
+    'enable_thinking': chat.THINKING,
     'aggregation': losses.AGGREGATIONS,
   }.items():
     assert choices[name] == tuple(table), name
@@ -86,6 +88,8 @@ OTHERS = {
   'prompt_buckets': (64, 96),
   'response_buckets': (4, 8, 16),
   'overlong': 'drop',
+  'prompt_style': 'template',
+  'enable_thinking': 'false',
   'reward': 'a.b:c',
   'judge': 'd.e:f',
   'model': 'other.json',
@@ -182,6 +186,7 @@ def test_what_is_no_flag_or_no_value(flag, error, named):
 WRONG = {
   '--output_dir': ['--output_dir='],
   '--model': ['--model='],
+  '--init_weights=pretrained': ['--init_weights=pretrained', '--init_from=a'],
   '--sft_steps and --rl_steps': ['--rl_steps=0'],
   '--sft_steps=-1': ['--sft_steps=-1'],
   '--rl_steps=-2': ['--rl_steps=-2', '--sft_steps=9'],

@@ -11,11 +11,7 @@ from typing import Any
 import jax
 
 from awpo_jax import config as config_lib
-from awpo_jax import types
 from awpo_jax.evaluation import held_out
-from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.models import induction
-from awpo_jax.rollout import sampling
 from awpo_jax.training import (
   checkpoints,
   folders,
@@ -25,11 +21,15 @@ from awpo_jax.training import (
   sharding,
   signals,
   train_step,
+  weights,
 )
 from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import metrics as metrics_lib
 from awpo_jax.training import programs as programs_lib
 from awpo_jax.training import progress as progress_lib
+
+# A file, or a model on the hub, that cannot be had.
+_ABSENT = (FileNotFoundError, ConnectionError, PermissionError)
 
 
 class NonFiniteError(RuntimeError):
@@ -79,7 +79,7 @@ def train(
   ):
     # A `ValueError` of anything later is no mistake in the flags: it keeps its
     # type, and `experiments/train.py` its traceback.
-    with _refusing(ValueError, FileNotFoundError):
+    with _refusing(ValueError, *_ABSENT):
       experiment = experiment_lib.make_experiment(config)
       check_best_metric(experiment)
     with contextlib.closing(
@@ -190,7 +190,13 @@ class _Run:
     """The last checkpoint's state, or a new one; placed on the devices."""
     step = checkpoints.latest_step(self.manager) or 0
     phase = self._phase(max(step, 1))
-    params = self._new_params(restored=bool(step))
+    with _refusing(*_ABSENT):
+      params = weights.initial_params(
+        self.config,
+        self.experiment.decoder.config,
+        self.mesh,
+        restored=bool(step),
+      )
     state = jax.eval_shape(
       lambda p: train_step.init_state(p, self.optimizers[phase]), params
     )
@@ -205,20 +211,6 @@ class _Run:
       self.elapsed, self.last_saved = position['elapsed'], step
       return step, state
     return 0, self._new_state(params, phase)
-
-  def _new_params(self, *, restored: bool) -> types.ArrayTree:
-    config, decoder = self.config, self.experiment.decoder
-    key = sampling.fact_key(sampling.facts(config.run.seed, 'init'))
-    init = induction.INIT_WEIGHTS[config.model.init_weights]
-    shapes = jax.eval_shape(
-      lambda: decoder_lib.init_params(decoder.config, key)
-    )
-    if restored:
-      return shapes
-    if config.run.init_from:
-      with _refusing(FileNotFoundError):
-        return checkpoints.restore_params(config.run.init_from, shapes)
-    return init(decoder.config, key)
 
   def _new_state(self, params, phase: str) -> train_step.TrainState:
     init = programs_lib.make_init(self.mesh, self.optimizers[phase])

@@ -36,6 +36,7 @@ def test_files_of_a_run(reference):
     'curves.png',
     'flags.json',
     'metrics.jsonl',
+    'model.json',
     'run.flags',
     'summary.json',
     'tensorboard',
