@@ -134,7 +134,7 @@ def test_a_mistake_does_not_undo_a_run(tmp_path, monkeypatch):
   def gone(config):
     raise FileNotFoundError('rows.jsonl has moved')
 
-  monkeypatch.setattr(experiment_lib, 'make_experiment', gone)
+  monkeypatch.setattr(loop.experiment_lib, 'make_experiment', gone)
   with pytest.raises(config_lib.ConfigError, match='rows.jsonl'):
     loop.train(_config(folder))
   assert (folder / folders.FLAGS_FILE).exists()
