@@ -1,7 +1,6 @@
 """The loop of a run: steps, evaluations, checkpoints, and how it ends."""
 
 import contextlib
-import functools
 import pathlib
 import signal
 import sys
@@ -12,9 +11,7 @@ from typing import Any
 import jax
 
 from awpo_jax import config as config_lib
-from awpo_jax import types
 from awpo_jax.evaluation import held_out
-from awpo_jax.models import lora
 from awpo_jax.training import (
   checkpoints,
   folders,
@@ -31,6 +28,9 @@ from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import metrics as metrics_lib
 from awpo_jax.training import programs as programs_lib
 from awpo_jax.training import progress as progress_lib
+
+# A file, or a model on the hub, that cannot be had.
+_ABSENT = (FileNotFoundError, ConnectionError, PermissionError)
 
 
 class NonFiniteError(RuntimeError):
@@ -80,7 +80,7 @@ def train(
   ):
     # A `ValueError` of anything later is no mistake in the flags: it keeps its
     # type, and `experiments/train.py` its traceback.
-    with _refusing(ValueError, FileNotFoundError):
+    with _refusing(ValueError, *_ABSENT):
       experiment = experiment_lib.make_experiment(config)
       check_best_metric(experiment)
     with contextlib.closing(
@@ -154,7 +154,7 @@ class _Run:
       self.config.run.profile_steps, self.config.run.output_dir
     )
     self.last_saved: int | None = None
-    self.reference: types.ArrayTree | None = None  # Of the KL term.
+    self.reference: Any = None  # What the KL term refers to.
     self.elapsed = 0.0
     self.clock = self.fetched = started
     self.once: dict[str, float] = {}
@@ -165,6 +165,9 @@ class _Run:
       print(f'Nothing to do: the run ended at step {step}.', file=sys.stderr)
       return None
     self._compile(state)
+    if step == 0:
+      left_out = self.experiment.left_out.items()
+      self.once |= {f'data/left_out/{name}': n for name, n in left_out}
     steps = {
       'sft': phases.make_sft_step(self.experiment, self.programs, self.mesh),
       'rl': phases.make_rl_step(
@@ -193,8 +196,8 @@ class _Run:
     step = checkpoints.latest_step(self.manager)
     phase = self._phase(step or 1)
     if step is None:
-      base = functools.partial(start.base_params, self.config)
-      params = start.new_params(self.config, model, base)
+      with _refusing(*_ABSENT):
+        params = start.new_params(self.config, model, self.mesh)
       return 0, self._new_state(params, phase)
     state = jax.eval_shape(
       lambda p: train_step.init_state(p, self.optimizers[phase]),
@@ -203,10 +206,9 @@ class _Run:
     example = shapes.Shapes(self.config, self.mesh).like(state)
     state, position, _ = checkpoints.restore_checkpoint(self.manager, example)
     self.elapsed, self.last_saved = position['elapsed'], step
-    if self.config.loss.kl_coef and step > self.config.run.sft_steps:
-      self.reference = start.restore_reference(
-        self.manager, self.config.run.sft_steps, lora.split(example.params)[0]
-      )
+    self.reference = start.restore_reference(
+      self.manager, self.config, step, example.params
+    )
     return step, state
 
   def _new_state(self, params, phase: str) -> train_step.TrainState:

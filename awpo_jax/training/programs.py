@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from awpo_jax import config as config_lib
 from awpo_jax import types
+from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import lora
 from awpo_jax.ops import advantages
 from awpo_jax.rollout import sampling
@@ -188,16 +190,28 @@ def make_preparer(
   With a KL term a third argument is what the reference does not share with the
   parameters.
   """
-  config = experiment.config
+  axes: dict[str, Any] = {'batch': 0, 'metrics': None}
+  referred = bool(experiment.config.loss.kl_coef)
+  return sharding.pmapped(
+    bound_prepare(experiment.config, experiment.decoder),
+    mesh,
+    in_axes=(None, 0, None) if referred else (None, 0),
+    out_axes=prepare.Prepared(**axes),
+  )
+
+
+def bound_prepare(
+  config: config_lib.Config, decoder: decoder_lib.Decoder
+) -> functools.partial[prepare.Prepared]:
+  """`prepare.prepare_rollout` with its flags bound."""
   logprobs = functools.partial(
     objectives.completion_logprobs,
-    decoder=experiment.decoder,
+    decoder=decoder,
     temperature=config.rl.temperature,
     chunk=config.model.logprob_chunk,
   )
-  referred = bool(config.loss.kl_coef)
   advantage, loss = config.advantage, config.loss
-  run = functools.partial(
+  return functools.partial(
     prepare.prepare_rollout,
     awpo_advantages=functools.partial(
       advantages.awpo_advantages, **dataclasses.asdict(advantage)
@@ -210,15 +224,8 @@ def make_preparer(
     ),
     gate=advantage.gate,
     logprobs=logprobs if config.rl.old_logprobs == 'trainer' else None,
-    ref_logprobs=logprobs if referred else None,
+    ref_logprobs=logprobs if config.loss.kl_coef else None,
     micro=config.rl.micro,
-  )
-  axes: dict[str, Any] = {'batch': 0, 'metrics': None}
-  return sharding.pmapped(
-    run,
-    mesh,
-    in_axes=(None, 0, None) if referred else (None, 0),
-    out_axes=prepare.Prepared(**axes),
   )
 
 

@@ -1,9 +1,7 @@
-"""What a run starts from, and what its KL term refers to."""
+"""Adapters of a new run, and what its KL term refers to."""
 
-import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
 
 import jax
 
@@ -11,12 +9,9 @@ from awpo_jax import config as config_lib
 from awpo_jax import types
 from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.models import induction, lora
+from awpo_jax.models import lora
 from awpo_jax.rollout import sampling
-from awpo_jax.training import checkpoints, optimizer
-
-# The model's config -> its parameters.
-Base = Callable[[model_config.DecoderConfig], types.ArrayTree]
+from awpo_jax.training import checkpoints, optimizer, weights
 
 
 def param_shapes(model: model_config.DecoderConfig) -> types.ArrayTree:
@@ -26,72 +21,42 @@ def param_shapes(model: model_config.DecoderConfig) -> types.ArrayTree:
   )
 
 
-def base_params(
-  config: config_lib.Config, model: model_config.DecoderConfig
-) -> types.ArrayTree:
-  """Parameters of `--init_from`, or drawn from the seed.
-
-  Raises:
-    ConfigError: there is no checkpoint at `--init_from`.
-    CheckpointError: it does not fit the model.
-  """
-  if config.run.init_from:
-    with _missing_is_a_flag():
-      return checkpoints.restore_params(
-        config.run.init_from, param_shapes(model)
-      )
-  return induction.INIT_WEIGHTS[config.model.init_weights](model, _key(config))
-
-
-def _key(config: config_lib.Config) -> types.Array:
-  return sampling.fact_key(sampling.facts(config.run.seed, 'init'))
-
-
-@contextlib.contextmanager
-def _missing_is_a_flag() -> Iterator[None]:
-  try:
-    yield
-  except FileNotFoundError as error:
-    raise config_lib.ConfigError(str(error)) from error
-
-
 def new_params(
   config: config_lib.Config,
   model: model_config.DecoderConfig,
-  base: Base,
+  mesh: jax.sharding.Mesh,
 ) -> types.ArrayTree:
   """Parameters before the first update.
 
-  Adapters are new ones beside `base`, unless `--init_from` has some: then it is
-  these that are trained on.
+  Adapters are new ones beside the weights that the run starts from, unless
+  `--init_from` has some: then it is these that are trained on. Prints a warning
+  where bfloat16 will round updates away.
 
   Args:
     config: of the run.
     model: with the adapters of the flags, if any.
-    base: parameters of a model without adapters, or of all there is in
-      `--init_from`.
+    mesh: as of `weights.initial_params`.
 
   Raises:
-    ConfigError: `--init_from` has adapters of another `--lora_alpha`, or what
-      `base` raises.
-
-  Effects: a warning on standard error where updates will be rounded away.
+    ConfigError: `--init_from` has adapters of another `--lora_alpha`.
+    OSError, CheckpointError: as `weights.initial_params`.
   """
   warning = optimizer.rounding_warning(config)
   if warning:
     print(f'Warning: {warning}', file=sys.stderr)
   if model.lora is None or _has_adapters(config):
-    return base(model)
+    return weights.initial_params(config, model, mesh, restored=False)
   bare = dataclasses.replace(model, lora=None)
-  return lora.join(lora.new_adapters(model, _key(config)), base(bare))
+  base = weights.initial_params(config, bare, mesh, restored=False)
+  key = sampling.fact_key(sampling.facts(config.run.seed, 'init'))
+  return lora.join(lora.new_adapters(model, key), base)
 
 
 def _has_adapters(config: config_lib.Config) -> bool:
   """Whether `--init_from` has adapters; they must count as they did there."""
   if not config.run.init_from:
     return False
-  with _missing_is_a_flag():
-    names, flags = checkpoints.stored_params(config.run.init_from)
+  names, flags = checkpoints.stored_params(config.run.init_from)
   if not any(name.endswith(lora.LEAVES) for name in names):
     return False
   then, now = flags.get('lora_alpha'), config.model.lora_alpha
@@ -105,25 +70,37 @@ def _has_adapters(config: config_lib.Config) -> bool:
 
 
 def restore_reference(
-  manager: checkpoints.Manager, step: int, trained: types.ArrayTree
-) -> types.ArrayTree:
+  manager: checkpoints.Manager,
+  config: config_lib.Config,
+  step: int,
+  params: types.ArrayTree,
+) -> types.ArrayTree | None:
   """What the KL term kept of the policy at the start of RL.
 
   Args:
     manager: of the run's checkpoints.
-    step: last one before RL.
-    trained: shapes, dtypes and placement of what is trained.
+    config: of the run.
+    step: from which it goes on.
+    params: shapes, dtypes and placement of the parameters.
+
+  Returns:
+    Of all that is trained, the values at the start of RL; None without a KL
+    term, or where RL has not begun.
 
   Raises:
-    CheckpointError: the checkpoint of `step` is not there any more.
+    CheckpointError: the checkpoint of that step is not there any more.
   """
+  begun = config.run.sft_steps
+  if not config.loss.kl_coef or step <= begun:
+    return None
+  trained, _ = lora.split(params)
   try:
     return checkpoints.restore_params(
-      manager.directory / str(step), trained, partial=True
+      manager.directory / str(begun), trained, partial=True
     )
   except FileNotFoundError as error:
     raise checkpoints.CheckpointError(
-      f'--kl_coef needs the checkpoint of step {step}, the policy at the start '
+      f'--kl_coef needs the checkpoint of step {begun}, the policy at the start '
       f'of RL, which {manager.directory} has no more: put it back, or start a '
       'new run.'
     ) from error

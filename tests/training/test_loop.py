@@ -21,10 +21,10 @@ from awpo_jax.training import (
   loop,
   optimizer,
   phases,
+  run_model,
   signals,
   train_step,
 )
-from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import programs as programs_lib
 from tests import tiny_dataset
 from tests.training import tiny_run
@@ -76,7 +76,7 @@ def old_run(tmp_path_factory):
   words = tiny_dataset.load(seed=0)
   texts = [task.system + task.user for task in words.train[:20]]
   tokenizer = tokenizers.train_tokenizer(texts, vocab_size=300)
-  tokenizers.save_tokenizer(tokenizer, folder / experiment_lib.TOKENIZER_FOLDER)
+  tokenizers.save_tokenizer(tokenizer, folder / run_model.TOKENIZER_FOLDER)
   state = {'params': {'embedding': np.zeros((3, 5), np.float32)}}
   with contextlib.closing(
     checkpoints.make_manager(folder / checkpoints.RUN_SUBFOLDER, keep=1)
@@ -125,20 +125,20 @@ def test_programs_are_kept_unless_that_is_turned_off(monkeypatch):
   assert not kept
 
 
-def test_a_mistake_does_not_undo_a_run(tmp_path):
+def test_a_mistake_does_not_undo_a_run(tmp_path, monkeypatch):
   folder = tmp_path / 'run'
   assert folders.claim_folder(folder, _config(folder))
   with pytest.raises(_Reached):
     loop.train(_config(folder))
-  (tmp_path / 'model.json').unlink()
-  config = dataclasses.replace(
-    _config(folder), model=config_lib.ModelConfig(str(tmp_path / 'model.json'))
-  )
-  (tmp_path / 'model.json').unlink()
-  with pytest.raises(config_lib.ConfigError, match='model.json'):
-    loop.train(config)
+
+  def gone(config):
+    raise FileNotFoundError('rows.jsonl has moved')
+
+  monkeypatch.setattr(loop.experiment_lib, 'make_experiment', gone)
+  with pytest.raises(config_lib.ConfigError, match='rows.jsonl'):
+    loop.train(_config(folder))
   assert (folder / folders.FLAGS_FILE).exists()
-  assert (folder / experiment_lib.TOKENIZER_FOLDER).is_dir()
+  assert (folder / run_model.TOKENIZER_FOLDER).is_dir()
 
 
 def test_wandb_without_its_package(tmp_path, monkeypatch):

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from awpo_jax import config as config_lib
+from awpo_jax import config_objective
 from awpo_jax.models import adapters, lora
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.training import checkpoints, start
+from awpo_jax.rollout import sampling
+from awpo_jax.training import checkpoints, sharding, start
 from tests.training import tiny
 
 PLAIN = dataclasses.replace(tiny.CONFIG, layers=1, width=8, mlp_width=8)
@@ -22,14 +24,14 @@ ADAPTED = dataclasses.replace(
 def _config(init_from='', rank=2, alpha=4.0, **model):
   return config_lib.Config(
     run=config_lib.RunConfig(seed=5, init_from=str(init_from)),
-    model=config_lib.ModelConfig(lora_rank=rank, lora_alpha=alpha, **model),
+    model=config_lib.ModelConfig(
+      init_weights='normal', lora_rank=rank, lora_alpha=alpha, **model
+    ),
   )
 
 
 def _new(config, model):
-  return start.new_params(
-    config, model, lambda bare: start.base_params(config, bare)
-  )
+  return start.new_params(config, model, sharding.data_mesh())
 
 
 def _assert_equal(left, right):
@@ -61,7 +63,8 @@ def test_from_the_seed():
   _assert_equal(base, _new(_config(rank=0), PLAIN))
   assert lora.split(start.param_shapes(ADAPTED))[0].keys() == trained.keys()
   assert trained['layers_0']['self_attn']['q_proj']['lora_a'].any()
-  again = decoder_lib.init_params(ADAPTED, start._key(_config()))
+  key = sampling.fact_key(sampling.facts(5, 'init'))
+  again = decoder_lib.init_params(ADAPTED, key)
   _assert_equal(got, again)
 
 
@@ -89,12 +92,6 @@ def test_the_adapters_of_an_old_run_are_trained_on(tmp_path):
     _new(_config(tmp_path), more)
 
 
-def test_a_missing_checkpoint_is_one_of_the_flags(tmp_path):
-  for model in (PLAIN, ADAPTED):
-    with pytest.raises(config_lib.ConfigError, match='No checkpoint at'):
-      _new(_config(tmp_path / 'nowhere'), model)
-
-
 def test_a_new_run_with_bfloat16_parameters_warns(capsys):
   _new(_config(rank=0, param_dtype='bfloat16'), PLAIN)
   assert 'Warning: --param_dtype=bfloat16' in capsys.readouterr().err
@@ -102,12 +99,19 @@ def test_a_new_run_with_bfloat16_parameters_warns(capsys):
   assert not capsys.readouterr().err
 
 
-def test_the_reference_is_read_from_its_step(tmp_path):
+def _kl_config(sft_steps, kl_coef=0.1):
+  return config_lib.Config(
+    run=config_lib.RunConfig(sft_steps=sft_steps, rl_steps=9),
+    loss=config_objective.LossConfig(kl_coef=kl_coef),
+  )
+
+
+def test_the_reference_is_read_from_the_last_step_before_rl(tmp_path):
   params = _drawn(ADAPTED, 2)
   with contextlib.closing(
-    checkpoints.make_manager(tmp_path, keep=1, keep_steps=(0,))
+    checkpoints.make_manager(tmp_path, keep=1, keep_steps=(1,))
   ) as manager:
-    for step in range(3):
+    for step in range(4):
       checkpoints.save_checkpoint(
         manager,
         step,
@@ -116,10 +120,16 @@ def test_the_reference_is_read_from_its_step(tmp_path):
         flags={},
       )
     manager.wait_until_finished()
-    shapes = lora.split(start.param_shapes(ADAPTED))[0]
-    got = start.restore_reference(manager, 0, shapes)
-    _assert_equal(got, lora.split(params)[0])
+    shapes = start.param_shapes(ADAPTED)
+
+    def restore(config, step):
+      return start.restore_reference(manager, config, step, shapes)
+
+    then = jax.tree.map(lambda x: x + 1, lora.split(params)[0])
+    _assert_equal(restore(_kl_config(1), 3), then)
+    assert restore(_kl_config(1), 1) is None
+    assert restore(_kl_config(1, kl_coef=0.0), 3) is None
     with pytest.raises(
-      checkpoints.CheckpointError, match='--kl_coef needs .* step 1'
+      checkpoints.CheckpointError, match='--kl_coef needs .* step 0'
     ):
-      start.restore_reference(manager, 1, shapes)
+      restore(_kl_config(0), 3)
