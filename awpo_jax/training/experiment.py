@@ -11,9 +11,9 @@ import numpy as np
 
 from awpo_jax import config as config_lib
 from awpo_jax import types
-from awpo_jax.models import adapters, induction
 from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.models import induction
 from awpo_jax.rollout import (
   chat,
   datasets,
@@ -99,7 +99,7 @@ def make_experiment(config: config_lib.Config) -> Experiment:
   tokenizer, generation = run_model.make_tokenizer(config, loaded)
   chat.check_style(tokenizer, _style(config))
   dataset = _fitting(config, loaded, tokenizer)
-  model = with_lora(config, run_model.decoder_config(config, tokenizer))
+  model = run_model.decoder_config(config, tokenizer)
   _check_model(config, tokenizer, model)
   return Experiment(
     config=config,
@@ -118,19 +118,6 @@ def make_experiment(config: config_lib.Config) -> Experiment:
       for name, count in _counts(loaded).items()
     },
   )
-
-
-def with_lora(
-  config: config_lib.Config, model: model_config.DecoderConfig
-) -> model_config.DecoderConfig:
-  """The model with the adapters of the flags."""
-  flags = config.model
-  if not flags.lora_rank:
-    return model
-  lora = adapters.LoraConfig(
-    rank=flags.lora_rank, alpha=flags.lora_alpha, targets=flags.lora_targets
-  )
-  return dataclasses.replace(model, lora=lora)
 
 
 def _counts(dataset: types.Dataset) -> dict[str, int]:

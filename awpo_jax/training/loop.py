@@ -145,14 +145,13 @@ class _Run:
     self.mesh = mesh
     self.manager = manager
     self.keep_folder = keep_folder
-    self.total = self.config.run.sft_steps + self.config.run.rl_steps
+    run = self.config.run
+    self.total = run.sft_steps + run.rl_steps
     self.schedules = optimizer.make_schedules(self.config)
     self.optimizers = optimizer.make_optimizers(self.config)
     self.stop_signal: int | None = None
     self.stopping = False
-    self.profiler = profiler.Profiler(
-      self.config.run.profile_steps, self.config.run.output_dir
-    )
+    self.profiler = profiler.Profiler(run.profile_steps, run.output_dir)
     self.last_saved: int | None = None
     self.reference: Any = None  # What the KL term refers to.
     self.elapsed = 0.0
@@ -260,8 +259,7 @@ class _Run:
       state = self.programs.init['rl'](state.params)
     if self.config.loss.kl_coef:
       self.reference = self.programs.reference(state.params)
-      if self.last_saved is None:
-        # A resumed run reads it there, as it does at the end of SFT.
+      if self.last_saved is None:  # A resumed run reads it there.
         self._save(state, done, None)
     return state
 

@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,23 @@ import jax.numpy as jnp
 from awpo_jax import types
 from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.models import hf_weights
+from awpo_jax.models import hf_weights, lora
 from awpo_jax.rollout import chat, conversations, generation, tokenizers
-from awpo_jax.training import checkpoints, folders, run_model, weights
+from awpo_jax.training import (
+  checkpoints,
+  folders,
+  run_model,
+  start,
+  weights,
+)
+
+
+class Adapters(NamedTuple):
+  """Arguments of `lora.save_peft`."""
+
+  config: model_config.DecoderConfig
+  params: types.ArrayTree
+  base_model_name: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +43,7 @@ class Policy:
     tokenizer: with a chat template.
     generation: its `generation_config.json`, perhaps empty.
     style: of the prompts it was trained on.
+    adapters: what of a run with adapters was merged into `params`; None: none.
   """
 
   config: model_config.DecoderConfig
@@ -36,6 +51,7 @@ class Policy:
   tokenizer: tokenizers.Tokenizer
   generation: Mapping[str, Any]
   style: chat.Style
+  adapters: Adapters | None = None
 
   @property
   def stop_ids(self) -> tuple[int, ...]:
@@ -146,29 +162,43 @@ def _load_run(path, run: pathlib.Path, dtype, param_dtype) -> Policy:
   config = model_config.load_config(
     file, dtype=dtype or param_dtype or kept, param_dtype=kept
   )
-  shapes = jax.eval_shape(
-    lambda: decoder_lib.init_params(config, jax.random.key(0))
-  )
-  # Adapters, where a checkpoint holds some, are to be merged in here.
-  params = checkpoints.restore_params(path, shapes)
+  flags = _flags(run)
+  config = run_model.with_adapters(config, flags)
+  params = checkpoints.restore_params(path, start.param_shapes(config))
   if param_dtype:
     config = dataclasses.replace(config, param_dtype=param_dtype)
+  kind = config.param_dtype
+  params = jax.tree_util.tree_map_with_path(
+    # Adapters are merged as they are, and rounded with their kernel.
+    lambda p, x: x if p[-1].key in lora.LEAVES else jnp.asarray(x, kind),
+    params,
+  )
+  adapters = None
+  if config.lora is not None:
+    base = flags['init_from'] or flags['model']
+    adapters = Adapters(config, lora.split(params)[0], base)
+    config, params = lora.merge(config, params)
   return Policy(
     config=config,
-    params=jax.tree.map(lambda x: jnp.asarray(x, config.param_dtype), params),
+    params=params,
     tokenizer=tokenizers.load_tokenizer(run / run_model.TOKENIZER_FOLDER),
     generation=tokenizers.read_generation_config(
       run / run_model.TOKENIZER_FOLDER
     ),
-    style=_style(run / folders.FLAGS_FILE),
+    style=_style(flags),
+    adapters=adapters,
   )
 
 
-def _style(flags_file: pathlib.Path) -> chat.Style:
-  """Of the prompts of a run; what was converted has no flags."""
-  if not flags_file.is_file():
+def _flags(run: pathlib.Path) -> Mapping[str, Any]:
+  """Those of a run; what was converted has none."""
+  file = run / folders.FLAGS_FILE
+  return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def _style(flags: Mapping[str, Any]) -> chat.Style:
+  if not flags:
     return chat.Style('template')
-  flags = json.loads(flags_file.read_text())
   return chat.Style(
     flags['prompt_style'], chat.THINKING[flags['enable_thinking']]
   )
@@ -218,6 +248,9 @@ def save_orbax(policy: Policy, folder: str | os.PathLike[str]) -> None:
 def save_hf(policy: Policy, folder: str | os.PathLike[str]) -> None:
   """Writes a Hugging Face folder: weights, tokenizer, stop tokens.
 
+  Adapters are merged into the weights, and written to `adapters/` as well, in
+  PEFT's format.
+
   Raises:
     ValueError: the folder holds something.
   """
@@ -226,6 +259,8 @@ def save_hf(policy: Policy, folder: str | os.PathLike[str]) -> None:
   hf_weights.save_pretrained(
     folder, policy.config, policy.params, policy.tokenizer, stop_ids=stop_ids
   )
+  if policy.adapters is not None:
+    lora.save_peft(pathlib.Path(folder) / 'adapters', *policy.adapters)
   # What else the model's own said: temperatures and the like.
   generation_config = {
     **policy.generation,

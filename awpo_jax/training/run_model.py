@@ -1,5 +1,6 @@
 """The tokenizer and the model of a run, which its folder keeps."""
 
+import dataclasses
 import itertools
 import json
 import pathlib
@@ -8,6 +9,7 @@ from typing import Any
 
 from awpo_jax import config as config_lib
 from awpo_jax import types
+from awpo_jax.models import adapters
 from awpo_jax.models import config as model_config
 from awpo_jax.rollout import tokenizers
 from awpo_jax.training import weights
@@ -78,6 +80,8 @@ def decoder_config(
 ) -> model_config.DecoderConfig:
   """The model of a run, which its folder keeps as a `config.json`.
 
+  The adapters are not in it, but in the flags.
+
   Raises:
     FileNotFoundError, ValueError: `--model` is not there or not implemented.
   """
@@ -87,9 +91,24 @@ def decoder_config(
     unfinished = file.with_name(UNFINISHED_MODEL)
     unfinished.write_text(json.dumps(hf, indent=2) + '\n')
     unfinished.rename(file)
-  return model_config.load_config(
+  model = model_config.load_config(
     file, dtype=config.model.dtype, param_dtype=config.model.param_dtype
   )
+  return with_adapters(model, config_lib.to_dict(config))
+
+
+def with_adapters(
+  model: model_config.DecoderConfig, flags: Mapping[str, Any]
+) -> model_config.DecoderConfig:
+  """The model with the adapters of resolved flags, perhaps none."""
+  if not flags.get('lora_rank'):
+    return model
+  settings = adapters.LoraConfig(
+    rank=flags['lora_rank'],
+    alpha=flags['lora_alpha'],
+    targets=tuple(flags['lora_targets']),
+  )
+  return dataclasses.replace(model, lora=settings)
 
 
 def _hf_config(

@@ -100,7 +100,7 @@ def restore_reference(
     )
   except FileNotFoundError as error:
     raise checkpoints.CheckpointError(
-      f'--kl_coef needs the checkpoint of step {begun}, the policy at the start '
-      f'of RL, which {manager.directory} has no more: put it back, or start a '
-      'new run.'
+      f'--kl_coef needs the checkpoint of step {begun}, the policy at the '
+      f'start of RL, which {manager.directory} has no more: put it back, or '
+      'start a new run.'
     ) from error

@@ -10,6 +10,7 @@ from safetensors import numpy as safetensors_numpy
 
 from awpo_jax import config as config_lib
 from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.models import lora
 from awpo_jax.rollout import chat, conversations, generation, tokenizers
 from awpo_jax.training import (
   checkpoints,
@@ -134,6 +135,41 @@ def run(tmp_path_factory):
         flags={},
       )
   return folder, params
+
+
+@pytest.mark.parametrize('param_dtype', [None, 'bfloat16'])
+def test_adapters_of_a_run_are_merged_and_written_beside(tmp_path, param_dtype):
+  config = config_lib.parse(
+    tiny_dataset.flags(tmp_path / 'run', '--lora_rank=2', '--lora_alpha=6')
+  )
+  folders.claim_folder(tmp_path / 'run', config)
+  model = experiment_lib.make_experiment(config).decoder.config
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda x: rng.normal(size=x.shape).astype(x.dtype),
+    jax.eval_shape(lambda: decoder_lib.init_params(model, jax.random.key(0))),
+  )
+  with contextlib.closing(
+    checkpoints.make_manager(tmp_path / 'run' / 'checkpoints', keep=1)
+  ) as manager:
+    checkpoints.save_checkpoint(
+      manager, 1, {'params': params}, position={}, flags={}
+    )
+  policy = policies.load(tmp_path / 'run', param_dtype=param_dtype)
+  assert policy.config.lora is None
+  layer = params['layers_0']['mlp']['down_proj']
+  base = layer['kernel'].astype(param_dtype or np.float32)
+  want = np.float64(base) + 3 * np.float64(layer['lora_a']) @ layer['lora_b']
+  got = policy.params['layers_0']['mlp']['down_proj']
+  assert got.keys() == {'kernel'}
+  rtol = 1.001 * 2**-8 if param_dtype else 1e-5
+  np.testing.assert_allclose(
+    np.float64(got['kernel']), want, rtol=rtol, atol=1e-5
+  )
+  policies.save_hf(policy, tmp_path / 'hf')
+  read, again = lora.load_peft(tmp_path / 'hf' / 'adapters', model, params)
+  assert read.lora == model.lora
+  jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
 @pytest.mark.parametrize(

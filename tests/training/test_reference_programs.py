@@ -10,8 +10,13 @@ import pytest
 from awpo_jax import config as config_lib
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import lora
-from awpo_jax.training import experiment as experiment_lib
-from awpo_jax.training import optimizer, programs, sharding, train_step
+from awpo_jax.training import (
+  optimizer,
+  programs,
+  run_model,
+  sharding,
+  train_step,
+)
 from tests.training import tiny_run
 
 
@@ -29,7 +34,9 @@ def _lowered(*flags):
     ]
   )
   base = tiny_run.experiment()
-  model = experiment_lib.with_lora(config, base.decoder.config)
+  model = run_model.with_adapters(
+    base.decoder.config, config_lib.to_dict(config)
+  )
   run = dataclasses.replace(
     base, config=config, decoder=decoder_lib.Decoder(model)
   )
