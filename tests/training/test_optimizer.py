@@ -112,10 +112,12 @@ def test_moments_move_whatever_the_dtypes(dtype):
   )
   params = {'x': jnp.ones((1,), jnp.bfloat16)}
   state = tx.init(params)
+  kinds = jax.tree.map(lambda x: x.dtype, state)
   for step in range(21):
     grads = {'x': jnp.full((1,), float(step == 0), jnp.bfloat16)}
     updates, state = tx.update(grads, state, params)
     assert updates['x'].dtype == jnp.float32
+  assert jax.tree.map(lambda x: x.dtype, state) == kinds
   adam = next(
     x
     for x in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, 'nu'))
