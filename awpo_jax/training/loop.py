@@ -257,7 +257,7 @@ class _Run:
     """The state before the first rollout; keeps what the KL term refers to."""
     if done:
       state = self.programs.init['rl'](state.params)
-    if self.config.loss.kl_coef:
+    if self.programs.reference is not None:
       self.reference = self.programs.reference(state.params)
       if self.last_saved is None:  # A resumed run reads it there.
         self._save(state, done, None)

@@ -212,8 +212,8 @@ def update_metrics(
     'grad_norm': float(np.mean([u.grad_norm for u in updates])),
     'policy_entropy': mean('entropy'),
   }
-  if updates[0].rounded_away is not None:
-    lost = [u.rounded_away for u in updates]
+  lost = [u.rounded_away for u in updates if u.rounded_away is not None]
+  if lost:
     metrics['update/rounded_away'] = float(np.mean(lost))
   if 'kl' in updates[0].sums:
     metrics['kl'] = mean('kl')

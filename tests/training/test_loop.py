@@ -231,7 +231,8 @@ def bare(tmp_path, monkeypatch):
     run = loop._Run(experiment, None, manager, lambda: None, 0.0)
     written, traced = [], []
     run.programs = python_types.SimpleNamespace(
-      init={'rl': lambda params: python_types.SimpleNamespace(params=params)}
+      init={'rl': lambda params: python_types.SimpleNamespace(params=params)},
+      reference=None,
     )
 
     def write(step, report, *, state=None):
