@@ -40,6 +40,10 @@ def test_every_field_is_a_flag_with_its_default():
     assert flag.help.endswith(field.metadata['help'])
 
 
+def test_a_rollout_batch_is_trained_on_four_times_by_default():
+  assert _parse().rl.minibatches == 4
+
+
 def test_choices_are_the_keys_of_the_functions():
   choices = {field.name: field.metadata['choices'] for field in _fields()}
   for name, table in {
@@ -137,7 +141,7 @@ OTHERS = {
 }
 
 
-def _as_flag(name, value):
+def as_flag(name, value):
   text = ','.join(map(str, value)) if isinstance(value, tuple) else value
   return f'--{name}={text}'
 
@@ -146,7 +150,7 @@ def test_every_flag_is_read_and_survives_the_flags_file(tmp_path):
   defaults = config_lib.to_dict(config_lib.Config())
   assert OTHERS.keys() == defaults.keys()
   assert not [name for name in OTHERS if OTHERS[name] == defaults[name]]
-  config = config_lib.parse([_as_flag(*item) for item in OTHERS.items()])
+  config = config_lib.parse([as_flag(*item) for item in OTHERS.items()])
   assert config_lib.to_dict(config) == OTHERS
   file = tmp_path / 'run.flags'
   file.write_text(config_lib.to_flagfile(config))

@@ -230,7 +230,7 @@ def _check_tied(
 
 
 def _same_rows(a: hf_files.Tensor, b: hf_files.Tensor, start: int) -> bool:
-  rows = slice(start, start + _ROWS)
+  rows = slice(start, min(start + _ROWS, a.shape[0]))
   return a.read(rows).tobytes() == b.read(rows).tobytes()
 
 

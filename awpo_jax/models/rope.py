@@ -185,14 +185,14 @@ def from_hf(
     if theta is not None:
       thetas[f'{source}.rope_theta'] = theta
     scalings[source] = _scaling(source, given, max_positions)
+  for source, theta in thetas.items():
+    _check_number(source, theta)
   for found in (thetas, scalings):
     if len(set(found.values())) > 1:
       raise ValueError(
         f'config.json contradicts itself: {" and ".join(found)} differ. '
         'Remove the one that is wrong.'
       )
-  for source, theta in thetas.items():
-    _check_number(source, theta)
   theta = next(iter(thetas.values()), DEFAULT_THETA)
   return float(theta), next(iter(scalings.values()), Scaling())
 
@@ -216,14 +216,15 @@ def to_hf(theta: float, scaling: Scaling) -> dict[str, Any]:
 
 def _scaling(source: str, given: dict[str, Any], length: int) -> Scaling:
   """Reads one of the two objects, without its theta."""
-  kinds = {given.pop(key) for key in ('rope_type', 'type') if given.get(key)}
-  if len(kinds) > 1:
+  kinds = [given.pop(key, None) for key in ('rope_type', 'type')]
+  kinds = [kind for kind in kinds if kind is not None]
+  if kinds[1:] and kinds[0] != kinds[1]:
     raise ValueError(
-      f'config.json {source} contradicts itself: rope_type and type differ '
-      f'({", ".join(map(repr, sorted(kinds, key=str)))}).'
+      f'config.json {source} contradicts itself: rope_type={kinds[0]!r} and '
+      f'type={kinds[1]!r}.'
     )
-  kind = kinds.pop() if kinds else 'default'
-  if kind not in _KEYS:
+  kind = kinds[0] if kinds else 'default'
+  if not isinstance(kind, str) or kind not in _KEYS:
     raise ValueError(
       f'config.json {source}: rope_type={kind!r} is not implemented; known: '
       f'{", ".join(_KEYS)}.'

@@ -163,6 +163,9 @@ class _Run:
       print(f'Nothing to do: the run ended at step {step}.', file=sys.stderr)
       return None
     self._compile(state)
+    if step == 0:
+      left_out = self.experiment.left_out.items()
+      self.once |= {f'data/left_out/{name}': n for name, n in left_out}
     steps = {
       'sft': phases.make_sft_step(self.experiment, self.programs, self.mesh),
       'rl': phases.make_rl_step(self.experiment, self.programs, self.mesh),
@@ -224,10 +227,6 @@ class _Run:
     self.once = {
       'time/setup': begun - self.clock,
       'time/compile': time.perf_counter() - begun,
-      **{
-        f'data/left_out/{name}': count
-        for name, count in self.experiment.left_out.items()
-      },
     }
 
   def _phase(self, step: int) -> str:

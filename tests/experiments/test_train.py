@@ -231,7 +231,12 @@ def test_a_new_run_from_old_parameters(reference, start, tmp_path, step):
   first, after = whole_runs.untimed(folder)
   assert (first.pop('step'), first.pop('phase')) == (0, 'start')
   old = whole_runs.untimed(reference.folder)[step - 1]
-  assert first == {k: v for k, v in old.items() if k.startswith('eval/')}
+  assert first == {
+    **{k: v for k, v in old.items() if k.startswith('eval/')},
+    **{
+      f'data/left_out/{k}': 0 for k in ('demonstrations', 'train', 'held_out')
+    },
+  }
   # It begins anew with the first prompts and a new optimizer ...
   assert (after['step'], after['phase']) == (1, 'rl')
   assert int(whole_runs.stored(folder, 1)["['step']"]) == 2

@@ -1,0 +1,114 @@
+"""A save that is killed, and the memory that a load takes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+
+import ml_dtypes
+import pytest
+
+from awpo_jax.models import hf_weights
+from tests.models import hf_folders
+
+KILLED = """
+  import os, signal, sys
+  from awpo_jax.models import hf_files, hf_weights
+  source, target, at = sys.argv[1], sys.argv[2], int(sys.argv[3])
+  loaded = hf_weights.load_pretrained(
+    source, dtype='float32', param_dtype='float32')
+  count = 0
+  def counted(function):
+    def wrapped(*args, **kwargs):
+      global count
+      count += 1
+      if count == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+      return function(*args, **kwargs)
+    return wrapped
+  save = hf_files.safetensors.numpy.save_file
+  hf_files.safetensors.numpy.save_file = counted(save)
+  hf_files.write_json = counted(hf_files.write_json)
+  hf_weights.save_pretrained(target, *loaded, shard_bytes=40_000)
+"""
+
+
+def test_a_killed_save_leaves_nothing_that_looks_whole(tmp_path):
+  tensors = hf_folders.write(tmp_path / 'a')
+  target = tmp_path / 'b'
+  # The second file of weights, and config.json with all weights written: two
+  # shards of 40,000 bytes, the index, the config.
+  size = sum(x.nbytes for x in tensors.values())
+  assert 40_000 < size < 80_000
+  for at in (2, 4):
+    done = subprocess.run(
+      [
+        *(sys.executable, '-c', textwrap.dedent(KILLED)),
+        *(str(tmp_path / 'a'), str(target), str(at)),
+      ],
+      check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert not target.exists()
+    with pytest.raises(FileNotFoundError, match='no folder'):
+      hf_folders.load(target)
+    [partial] = [x for x in tmp_path.iterdir() if x.name != 'a']
+    assert not (partial / 'config.json').exists()
+  hf_weights.save_pretrained(target, *hf_folders.load(tmp_path / 'a'))
+  hf_folders.assert_same_bits(hf_folders.stored(target), tensors)
+  assert sorted(os.listdir(tmp_path)) == ['a', 'b']
+
+
+PEAK = """
+  import json, resource, sys
+  from awpo_jax.models import hf_weights
+  def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  small, big = sys.argv[1:3]
+  settings = {'dtype': 'bfloat16', 'param_dtype': 'bfloat16'}
+  hf_weights.load_pretrained(small, **settings)  # What JAX itself takes.
+  before = peak()
+  loaded = hf_weights.load_pretrained(big, **settings)
+  print(json.dumps([before, peak()]))
+"""
+
+
+@pytest.mark.slow
+def test_peak_memory_of_loading_a_gigabyte(tmp_path):
+  """One copy of the model and little more than one tensor."""
+  hf = hf_folders.TIED | {
+    'vocab_size': 32_768,
+    'hidden_size': 2048,
+    'intermediate_size': 6144,
+    'num_hidden_layers': 10,
+    'num_attention_heads': 16,
+    'num_key_value_heads': 8,
+    'head_dim': 128,
+  }
+  hf_folders.write(tmp_path / 'small', hf_folders.TIED, ml_dtypes.bfloat16)
+  tensors = hf_folders.write(tmp_path / 'big', hf, ml_dtypes.bfloat16)
+  size = sum(x.nbytes for x in tensors.values())
+  largest = max(x.nbytes for x in tensors.values())
+  assert size > 1e9
+  del tensors
+  done = subprocess.run(
+    [
+      *(sys.executable, '-c', textwrap.dedent(PEAK)),
+      *(str(tmp_path / 'small'), str(tmp_path / 'big')),
+    ],
+    check=True,
+    capture_output=True,
+    text=True,
+  )
+  before, after = json.loads(done.stdout)
+  shutil.rmtree(tmp_path / 'big')
+  print(
+    f'model {size / 1e6:.0f} MB, largest tensor {largest / 1e6:.0f} MB; '
+    f'before {before / 1e6:.0f} MB, peak {after / 1e6:.0f} MB: '
+    f'{(after - before) / size:.3f} of the model'
+  )
+  # A tensor as read and as transposed for the device.
+  assert after - before < size + 2 * largest + 50e6
