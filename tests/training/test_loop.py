@@ -125,18 +125,18 @@ def test_programs_are_kept_unless_that_is_turned_off(monkeypatch):
   assert not kept
 
 
-def test_a_mistake_does_not_undo_a_run(tmp_path):
+def test_a_mistake_does_not_undo_a_run(tmp_path, monkeypatch):
   folder = tmp_path / 'run'
   assert folders.claim_folder(folder, _config(folder))
   with pytest.raises(_Reached):
     loop.train(_config(folder))
-  (tmp_path / 'model.json').unlink()
-  config = dataclasses.replace(
-    _config(folder), model=config_lib.ModelConfig(str(tmp_path / 'model.json'))
-  )
-  (tmp_path / 'model.json').unlink()
-  with pytest.raises(config_lib.ConfigError, match='model.json'):
-    loop.train(config)
+
+  def gone(config):
+    raise FileNotFoundError('rows.jsonl has moved')
+
+  monkeypatch.setattr(loop.experiment_lib, 'make_experiment', gone)
+  with pytest.raises(config_lib.ConfigError, match='rows.jsonl'):
+    loop.train(_config(folder))
   assert (folder / folders.FLAGS_FILE).exists()
   assert (folder / run_model.TOKENIZER_FOLDER).is_dir()
 
