@@ -8,6 +8,7 @@ Face folder or name. --messages is a JSON file as OpenAI's API takes it: a list
 of messages, or {"messages": [...], "tools": [...]}.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -55,6 +56,8 @@ def answers(values: flags.FlagValues) -> Iterator[tuple[int, str]]:
 
 
 def main(arguments: list[str]) -> None:
+  for name in ('absl', 'jax'):
+    logging.getLogger(name).setLevel(logging.WARNING)
   if len(arguments) > 1:
     raise app.UsageError(f'not a flag: {" ".join(arguments[1:])}')
   signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # As `head` expects.

@@ -30,7 +30,8 @@ def evaluated(folder, step):
 @pytest.mark.parametrize('step', [4, 7])
 def test_greedy_answers_are_those_of_the_evaluation(reference, generate, step):
   folder = reference.folder
-  user, response = next(iter(evaluated(folder, step).items()))
+  answers = evaluated(folder, step)
+  user, response = max(answers.items(), key=lambda item: len(item[1]))
   model = folder if step == reference.last else folder / 'checkpoints' / '4'
   result = generate(
     f'--model={model}',
@@ -41,7 +42,8 @@ def test_greedy_answers_are_those_of_the_evaluation(reference, generate, step):
     '--samples=2',
   )
   assert result.returncode == 0, result.stderr
-  assert response
+  # After its demonstrations alone this policy stops at once.
+  assert bool(response) == (step == reference.last)
   assert result.stdout == (
     f'--- answer 1 of 2\n{response}\n--- answer 2 of 2\n{response}\n'
   )
@@ -57,15 +59,13 @@ def test_a_model_of_hugging_face_with_messages_and_tools(generate, tmp_path):
   flags = (
     f'--model={tmp_path / "qwen3"}',
     f'--messages={tmp_path / "chat.json"}',
-    '--max_tokens=20',
+    '--max_tokens=8',
     '--enable_thinking=false',
   )
-  texts = []
-  for further in (['--seed=1'], ['--seed=1'], ['--seed=2'], []):
-    result = generate(*flags, *further)
-    assert result.returncode == 0, result.stderr
-    texts.append(result.stdout)
-  assert texts[0] == texts[1] and len(set(texts)) == 3
+  results = [generate(*flags, f'--seed={seed}') for seed in (1, 2)]
+  for result in results:
+    assert result.returncode == 0 and not result.stderr, result.stderr
+  assert results[0].stdout != results[1].stdout
 
 
 @pytest.mark.parametrize(

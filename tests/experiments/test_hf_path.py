@@ -11,6 +11,7 @@ from awpo_jax.rollout import tool_calls
 from awpo_jax.training import policies
 from tests import hf_models, whole_runs
 
+pytestmark = pytest.mark.slow
 SFT_STEPS, RL_STEPS = 3, 2
 # RLLA's layout, short: its fixed texts in our tokens would take 2,000.
 _SYSTEM = """\
