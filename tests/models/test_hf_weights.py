@@ -165,12 +165,12 @@ class TestLoad:
       ('float64', 'float64 needs JAX_ENABLE_X64'),
       ('bf16', "'bf16' is not a dtype of weights: use float32"),
       ('int8', "'int8' is not a dtype of weights"),
-      ('float8_e4m3fn', 'is not a dtype of weights'),
+      ('float8_e4m3fn', "'float8_e4m3fn' is not a dtype"),
     ],
   )
   def test_dtypes_that_do_not_work(self, name, dtype, message, tmp_path):
     given = {'dtype': 'float32', 'param_dtype': 'float32'} | {name: dtype}
-    with pytest.raises(ValueError, match=f'^{name}=.*{message}|{message}'):
+    with pytest.raises(ValueError, match=f'^{name}={message}'):
       hf_weights.load_pretrained(tmp_path, **given)
 
 
