@@ -73,7 +73,9 @@ class DataConfig:
   )
   data: str = _flag('', 'Folder or file of each data set, joined by commas.')
   tokenizer: str = _flag(
-    '', 'Hugging Face tokenizer, path or name; empty trains one on the data.'
+    '',
+    'Hugging Face tokenizer, path or name; empty: that of --model where its '
+    'weights are loaded, else one is trained on the data.',
   )
   vocab_size: int = _flag(1024, 'Tokens of the tokenizer that is trained.')
   prompt_buckets: tuple[int, ...] = _flag(
@@ -88,6 +90,17 @@ class DataConfig:
     'cut it on the left.',
     ('error', 'drop', 'truncate_left'),
   )
+  prompt_style: str = _flag(
+    'rlla',
+    "Where tools stand: in RLLA's system text, or given to the chat template "
+    'as JSON schemas.',
+    ('rlla', 'template'),
+  )
+  enable_thinking: str = _flag(
+    'default',
+    'Given to a chat template that knows it; default leaves it to that.',
+    ('default', 'true', 'false'),
+  )
   reward: str = _flag(
     'toolrl', 'Outcome reward: toolrl, or package.module:function.'
   )
@@ -100,11 +113,15 @@ class DataConfig:
 class ModelConfig:
   """The policy."""
 
-  model: str = _flag('', 'Hugging Face config.json, or a folder that holds it.')
+  model: str = _flag(
+    '', 'Hugging Face model, path or name; or a config.json without weights.'
+  )
   init_weights: str = _flag(
-    'normal',
-    'How a new model starts: at random, or able to copy.',
-    induction.INIT_WEIGHTS,
+    'auto',
+    'How a new run starts, but for --init_from: from the weights of --model '
+    '(pretrained), at random (normal), or able to copy (induction). auto: '
+    'pretrained, or normal where --model is a config.json.',
+    ('auto', 'pretrained', *induction.INIT_WEIGHTS),
   )
   dtype: str = _flag('float32', 'Of activations and cache.')
   param_dtype: str = _flag('float32', 'Of parameters.')

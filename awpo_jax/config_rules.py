@@ -46,6 +46,11 @@ def rules(config: Any, values: dict[str, Any]) -> Iterator[Rule]:
   yield from _run_rules(config.run)
   yield from _data_rules(config.data)
   yield from _model_rules(config.model)
+  yield (
+    config.model.init_weights == 'pretrained' and bool(config.run.init_from),
+    f'--init_weights=pretrained starts from --model, but '
+    f'--init_from={config.run.init_from} is set: leave one of them out.',
+  )
   yield from _optimizer_rules(config.optimizer)
   if config.run.sft_steps:
     yield from _sft_rules(config.sft)

@@ -18,9 +18,11 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 from absl import app, flags  # noqa: E402
 
 from awpo_jax import config as config_lib  # noqa: E402
-from awpo_jax.training import checkpoints, loop, report  # noqa: E402
+from awpo_jax.training import checkpoints, loop, report, signals  # noqa: E402
 
 config_lib.define_flags()
+# Rewards, judges and data sets of one's own may lie where the command is given.
+sys.path.append(os.getcwd())
 
 
 def main(arguments: list[str]) -> None:
@@ -31,14 +33,12 @@ def main(arguments: list[str]) -> None:
   try:
     config = config_lib.from_flags(flags.FLAGS)
     counted = loop.train(config, started=_STARTED)
-  except loop.Stopped as stopped:
+  except signals.Stopped as stopped:
     print(stopped, file=sys.stderr)
     sys.exit(128 + stopped.signum)
   except (
     config_lib.ConfigError,
     checkpoints.CheckpointError,
-    FileNotFoundError,
-    ModuleNotFoundError,
     loop.NonFiniteError,
     loop.ReplicaError,
   ) as error:

@@ -10,5 +10,7 @@ os.environ['XLA_FLAGS'] = (
 import jax  # noqa: E402  (reads the environment when imported)
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-# Most of the suite's time is compiling programs that run once.
-jax.config.update('jax_disable_most_optimizations', True)
+# Most of the suite's time is compiling programs that run once. What is also
+# tested as it is compiled for a run: tests/invariants/test_optimized.py.
+if not os.environ.get('AWPO_OPTIMIZED'):
+  jax.config.update('jax_disable_most_optimizations', True)

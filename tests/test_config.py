@@ -7,6 +7,7 @@ from absl import flags as absl_flags
 
 from awpo_jax import config as config_lib
 from awpo_jax.ops import losses, mechanisms
+from awpo_jax.rollout import chat
 
 NEEDED = ('--output_dir=run', '--model=model.json', '--rl_steps=2')
 
@@ -39,6 +40,10 @@ def test_every_field_is_a_flag_with_its_default():
     assert flag.help.endswith(field.metadata['help'])
 
 
+def test_a_rollout_batch_is_trained_on_four_times_by_default():
+  assert _parse().rl.minibatches == 4
+
+
 def test_choices_are_the_keys_of_the_functions():
   choices = {field.name: field.metadata['choices'] for field in _fields()}
   for name, table in {
@@ -51,6 +56,7 @@ def test_choices_are_the_keys_of_the_functions():
     'difficulty_scope': mechanisms.DIFFICULTY_SCOPES,
     'combine': mechanisms.COMBINATIONS,
     'clip': mechanisms.CLIPS,
+    'enable_thinking': chat.THINKING,
     'aggregation': losses.AGGREGATIONS,
   }.items():
     assert choices[name] == tuple(table), name
@@ -82,6 +88,8 @@ OTHERS = {
   'prompt_buckets': (64, 96),
   'response_buckets': (4, 8, 16),
   'overlong': 'drop',
+  'prompt_style': 'template',
+  'enable_thinking': 'false',
   'reward': 'a.b:c',
   'judge': 'd.e:f',
   'model': 'other.json',
@@ -133,7 +141,7 @@ OTHERS = {
 }
 
 
-def _as_flag(name, value):
+def as_flag(name, value):
   text = ','.join(map(str, value)) if isinstance(value, tuple) else value
   return f'--{name}={text}'
 
@@ -142,7 +150,7 @@ def test_every_flag_is_read_and_survives_the_flags_file(tmp_path):
   defaults = config_lib.to_dict(config_lib.Config())
   assert OTHERS.keys() == defaults.keys()
   assert not [name for name in OTHERS if OTHERS[name] == defaults[name]]
-  config = config_lib.parse([_as_flag(*item) for item in OTHERS.items()])
+  config = config_lib.parse([as_flag(*item) for item in OTHERS.items()])
   assert config_lib.to_dict(config) == OTHERS
   file = tmp_path / 'run.flags'
   file.write_text(config_lib.to_flagfile(config))
@@ -178,6 +186,7 @@ def test_what_is_no_flag_or_no_value(flag, error, named):
 WRONG = {
   '--output_dir': ['--output_dir='],
   '--model': ['--model='],
+  '--init_weights=pretrained': ['--init_weights=pretrained', '--init_from=a'],
   '--sft_steps and --rl_steps': ['--rl_steps=0'],
   '--sft_steps=-1': ['--sft_steps=-1'],
   '--rl_steps=-2': ['--rl_steps=-2', '--sft_steps=9'],

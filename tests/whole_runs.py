@@ -13,6 +13,7 @@ import os
 import pathlib
 import runpy
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,8 +22,9 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from tensorboardX.proto import event_pb2
 
-from awpo_jax.training import checkpoints
+from awpo_jax.training import checkpoints, metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TRAIN = 'experiments/train.py'
@@ -70,11 +72,11 @@ class Result:
   stderr: str
 
 
-def command(flags: Sequence[str]) -> Result:
-  """Runs `python experiments/train.py` as a user does."""
+def command(flags: Sequence[str], folder: pathlib.Path = ROOT) -> Result:
+  """Runs `python experiments/train.py` in a folder as a user does."""
   done = subprocess.run(
-    [sys.executable, TRAIN, *flags],
-    cwd=ROOT,
+    [sys.executable, ROOT / TRAIN, *flags],
+    cwd=folder,
     env=os.environ | _ENVIRONMENT | {'PYTHONPATH': str(ROOT)},
     capture_output=True,
     text=True,
@@ -168,15 +170,30 @@ def rows(folder: pathlib.Path, name: str = 'metrics.jsonl') -> list[Any]:
 def untimed(folder: pathlib.Path) -> list[dict[str, Any]]:
   """The rows of `metrics.jsonl` without what hangs on the machine."""
   return [
-    {
-      key: value
-      for key, value in row.items()
-      if not key.startswith('time/')
-      and not key.endswith('per_second')
-      and key != 'compile/count'
-    }
+    {key: value for key, value in row.items() if not _timed(key)}
     for row in rows(folder)
   ]
+
+
+def _timed(name: str) -> bool:
+  return name.startswith('time/') or name.endswith(
+    ('per_second', 'compile/count')
+  )
+
+
+def events(folder: pathlib.Path) -> dict[tuple[str, int], list[float]]:
+  """(tag, step) -> its values, of all the TensorBoard events of a run."""
+  found: dict[tuple[str, int], list[float]] = {}
+  for path in sorted((folder / metrics.TENSORBOARD_FOLDER).iterdir()):
+    data = path.read_bytes()
+    while data:  # Of each event its length, a checksum, itself, another.
+      (length,) = struct.unpack('<Q', data[:8])
+      event = event_pb2.Event.FromString(data[12 : 12 + length])
+      data = data[16 + length :]
+      for value in event.summary.value:
+        key = value.tag, event.step
+        found.setdefault(key, []).append(value.simple_value)
+  return found
 
 
 def stored(folder: pathlib.Path, step: int) -> dict[str, np.ndarray]:
@@ -210,6 +227,13 @@ def assert_same(got: pathlib.Path, wanted: pathlib.Path, step: int) -> None:
     assert ours == theirs
   name = 'transcripts.jsonl'
   assert rows(got, name) == rows(wanted, name)
+  ours, theirs = (
+    {key: x for key, x in events(folder).items() if not _timed(key[0])}
+    for folder in (got, wanted)
+  )
+  assert ours == theirs
+  # A list of one value: no step was written twice.
+  assert ours and all(len(values) == 1 for values in ours.values())
   ours, theirs = stored(got, step), stored(wanted, step)
   assert ours.keys() == theirs.keys()
   for key, array in ours.items():

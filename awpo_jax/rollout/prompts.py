@@ -8,13 +8,12 @@ arrays of the host. Lengths come in a few buckets: few shapes are compiled.
 import json
 import re
 from collections.abc import Sequence
-from typing import cast
 
 import jax
 import numpy as np
 
 from awpo_jax import types
-from awpo_jax.rollout import tokenizers
+from awpo_jax.rollout import chat, tokenizers
 
 _SYSTEM = """\
 You help a user over one or more turns, with tools where they serve.
@@ -45,6 +44,8 @@ and its "parameters"; without parameters these are {{}}.
 `<obs>`."""
 _FIRST_TOOL = re.compile(r'^1\. Name: ', re.MULTILINE)
 _OVERLONG = ('error', 'truncate_left')
+# Stands for the list in a system text whose tools the chat template writes.
+_LISTED_ELSEWHERE = 'Those whose JSON schemas are given in this conversation.'
 
 
 def rlla_system(tools: Sequence[types.Tool]) -> str:
@@ -80,16 +81,33 @@ def parse_tools(system: str) -> tuple[types.Tool, ...]:
     ValueError: a listed tool lacks its description or its parameters, or these
       are not an object of objects, or more than they stands on their line.
   """
+  return _parse_tools(system)[0]
+
+
+def _parse_tools(system: str) -> tuple[tuple[types.Tool, ...], int, int]:
+  """The tools, and where their list begins and ends."""
   found = _FIRST_TOOL.search(system)
   if not found:
-    return ()
+    return (), 0, 0
   tools: list[types.Tool] = []
-  end = found.start()
+  end = start = found.start()
   while system.startswith(header := f'{len(tools) + 1}. Name: ', end):
     tool, end = _parse_tool(system, end + len(header), len(tools) + 1)
     tools.append(tool)
     end += 1
-  return tuple(tools)
+  return tuple(tools), start, end - 1
+
+
+def without_tools(system: str) -> str:
+  """A system text whose list of tools, if any, stands elsewhere.
+
+  Raises:
+    ValueError: as `parse_tools`.
+  """
+  tools, start, end = _parse_tools(system)
+  if not tools:
+    return system
+  return system[:start] + _LISTED_ELSEWHERE + system[end:]
 
 
 def _parse_tool(system, start, number) -> tuple[types.Tool, int]:
@@ -115,17 +133,29 @@ def _parse_tool(system, start, number) -> tuple[types.Tool, int]:
 
 
 def encode_prompt(
-  tokenizer: tokenizers.Tokenizer, task: types.Task
+  tokenizer: tokenizers.Tokenizer,
+  task: types.Task,
+  style: chat.Style = chat.DEFAULT_STYLE,
 ) -> np.ndarray:
-  """i32[S] tokens of the task up to where the assistant's turn begins."""
+  """i32[S] tokens of the task up to where the assistant's turn begins.
+
+  Args:
+    tokenizer: with a chat template.
+    task: the prompt.
+    style: with the prompt style `template` the tools go to the chat template;
+      the rest of the system text, and so the layout of the answer that the
+      rewards read, stays as it is.
+  """
+  system, tools = task.system, None
+  if style.prompt_style == 'template':
+    system, tools = without_tools(system), chat.tool_schemas(task.tools)
   messages = [
-    {'role': 'system', 'content': task.system},
+    {'role': 'system', 'content': system},
     {'role': 'user', 'content': task.user},
   ]
-  ids = tokenizer.apply_chat_template(
-    messages, add_generation_prompt=True, tokenize=True, return_dict=False
+  return chat.encode(
+    tokenizer, messages, tools=tools, enable_thinking=style.enable_thinking
   )
-  return np.asarray(ids, np.int32)
 
 
 def encode_response(
@@ -191,6 +221,7 @@ def fits(
   prompt_buckets: Sequence[int],
   response_buckets: Sequence[int],
   overlong: str = 'error',
+  style: chat.Style = chat.DEFAULT_STYLE,
 ) -> np.ndarray:
   """Which prompts, or demonstrations, fit into the largest buckets.
 
@@ -205,13 +236,14 @@ def fits(
     prompt_buckets: the widths of prompts.
     response_buckets: the widths of completions, stop token included.
     overlong: with `truncate_left` every prompt fits.
+    style: of the prompts.
 
   Returns:
     bool[N].
   """
   fit = np.ones(len(tasks), bool)
   if overlong != 'truncate_left':
-    lengths = [len(encode_prompt(tokenizer, task)) for task in tasks]
+    lengths = [len(encode_prompt(tokenizer, task, style)) for task in tasks]
     fit &= np.array(lengths, int) <= max(prompt_buckets)
   if responses is not None:
     lengths = [len(encode_response(tokenizer, text)) for text in responses]
@@ -228,7 +260,7 @@ def demonstration_batch(
   prompt_buckets: Sequence[int],
   response_buckets: Sequence[int],
   pad_id: int,
-  stop_id: int,
+  stop_ids: Sequence[int],
   overlong: str = 'error',
   task_ids: Sequence[str] | None = None,
 ) -> tuple[types.Prompts, types.Completions]:
@@ -242,7 +274,8 @@ def demonstration_batch(
     prompt_buckets: the widths of prompts.
     response_buckets: the widths of completions, stop token included.
     pad_id: fills both paddings.
-    stop_id: ends each answer and is trained on like the rest of it.
+    stop_ids: what ends an answer; the first ends each of these and is trained
+      on like the rest of it.
     overlong: as in `prompt_batch`, of the prompts; a response is never cut.
     task_ids: P names for the error messages; `ids` where there are none.
 
@@ -252,7 +285,7 @@ def demonstration_batch(
 
   Raises:
     ValueError: a prompt or a response is too long (see `fits`), or a response
-      holds the stop token itself.
+      holds a stop token itself.
   """
   prompts = prompt_batch(
     prompts_encoded,
@@ -265,15 +298,15 @@ def demonstration_batch(
   encoded = []
   for name, response in zip(task_ids or ids, responses, strict=True):
     tokens = encode_response(tokenizer, response)
-    if stop_id in tokens:
-      raise ValueError(f'response of task {name}: holds the stop token')
+    if np.isin(tokens, stop_ids).any():
+      raise ValueError(f'response of task {name}: holds a stop token')
     if len(tokens) >= max(response_buckets):
       raise ValueError(
         f'response of task {name}: {len(tokens)} tokens and the stop token, '
         f'but the largest of --response_buckets is {max(response_buckets)}; '
         'add a larger one or leave the demonstration out'
       )
-    encoded.append(np.append(tokens, np.int32(stop_id)))
+    encoded.append(np.append(tokens, np.int32(stop_ids[0])))
   lengths = prompts.mask.sum(axis=-1, dtype=np.int32)
   return prompts, _completions(encoded, lengths, response_buckets, pad_id)
 
@@ -307,23 +340,15 @@ def decode_completions(
 ) -> list[list[str]]:
   """Texts [P][G] of the tokens the policy chose.
 
-  Only a stop token at the very end is left out; other special tokens stay as
-  text, so that a reward sees them. Ids beyond the vocabulary vanish.
+  See `tokenizers.decode_answer`.
   """
   tokens, chosen = jax.device_get((completions.tokens, completions.policy_mask))
 
-  def text(row: np.ndarray) -> str:
-    if len(row) and row[-1] in stop_ids:
-      row = row[:-1]
-    decoded = tokenizer.decode(
-      row.tolist(),
-      skip_special_tokens=False,
-      clean_up_tokenization_spaces=False,
-    )
-    return cast(str, decoded)  # Of several rows it would be a list.
-
   return [
-    [text(row[mask]) for row, mask in zip(*group, strict=True)]
+    [
+      tokenizers.decode_answer(tokenizer, row[mask], stop_ids)
+      for row, mask in zip(*group, strict=True)
+    ]
     for group in zip(tokens, chosen, strict=True)
   ]
 

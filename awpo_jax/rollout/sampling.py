@@ -1,8 +1,6 @@
 """The sampler: one jitted loop from prompts to completions."""
 
 import dataclasses
-import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +11,7 @@ from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import decoder as decoder_lib
 
 # Purposes keep the keys of one seed apart.
-PURPOSES = {'init': 0, 'train': 1, 'eval': 2, 'data': 3}
+PURPOSES = {'init': 0, 'train': 1, 'eval': 2, 'data': 3, 'generate': 4}
 
 
 def facts(seed: int, purpose: str, *numbers: int) -> np.ndarray:
@@ -117,6 +115,23 @@ class SamplerState:
   completions: types.Completions
 
 
+@types.record
+class SamplerInputs:
+  """What stays the same while rows are sampled.
+
+  Attributes:
+    prefix: keys and values of the prompts, shared by their rows.
+    positions: i32[N], tokens before the completion of each row.
+    sample_ids: i32[N], global.
+    key: of `fact_key`.
+  """
+
+  prefix: cache_lib.Prefix
+  positions: types.Array
+  sample_ids: types.Array
+  key: types.Array
+
+
 def sample(
   params: types.ArrayTree,
   prompts: types.Prompts,
@@ -148,34 +163,61 @@ def sample(
     `Completions` [P, G, Sc]. Log-probabilities are of the full vocabulary at
     the same temperature.
   """
-  state, prefix, positions = _prefill(
-    params, prompts, decoder, sample_ids.shape[1], max_tokens, pad_id
+  state, inputs = prefill(
+    params,
+    prompts,
+    sample_ids,
+    key,
+    decoder=decoder,
+    max_tokens=max_tokens,
+    pad_id=pad_id,
   )
-  bound: Any = functools.partial(decoder.apply, {'params': params})
 
   def body(state: SamplerState) -> SamplerState:
-    logits = bound(state.hidden, method='unembed')
-    uniform = uniforms(key, sample_ids.reshape(-1), state.length)
-    token, logprob, entropy = draw(logits, uniform, temperature=temperature)
-    # A row that is done reads on into its next free column, which no query
-    # sees: nothing of it is lost.
-    index = state.length
-    state = _append(state, token, logprob, entropy, positions)
-    hidden, cache = bound(
-      token[:, None],
-      (positions + index)[:, None],
-      state.cache,
-      index,
-      prefix=prefix,
-      method='decode',
+    return advance(
+      params,
+      state,
+      inputs,
+      decoder=decoder,
+      stop_ids=stop_ids,
+      temperature=temperature,
     )
-    state = dataclasses.replace(state, hidden=hidden[:, 0], cache=cache)
-    return _stop(state, token, stop_ids)
 
   state = jax.lax.while_loop(lambda s: ~jnp.all(s.done), body, state)
   return jax.tree.map(
     lambda x: x.reshape(*sample_ids.shape, *x.shape[1:]), state.completions
   )
+
+
+def advance(
+  params: types.ArrayTree,
+  state: SamplerState,
+  inputs: SamplerInputs,
+  *,
+  decoder: decoder_lib.Decoder,
+  stop_ids: tuple[int, ...],
+  temperature: float,
+) -> SamplerState:
+  """Draws the next token of every row that is not done; see `sample`."""
+  variables = {'params': params}
+  logits = decoder.apply(variables, state.hidden, method='unembed')
+  uniform = uniforms(inputs.key, inputs.sample_ids, state.length)
+  token, logprob, entropy = draw(logits, uniform, temperature=temperature)
+  # A row that is done reads on into its next free column, which no query
+  # sees: nothing of it is lost.
+  index = state.length
+  state = _append(state, token, logprob, entropy, inputs.positions)
+  hidden, cache = decoder.apply(
+    variables,
+    token[:, None],
+    (inputs.positions + index)[:, None],
+    state.cache,
+    index,
+    prefix=inputs.prefix,
+    method='decode',
+  )
+  state = dataclasses.replace(state, hidden=hidden[:, 0], cache=cache)
+  return _stop(state, token, stop_ids)
 
 
 def draw(
@@ -202,8 +244,17 @@ def draw(
   return token, chosen, entropy
 
 
-def _prefill(params, prompts, decoder, samples, max_tokens, pad_id):
-  """Reads the prompts once; returns the state, the prefix, next positions."""
+def prefill(
+  params: types.ArrayTree,
+  prompts: types.Prompts,
+  sample_ids: types.Array,
+  key: types.Array,
+  *,
+  decoder: decoder_lib.Decoder,
+  max_tokens: int,
+  pad_id: int,
+) -> tuple[SamplerState, SamplerInputs]:
+  """Reads the prompts once: the state before the first token; see `sample`."""
   hidden, layers = decoder.apply(
     {'params': params},
     prompts.tokens,
@@ -212,7 +263,8 @@ def _prefill(params, prompts, decoder, samples, max_tokens, pad_id):
     tail=1,
     method='hidden',
   )
-  rows = prompts.tokens.shape[0] * samples
+  samples = sample_ids.shape[1]
+  rows = sample_ids.size
   lengths = jnp.sum(prompts.mask, axis=-1, dtype=jnp.int32)
   shape = (rows, max_tokens)
   completions = types.Completions(
@@ -232,8 +284,12 @@ def _prefill(params, prompts, decoder, samples, max_tokens, pad_id):
     done=jnp.zeros((rows,), bool),
     completions=completions,
   )
-  prefix = cache_lib.Prefix(layers=layers, mask=prompts.mask)
-  return state, prefix, jnp.repeat(lengths, samples)
+  return state, SamplerInputs(
+    prefix=cache_lib.Prefix(layers=layers, mask=prompts.mask),
+    positions=jnp.repeat(lengths, samples),
+    sample_ids=sample_ids.reshape(-1),
+    key=key,
+  )
 
 
 def _append(state, token, logprob, entropy, positions) -> SamplerState:

@@ -32,8 +32,9 @@ def score(
     where the task is solved and 0 where not.
 
   Raises:
-    ValueError: a reward is not finite or outside its bounds, or the judge
-      returns another number of scores or one outside [0, 1].
+    ValueError: a reward is not finite or outside its bounds, the bounds of a
+      task's answers differ, or the judge returns another number of scores or
+      one outside [0, 1].
   """
   shape = (len(tasks), len(responses[0]))
   outcome, valid = np.zeros(shape, np.float32), np.zeros(shape, bool)
@@ -44,6 +45,8 @@ def score(
       result = _outcome(reward, response, task)
       if result is None:
         continue
+      if valid[p].any():
+        _check_bounds(bounds[p], result, task)
       outcome[p, g], valid[p, g] = result.value, True
       bounds[p] = result.minimum, result.maximum
       for name, value in _parts(result).items():
@@ -74,6 +77,18 @@ def _outcome(
       'RewardUnavailable for a sample that cannot be scored.'
     )
   return result
+
+
+def _check_bounds(
+  bounds: np.ndarray, result: types.Score, task: types.Task
+) -> None:
+  """Bounds say how well a group does: they belong to the task."""
+  if np.any(bounds != np.float32([result.minimum, result.maximum])):
+    raise ValueError(
+      f'The reward of task {task.task_id} has bounds {bounds.tolist()} for one '
+      f'answer and [{result.minimum}, {result.maximum}] for another: return '
+      'the same bounds for all answers to a task.'
+    )
 
 
 def _parts(result: types.Score) -> dict[str, float]:

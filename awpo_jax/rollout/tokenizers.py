@@ -2,13 +2,21 @@
 
 A model of one's own from nothing needs a tokenizer of its own: byte-level BPE,
 lossless on any text, with the roles marked as in ChatML.
+
+Tokens and text, for byte-level BPE (Qwen, Llama 3, our own): decoding joins the
+bytes of the tokens and reads them as UTF-8; what is no UTF-8 becomes U+FFFD, so
+two token rows may have one text. Encoding that text gives the same text again,
+but not always the same tokens (Qwen's normalises it to NFC, too): a sampled
+answer is kept as tokens, and is never encoded again.
 """
 
+import json
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias, cast
 
+import jinja2
 import tokenizers as hf_tokenizers
 import transformers
 
@@ -17,6 +25,7 @@ Tokenizer: TypeAlias = transformers.PreTrainedTokenizerBase
 PAD = '<|endoftext|>'
 TURN_START = '<|im_start|>'
 TURN_END = '<|im_end|>'
+GENERATION_CONFIG = 'generation_config.json'
 SPECIAL_TOKENS = (PAD, TURN_START, TURN_END)
 # What RLLA writes around every tool, turn and call: one token each, and plain
 # text to everyone else. Of two that match the longer one is taken.
@@ -143,9 +152,30 @@ def train_tokenizer(
   )
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder: str | pathlib.Path) -> None:
-  """Writes the tokenizer with its chat template, as `load_tokenizer` reads."""
+def save_tokenizer(
+  tokenizer: Tokenizer,
+  folder: str | pathlib.Path,
+  generation_config: Mapping[str, Any] | None = None,
+) -> None:
+  """Writes the tokenizer with its chat template, as `load_tokenizer` reads.
+
+  Args:
+    tokenizer: any.
+    folder: made if missing.
+    generation_config: as `read_generation_config` will find it; None or empty:
+      no such file.
+  """
   tokenizer.save_pretrained(str(folder))
+  if generation_config:
+    save_generation_config(folder, generation_config)
+
+
+def save_generation_config(
+  folder: str | pathlib.Path, config: Mapping[str, Any]
+) -> None:
+  """Writes what `read_generation_config` reads."""
+  file = pathlib.Path(folder) / GENERATION_CONFIG
+  file.write_text(json.dumps(dict(config), indent=2) + '\n')
 
 
 def load_tokenizer(path_or_name: str | pathlib.Path) -> Tokenizer:
@@ -178,6 +208,87 @@ def load_tokenizer(path_or_name: str | pathlib.Path) -> Tokenizer:
   return tokenizer
 
 
+def read_generation_config(path_or_name: str | pathlib.Path) -> dict[str, Any]:
+  """A model's `generation_config.json`; empty where it has none.
+
+  Args:
+    path_or_name: as of `load_tokenizer`.
+
+  Raises:
+    ValueError: the file is no JSON object, or its `eos_token_id` is neither an
+      id nor a list of ids.
+  """
+  try:
+    file = transformers.utils.cached_file(
+      str(path_or_name),
+      GENERATION_CONFIG,
+      _raise_exceptions_for_missing_entries=False,
+      _raise_exceptions_for_connection_errors=False,
+    )
+  except OSError:
+    file = None
+  if file is None:
+    return {}
+  try:
+    config = json.loads(pathlib.Path(file).read_text())
+  except ValueError as error:
+    raise ValueError(f'{file} is not JSON: {error}') from error
+  if not isinstance(config, dict):
+    raise ValueError(f'{file} holds no JSON object')
+  if not all(isinstance(i, int) for i in _listed(config.get('eos_token_id'))):
+    raise ValueError(
+      f'{file}: eos_token_id={config["eos_token_id"]!r} is neither an id nor a '
+      'list of ids'
+    )
+  return config
+
+
+def eos_token_ids(generation_config: Mapping[str, Any]) -> tuple[int, ...]:
+  """The ids that a generation config ends answers with."""
+  return tuple(_listed(generation_config.get('eos_token_id')))
+
+
+def _listed(value: Any) -> list[Any]:
+  if value is None:
+    return []
+  return value if isinstance(value, list) else [value]
+
+
+def end_of_turn(tokenizer: Tokenizer) -> int | None:
+  """The token that the chat template writes after an assistant's answer.
+
+  It is found by rendering an answer and looking for the first special token
+  behind it: `<|im_end|>` of Qwen, `<|eot_id|>` of Llama 3.
+
+  Returns:
+    Its id; None where there is no template, or no such token.
+
+  Raises:
+    ValueError: the template does not render an answer.
+  """
+  if not tokenizer.chat_template:
+    return None
+  answer = 'awpo_answer'
+  try:
+    text = tokenizer.apply_chat_template(
+      [
+        {'role': 'user', 'content': 'x'},
+        {'role': 'assistant', 'content': answer},
+      ],
+      tokenize=False,
+    )
+  except jinja2.TemplateError as error:
+    raise ValueError(
+      f'the chat template renders no assistant turn: {error}'
+    ) from error
+  _, found, rest = text.rpartition(answer)
+  special = set(tokenizer.all_special_ids) | {
+    i for i, token in tokenizer.added_tokens_decoder.items() if token.special
+  }
+  ids = tokenizer.encode(rest, add_special_tokens=False) if found else []
+  return next((i for i in ids if i in special), None)
+
+
 def stop_token_ids(
   tokenizer: Tokenizer, extra: Sequence[str | int] = ()
 ) -> tuple[int, ...]:
@@ -185,8 +296,8 @@ def stop_token_ids(
 
   Args:
     tokenizer: any; a base model's may name another end of sequence than the
-      `<|im_end|>` that its chat template writes, and then both stop.
-    extra: further tokens or their ids.
+      `end_of_turn` that its chat template writes, and then both stop.
+    extra: further tokens or their ids, `eos_token_ids` for example.
 
   Returns:
     The ids, each once.
@@ -195,9 +306,8 @@ def stop_token_ids(
     ValueError: an extra token is none, or there is no stop token at all.
   """
   vocab = tokenizer.get_vocab()
-  ids = [vocab[TURN_END]] if TURN_END in vocab else []
-  if tokenizer.eos_token_id is not None:
-    ids.append(tokenizer.eos_token_id)
+  known = (end_of_turn(tokenizer), tokenizer.eos_token_id)
+  ids = [i for i in known if i is not None]
   for token in extra:
     ids.append(vocab.get(token, -1) if isinstance(token, str) else token)
     if not 0 <= ids[-1] < len(tokenizer):
@@ -205,3 +315,27 @@ def stop_token_ids(
   if not ids:
     raise ValueError('the tokenizer names no end of sequence: give stop tokens')
   return tuple(dict.fromkeys(ids))
+
+
+def pad_token_id(tokenizer: Tokenizer, stop_ids: Sequence[int]) -> int:
+  """What fills the columns without a token; masks say where these are."""
+  pad = tokenizer.pad_token_id
+  return stop_ids[0] if pad is None else pad
+
+
+def decode_answer(
+  tokenizer: Tokenizer, tokens: Sequence[int], stop_ids: Sequence[int]
+) -> str:
+  """Text of sampled tokens, without the stop token at the very end.
+
+  Other special tokens stay as text, so that a reward sees them. Ids beyond the
+  vocabulary vanish.
+  """
+  if len(tokens) and tokens[-1] in stop_ids:
+    tokens = tokens[:-1]
+  decoded = tokenizer.decode(
+    [int(token) for token in tokens],
+    skip_special_tokens=False,
+    clean_up_tokenization_spaces=False,
+  )
+  return cast(str, decoded)  # Of several rows it would be a list.

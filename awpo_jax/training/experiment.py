@@ -3,23 +3,29 @@
 import dataclasses
 import functools
 import itertools
-import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import grain
+import jax
 import numpy as np
 
 from awpo_jax import config as config_lib
 from awpo_jax import types
 from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.rollout import datasets, plugins, prompts, rewards, tokenizers
+from awpo_jax.models import induction
+from awpo_jax.rollout import (
+  chat,
+  datasets,
+  plugins,
+  prompts,
+  rewards,
+  tokenizers,
+)
 from awpo_jax.rollout.judges import rubric
+from awpo_jax.training import run_model
 
 JUDGES = {'rubric': rubric.rubric}
-TOKENIZER_FOLDER = 'tokenizer'
-UNFINISHED_TOKENIZER = 'tokenizer.tmp'
-_TOKENIZER_PROMPTS = 500
 # Reading more at the start would take a minute: they raise when they come up.
 _CHECKED_PROMPTS = 10**5
 
@@ -42,6 +48,7 @@ class Experiment:
     judge: of the reasoning; None for none.
     demonstration_order: step-independent index -> demonstration.
     prompt_order: index of a prompt in the run -> prompt of the data set.
+    left_out: part of the data -> how much of it `--overlong=drop` left out.
   """
 
   config: config_lib.Config
@@ -53,12 +60,21 @@ class Experiment:
   judge: types.Judge | None
   demonstration_order: Sequence[int]
   prompt_order: Sequence[int]
+  left_out: Mapping[str, int]
 
   @property
   def pad_id(self) -> int:
     """What fills the columns without a token."""
-    pad = self.tokenizer.pad_token_id
-    return self.stop_ids[0] if pad is None else pad
+    return tokenizers.pad_token_id(self.tokenizer, self.stop_ids)
+
+  def encode_prompt(self, task: types.Task) -> np.ndarray:
+    """i32[S] tokens of a task, in the style of the flags."""
+    return prompts.encode_prompt(self.tokenizer, task, _style(self.config))
+
+
+def _style(config: config_lib.Config) -> chat.Style:
+  data = config.data
+  return chat.Style(data.prompt_style, chat.THINKING[data.enable_thinking])
 
 
 def make_experiment(config: config_lib.Config) -> Experiment:
@@ -76,31 +92,40 @@ def make_experiment(config: config_lib.Config) -> Experiment:
   judge = None
   if data.judge != 'none':
     judge = plugins.load(data.judge, JUDGES, flag='judge')
-  dataset = datasets.load(
+  loaded = datasets.load(
     data.dataset, seed=config.run.seed, data=data.data or None
   )
-  _check_sizes(config, dataset)
-  tokenizer = _tokenizer(config, dataset)
-  dataset = _fitting(config, dataset, tokenizer)
-  model = model_config.load_config(
-    config.model.model,
-    dtype=config.model.dtype,
-    param_dtype=config.model.param_dtype,
-  )
-  if not data.tokenizer:
-    model = dataclasses.replace(model, vocab_size=len(tokenizer))
+  _check_sizes(config, loaded)
+  tokenizer, generation = run_model.make_tokenizer(config, loaded)
+  chat.check_style(tokenizer, _style(config))
+  dataset = _fitting(config, loaded, tokenizer)
+  model = run_model.decoder_config(config, tokenizer)
   _check_model(config, tokenizer, model)
   return Experiment(
     config=config,
     dataset=dataset,
     tokenizer=tokenizer,
     decoder=decoder_lib.Decoder(model),
-    stop_ids=tuple(tokenizers.stop_token_ids(tokenizer)),
+    stop_ids=tokenizers.stop_token_ids(
+      tokenizer, tokenizers.eos_token_ids(generation)
+    ),
     reward=reward,
     judge=judge,
     demonstration_order=_order(len(dataset.demonstrations), config.run.seed, 0),
     prompt_order=_order(len(dataset.train), config.run.seed, 1),
+    left_out={
+      name: count - _counts(dataset)[name]
+      for name, count in _counts(loaded).items()
+    },
   )
+
+
+def _counts(dataset: types.Dataset) -> dict[str, int]:
+  return {
+    'demonstrations': len(dataset.demonstrations),
+    'train': len(dataset.train),
+    **{name: len(tasks) for name, tasks in dataset.evals.items()},
+  }
 
 
 def _check_sizes(config: config_lib.Config, dataset: types.Dataset) -> None:
@@ -117,51 +142,6 @@ def _check_sizes(config: config_lib.Config, dataset: types.Dataset) -> None:
     )
 
 
-def _tokenizer(
-  config: config_lib.Config, dataset: types.Dataset
-) -> tokenizers.Tokenizer:
-  folder = pathlib.Path(config.run.output_dir) / TOKENIZER_FOLDER
-  if folder.is_dir():
-    return tokenizers.load_tokenizer(folder)
-  if config.data.tokenizer:
-    tokenizer = tokenizers.load_tokenizer(config.data.tokenizer)
-  elif config.run.init_from:
-    tokenizer = tokenizers.load_tokenizer(_tokenizer_of(config.run.init_from))
-  else:
-    tokenizer = tokenizers.train_tokenizer(
-      _texts(dataset), vocab_size=config.data.vocab_size
-    )
-  # Moved into place whole, so that a killed run leaves none or all of it.
-  unfinished = folder.with_name(UNFINISHED_TOKENIZER)
-  tokenizers.save_tokenizer(tokenizer, unfinished)
-  unfinished.rename(folder)
-  return tokenizer
-
-
-def _tokenizer_of(init_from: str) -> pathlib.Path:
-  path = pathlib.Path(init_from).absolute()
-  for folder in (path, *path.parents[:2]):
-    if (folder / TOKENIZER_FOLDER).is_dir():
-      return folder / TOKENIZER_FOLDER
-  raise FileNotFoundError(
-    f'--init_from={init_from}: no run that holds `{TOKENIZER_FOLDER}/`; name '
-    'its tokenizer with --tokenizer.'
-  )
-
-
-def _texts(dataset: types.Dataset):
-  """Turns as the chat template writes them, the role's name in front."""
-  for item in dataset.demonstrations:
-    yield from _prompt_texts(item.task)
-    yield f'assistant\n{item.response}'
-  for task in itertools.islice(dataset.train, _TOKENIZER_PROMPTS):
-    yield from _prompt_texts(task)
-
-
-def _prompt_texts(task: types.Task):
-  return f'system\n{task.system}', f'user\n{task.user}'
-
-
 def _fitting(
   config: config_lib.Config,
   dataset: types.Dataset,
@@ -174,6 +154,7 @@ def _fitting(
     prompt_buckets=config.data.prompt_buckets,
     response_buckets=config.data.response_buckets,
     overlong=config.data.overlong,
+    style=_style(config),
   )
   if config.data.overlong != 'drop':
     _refuse_overlong(config, dataset, tokenizer, fits)
@@ -205,7 +186,10 @@ def _refuse_overlong(
   for what, (tasks, responses) in parts.items():
     wrong = np.flatnonzero(~fits(tasks, responses))
     if wrong.size:
-      text = _overlong(tokenizer, tasks, responses, wrong)
+      encode = functools.partial(
+        prompts.encode_prompt, tokenizer, style=_style(config)
+      )
+      text = _overlong(tokenizer, tasks, responses, wrong, encode)
       problems.append(f'{wrong.size} of {len(tasks)} {what} ({text})')
   if problems:
     data = config.data
@@ -217,11 +201,11 @@ def _refuse_overlong(
     )
 
 
-def _overlong(tokenizer, tasks, responses, wrong: np.ndarray) -> str:
+def _overlong(tokenizer, tasks, responses, wrong: np.ndarray, encode) -> str:
   """Names of the first few of the tasks at `wrong`, and the longest of all."""
   names = [tasks[i].task_id for i in wrong[:3]]
   text = ', '.join(names) + ', ...' * (wrong.size > len(names))
-  length = max(len(prompts.encode_prompt(tokenizer, tasks[i])) for i in wrong)
+  length = max(len(encode(tasks[i])) for i in wrong)
   text += f': prompts up to {length} tokens'
   if responses is not None:
     length = max(
@@ -284,6 +268,10 @@ def _check_model(
       f'max_position_embeddings={model.max_positions} of '
       f'--model={config.model.model}: take smaller buckets.'
     )
+  # Traced, not computed: it refuses a model that has no room for it.
+  init = induction.INIT_WEIGHTS.get(config.model.init_weights)
+  if init:
+    jax.eval_shape(functools.partial(init, model), jax.random.key(0))
 
 
 def _order(length: int, seed: int, purpose: int) -> Sequence[int]:

@@ -7,8 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 
 from awpo_jax import config as config_lib
-from awpo_jax.training import checkpoints, profiler
-from awpo_jax.training import experiment as experiment_lib
+from awpo_jax.training import checkpoints, profiler, run_model
 from awpo_jax.training import metrics as metrics_lib
 
 FLAGS_FILE = 'flags.json'
@@ -16,8 +15,8 @@ FLAGFILE = 'run.flags'
 # What a run may have made before its first step was written.
 _FOLDERS = (
   checkpoints.RUN_SUBFOLDER,
-  experiment_lib.TOKENIZER_FOLDER,
-  experiment_lib.UNFINISHED_TOKENIZER,
+  run_model.TOKENIZER_FOLDER,
+  run_model.UNFINISHED_TOKENIZER,
   metrics_lib.TENSORBOARD_FOLDER,
   profiler.FOLDER,
   'wandb',
@@ -26,6 +25,8 @@ _FILES = (
   metrics_lib.METRICS_FILE,
   metrics_lib.TRANSCRIPTS_FILE,
   metrics_lib.WANDB_ID_FILE,
+  run_model.MODEL_FILE,
+  run_model.UNFINISHED_MODEL,
   FLAGFILE,
   # Last: a process killed in here leaves the folder of a run.
   FLAGS_FILE,

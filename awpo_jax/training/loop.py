@@ -5,17 +5,13 @@ import pathlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 
 from awpo_jax import config as config_lib
-from awpo_jax import types
 from awpo_jax.evaluation import held_out
-from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.models import induction
-from awpo_jax.rollout import sampling
 from awpo_jax.training import (
   checkpoints,
   folders,
@@ -25,11 +21,15 @@ from awpo_jax.training import (
   sharding,
   signals,
   train_step,
+  weights,
 )
 from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import metrics as metrics_lib
 from awpo_jax.training import programs as programs_lib
 from awpo_jax.training import progress as progress_lib
+
+# A file, or a model on the hub, that cannot be had.
+_ABSENT = (FileNotFoundError, ConnectionError, PermissionError)
 
 
 class NonFiniteError(RuntimeError):
@@ -38,14 +38,6 @@ class NonFiniteError(RuntimeError):
 
 class ReplicaError(RuntimeError):
   """Devices that must hold the same parameters do not."""
-
-
-class Stopped(RuntimeError):
-  """The run was asked to stop and has saved what it had."""
-
-  def __init__(self, message: str, signum: int):
-    super().__init__(message)
-    self.signum = signum
 
 
 def train(
@@ -66,9 +58,8 @@ def train(
     ConfigError: flags contradict the devices or the run in `--output_dir`, or
       name what is not there.
     CheckpointError: `--init_from` or the run's own checkpoint does not fit.
-    ModuleNotFoundError: `--wandb_project` without its package.
     NonFiniteError, ReplicaError: the run cannot go on.
-    Stopped: after SIGTERM or SIGINT, everything saved.
+    signals.Stopped: after SIGTERM or SIGINT, everything saved.
   """
   started = time.perf_counter() if started is None else started
   folder = pathlib.Path(config.run.output_dir)
@@ -79,10 +70,18 @@ def train(
   if problems:
     raise config_lib.ConfigError('\n'.join(problems))
   if config.run.wandb_project:
-    metrics_lib.import_wandb(config.run.wandb_project)
+    with _refusing(ModuleNotFoundError):
+      metrics_lib.import_wandb(config.run.wandb_project)
   _use_compilation_cache(config)
-  with folders.claimed(folder, config) as keep_folder:
-    experiment = _make_experiment(config)
+  with (
+    signals.handled_by(signals.stop_at_start),
+    folders.claimed(folder, config) as keep_folder,
+  ):
+    # A `ValueError` of anything later is no mistake in the flags: it keeps its
+    # type, and `experiments/train.py` its traceback.
+    with _refusing(ValueError, *_ABSENT):
+      experiment = experiment_lib.make_experiment(config)
+      check_best_metric(experiment)
     with contextlib.closing(
       checkpoints.make_manager(
         folder / checkpoints.RUN_SUBFOLDER,
@@ -94,20 +93,15 @@ def train(
       return _Run(experiment, mesh, manager, keep_folder, started).run()
 
 
-def _make_experiment(config: config_lib.Config) -> experiment_lib.Experiment:
-  """The experiment; `ConfigError` for whatever it refuses.
-
-  A `ValueError` of anything later is no mistake in the flags: it keeps its
-  type, and `experiments/train.py` its traceback.
-  """
+@contextlib.contextmanager
+def _refusing(*errors: type[Exception]) -> Iterator[None]:
+  """Makes errors of what flags name a `ConfigError`."""
   try:
-    experiment = experiment_lib.make_experiment(config)
+    yield
   except config_lib.ConfigError:
     raise
-  except ValueError as error:
+  except errors as error:
     raise config_lib.ConfigError(str(error)) from error
-  check_best_metric(experiment)
-  return experiment
 
 
 def _use_compilation_cache(config: config_lib.Config) -> None:
@@ -169,6 +163,9 @@ class _Run:
       print(f'Nothing to do: the run ended at step {step}.', file=sys.stderr)
       return None
     self._compile(state)
+    if step == 0:
+      left_out = self.experiment.left_out.items()
+      self.once |= {f'data/left_out/{name}': n for name, n in left_out}
     steps = {
       'sft': phases.make_sft_step(self.experiment, self.programs, self.mesh),
       'rl': phases.make_rl_step(self.experiment, self.programs, self.mesh),
@@ -193,7 +190,13 @@ class _Run:
     """The last checkpoint's state, or a new one; placed on the devices."""
     step = checkpoints.latest_step(self.manager) or 0
     phase = self._phase(max(step, 1))
-    params = self._new_params(restored=bool(step))
+    with _refusing(*_ABSENT):
+      params = weights.initial_params(
+        self.config,
+        self.experiment.decoder.config,
+        self.mesh,
+        restored=bool(step),
+      )
     state = jax.eval_shape(
       lambda p: train_step.init_state(p, self.optimizers[phase]), params
     )
@@ -208,19 +211,6 @@ class _Run:
       self.elapsed, self.last_saved = position['elapsed'], step
       return step, state
     return 0, self._new_state(params, phase)
-
-  def _new_params(self, *, restored: bool) -> types.ArrayTree:
-    config, decoder = self.config, self.experiment.decoder
-    key = sampling.fact_key(sampling.facts(config.run.seed, 'init'))
-    init = induction.INIT_WEIGHTS[config.model.init_weights]
-    shapes = jax.eval_shape(
-      lambda: decoder_lib.init_params(decoder.config, key)
-    )
-    if restored:
-      return shapes
-    if config.run.init_from:
-      return checkpoints.restore_params(config.run.init_from, shapes)
-    return init(decoder.config, key)
 
   def _new_state(self, params, phase: str) -> train_step.TrainState:
     init = programs_lib.make_init(self.mesh, self.optimizers[phase])
@@ -275,6 +265,8 @@ class _Run:
       step % run.checkpoint_every == 0
       or step in (run.sft_steps, self.total)
       or self.stopping
+      # Else the best one of an evaluation in between would be lost.
+      or bool(run.best_metric and self._evaluates(step))
     )
 
   def _evaluates(self, step: int) -> bool:
@@ -392,7 +384,7 @@ class _Run:
   def _stop(self, step: int) -> None:
     assert self.stop_signal is not None
     self.manager.wait_until_finished()
-    raise Stopped(
+    raise signals.Stopped(
       f'Stopped by {signal.Signals(self.stop_signal).name} after step {step}, '
       'which is saved: the same command goes on from there.',
       self.stop_signal,

@@ -57,13 +57,13 @@ def make_sft_step(
     chosen = [demonstrations[experiment.demonstration_order[i]] for i in order]
     prompts, completions = prompts_lib.demonstration_batch(
       tokenizer,
-      [prompts_lib.encode_prompt(tokenizer, item.task) for item in chosen],
+      [experiment.encode_prompt(item.task) for item in chosen],
       [item.response for item in chosen],
       list(order),
       prompt_buckets=config.data.prompt_buckets,
       response_buckets=config.data.response_buckets,
       pad_id=experiment.pad_id,
-      stop_id=experiment.stop_ids[0],
+      stop_ids=experiment.stop_ids,
       overlong=_cut_or_error(config.data.overlong),
       task_ids=[item.task.task_id for item in chosen],
     )
@@ -211,9 +211,9 @@ def encode_batch(
   ids: Sequence[int],
 ) -> types.Prompts:
   """Prompts of tasks, padded to a bucket."""
-  data, tokenizer = experiment.config.data, experiment.tokenizer
+  data = experiment.config.data
   return prompts_lib.prompt_batch(
-    [prompts_lib.encode_prompt(tokenizer, task) for task in tasks],
+    [experiment.encode_prompt(task) for task in tasks],
     ids,
     buckets=data.prompt_buckets,
     pad_id=experiment.pad_id,

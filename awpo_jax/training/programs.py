@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import optax
 
+from awpo_jax import config as config_lib
+from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.ops import advantages
 from awpo_jax.rollout import sampling
 from awpo_jax.training import experiment as experiment_lib
@@ -162,17 +164,29 @@ def make_preparer(
   experiment: experiment_lib.Experiment, mesh: jax.sharding.Mesh
 ) -> jax.stages.Wrapped:
   """(params, rollout) -> `prepare.Prepared`, over all devices."""
-  config = experiment.config
+  axes: dict[str, Any] = {'batch': 0, 'metrics': None}
+  return sharding.pmapped(
+    bound_prepare(experiment.config, experiment.decoder),
+    mesh,
+    in_axes=(None, 0),
+    out_axes=prepare.Prepared(**axes),
+  )
+
+
+def bound_prepare(
+  config: config_lib.Config, decoder: decoder_lib.Decoder
+) -> functools.partial[prepare.Prepared]:
+  """`prepare.prepare_rollout` with its flags bound."""
   logprobs = None
   if config.rl.old_logprobs == 'trainer':
     logprobs = functools.partial(
       objectives.completion_logprobs,
-      decoder=experiment.decoder,
+      decoder=decoder,
       temperature=config.rl.temperature,
       chunk=config.model.logprob_chunk,
     )
   advantage, loss = config.advantage, config.loss
-  run = functools.partial(
+  return functools.partial(
     prepare.prepare_rollout,
     awpo_advantages=functools.partial(
       advantages.awpo_advantages, **dataclasses.asdict(advantage)
@@ -186,10 +200,6 @@ def make_preparer(
     gate=advantage.gate,
     logprobs=logprobs,
     micro=config.rl.micro,
-  )
-  axes: dict[str, Any] = {'batch': 0, 'metrics': None}
-  return sharding.pmapped(
-    run, mesh, in_axes=(None, 0), out_axes=prepare.Prepared(**axes)
   )
 
 

@@ -12,6 +12,8 @@ from awpo_jax.training import metrics as metrics_lib
 
 SUMMARY_FILE = 'summary.json'
 CURVES_FILE = 'curves.png'
+_REWARDS = ('outcome', 'reasoning')
+_LEFT_OUT = 'data/left_out/'
 # Times of a line that overlap neither one another nor SFT's `time/step`.
 _PARTS = (
   'setup',
@@ -110,7 +112,7 @@ def _kinds(row: Row, name: str) -> dict[str, float]:
 
 
 def summarize(rows: Sequence[Row], *, since: float = 0.0) -> dict[str, Any]:
-  """Accuracies before and after on the main held-out set, and the time.
+  """Accuracies and rewards before and after, what was left out, and the time.
 
   Args:
     rows: all lines of metrics.
@@ -127,15 +129,21 @@ def summarize(rows: Sequence[Row], *, since: float = 0.0) -> dict[str, Any]:
       kind: {'before': _kinds(before, name).get(kind), 'after': value}
       for kind, value in _kinds(after, name).items()
     },
-    'accuracy_by_set': {
-      key: {
-        'before': before.get(f'eval/{key}/accuracy'),
-        'after': after[f'eval/{key}/accuracy'],
+    **{
+      f'{metric}_by_set': {
+        key: {
+          'before': before.get(f'eval/{key}/{metric}'),
+          'after': after.get(f'eval/{key}/{metric}'),
+        }
+        for key in _sets(after)
       }
-      for key in _sets(after)
+      for metric in ('accuracy', *_REWARDS)
     },
-    'outcome_after': after.get(f'eval/{name}/outcome'),
-    'reasoning_after': after.get(f'eval/{name}/reasoning'),
+    'left_out': {
+      key.removeprefix(_LEFT_OUT): value
+      for key, value in rows[0].items()
+      if key.startswith(_LEFT_OUT)
+    },
     'step_before': before['step'],
     'step_after': after['step'],
     'seconds': seconds,
@@ -159,23 +167,22 @@ def _by_part(rows: Sequence[Row], seconds: float) -> dict[str, float]:
 
 
 def table(before: Row, after: Row) -> str:
-  """Accuracy before and after, by set and by kind of task."""
+  """Accuracy by kind of task and mean rewards, before and after, by set."""
   lines = [f'{"accuracy":<24}{"before":>8}{"after":>8}']
+
+  def add(label: str, key: str, form: str) -> None:
+    cells = (row.get(key) for row in (before, after))
+    texts = ('-' if value is None else format(value, form) for value in cells)
+    lines.append(f'{label:<24}' + ''.join(f'{text:>8}' for text in texts))
+
   for name in _sets(after):
-    rows = [(name, f'eval/{name}/accuracy')]
-    rows += [
-      (f'  {kind}', f'eval/{name}/accuracy/{kind}')
-      for kind in _kinds(after, name)
-    ]
-    for label, key in rows:
-      lines.append(
-        f'{label:<24}{_percent(before.get(key)):>8}{_percent(after[key]):>8}'
-      )
+    add(name, f'eval/{name}/accuracy', '.1%')
+    for kind in _kinds(after, name):
+      add(f'  {kind}', f'eval/{name}/accuracy/{kind}', '.1%')
+    for reward in _REWARDS:
+      if after.get(f'eval/{name}/{reward}') is not None:
+        add(f'  {reward} reward', f'eval/{name}/{reward}', '.2f')
   return '\n'.join(lines)
-
-
-def _percent(value: float | None) -> str:
-  return '-' if value is None else f'{value:.1%}'
 
 
 def example(transcripts: Sequence[Row], before: int, after: int) -> list[str]:

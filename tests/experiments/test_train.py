@@ -36,6 +36,7 @@ def test_files_of_a_run(reference):
     'curves.png',
     'flags.json',
     'metrics.jsonl',
+    'model.json',
     'run.flags',
     'summary.json',
     'tensorboard',
@@ -230,7 +231,12 @@ def test_a_new_run_from_old_parameters(reference, start, tmp_path, step):
   first, after = whole_runs.untimed(folder)
   assert (first.pop('step'), first.pop('phase')) == (0, 'start')
   old = whole_runs.untimed(reference.folder)[step - 1]
-  assert first == {k: v for k, v in old.items() if k.startswith('eval/')}
+  assert first == {
+    **{k: v for k, v in old.items() if k.startswith('eval/')},
+    **{
+      f'data/left_out/{k}': 0 for k in ('demonstrations', 'train', 'held_out')
+    },
+  }
   # It begins anew with the first prompts and a new optimizer ...
   assert (after['step'], after['phase']) == (1, 'rl')
   assert int(whole_runs.stored(folder, 1)["['step']"]) == 2
@@ -285,6 +291,24 @@ def dataset(*, seed, data=None):
 def reward(response, task):
   raise ValueError('a bug of a plug-in')
 """
+
+
+def test_modules_where_the_command_is_given(tmp_path):
+  (tmp_path / 'broken.py').write_text(_BROKEN)
+  flags = tiny_dataset.flags(tmp_path / 'run', '--dataset=broken:dataset')
+  result = whole_runs.command(flags, folder=tmp_path)
+  assert result.stderr.splitlines()[-1] == 'ConfigError: no such data'
+
+
+def test_stopped_before_anything_was_saved(start, tmp_path):
+  at = whole_runs.Signal(
+    'awpo_jax.training.programs:compile_programs', 1, number=signal.SIGTERM
+  )
+  result = start(at=at)
+  assert result.returncode == 128 + signal.SIGTERM
+  assert 'Stopped by SIGTERM at the start: ' in result.stderr
+  # What held no step is given back, and bars no other flags.
+  assert not (tmp_path / 'run').exists()
 
 
 def test_a_mistake_is_one_line_and_a_bug_has_a_traceback(start, tmp_path):
@@ -359,7 +383,7 @@ def test_evaluations_best_checkpoint_and_profile(start, tmp_path):
     row['step']: row[name] for row in whole_runs.rows(folder) if name in row
   }
   assert list(accuracy) == [3, 4, 6, 7]
-  # Saved are 2, 4, 6 and 7; there stay the end of SFT, the best of those that
-  # were evaluated, the later one of equals, and the last.
-  best = max((4, 6, 7), key=lambda step: (accuracy[step], step))
+  # There stay the end of SFT, the best of those that were evaluated, due to be
+  # saved or not, the later one of equals, and the last.
+  best = max(accuracy, key=lambda step: (accuracy[step], step))
   assert whole_runs.saved_steps(folder) == sorted({4, best, 7})

@@ -33,12 +33,12 @@ def _want(aggregation):
   )
 
 
-def _check(update, aggregation):
-  """Gradient and every metric of an update against the plain ones."""
+def _check(update, aggregation, want=None):
+  """Gradient and every metric of an update against the plain ones, `want`."""
   state, metrics = jax.device_get(
     update(tiny.initial_state(), _batch(), aggregation=aggregation)
   )
-  grads, want = _want(aggregation)
+  grads, want = want or _want(aggregation)
   tiny.assert_close(state.opt_state[0], grads, scale=grads, rtol=1e-5)
   np.testing.assert_allclose(metrics.grad_norm, tiny.norm(grads), rtol=1e-5)
   got = metrics.sums | metrics.maxima
@@ -55,15 +55,25 @@ def test_one_device(aggregation, micro):
   _check(functools.partial(tiny.update, micro=micro), aggregation)
 
 
-@pytest.mark.parametrize(('devices', 'micro'), [(2, 2), (4, 1)])
-@pytest.mark.parametrize('aggregation', losses.AGGREGATIONS)
-def test_pmap(aggregation, devices, micro):
-  mapped = tiny.mapped(devices, micro)
+def _pmapped(*how):
+  """The update of `tiny.mapped`, from a state on the host."""
+  mapped = tiny.mapped(*how)
 
   def update(state, batch, **options):
     return mapped(mapped.place(state), batch, **options)
 
-  _check(update, aggregation)
+  return update
+
+
+@pytest.mark.parametrize(('devices', 'micro'), [(2, 1), (4, 2)])
+@pytest.mark.parametrize('aggregation', losses.AGGREGATIONS)
+def test_pmap(aggregation, devices, micro):
+  _check(_pmapped(devices, micro), aggregation)
+
+
+def test_pmap_on_demonstrations():
+  want = row_by_row.sft(tiny.params(), _batch())
+  _check(_pmapped(2, 2, tiny.SFT_TERMS), 'token-mean', want)
 
 
 @functools.cache

@@ -6,6 +6,28 @@ import numpy as np
 from awpo_jax.models import config as config_lib
 from awpo_jax.models import decoder as decoder_lib
 
+calls = []
+
+
+class RecordingDecoder(decoder_lib.Decoder):
+  """Notes in `calls` what it is traced on: method, shape read, shape made."""
+
+  def hidden(self, tokens, *args, **kwargs):
+    result = super().hidden(tokens, *args, **kwargs)
+    calls.append(('hidden', tokens.shape, result[0].shape))
+    return result
+
+  def decode(self, tokens, *args, **kwargs):
+    result = super().decode(tokens, *args, **kwargs)
+    calls.append(('decode', tokens.shape, result[0].shape))
+    return result
+
+  def unembed(self, hidden):
+    result = super().unembed(hidden)
+    calls.append(('unembed', hidden.shape, result.shape))
+    return result
+
+
 HF = {
   'vocab_size': 67,
   'hidden_size': 32,

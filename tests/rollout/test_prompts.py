@@ -146,7 +146,7 @@ def make_demonstrations(tokenizer, responses, buckets=(4, 8), task_ids=None):
     prompt_buckets=(4,),
     response_buckets=buckets,
     pad_id=PAD,
-    stop_id=STOP,
+    stop_ids=(STOP,),
     task_ids=task_ids,
   )
 
@@ -219,7 +219,7 @@ def test_overlong_responses_are_refused_and_found_beforehand(tokenizer):
 
 
 def test_a_response_must_not_hold_the_stop_token(tokenizer):
-  with pytest.raises(ValueError, match='task 0: holds the stop token'):
+  with pytest.raises(ValueError, match='task 0: holds a stop token'):
     make_demonstrations(tokenizer, ['!<|im_end|>!'])
 
 

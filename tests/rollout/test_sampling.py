@@ -11,7 +11,7 @@ from absl.testing import parameterized
 from awpo_jax import types
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.training import objectives
-from tests.models import decoder_reference
+from tests.models import decoder_reference, tiny
 from tests.rollout import sampling_cases as cases
 
 
@@ -99,6 +99,27 @@ class EndsTest(chex.TestCase):
       self.assertEqual(stops[p, g, end - 1], got.finished[p, g])
     self.assertTrue(got.finished.any())
     self.assertFalse(got.finished.all())
+
+  def test_the_prompt_is_read_once_for_all_its_samples(self):
+    # 4 prompts of 6 columns, 2 samples each, width 32: nothing has 8 x 6
+    # columns, and the head never sees a column of a prompt but the last.
+    decoder = tiny.RecordingDecoder(cases.model()[0].config)
+    tiny.calls.clear()
+    jax.eval_shape(
+      cases.raw_sampler(decoder, 1.0),
+      cases.chain(),
+      cases.prompts(),
+      cases.sample_ids(),
+      cases.key(),
+    )
+    self.assertEqual(tiny.calls[0], ('hidden', (4, 6), (4, 1, 32)))
+    self.assertEqual(
+      set(tiny.calls[1:]),
+      {
+        ('unembed', (8, 32), (8, cases.VOCAB)),
+        ('decode', (8, 1), (8, 1, 32)),
+      },
+    )
 
 
 class LogprobsTest(chex.TestCase):

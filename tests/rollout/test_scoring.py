@@ -120,6 +120,15 @@ def test_bounds_must_differ():
     score(reward=flat)
 
 
+def test_bounds_of_a_task_are_the_same_for_all_its_answers():
+  def moving(response, task):
+    return types.Score(float(response), -3.0, max(float(response), 1.0), {})
+
+  score([['1', '0.5'], ['0', '1']], reward=moving)
+  with pytest.raises(ValueError, match=r'task b has bounds .*1.0. for one'):
+    score([['4', '4'], ['1', '4']], reward=moving)
+
+
 def test_other_errors_are_not_hidden():
   with pytest.raises(ValueError, match='could not convert'):
     score([['seven'], ['1']])

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from matplotlib import image
 
+from awpo_jax import types
+from awpo_jax.rollout import rewards
 from awpo_jax.training import curves
 
 
@@ -67,6 +69,13 @@ def test_panels_with_data_are_drawn(tmp_path):
   assert lines_of(panels['loss']) == {
     'loss': [[(1, 3.0), (2, 2.0), (3, 1.0)], [(4, 0.1), (5, 0.1), (6, 0.1)]]
   }
+
+
+def test_the_parts_of_the_built_in_reward_are_shown():
+  task = types.Task('a', '', '', (), '<think> a </think>', 'kind')
+  parts = rewards.toolrl('anything', task).parts
+  assert {'format', 'correctness'} == set(parts)
+  assert {f'reward/{name}' for name in parts} <= set(curves.PANELS['reward'])
 
 
 def test_picture_is_a_png_with_something_on_it(tmp_path):

@@ -197,9 +197,9 @@ def test_endless_prompts_are_not_read_at_the_start(tmp_path, monkeypatch):
   # There are 10**6 of them. Reading them all would take minutes.
   original = prompts.encode_prompt
 
-  def encode(tokenizer, task):
+  def encode(tokenizer, task, *style):
     assert not task.task_id.startswith('train'), f'{task.task_id} was read'
-    return original(tokenizer, task)
+    return original(tokenizer, task, *style)
 
   monkeypatch.setattr(prompts, 'encode_prompt', encode)
   assert len(_make(tmp_path / 'run').dataset.train) == 10**6
@@ -210,9 +210,9 @@ def test_each_text_is_encoded_once(tmp_path, monkeypatch):
   calls = collections.Counter()
 
   def counted(function):
-    def call(tokenizer, item):
+    def call(tokenizer, item, *style):
       calls[function.__name__, getattr(item, 'task_id', item)] += 1
-      return function(tokenizer, item)
+      return function(tokenizer, item, *style)
 
     return call
 

@@ -2,31 +2,15 @@
 
 import io
 import json
-import struct
 import sys
 import types as python_types
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tensorboardX.proto import event_pb2
 
 from awpo_jax.training import metrics, progress
-
-
-def read_events(folder):
-  """(tag, step) -> values of every event file: length, crc, data, crc."""
-  events = {}
-  for path in sorted(folder.iterdir()):
-    data = path.read_bytes()
-    while data:
-      (length,) = struct.unpack('<Q', data[:8])
-      event = event_pb2.Event.FromString(data[12 : 12 + length])
-      data = data[16 + length :]
-      for value in event.summary.value:
-        key = value.tag, event.step
-        events.setdefault(key, []).append(value.simple_value)
-  return events
+from tests import whole_runs
 
 
 def write_run(folder, steps, *, resume_step=0):
@@ -40,7 +24,7 @@ def read_files(folder):
   return {
     'metrics': (folder / 'metrics.jsonl').read_bytes(),
     'transcripts': (folder / 'transcripts.jsonl').read_bytes(),
-    'events': read_events(folder / 'tensorboard'),
+    'events': whole_runs.events(folder),
   }
 
 
@@ -54,7 +38,7 @@ def test_writes_lines_events_and_transcripts(tmp_path):
     '{"step": 1, "text": "1a"}\n{"step": 1, "text": "é"}\n'
     '{"step": 3, "text": "3a"}\n{"step": 3, "text": "é"}\n'
   )
-  assert read_events(tmp_path / 'tensorboard') == {
+  assert whole_runs.events(tmp_path) == {
     ('loss', 1): [0.25],
     ('loss', 3): [0.75],
   }

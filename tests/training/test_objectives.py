@@ -5,8 +5,9 @@ import functools
 import jax
 import numpy as np
 
-from awpo_jax.ops import collectives
+from awpo_jax.ops import collectives, logprobs
 from awpo_jax.training import objectives
+from tests.models import tiny as models_tiny
 from tests.training import row_by_row, tiny
 
 # With the defaults it is compared in the test of devices.
@@ -52,6 +53,32 @@ def test_rl_equals_the_row_by_row_loss():
   # Bounds are compared only where they are reached.
   assert 0.1 < metrics['clip_fraction'] < 0.9
   assert metrics['ratio_abs_log_max'] > np.log(1.5)
+
+
+def test_the_prompt_is_read_once_per_group(monkeypatch):
+  # 8 prompts of 7 columns, 4 completions each of 6: the prompts are read as 8
+  # rows, and the head sees one column of each and what follows it, no more.
+  seen = []
+  original = logprobs.token_logprobs
+
+  def token_logprobs(hidden, *args, **kwargs):
+    seen.append(hidden.shape)
+    return original(hidden, *args, **kwargs)
+
+  monkeypatch.setattr(logprobs, 'token_logprobs', token_logprobs)
+  models_tiny.calls.clear()
+  run = functools.partial(
+    objectives.completion_logprobs,
+    decoder=models_tiny.RecordingDecoder(tiny.CONFIG),
+    temperature=1.0,
+    chunk=3,
+  )
+  jax.eval_shape(run, tiny.params(), _batch())
+  assert models_tiny.calls == [
+    ('hidden', (8, 7), (8, 1, 32)),
+    ('hidden', (32, 5), (32, 5, 32)),
+  ]
+  assert seen == [(32, 6, 32)]
 
 
 def test_temperature_divides_the_logits():

@@ -67,6 +67,14 @@ def test_rl_reports_rewards_times_and_updates():
     assert 0 < metrics['length/mean'] <= tiny_run.RESPONSE_BUCKETS[-1]
 
 
+def test_rl_starts_each_rollout_with_ratios_of_one():
+  _, reports = _after('rl', 2)
+  for report in reports:
+    first, *later = (u.maxima['ratio_abs_log_max'] for u in report.updates)
+    assert first < 1e-5
+    assert later and min(later) > 1e-4, later
+
+
 def test_prompts_come_in_the_order_of_the_run():
   experiment = tiny_run.experiment()
   seen = []

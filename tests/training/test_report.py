@@ -28,7 +28,12 @@ def _times(**seconds):
 
 
 ROWS = [
-  _row(1, 'sft', **_times(setup=4.0, compile=6.0, step=3.0)),
+  _row(
+    1,
+    'sft',
+    **_times(setup=4.0, compile=6.0, step=3.0),
+    **{'data/left_out/main': 3},
+  ),
   _row(2, 'sft', 0.25, 0.5, 0.0, 0.1, **_times(step=2.5)),
   # Here the process was another, which had to compile as well. The step of RL
   # is the sum of its parts.
@@ -60,8 +65,15 @@ def test_summary():
       'main': {'before': 0.25, 'after': 0.5},
       'other': {'before': 0.1, 'after': 0.2},
     },
-    'outcome_after': 2.5,
-    'reasoning_after': None,
+    'outcome_by_set': {
+      'main': {'before': 2.5, 'after': 2.5},
+      'other': {'before': None, 'after': None},
+    },
+    'reasoning_by_set': {
+      'main': {'before': None, 'after': None},
+      'other': {'before': None, 'after': None},
+    },
+    'left_out': {'main': 3},
     'step_before': 2,
     'step_after': 4,
     'seconds': 40.0,
@@ -116,6 +128,7 @@ def test_table():
     'main                       25.0%   50.0%',
     '  easy                     50.0%   75.0%',
     '  hard                      0.0%   25.0%',
+    '  outcome reward            2.50    2.50',
     'other                      10.0%   20.0%',
   ]
 

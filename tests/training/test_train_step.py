@@ -31,7 +31,7 @@ def _spoil(batch, name, value):
   [('old_logprobs', np.nan), ('advantages', np.inf), ('advantages', np.nan)],
 )
 def test_what_is_not_finite_changes_nothing(name, value):
-  mapped, batch = tiny.mapped(4, 1), row_by_row.random_batch(0)
+  mapped, batch = tiny.mapped(4, 2), row_by_row.random_batch(0)
   state, _ = mapped(mapped.place(tiny.initial_state()), batch)
   before = _copy(state)
   state, metrics = mapped(state, _spoil(batch, name, value))
@@ -65,14 +65,14 @@ def test_an_optimizer_that_overflows_changes_nothing():
 
 
 def test_donated_buffers_are_gone():
-  mapped, batch = tiny.mapped(4, 1), row_by_row.random_batch(0)
+  mapped, batch = tiny.mapped(4, 2), row_by_row.random_batch(0)
   old = mapped.place(tiny.initial_state())
   mapped(old, batch)
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old.params))
 
 
 def test_replicas_that_disagree_are_seen():
-  mapped, batch = tiny.mapped(4, 1), row_by_row.random_batch(0)
+  mapped, batch = tiny.mapped(4, 2), row_by_row.random_batch(0)
   state = tiny.initial_state()
   copies = [state.params['lm_head'].copy() for _ in range(4)]
   copies[2][3, 4] += 0.5

@@ -44,6 +44,7 @@ FLAGS = (
   '--samples=2',
   '--minibatches=2',
   '--micro=1',
+  '--temperature=0.5',
   '--learning_rate=1e-3',
   '--eval_batch=4',
 )

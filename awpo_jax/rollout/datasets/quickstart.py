@@ -145,8 +145,8 @@ def demonstrations(
 ) -> list[LabeledDemonstration]:
   """A fixed set of answers, some of them wrong in exactly one way.
 
-  The thought is written for the calls that are made, right or wrong; a quarter
-  of the thoughts is lazy and says nothing of the request.
+  The thought is written for the calls that are made, right or wrong; a tenth of
+  the thoughts is lazy and says nothing of the request.
 
   Args:
     seed: of the set.

@@ -1,0 +1,189 @@
+"""Conversations by a tokenizer's own chat template: tools, thinking, dates.
+
+What a template knows is found by rendering, not by reading it: an argument is
+known where it changes the text.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jinja2
+import numpy as np
+
+from awpo_jax import types
+from awpo_jax.rollout import tokenizers
+
+Message: TypeAlias = Mapping[str, Any]
+Schema: TypeAlias = Mapping[str, Any]
+
+THINKING: Mapping[str, bool | None] = {
+  'default': None,
+  'true': True,
+  'false': False,
+}
+"""Values of `--enable_thinking`; `default` leaves it to the template."""
+
+# Llama's templates write today's date unless they are given one: a run's
+# prompts would change overnight. This is the one they fall back on.
+_DATE = '26 Jul 2024'
+# Python's names of types, as data sets of functions have them.
+_JSON_TYPES = {
+  'str': 'string',
+  'int': 'integer',
+  'float': 'number',
+  'bool': 'boolean',
+  'list': 'array',
+  'tuple': 'array',
+  'dict': 'object',
+}
+
+
+class Style(NamedTuple):
+  """How a task becomes a conversation.
+
+  Attributes:
+    prompt_style: `rlla`: tools stand in the system text; `template`: they go
+      to the chat template as JSON schemas.
+    enable_thinking: given to the template; None leaves it to the template.
+  """
+
+  prompt_style: str = 'rlla'
+  enable_thinking: bool | None = None
+
+
+DEFAULT_STYLE = Style()
+
+
+def encode(
+  tokenizer: tokenizers.Tokenizer,
+  messages: Sequence[Message],
+  *,
+  tools: Sequence[Schema] | None = None,
+  enable_thinking: bool | None = None,
+) -> np.ndarray:
+  """Tokens of a conversation up to where the assistant's turn begins.
+
+  Args:
+    tokenizer: with a chat template.
+    messages: with `role` and `content`, as OpenAI's API has them.
+    tools: of `tool_schemas`; None or empty: none.
+    enable_thinking: of `Style`.
+
+  Returns:
+    i32[S].
+
+  Raises:
+    ValueError: the template refuses the conversation.
+  """
+  ids = _apply(
+    tokenizer,
+    messages,
+    tools=tools,
+    enable_thinking=enable_thinking,
+    tokenize=True,
+    return_dict=False,
+  )
+  return np.asarray(ids, np.int32)
+
+
+def _apply(tokenizer, messages, *, tools=None, enable_thinking=None, **options):
+  if enable_thinking is not None:
+    options['enable_thinking'] = enable_thinking
+  try:
+    return tokenizer.apply_chat_template(
+      list(messages),
+      tools=list(tools) if tools else None,
+      add_generation_prompt=True,
+      date_string=_DATE,
+      **options,
+    )
+  except jinja2.TemplateError as error:
+    raise ValueError(
+      f'the chat template refuses the conversation: {error}'
+    ) from error
+
+
+def check_style(tokenizer: tokenizers.Tokenizer, style: Style) -> None:
+  """Refuses what the chat template would ignore.
+
+  Raises:
+    ValueError: the style names thinking or tools, and the template does not
+      know them.
+  """
+  if style.enable_thinking is not None and not knows_thinking(tokenizer):
+    raise ValueError(
+      f'--enable_thinking={str(style.enable_thinking).lower()}: the chat '
+      'template of this tokenizer does not know enable_thinking; leave the '
+      'flag at its default.'
+    )
+  if style.prompt_style == 'template' and not knows_tools(tokenizer):
+    raise ValueError(
+      '--prompt_style=template: the chat template of this tokenizer does not '
+      'know tools; list them in the system text with --prompt_style=rlla.'
+    )
+
+
+def knows_thinking(tokenizer: tokenizers.Tokenizer) -> bool:
+  """Whether `enable_thinking` changes what the chat template writes."""
+  ask = [{'role': 'user', 'content': 'x'}]
+  on, off = (
+    _apply(tokenizer, ask, enable_thinking=value, tokenize=False)
+    for value in (True, False)
+  )
+  return on != off
+
+
+def knows_tools(tokenizer: tokenizers.Tokenizer) -> bool:
+  """Whether the chat template writes the tools that it is given."""
+  tool = types.Tool('awpo_probe', 'A probe.', {})
+  text = _apply(
+    tokenizer,
+    [{'role': 'user', 'content': 'x'}],
+    tools=tool_schemas([tool]),
+    tokenize=False,
+  )
+  return tool.name in text
+
+
+def tool_schemas(tools: Sequence[types.Tool]) -> list[dict[str, Any]]:
+  """Tools as chat templates take them, their parameters as a JSON schema.
+
+  Python's names of types (`str`, `List[int]`) become JSON's. A parameter is
+  required where it neither has a default nor is called optional.
+  """
+  return [
+    {
+      'type': 'function',
+      'function': {
+        'name': tool.name,
+        'description': tool.description,
+        'parameters': {
+          'type': 'object',
+          'properties': {
+            name: {**spec, **_json_type(spec)}
+            for name, spec in tool.parameters.items()
+          },
+          'required': [
+            name
+            for name, spec in tool.parameters.items()
+            if 'default' not in spec and not _is_optional(spec)
+          ],
+        },
+      },
+    }
+    for tool in tools
+  ]
+
+
+def _is_optional(spec: Mapping[str, Any]) -> bool:
+  return str(spec.get('type', '')).endswith(', optional')
+
+
+def _json_type(spec: Mapping[str, Any]) -> dict[str, str]:
+  """The parameter's `type` in JSON's words; other words stay as they are."""
+  kind = spec.get('type')
+  if not isinstance(kind, str):
+    return {}
+  kind = kind.removesuffix(', optional')
+  python_name = kind.split('[')[0].lower()
+  return {'type': _JSON_TYPES.get(python_name, kind)}

@@ -1,0 +1,241 @@
+"""Whole policies: read from a run or from Hugging Face, written as either."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from awpo_jax import types
+from awpo_jax.models import config as model_config
+from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.models import hf_weights
+from awpo_jax.rollout import chat, conversations, generation, tokenizers
+from awpo_jax.training import checkpoints, folders, run_model, weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+  """A model with what turns text into its tokens and back.
+
+  Attributes:
+    config: of the decoder.
+    params: its parameters.
+    tokenizer: with a chat template.
+    generation: its `generation_config.json`, perhaps empty.
+    style: of the prompts it was trained on.
+  """
+
+  config: model_config.DecoderConfig
+  params: types.ArrayTree
+  tokenizer: tokenizers.Tokenizer
+  generation: Mapping[str, Any]
+  style: chat.Style
+
+  @property
+  def stop_ids(self) -> tuple[int, ...]:
+    """Tokens that end an answer."""
+    return tokenizers.stop_token_ids(
+      self.tokenizer, tokenizers.eos_token_ids(self.generation)
+    )
+
+
+def load(
+  path_or_name: str | os.PathLike[str],
+  *,
+  dtype: Any = None,
+  param_dtype: Any = None,
+) -> Policy:
+  """Reads a policy.
+
+  Args:
+    path_or_name: a run or one of its checkpoints (`runs/x`,
+      `runs/x/checkpoints/900`), or a Hugging Face folder or name.
+    dtype: of activations; None: that of the parameters.
+    param_dtype: of the parameters; None: as they are stored.
+
+  Raises:
+    ValueError, FileNotFoundError: there is no policy, or its parts do not fit.
+  """
+  path = pathlib.Path(path_or_name)
+  run = run_folder(path)
+  if run is not None:
+    policy = _load_run(path, run, dtype, param_dtype)
+  elif path.exists() and not (path / 'config.json').is_file():
+    raise FileNotFoundError(
+      f'{path_or_name} is neither a run (with {checkpoints.RUN_SUBFOLDER}/, '
+      f'{run_model.TOKENIZER_FOLDER}/ and {run_model.MODEL_FILE}) '
+      'nor a Hugging Face folder (with config.json, *.safetensors and '
+      'tokenizer.json).'
+    )
+  else:
+    policy = _load_hf(str(path_or_name), dtype, param_dtype)
+  if len(policy.tokenizer) > policy.config.vocab_size:
+    raise ValueError(
+      f'{path_or_name}: the tokenizer has {len(policy.tokenizer)} tokens, the '
+      f'model an embedding of {policy.config.vocab_size}: they do not belong '
+      'together.'
+    )
+  return policy
+
+
+def answers(
+  policy: Policy,
+  talk: conversations.Conversation,
+  settings: generation.Settings,
+  enable_thinking: str = 'default',
+) -> Iterator[tuple[int, str]]:
+  """Answers to a conversation, as `generation.stream` yields them.
+
+  Args:
+    policy: of `load`.
+    talk: what to answer.
+    settings: how to draw.
+    enable_thinking: key of `chat.THINKING`; `default` is the policy's own.
+
+  Raises:
+    ValueError: at once, before anything is sampled, where the template or the
+      model cannot take it.
+  """
+  style = policy.style
+  if enable_thinking != 'default':
+    style = style._replace(enable_thinking=chat.THINKING[enable_thinking])
+  talk = conversations.in_style(talk, style)
+  # A prompt without tools asks nothing of the template.
+  chat.check_style(
+    policy.tokenizer,
+    style._replace(prompt_style='template' if talk.tools else 'rlla'),
+  )
+  prompt = chat.encode(
+    policy.tokenizer,
+    talk.messages,
+    tools=talk.tools,
+    enable_thinking=style.enable_thinking,
+  )
+  generation.check_settings(settings, len(prompt), policy.config.max_positions)
+  stop_ids = policy.stop_ids
+  grown = generation.snapshots(
+    policy.params,
+    prompt,
+    settings,
+    decoder=decoder_lib.Decoder(policy.config),
+    stop_ids=stop_ids,
+    pad_id=tokenizers.pad_token_id(policy.tokenizer, stop_ids),
+  )
+  return generation.stream(policy.tokenizer, grown, stop_ids)
+
+
+def run_folder(path: pathlib.Path) -> pathlib.Path | None:
+  """The folder of the run that a path is or lies in; None: of no run."""
+  path = path.absolute()
+  if path.name == checkpoints.RUN_SUBFOLDER:
+    path = path.parent
+  elif path.parent.name == checkpoints.RUN_SUBFOLDER:
+    path = path.parents[1]
+  return path if (path / run_model.MODEL_FILE).is_file() else None
+
+
+def _load_run(path, run: pathlib.Path, dtype, param_dtype) -> Policy:
+  file = run / run_model.MODEL_FILE
+  kept = json.loads(file.read_text())['dtype']
+  config = model_config.load_config(
+    file, dtype=dtype or param_dtype or kept, param_dtype=kept
+  )
+  shapes = jax.eval_shape(
+    lambda: decoder_lib.init_params(config, jax.random.key(0))
+  )
+  # Adapters, where a checkpoint holds some, are to be merged in here.
+  params = checkpoints.restore_params(path, shapes)
+  if param_dtype:
+    config = dataclasses.replace(config, param_dtype=param_dtype)
+  return Policy(
+    config=config,
+    params=jax.tree.map(lambda x: jnp.asarray(x, config.param_dtype), params),
+    tokenizer=tokenizers.load_tokenizer(run / run_model.TOKENIZER_FOLDER),
+    generation=tokenizers.read_generation_config(
+      run / run_model.TOKENIZER_FOLDER
+    ),
+    style=_style(run / folders.FLAGS_FILE),
+  )
+
+
+def _style(flags_file: pathlib.Path) -> chat.Style:
+  """Of the prompts of a run; what was converted has no flags."""
+  if not flags_file.is_file():
+    return chat.Style('template')
+  flags = json.loads(flags_file.read_text())
+  return chat.Style(
+    flags['prompt_style'], chat.THINKING[flags['enable_thinking']]
+  )
+
+
+def _load_hf(path_or_name: str, dtype, param_dtype) -> Policy:
+  param_dtype = param_dtype or weights.stored_dtype(path_or_name)
+  config, params = hf_weights.load_pretrained(
+    path_or_name, dtype=dtype or param_dtype, param_dtype=param_dtype
+  )
+  return Policy(
+    config=config,
+    params=params,
+    tokenizer=tokenizers.load_tokenizer(path_or_name),
+    generation=tokenizers.read_generation_config(path_or_name),
+    style=chat.Style('template'),
+  )
+
+
+def save_orbax(policy: Policy, folder: str | os.PathLike[str]) -> None:
+  """Writes a folder like a run's, which `--init_from` and `load` take.
+
+  Raises:
+    ValueError: the folder holds something.
+  """
+  check_new(folder)
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  tokenizers.save_tokenizer(
+    policy.tokenizer,
+    folder / run_model.TOKENIZER_FOLDER,
+    policy.generation,
+  )
+  hf = model_config.to_hf_dict(policy.config)
+  hf['dtype'] = policy.config.param_dtype.name
+  with contextlib.closing(
+    checkpoints.make_manager(folder / checkpoints.RUN_SUBFOLDER, keep=1)
+  ) as manager:
+    checkpoints.save_checkpoint(
+      manager, 0, {'params': policy.params}, position={}, flags={}
+    )
+  # Last: it is what makes the folder one of a run.
+  file = folder / run_model.MODEL_FILE
+  file.write_text(json.dumps(hf, indent=2) + '\n')
+
+
+def save_hf(policy: Policy, folder: str | os.PathLike[str]) -> None:
+  """Writes a Hugging Face folder: weights, tokenizer, stop tokens.
+
+  Raises:
+    ValueError: the folder holds something.
+  """
+  check_new(folder)
+  stop_ids = policy.stop_ids
+  hf_weights.save_pretrained(
+    folder, policy.config, policy.params, policy.tokenizer, stop_ids=stop_ids
+  )
+  # What else the model's own said: temperatures and the like.
+  generation_config = {
+    **policy.generation,
+    **tokenizers.read_generation_config(folder),
+  }
+  tokenizers.save_generation_config(folder, generation_config)
+
+
+def check_new(folder: str | os.PathLike[str]) -> None:
+  """Raises `ValueError` where a folder holds something."""
+  path = pathlib.Path(folder)
+  if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    raise ValueError(f'{folder} exists already: name a new folder.')

@@ -1,0 +1,127 @@
+"""The tokenizer and the model of a run, which its folder keeps."""
+
+import itertools
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from awpo_jax import config as config_lib
+from awpo_jax import types
+from awpo_jax.models import config as model_config
+from awpo_jax.rollout import tokenizers
+from awpo_jax.training import weights
+
+TOKENIZER_FOLDER = 'tokenizer'
+UNFINISHED_TOKENIZER = 'tokenizer.tmp'
+MODEL_FILE = 'model.json'
+UNFINISHED_MODEL = 'model.tmp'
+_TOKENIZER_PROMPTS = 500
+
+
+def make_tokenizer(
+  config: config_lib.Config, dataset: types.Dataset
+) -> tuple[tokenizers.Tokenizer, Mapping[str, Any]]:
+  """The tokenizer of a run and its model's generation config.
+
+  It is the one in the run's folder, of a run that goes on; else that of
+  `--tokenizer`, of `--init_from`, or of a `--model` whose weights are loaded;
+  else one trained on the data. The folder keeps it.
+
+  Raises:
+    FileNotFoundError, ValueError: what a flag names is not there or not usable.
+  """
+  folder = pathlib.Path(config.run.output_dir) / TOKENIZER_FOLDER
+  if folder.is_dir():
+    return _load(folder)
+  source: str | pathlib.Path = config.data.tokenizer
+  if not source and config.run.init_from:
+    source = _tokenizer_of(config.run.init_from)
+  elif not source and weights.source(config) == 'pretrained':
+    source = config.model.model
+  if source:
+    tokenizer, generation = _load(source)
+  else:
+    generation = {}
+    tokenizer = tokenizers.train_tokenizer(
+      _texts(dataset), vocab_size=config.data.vocab_size
+    )
+  # Moved into place whole, so that a killed run leaves none or all of it.
+  unfinished = folder.with_name(UNFINISHED_TOKENIZER)
+  tokenizers.save_tokenizer(tokenizer, unfinished, generation)
+  unfinished.rename(folder)
+  return tokenizer, generation
+
+
+def _load(
+  source: str | pathlib.Path,
+) -> tuple[tokenizers.Tokenizer, Mapping[str, Any]]:
+  return (
+    tokenizers.load_tokenizer(source),
+    tokenizers.read_generation_config(source),
+  )
+
+
+def _tokenizer_of(init_from: str) -> pathlib.Path:
+  path = pathlib.Path(init_from).absolute()
+  for folder in (path, *path.parents[:2]):
+    if (folder / TOKENIZER_FOLDER).is_dir():
+      return folder / TOKENIZER_FOLDER
+  raise FileNotFoundError(
+    f'--init_from={init_from}: no run that holds `{TOKENIZER_FOLDER}/`; name '
+    'its tokenizer with --tokenizer.'
+  )
+
+
+def decoder_config(
+  config: config_lib.Config, tokenizer: tokenizers.Tokenizer
+) -> model_config.DecoderConfig:
+  """The model of a run, which its folder keeps as a `config.json`.
+
+  Raises:
+    FileNotFoundError, ValueError: `--model` is not there or not implemented.
+  """
+  file = pathlib.Path(config.run.output_dir) / MODEL_FILE
+  if not file.is_file():
+    hf = _hf_config(config, tokenizer)
+    unfinished = file.with_name(UNFINISHED_MODEL)
+    unfinished.write_text(json.dumps(hf, indent=2) + '\n')
+    unfinished.rename(file)
+  return model_config.load_config(
+    file, dtype=config.model.dtype, param_dtype=config.model.param_dtype
+  )
+
+
+def _hf_config(
+  config: config_lib.Config, tokenizer: tokenizers.Tokenizer
+) -> dict[str, Any]:
+  """The `config.json` of `--model`, with as many tokens as the run has.
+
+  A tokenizer trained here or for the run of `--init_from` decides that; one of
+  Hugging Face may have fewer tokens than its model's embedding has rows.
+  """
+  hf = weights.read_hf_config(config.model.model)
+  hf.pop('torch_dtype', None)  # What transformers 4 calls it.
+  hf['dtype'] = config.model.param_dtype
+  if config.data.tokenizer:
+    return hf
+  if config.run.init_from:
+    old = _tokenizer_of(config.run.init_from).with_name(MODEL_FILE)
+    if old.is_file():
+      return hf | {'vocab_size': json.loads(old.read_text())['vocab_size']}
+  elif weights.source(config) == 'pretrained':
+    return hf
+  return hf | {'vocab_size': len(tokenizer)}
+
+
+def _texts(dataset: types.Dataset) -> Iterator[str]:
+  """Turns as the chat template writes them, the role's name in front."""
+  for item in dataset.demonstrations:
+    yield from _prompt_texts(item.task)
+    yield f'assistant\n{item.response}'
+  for task in itertools.islice(dataset.train, _TOKENIZER_PROMPTS):
+    yield from _prompt_texts(task)
+
+
+def _prompt_texts(task: types.Task) -> tuple[str, str]:
+  return f'system\n{task.system}', f'user\n{task.user}'

@@ -1,0 +1,54 @@
+"""Turns a Hugging Face model into a checkpoint of ours, or one into that.
+
+python experiments/convert.py --from=Qwen/Qwen3-0.6B --to=checkpoints/qwen3
+python experiments/convert.py --from=runs/x --to=exports/x
+
+--from decides the direction. A Hugging Face folder or name becomes a folder
+like a run's, which train.py takes as --init_from. A run, or one of its
+checkpoints (runs/x/checkpoints/900), becomes a Hugging Face folder with
+weights, tokenizer and stop tokens. Tensors stay as they are, bit for bit,
+unless --param_dtype says otherwise.
+"""
+
+import os
+import pathlib
+import sys
+
+os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
+
+from absl import app, flags  # noqa: E402
+
+from awpo_jax.training import policies  # noqa: E402
+
+_FROM = flags.DEFINE_string('from', None, 'Run, checkpoint, or HF model.')
+_TO = flags.DEFINE_string('to', None, 'Folder to write; must not exist yet.')
+_PARAM_DTYPE = flags.DEFINE_enum(
+  'param_dtype',
+  None,
+  ['float32', 'bfloat16', 'float16'],
+  'Of the tensors written; as they are stored, if not set.',
+)
+
+
+def main(arguments: list[str]) -> None:
+  if len(arguments) > 1:
+    raise app.UsageError(f'not a flag: {" ".join(arguments[1:])}')
+  source, target = _FROM.value, _TO.value
+  try:
+    if not (source and target):
+      raise ValueError('Set --from and --to; --help says more.')
+    policies.check_new(target)
+    policy = policies.load(source, param_dtype=_PARAM_DTYPE.value)
+    if policies.run_folder(pathlib.Path(source)) is None:
+      policies.save_orbax(policy, target)
+      print(f'{target}: start from it with --init_from={target}')
+    else:
+      policies.save_hf(policy, target)
+      print(f'{target}: a Hugging Face folder')
+  except (ValueError, OSError) as error:
+    print(f'{type(error).__name__}: {error}', file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,67 @@
+"""Talks to a checkpoint; the text is printed as it is sampled.
+
+python experiments/generate.py --model=Qwen/Qwen3-0.6B --prompt="Who are you?"
+python experiments/generate.py --model=runs/x --messages=chat.json --samples=4
+
+--model is a run, one of its checkpoints (runs/x/checkpoints/900), or a Hugging
+Face folder or name. --messages is a JSON file as OpenAI's API takes it: a list
+of messages, or {"messages": [...], "tools": [...]}.
+"""
+
+import os
+import sys
+
+os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
+
+from absl import app, flags  # noqa: E402
+
+from awpo_jax.rollout import chat, conversations, generation  # noqa: E402
+from awpo_jax.training import policies  # noqa: E402
+
+flags.DEFINE_string('model', None, 'Run, checkpoint, or Hugging Face model.')
+flags.DEFINE_string('prompt', None, 'What the user says.')
+flags.DEFINE_string('messages', None, 'JSON file of messages and tools.')
+flags.DEFINE_string('system', None, 'System text that comes first.')
+flags.DEFINE_integer('samples', 1, 'Answers.')
+flags.DEFINE_float('temperature', 1.0, 'Of the sampler; 0 is greedy.')
+flags.DEFINE_integer('max_tokens', 512, 'Tokens of an answer at most.')
+flags.DEFINE_integer('seed', 0, 'Fixes every draw.')
+flags.DEFINE_enum(
+  'dtype',
+  None,
+  ['float32', 'bfloat16', 'float16'],
+  'Of activations and cache; that of the parameters, if not set.',
+)
+flags.DEFINE_enum(
+  'enable_thinking', 'default', list(chat.THINKING), 'For templates with it.'
+)
+
+
+def main(arguments: list[str]) -> None:
+  if len(arguments) > 1:
+    raise app.UsageError(f'not a flag: {" ".join(arguments[1:])}')
+  values = flags.FLAGS
+  try:
+    talk = conversations.read(values.prompt, values.messages, values.system)
+    if not values.model:
+      raise ValueError('Set --model to a run or a Hugging Face model.')
+    policy = policies.load(values.model, dtype=values.dtype)
+    settings = generation.Settings(
+      samples=values.samples,
+      max_tokens=values.max_tokens,
+      temperature=values.temperature,
+      seed=values.seed,
+    )
+    pieces = policies.answers(policy, talk, settings, values.enable_thinking)
+  except (ValueError, OSError) as error:
+    print(f'{type(error).__name__}: {error}', file=sys.stderr)
+    sys.exit(2)
+  try:
+    generation.write(pieces, settings.samples, sys.stdout)
+  except KeyboardInterrupt:
+    print(flush=True)
+    sys.exit(130)
+
+
+if __name__ == '__main__':
+  app.run(main)
