@@ -95,6 +95,22 @@ def test_what_no_family_has_cannot_be_written(fields, message):
     config.to_hf_dict(block)
 
 
+def test_keys_for_tools_that_do_not_know_the_newer_ones():
+  block = config.DecoderConfig(
+    **BLOCK | {'layers': 3},
+    qk_norm=True,
+    window=4,
+    local_layers=(False, True, True),
+    rope_theta=3.0,
+    param_dtype='bfloat16',
+  )
+  hf = config.to_hf_dict(block)
+  assert (hf['max_window_layers'], hf['rope_theta']) == (1, 3.0)
+  assert hf['dtype'] == 'bfloat16'
+  plain = dataclasses.replace(block, window=None, local_layers=())
+  assert config.to_hf_dict(plain)['max_window_layers'] == 3
+
+
 def test_an_unknown_family():
   with pytest.raises(ValueError, match="family='gemma' is not one of llama"):
     config.DecoderConfig(**BLOCK, family='gemma')

@@ -207,6 +207,14 @@ class TestSave:
       == config
     )
 
+  def test_the_dtype_is_that_of_the_parameters(self, tmp_path):
+    hf_folders.write(tmp_path / 'a')
+    config, params = hf_folders.load(tmp_path / 'a')
+    low = jax.tree.map(lambda x: x.astype('bfloat16'), params)
+    hf_weights.save_pretrained(tmp_path / 'b', config, low)
+    hf = json.loads((tmp_path / 'b' / 'config.json').read_text())
+    assert hf['dtype'] == 'bfloat16'
+
   def test_values_that_are_not_numbers(self, tmp_path):
     # A NaN keeps its payload: nothing computes with what is moved.
     odd = np.array([0x7FC1, 0xFF81, 0x8000, 0x0001] * 8, np.uint16)
