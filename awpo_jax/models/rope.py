@@ -89,7 +89,10 @@ def frequencies(
     f32[C / 2], from the fastest pair to the slowest.
   """
   exponents = np.arange(0, head_width, 2, dtype=np.float32) / head_width
-  wavelengths = np.float32(np.power(theta, np.float64(exponents)))
+  # Theta in float32 as in PyTorch, and its power rounded once: PyTorch's own
+  # is an ulp off for one pair in a hundred.
+  base = np.float64(np.float32(theta))
+  wavelengths = np.float32(np.power(base, np.float64(exponents)))
   if scaling.rope_type == 'linear':
     return 1.0 / wavelengths / scaling.factor
   if scaling.rope_type == 'llama3':
