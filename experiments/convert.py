@@ -10,6 +10,7 @@ weights, tokenizer and stop tokens. Tensors stay as they are, bit for bit,
 unless --param_dtype says otherwise.
 """
 
+import logging
 import os
 import pathlib
 import sys
@@ -31,6 +32,8 @@ _PARAM_DTYPE = flags.DEFINE_enum(
 
 
 def main(arguments: list[str]) -> None:
+  for name in ('absl', 'jax'):
+    logging.getLogger(name).setLevel(logging.WARNING)
   if len(arguments) > 1:
     raise app.UsageError(f'not a flag: {" ".join(arguments[1:])}')
   source, target = _FROM.value, _TO.value

@@ -8,8 +8,11 @@ Face folder or name. --messages is a JSON file as OpenAI's API takes it: a list
 of messages, or {"messages": [...], "tools": [...]}.
 """
 
+import logging
 import os
+import signal
 import sys
+from collections.abc import Iterator
 
 os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
@@ -37,27 +40,33 @@ flags.DEFINE_enum(
 )
 
 
+def answers(values: flags.FlagValues) -> Iterator[tuple[int, str]]:
+  """What the flags ask for; `ValueError` or `OSError` if it cannot be had."""
+  if not values.model:
+    raise ValueError('Set --model to a run or a Hugging Face model.')
+  talk = conversations.read(values.prompt, values.messages, values.system)
+  settings = generation.Settings(
+    samples=values.samples,
+    max_tokens=values.max_tokens,
+    temperature=values.temperature,
+    seed=values.seed,
+  )
+  policy = policies.load(values.model, dtype=values.dtype)
+  return policies.answers(policy, talk, settings, values.enable_thinking)
+
+
 def main(arguments: list[str]) -> None:
+  for name in ('absl', 'jax'):
+    logging.getLogger(name).setLevel(logging.WARNING)
   if len(arguments) > 1:
     raise app.UsageError(f'not a flag: {" ".join(arguments[1:])}')
-  values = flags.FLAGS
+  signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # As `head` expects.
   try:
-    talk = conversations.read(values.prompt, values.messages, values.system)
-    if not values.model:
-      raise ValueError('Set --model to a run or a Hugging Face model.')
-    policy = policies.load(values.model, dtype=values.dtype)
-    settings = generation.Settings(
-      samples=values.samples,
-      max_tokens=values.max_tokens,
-      temperature=values.temperature,
-      seed=values.seed,
-    )
-    pieces = policies.answers(policy, talk, settings, values.enable_thinking)
+    pieces = answers(flags.FLAGS)
+    generation.write(pieces, flags.FLAGS.samples, sys.stdout)
   except (ValueError, OSError) as error:
     print(f'{type(error).__name__}: {error}', file=sys.stderr)
     sys.exit(2)
-  try:
-    generation.write(pieces, settings.samples, sys.stdout)
   except KeyboardInterrupt:
     print(flush=True)
     sys.exit(130)

@@ -218,6 +218,11 @@ def save_qwen3(folder: pathlib.Path, *, seed: int = 0, dtype='float32') -> None:
   )
 
 
+def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
+  """Of the only file of weights in a folder."""
+  return safetensors_numpy.load_file(folder / 'model.safetensors')
+
+
 def qwen3_tensors(config, seed: int) -> dict[str, np.ndarray]:
   """Tensors under the names of Hugging Face, [out, in]."""
   rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Runs of `experiments/train.py`, each in a process that can be killed.
+"""Runs of the programs in `experiments/`, each in a process that can be killed.
 
 Imports take longer than a tiny run, so these processes are forked from one
 that has done them. `Signal` makes a process signal itself at a chosen point,
@@ -30,6 +30,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 TRAIN = 'experiments/train.py'
 _PRELOAD = (
   'awpo_jax.training.loop',
+  'awpo_jax.training.policies',
   'awpo_jax.training.report',
   'tests.whole_runs',
 )
@@ -92,6 +93,7 @@ def forked(
   *,
   at: Signal | None = None,
   environment: Mapping[str, str] | None = None,
+  program: str = TRAIN,
 ) -> Result:
   """The same as `command`, without its imports.
 
@@ -100,12 +102,14 @@ def forked(
     output: folder for what it prints.
     at: signal that it sends itself.
     environment: further variables.
+    program: another one than `train.py`.
   """
   context = multiprocessing.get_context('forkserver')
   context.set_forkserver_preload(list(_PRELOAD))
   files = output / 'stdout.txt', output / 'stderr.txt'
   process = context.Process(
-    target=_main, args=(list(flags), files, at, dict(environment or {}))
+    target=_main,
+    args=(program, list(flags), files, at, dict(environment or {})),
   )
   process.start()
   process.join(_SECONDS)
@@ -116,7 +120,7 @@ def forked(
   return Result(process.exitcode, *(file.read_text() for file in files))
 
 
-def _main(flags, files, at, environment) -> None:
+def _main(program, flags, files, at, environment) -> None:
   os.chdir(ROOT)
   os.environ.update(_ENVIRONMENT | environment)
   for number, file in enumerate(files, start=1):
@@ -126,8 +130,8 @@ def _main(flags, files, at, environment) -> None:
     _inject(at)
   if 'PYTHONPATH' in environment:  # Too late for the interpreter itself.
     sys.path.insert(0, environment['PYTHONPATH'])
-  sys.argv = [TRAIN, *flags]
-  runpy.run_path(TRAIN, run_name='__main__')
+  sys.argv = [program, *flags]
+  runpy.run_path(program, run_name='__main__')
 
 
 def _inject(at: Signal) -> None:

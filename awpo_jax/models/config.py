@@ -199,7 +199,8 @@ def to_hf_dict(config: DecoderConfig) -> dict[str, Any]:
     hf |= {
       'use_sliding_window': config.window is not None,
       'sliding_window': config.window,
-      'max_window_layers': config.layers if config.window is None else 0,
+      # What tools that do not know `layer_types` go by.
+      'max_window_layers': [*local, True].index(True),
       'layer_types': [
         'sliding_attention' if is_local else 'full_attention'
         for is_local in local

@@ -131,7 +131,7 @@ def _usable(name: str, dtype: Any) -> jnp.dtype:
       f'{name}={dtype!r} is not a dtype of weights: use float32, bfloat16 or '
       'float16.'
     )
-  if result == np.float64 and not jax.config.jax_enable_x64:
+  if result == np.float64 and not jax.config.read('jax_enable_x64'):
     raise ValueError(
       f'{name}=float64 needs JAX_ENABLE_X64=1; use float32 or bfloat16.'
     )
@@ -241,12 +241,14 @@ def _check_inv_freq(
   value = np.float32(tensor.read())
   # In half precision 2^-8 of a value, and 2^-24 where they are subnormal.
   half = _DTYPES[tensor.dtype] == 2
-  near = {'rtol': 2**-8 if half else 1e-5, 'atol': 6e-8 if half else 0}
+  rtol, atol = (2**-8, 6e-8) if half else (1e-5, 0.0)
   for scaling in (rope.Scaling(), config.rope_scaling):
     want = rope.frequencies(
       config.head_width, theta=config.rope_theta, scaling=scaling
     )
-    if value.shape == want.shape and np.allclose(value, want, **near):
+    if value.shape != want.shape:
+      continue
+    if np.allclose(value, want, rtol=rtol, atol=atol):
       return
   yield (
     f'{tensor.name} does not hold the frequencies of config.json '

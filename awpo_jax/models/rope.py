@@ -89,7 +89,11 @@ def frequencies(
     f32[C / 2], from the fastest pair to the slowest.
   """
   exponents = np.arange(0, head_width, 2, dtype=np.float32) / head_width
-  wavelengths = np.float32(np.power(theta, np.float64(exponents)))
+  # Theta in float32 as in PyTorch, and its power rounded once: PyTorch's own
+  # is an ulp off for one pair in a hundred.
+  base = np.float64(np.float32(theta))
+  wavelengths = np.power(base, exponents.astype(np.float64))
+  wavelengths = wavelengths.astype(np.float32)
   if scaling.rope_type == 'linear':
     return 1.0 / wavelengths / scaling.factor
   if scaling.rope_type == 'llama3':
@@ -123,6 +127,7 @@ def _llama3(plain: np.ndarray, scaling: Scaling) -> np.ndarray:
   """Llama 3.1: slow pairs are divided by `factor`, with a smooth passage."""
   length = scaling.original_max_position_embeddings
   low, high = scaling.low_freq_factor, scaling.high_freq_factor
+  assert length and low and high
   wavelengths = 2 * math.pi / plain
   slow = wavelengths > length / low
   result = np.where(slow, plain / scaling.factor, plain)
@@ -136,11 +141,12 @@ def _yarn(
   wavelengths: np.ndarray, theta: float, scaling: Scaling
 ) -> np.ndarray:
   """YaRN, "NTK-by-parts" (arXiv:2309.00071, section 3.2)."""
+  length = scaling.original_max_position_embeddings
+  assert length
   pairs = len(wavelengths)
   width = 2 * pairs
 
   def pair_that_turns(times):
-    length = scaling.original_max_position_embeddings
     turns = math.log(length / (times * 2 * math.pi))
     return width * turns / (2 * math.log(theta))
 

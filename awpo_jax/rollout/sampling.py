@@ -1,6 +1,8 @@
 """The sampler: one jitted loop from prompts to completions."""
 
 import dataclasses
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -199,16 +201,15 @@ def advance(
   temperature: float,
 ) -> SamplerState:
   """Draws the next token of every row that is not done; see `sample`."""
-  variables = {'params': params}
-  logits = decoder.apply(variables, state.hidden, method='unembed')
+  bound: Any = functools.partial(decoder.apply, {'params': params})
+  logits = bound(state.hidden, method='unembed')
   uniform = uniforms(inputs.key, inputs.sample_ids, state.length)
   token, logprob, entropy = draw(logits, uniform, temperature=temperature)
   # A row that is done reads on into its next free column, which no query
   # sees: nothing of it is lost.
   index = state.length
   state = _append(state, token, logprob, entropy, inputs.positions)
-  hidden, cache = decoder.apply(
-    variables,
+  hidden, cache = bound(
     token[:, None],
     (inputs.positions + index)[:, None],
     state.cache,
@@ -255,7 +256,8 @@ def prefill(
   pad_id: int,
 ) -> tuple[SamplerState, SamplerInputs]:
   """Reads the prompts once: the state before the first token; see `sample`."""
-  hidden, layers = decoder.apply(
+  apply: Any = decoder.apply
+  hidden, layers = apply(
     {'params': params},
     prompts.tokens,
     decoder_lib.token_positions(prompts.mask),

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import jinja2
+import numpy as np
 import tokenizers as hf_tokenizers
 import transformers
 
@@ -281,7 +282,7 @@ def end_of_turn(tokenizer: Tokenizer) -> int | None:
     raise ValueError(
       f'the chat template renders no assistant turn: {error}'
     ) from error
-  _, found, rest = text.rpartition(answer)
+  _, found, rest = cast(str, text).rpartition(answer)
   special = set(tokenizer.all_special_ids) | {
     i for i, token in tokenizer.added_tokens_decoder.items() if token.special
   }
@@ -324,7 +325,9 @@ def pad_token_id(tokenizer: Tokenizer, stop_ids: Sequence[int]) -> int:
 
 
 def decode_answer(
-  tokenizer: Tokenizer, tokens: Sequence[int], stop_ids: Sequence[int]
+  tokenizer: Tokenizer,
+  tokens: Sequence[int] | np.ndarray,
+  stop_ids: Sequence[int],
 ) -> str:
   """Text of sampled tokens, without the stop token at the very end.
 

@@ -255,6 +255,7 @@ def save_hf(policy: Policy, folder: str | os.PathLike[str]) -> None:
     ValueError: the folder holds something.
   """
   check_new(folder)
+  folder = pathlib.Path(folder)
   stop_ids = policy.stop_ids
   hf_weights.save_pretrained(
     folder, policy.config, policy.params, policy.tokenizer, stop_ids=stop_ids

@@ -168,7 +168,7 @@ def seed(name: str) -> int:
   return zlib.crc32(name.encode()) % 2**31
 
 
-def _shapes(hf):
+def shapes_of(hf):
   """HF name -> shape, [out, in] for projections."""
   width, inner = hf['hidden_size'], hf['intermediate_size']
   head = hf.get('head_dim') or width // hf['num_attention_heads']
@@ -204,7 +204,7 @@ def _shapes(hf):
 def weights(hf, rng):
   """f32 tensors by HF name, far from initial values: all of them matter."""
   result = {}
-  for name, shape in _shapes(hf).items():
+  for name, shape in shapes_of(hf).items():
     value = rng.standard_normal(shape)
     if 'norm' in name:
       value = 1 + 0.3 * value

@@ -157,6 +157,7 @@ def test_defaults_where_the_file_is_silent():
     assert ours.tied == theirs.tie_word_embeddings
     assert ours.norm_eps == theirs.rms_norm_eps
     assert ours.rope_theta == theirs.rope_parameters['rope_theta']
+    assert ours.max_positions == theirs.max_position_embeddings
 
 
 def test_null_head_counts():
@@ -214,6 +215,65 @@ def test_null_head_counts():
 def test_what_is_not_implemented_is_an_error(change, message):
   with pytest.raises(ValueError, match=message):
     config.from_hf_dict(LLAMA | change)
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (
+      {'model_type': 'mistral', 'attention_bias': True},
+      "attention_bias=True is not implemented for model_type='mistral'",
+    ),
+    (
+      {'model_type': 'qwen2', 'attention_bias': False},
+      "attention_bias=False is not implemented for model_type='qwen2'",
+    ),
+    (
+      {'model_type': 'qwen3', 'mlp_bias': True},
+      "mlp_bias=True is not implemented for model_type='qwen3'",
+    ),
+    (
+      {'model_type': 'mistral', 'use_sliding_window': False},
+      'use_sliding_window=False contradicts sliding_window=4096',
+    ),
+    (
+      {
+        'model_type': 'mistral',
+        'layer_types': ['full_attention', 'sliding_attention'],
+      },
+      "layer_types=.*'mistral' with sliding_window=4096",
+    ),
+    ({'use_sliding_window': True}, 'use_sliding_window=True'),
+    (
+      {'model_type': 'mistral', 'sliding_window': 0},
+      'sliding_window=0 is not positive',
+    ),
+    ({'quantization_config': {'bits': 4}}, 'key quantization_config='),
+    ({'rope_scaling': {'type': 'dynamic', 'factor': 2.0}}, "'dynamic'"),
+  ],
+)
+def test_what_a_family_does_not_have_is_an_error(change, message):
+  hf = LLAMA | {'attention_bias': None} | change
+  with pytest.raises(ValueError, match=message):
+    config.from_hf_dict(hf)
+
+
+@pytest.mark.parametrize(
+  ('first', 'local'), [(0, (True, True)), (1, (False, True)), (2, ())]
+)
+def test_windows_without_layer_types(first, local):
+  # As transformers: layers from `max_window_layers` on see a window.
+  hf = {
+    key: value for key, value in LLAMA.items() if key != 'attention_bias'
+  } | {
+    'model_type': 'qwen2',
+    'use_sliding_window': True,
+    'sliding_window': 8,
+    'max_window_layers': first,
+  }
+  got = config.from_hf_dict(hf)
+  assert got.local_layers == local
+  assert got.window == (8 if local else None)
 
 
 @pytest.mark.parametrize('key', ['vocab_size', 'hidden_size'])

@@ -90,9 +90,9 @@ def differences(got, want, mask):
   return result
 
 
-def check(got, want, mask):
+def check(got, want, mask, *, far=1e-4):
   for kind, difference in differences(got, want, mask).items():
-    assert difference < 1e-4, (kind, difference)
+    assert difference < (far if kind == 'far' else 1e-4), (kind, difference)
   np.testing.assert_array_equal(got['greedy'], want['greedy'])
 
 
@@ -122,7 +122,8 @@ def random_case(rng):
     'rope_theta': float(10 ** rng.uniform(2.5, 6)),
     'rope_scaling': random_scaling(rng),
   }
-  if family != 'qwen2' and chance():
+  # Where it is silent a Qwen3 has 128.
+  if family == 'qwen3' or (family != 'qwen2' and chance()):
     hf['head_dim'] = int(2 * rng.randint(2, 9))
   if family in ('qwen3', 'llama'):
     hf['attention_bias'] = chance()
@@ -182,7 +183,10 @@ def test_live_on_a_random_config(i, hf_torch, tmp_path):
   hf_cases.write(tmp_path, hf, hf_cases.weights(hf, rng))
   tokens, mask, long = hf_cases.inputs(rng)
   want = hf_torch.answers(hf_torch.load(tmp_path), tokens, mask, long)
-  check(answers(*load(tmp_path), tokens, mask, long), want, mask)
+  # A frequency of PyTorch that is an ulp off (see `rope.frequencies`) turns
+  # by 20,000 * 2^-24 = 0.001 too far.
+  got = answers(*load(tmp_path), tokens, mask, long)
+  check(got, want, mask, far=5e-3)
 
 
 # Of bfloat16 logits over their spread: the largest and the mean difference

@@ -75,6 +75,9 @@ class TestByHand:
       (1000.0, 1.0, False, [1, 0.5, 0, 0]),
       # No way between: a step after pair 2.
       (1.0, 1.0, False, [1, 1, 1, 0]),
+      (100 / 10**1.5, 100 / 10**1.5, False, [1, 1, 0, 0]),
+      # From 1 to beyond C - 1 = 7, taken as 7.
+      (10.0, 1e-9, False, [1, 1, 5 / 6, 4 / 6]),
     ],
   )
   def test_yarn(self, fast, slow, truncate, kept):

@@ -188,6 +188,17 @@ def test_bytes_that_are_no_characters_come_out_at_last(tokenizer, data):
   assert ''.join(piece for _, piece in got) == data.decode(errors='replace')
 
 
+def test_no_more_than_a_character_is_held_back(tokenizer):
+  row = byte_tokens(tokenizer, b'a\xff\xff\xff\xff\xffz')
+  # The first three bytes might all belong to a character yet to come.
+  assert [piece for _, piece in pieces(tokenizer, row)] == [
+    'a',
+    '\ufffd',
+    '\ufffd',
+    '\ufffd\ufffd\ufffdz',
+  ]
+
+
 def test_the_stop_token_is_not_written_and_others_are(tokenizer):
   stop, other = tokenizer.convert_tokens_to_ids(['<|im_end|>', '<|im_start|>'])
   q = byte_tokens(tokenizer, b'q')

@@ -6,7 +6,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from safetensors import numpy as safetensors_numpy
 
 from awpo_jax import config as config_lib
 from awpo_jax.models import decoder as decoder_lib
@@ -44,13 +43,11 @@ def converted(tmp_path_factory, qwen3):
   return folder
 
 
-def tensors(folder):
-  return safetensors_numpy.load_file(folder / 'model.safetensors')
-
-
 def test_there_and_back_keeps_every_tensor(tmp_path, qwen3, converted, dtype):
   policies.save_hf(policies.load(converted), tmp_path / 'back')
-  old, new = tensors(qwen3), tensors(tmp_path / 'back')
+  old, new = (
+    hf_models.read_tensors(folder) for folder in (qwen3, tmp_path / 'back')
+  )
   assert old.keys() == new.keys()
   for name, tensor in old.items():
     assert new[name].dtype == tensor.dtype == np.dtype(dtype)
@@ -190,7 +187,9 @@ def test_a_run_becomes_a_model_of_hugging_face(run, tmp_path):
   folder, params = run
   policies.save_hf(policies.load(folder), tmp_path / 'export')
   np.testing.assert_array_equal(
-    tensors(tmp_path / 'export')['model.layers.0.mlp.up_proj.weight'],
+    hf_models.read_tensors(tmp_path / 'export')[
+      'model.layers.0.mlp.up_proj.weight'
+    ],
     np.asarray(params[4]['layers_0']['mlp']['up_proj']['kernel']).T,
   )
   again = policies.load(tmp_path / 'export')
