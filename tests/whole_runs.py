@@ -126,6 +126,8 @@ def _main(program, flags, files, at, environment) -> None:
   for number, file in enumerate(files, start=1):
     os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  # A suite started in the background ignores it, and its children with it.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   if at is not None:
     _inject(at)
   if 'PYTHONPATH' in environment:  # Too late for the interpreter itself.
