@@ -32,6 +32,16 @@ class RunConfig:
   cpu_devices: int = _flag(
     1, 'Devices that the CPU is split into, one thread each or so.'
   )
+  parallelism: str = _flag(
+    'pmap',
+    'pmap: all of the state on every device; sharded: cut over --mesh.',
+    ('pmap', 'sharded'),
+  )
+  mesh: str = _flag(
+    '',
+    'Devices along each axis, for sharded: data:8,model:4 cuts prompts and '
+    'parameters in 8, heads and features in 4; empty: all along data.',
+  )
   seed: int = _flag(0, 'Fixes data, initial weights and every draw.')
   init_from: str = _flag(
     '', 'Run or checkpoint whose parameters a new run starts from.'
@@ -203,10 +213,13 @@ class Config:
 
 
 # Flags that may differ when an unfinished run goes on: none of its numbers
-# hangs on them.
+# hangs on them, or only by how they are rounded.
 MAY_CHANGE = frozenset(
   {
     'output_dir',
+    'cpu_devices',
+    'parallelism',
+    'mesh',
     'checkpoint_every',
     'keep_checkpoints',
     'transcripts',

@@ -1,6 +1,7 @@
 """What flags may not say, alone or together, each with its remedy."""
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
@@ -47,6 +48,7 @@ def rules(config: Any, values: dict[str, Any]) -> Iterator[Rule]:
   for name in _AT_LEAST_ONE:
     yield values[name] < 1, f'--{name}={values[name]}: at least 1.'
   yield from _run_rules(config.run)
+  yield from _mesh_rules(config.run)
   yield from _data_rules(config.data)
   yield from _model_rules(config.model)
   yield (
@@ -66,6 +68,12 @@ def rules(config: Any, values: dict[str, Any]) -> Iterator[Rule]:
     f'--kl_coef={config.loss.kl_coef} is a term of RL, but --rl_steps=0: leave '
     'it out, or set --rl_steps.',
   )
+
+
+def parse_mesh(text: str) -> tuple[int, int] | None:
+  """Devices along `data` and `model` of `--mesh`; None: not in that form."""
+  match = re.fullmatch(r'data:([1-9]\d{0,5}),model:([1-9]\d{0,5})', text)
+  return (int(match[1]), int(match[2])) if match else None
 
 
 def _above_0(section: Any, names: Iterable[str]) -> Iterator[Rule]:
@@ -107,6 +115,18 @@ def _run_rules(run) -> Iterator[Rule]:
     and (len(window) != 2 or not 1 <= window[0] <= window[1] <= max(total, 1)),
     f'--profile_steps={window}: a first and a last step, within 1 and '
     f'{total}, the last of the run.',
+  )
+
+
+def _mesh_rules(run) -> Iterator[Rule]:
+  yield (
+    bool(run.mesh) and run.parallelism != 'sharded',
+    f'--mesh={run.mesh} is for --parallelism=sharded: with pmap every device '
+    'holds the whole state.',
+  )
+  yield (
+    bool(run.mesh) and parse_mesh(run.mesh) is None,
+    f'--mesh={run.mesh}: as data:8,model:4.',
   )
 
 

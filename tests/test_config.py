@@ -68,6 +68,8 @@ def test_choices_are_the_keys_of_the_functions():
 OTHERS = {
   'output_dir': 'elsewhere',
   'cpu_devices': 2,
+  'parallelism': 'sharded',
+  'mesh': 'data:2,model:1',
   'seed': 3,
   'init_from': 'old',
   'sft_steps': 5,

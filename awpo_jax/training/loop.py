@@ -66,8 +66,8 @@ def train(
   folder = pathlib.Path(config.run.output_dir)
   if config.run.cpu_devices > 1:
     jax.config.update('jax_num_cpu_devices', config.run.cpu_devices)
-  mesh = sharding.data_mesh()
-  problems = list(programs_lib.check_devices(config, mesh.devices.size))
+  mesh = sharding.make_mesh(config.run)
+  problems = list(programs_lib.check_devices(config, sharding.parts(mesh)))
   if problems:
     raise config_lib.ConfigError('\n'.join(problems))
   if config.run.wandb_project:
@@ -192,6 +192,11 @@ class _Run:
   def _start(self) -> tuple[int, train_step.TrainState]:
     """The last checkpoint's state, or a new one; placed on the devices."""
     model = self.experiment.decoder.config
+    problems = list(
+      programs_lib.check_model(model, start.param_shapes(model), self.mesh)
+    )
+    if problems:
+      raise config_lib.ConfigError('\n'.join(problems))
     step = checkpoints.latest_step(self.manager)
     phase = self._phase(step or 1)
     if step is None:
@@ -212,7 +217,7 @@ class _Run:
 
   def _new_state(self, params, phase: str) -> train_step.TrainState:
     init = programs_lib.make_init(self.mesh, self.optimizers[phase])
-    return init(sharding.place_replicated(params, self.mesh))
+    return init(sharding.place_state(params, self.mesh))
 
   def _compile(self, state: train_step.TrainState) -> None:
     begun = time.perf_counter()

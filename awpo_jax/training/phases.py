@@ -71,7 +71,7 @@ def make_sft_step(
     )
     batch = _imitation(prompts, completions)
     (batch,) = sharding.cut(
-      batch, minibatches=1, devices=mesh.devices.size, micro=micro
+      batch, minibatches=1, devices=sharding.parts(mesh), micro=micro
     )
     update = programs.update['sft'][_lengths(batch)]
     state, metrics = update(state, sharding.place_split(batch, mesh))
@@ -125,11 +125,11 @@ def make_rl_step(
   Args:
     experiment: the run.
     programs: its programs.
-    mesh: of `sharding.data_mesh`.
+    mesh: see `sharding`.
     reference: what `programs.reference` gave at the start of RL; only called
       where `--kl_coef` is not 0.
   """
-  config, devices = experiment.config, mesh.devices.size
+  config, devices = experiment.config, sharding.parts(mesh)
 
   def step(state, index):
     started = time.perf_counter()
@@ -318,7 +318,7 @@ def answer(
     chosen += chosen[:1] * (size - len(chosen))
     prompts = encode_batch(experiment, chosen, list(range(size)))
     inputs = sharding.split(
-      (prompts, sample_ids(prompts.ids, 1)), mesh.devices.size
+      (prompts, sample_ids(prompts.ids, 1)), sharding.parts(mesh)
     )
     completions = programs.evaluate[prompts.tokens.shape[-1]](
       params,

@@ -12,9 +12,10 @@ import optax
 
 from awpo_jax import config as config_lib
 from awpo_jax import types
+from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import lora
-from awpo_jax.ops import advantages
+from awpo_jax.ops import advantages, collectives
 from awpo_jax.rollout import sampling
 from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import objectives, prepare, sharding, train_step
@@ -76,7 +77,7 @@ def compile_programs(
     state: placed; only its shapes are used.
     optimizers: phase -> optimizer, for the phases the run has.
   """
-  config, devices = experiment.config, mesh.devices.size
+  config, devices = experiment.config, sharding.parts(mesh)
   shapes = shapes_lib.Shapes(config, mesh)
   state, params = shapes.like(state), shapes.like(state.params)
   prompts, responses = config.data.prompt_buckets, config.data.response_buckets
@@ -137,10 +138,11 @@ def make_init(
   mesh: jax.sharding.Mesh, tx: optax.GradientTransformation
 ) -> jax.stages.Wrapped:
   """(params) -> `train_step.TrainState`, on all devices."""
-  return jax.jit(
-    functools.partial(train_step.init_state, tx=tx),
-    out_shardings=sharding.replicated(mesh),
-  )
+
+  def init(params: types.ArrayTree) -> train_step.TrainState:
+    return sharding.constrain_state(train_step.init_state(params, tx), mesh)
+
+  return jax.jit(init)
 
 
 def make_reference(mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
@@ -151,9 +153,10 @@ def make_reference(mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
   """
 
   def copy(params: types.ArrayTree) -> types.ArrayTree:
-    return jax.tree.map(jnp.copy, lora.split(params)[0])
+    trained, _ = lora.split(params)
+    return sharding.constrain_state(jax.tree.map(jnp.copy, trained), mesh)
 
-  return jax.jit(copy, out_shardings=sharding.replicated(mesh))
+  return jax.jit(copy)
 
 
 def make_sampler(
@@ -179,7 +182,7 @@ def make_sampler(
       temperature=temperature,
     )
 
-  return sharding.pmapped(run, mesh, in_axes=(None, 0, 0, None), out_axes=0)
+  return sharding.mapped(run, mesh, in_axes=(None, 0, 0, None), out_axes=0)
 
 
 def make_preparer(
@@ -192,8 +195,12 @@ def make_preparer(
   """
   axes: dict[str, Any] = {'batch': 0, 'trainer_logprobs': 0, 'metrics': None}
   referred = bool(experiment.config.loss.kl_coef)
-  return sharding.pmapped(
-    bound_prepare(experiment.config, experiment.decoder),
+  return sharding.mapped(
+    functools.partial(
+      bound_prepare(experiment.config, experiment.decoder),
+      # Under `pmap` each device sees its own part alone.
+      parts=sharding.parts(mesh) if sharding.is_sharded(mesh) else 1,
+    ),
     mesh,
     in_axes=(None, 0, None) if referred else (None, 0),
     out_axes=prepare.Prepared(**axes),
@@ -242,9 +249,12 @@ def make_update(
     weigh=objective['weigh'],
     terms=objective['terms'],
     tx=tx,
+    constrain=functools.partial(sharding.constrain_state, mesh=mesh)
+    if sharding.is_sharded(mesh)
+    else collectives.identity,
   )
-  return sharding.pmapped(
-    run, mesh, in_axes=(None, 0), out_axes=None, donate=(0,)
+  return sharding.mapped(
+    run, mesh, in_axes=(None, 0), out_axes=None, donate=(0,), rows_axis=1
   )
 
 
@@ -279,6 +289,24 @@ def make_objective(
       **common,
     ),
   }
+
+
+def check_model(
+  model: model_config.DecoderConfig,
+  params: types.ArrayTree,
+  mesh: jax.sharding.Mesh,
+) -> Iterable[str]:
+  """What of a model does not divide over the mesh, with the remedy."""
+  if not sharding.is_sharded(mesh):
+    return
+  size = mesh.shape[sharding.MODEL_AXIS]
+  if model.kv_heads % size:
+    yield (
+      f'{model.kv_heads} key/value heads do not divide over model:{size}; '
+      'give --mesh another model axis.'
+    )
+  for misfit in sharding.misfits(params, mesh):
+    yield f'{misfit} does not divide; give --mesh another axis of that name.'
 
 
 def check_devices(config: Any, devices: int) -> Iterable[str]:
