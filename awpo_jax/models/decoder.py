@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from awpo_jax import types
-from awpo_jax.models import attention, layers
+from awpo_jax.models import attention, layers, partition
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import config as config_lib
 
@@ -152,7 +152,7 @@ class Decoder(nn.Module):
       local: self._biases(local, positions, own_positions, own_mask, prefix)
       for local in set(c.local_layers or (False,))
     }
-    x = self.embed_tokens(tokens)
+    x = partition.by_rows(self.embed_tokens(tokens))
     own = []
     for i, block in enumerate(self.layers):
       own_bias, prefix_bias = biases[bool(c.local_layers) and c.local_layers[i]]
@@ -172,6 +172,7 @@ class Decoder(nn.Module):
         index=index,
         tail=tail if i == c.layers - 1 else None,
       )
+      x = partition.by_rows(x)
       own.append(kv)
     return self.norm(x), tuple(own)
 

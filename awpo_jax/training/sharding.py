@@ -19,9 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from awpo_jax import config as config_lib
 from awpo_jax import config_rules, types
-
-DATA_AXIS = 'data'
-MODEL_AXIS = 'model'
+from awpo_jax.models.partition import DATA_AXIS, MODEL_AXIS
 
 # (regular expression, rule): how an array whose path ends in a match is cut.
 # The first match counts. The moments of the optimizer are named like their
@@ -240,7 +238,8 @@ def mapped(
       arg if axis is None else _joined(arg, rows, rows_axis)
       for arg, axis in zip(args, in_axes, strict=True)
     ]
-    results = fn(*args, axis_name=None)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      results = fn(*args, axis_name=None)
     return jax.tree.map(
       lambda axis, tree: _parted(tree, axis, mesh),
       out_axes,

@@ -2,12 +2,15 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import numpy as np
 import pytest
 
+from awpo_jax import types
 from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.rollout import sampling
 from awpo_jax.training import objectives, sharding, train_step
 from tests.training import row_by_row, tiny
 
@@ -104,3 +107,47 @@ def test_what_matches_no_rule_is_whole():
 def test_a_mesh_is_of_all_devices():
   with pytest.raises(ValueError, match='data:2,model:4 is 8 devices, here are'):
     sharding.model_mesh(2, 4)
+
+
+def test_the_sampler_cuts_its_cache_by_rows_and_heads():
+  mesh = sharding.model_mesh(2, 2)
+  prompts, samples, columns = 8, 2, 33  # A length that nothing else has.
+  inputs = (
+    types.Prompts(
+      tokens=np.arange(prompts * 7, dtype=np.int32).reshape(-1, 7) % 29,
+      mask=np.arange(7) >= np.arange(prompts)[:, None] % 5,
+      ids=np.arange(prompts, dtype=np.int32),
+    ),
+    np.arange(prompts * samples, dtype=np.int32).reshape(prompts, samples),
+  )
+
+  def run(params, prompts, sample_ids, facts, *, axis_name=None):
+    assert axis_name is None
+    return sampling.sample(
+      params,
+      prompts,
+      sample_ids,
+      sampling.fact_key(facts),
+      decoder=decoder_lib.Decoder(CONFIG),
+      max_tokens=columns,
+      stop_ids=(1,),
+      pad_id=0,
+    )
+
+  facts = sampling.facts(0, 'train', 0, 0)
+  want = jax.device_get(tiny.jit(run)(_state().params, *inputs, facts))
+  arguments = (
+    sharding.place_state(_state().params, mesh),
+    *sharding.place_split(sharding.split(inputs, 2), mesh),
+    sharding.place_replicated(facts, mesh),
+  )
+  mapped = sharding.mapped(run, mesh, in_axes=(None, 0, 0, None), out_axes=0)
+  compiled = mapped.lower(*arguments).compile(compiler_options=tiny.quick())
+  rows = prompts * samples
+  cache = rf'f32\[(\d+),(\d+),{columns},8\]'
+  shapes = set(re.findall(cache, compiled.as_text()))
+  assert shapes == {(str(rows // 2), str(CONFIG.kv_heads // 2))}
+  got = sharding.merge(jax.device_get(compiled(*arguments)))
+  np.testing.assert_array_equal(got.tokens, want.tokens)
+  assert len(set(want.policy_mask.sum(-1).ravel())) > 3
+  np.testing.assert_allclose(got.logprobs, want.logprobs, atol=1e-5)
