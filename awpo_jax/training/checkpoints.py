@@ -301,6 +301,15 @@ def _snapshot(arrays: Mapping[str, types.Array]) -> dict[str, types.Array]:
     ):
       return array
     # By NumPy: a copy by JAX is a program to compile for every shape.
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+      return jax.make_array_from_single_device_arrays(
+        array.shape,
+        array.sharding,
+        [
+          jax.device_put(np.array(shard.data), shard.device)
+          for shard in array.addressable_shards
+        ],
+      )
     return np.array(jax.device_get(array))
 
   return {name: copy(array) for name, array in arrays.items()}

@@ -138,8 +138,15 @@ def misfits(
 def place_state(
   tree: types.ArrayTree, mesh: jax.sharding.Mesh
 ) -> types.ArrayTree:
-  """Puts a state on its devices."""
-  return jax.device_put(tree, state_shardings(tree, mesh))
+  """Puts a state on its devices; every process must have all of it."""
+  return jax.tree.map(_place, tree, state_shardings(tree, mesh))
+
+
+def _place(x: types.Array, where: NamedSharding) -> jax.Array:
+  if jax.process_count() == 1 or getattr(x, 'sharding', None) == where:
+    return jax.device_put(x, where)
+  host = np.asarray(x)
+  return jax.make_array_from_callback(host.shape, where, host.__getitem__)
 
 
 def constrain_state(
@@ -150,13 +157,61 @@ def constrain_state(
 
 
 def place_replicated(tree: types.ArrayTree, mesh: jax.sharding.Mesh):
-  """Puts arrays on all devices, without a device axis."""
-  return jax.device_put(tree, replicated(mesh))
+  """Puts arrays on all devices, without an axis of parts."""
+  return jax.tree.map(lambda x: _place(x, replicated(mesh)), tree)
 
 
 def place_split(tree: types.ArrayTree, mesh: jax.sharding.Mesh):
-  """Puts a batch [parts, ...] so that part i of the mesh holds entry i."""
-  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(DATA_AXIS)))
+  """Puts a batch [parts, ...] so that part i of the mesh holds entry i.
+
+  Of several processes each gives its `own_parts`, in their order.
+  """
+  where = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+  if jax.process_count() == 1:
+    return jax.device_put(tree, where)
+  return jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(where, np.asarray(x)), tree
+  )
+
+
+def fetch_split(tree: types.ArrayTree) -> types.ArrayTree:
+  """The inverse of `place_split`: NumPy arrays [own parts, ...]."""
+  if jax.process_count() == 1:
+    return jax.device_get(tree)
+
+  def own(x):
+    # Along a model axis there are several copies of a part.
+    shards = {s.index[0].start or 0: s.data for s in x.addressable_shards}
+    return np.concatenate([np.asarray(shards[i]) for i in sorted(shards)])
+
+  return jax.tree.map(own, tree)
+
+
+def own_parts(mesh: jax.sharding.Mesh) -> list[int]:
+  """The parts of a batch that lie on devices of this process.
+
+  Raises:
+    ValueError: a part lies on devices of several processes.
+  """
+  owners = [
+    {device.process_index for device in row.flat} for row in mesh.devices
+  ]
+  if any(len(x) > 1 for x in owners):
+    raise ValueError(
+      f'--mesh: a part of the batch lies on devices of several processes '
+      f'({owners}); the model axis must divide the devices of one.'
+    )
+  return [i for i, x in enumerate(owners) if x == {jax.process_index()}]
+
+
+def deal(size: int, *, minibatches: int, parts: int) -> np.ndarray:
+  """Which prompts of a rollout batch go to which part: i32[parts, ...].
+
+  Mini-batch b is the b-th run of size / minibatches prompts, however many parts
+  share it; of each such run a part has one stretch. `cut` undoes that.
+  """
+  order = np.arange(size, dtype=np.int32).reshape(minibatches, parts, -1)
+  return order.swapaxes(0, 1).reshape(parts, -1)
 
 
 def split(tree: types.ArrayTree, devices: int) -> types.ArrayTree:
@@ -172,29 +227,25 @@ def merge(tree: types.ArrayTree) -> types.ArrayTree:
 
 
 def cut(
-  tree: types.ArrayTree, *, minibatches: int, devices: int, micro: int
+  tree: types.ArrayTree, *, minibatches: int, micro: int
 ) -> list[types.ArrayTree]:
-  """Cuts a rollout batch [P, ...] into mini-batches [devices, M, P', ...].
-
-  Mini-batch b is the b-th run of P / minibatches consecutive prompts, however
-  many devices and microbatches share it.
+  """Cuts a rollout batch, dealt to parts, into mini-batches for `place_split`.
 
   Args:
-    tree: NumPy arrays with leading axis P, a multiple of
-      minibatches * devices * micro.
+    tree: NumPy arrays [parts, rows, ...] in the order of `deal`; rows must be a
+      multiple of minibatches * micro.
     minibatches: updates.
-    devices: along the data axis.
     micro: prompts of a microbatch.
 
   Returns:
-    One tree per mini-batch.
+    One tree [parts, M, micro, ...] per mini-batch.
   """
 
   def reshape(x):
-    return x.reshape(minibatches, devices, -1, micro, *x.shape[1:])
+    return x.reshape(x.shape[0], minibatches, -1, micro, *x.shape[2:])
 
   tree = jax.tree.map(reshape, tree)
-  return [jax.tree.map(lambda x, b=b: x[b], tree) for b in range(minibatches)]
+  return [jax.tree.map(lambda x, b=b: x[:, b], tree) for b in range(minibatches)]
 
 
 def mapped(
@@ -223,14 +274,7 @@ def mapped(
     The mapped function; it has `lower`, as a jitted one.
   """
   if not is_sharded(mesh):
-    return jax.pmap(
-      functools.partial(fn, axis_name=DATA_AXIS),
-      axis_name=DATA_AXIS,
-      in_axes=in_axes,
-      out_axes=out_axes,
-      donate_argnums=donate,
-      devices=list(mesh.devices.flat),
-    )
+    return _pmapped(fn, mesh, in_axes, out_axes, donate)
   rows = NamedSharding(mesh, PartitionSpec(*[None] * rows_axis, DATA_AXIS))
 
   def run(*args):
@@ -248,6 +292,49 @@ def mapped(
     )
 
   return jax.jit(run, donate_argnums=donate)
+
+
+def _pmapped(fn, mesh, in_axes, out_axes, donate) -> jax.stages.Wrapped:
+  fn = functools.partial(fn, axis_name=DATA_AXIS)
+  if jax.process_count() == 1:
+    return jax.pmap(
+      fn,
+      axis_name=DATA_AXIS,
+      in_axes=in_axes,
+      out_axes=out_axes,
+      donate_argnums=donate,
+      devices=list(mesh.devices.flat),
+    )
+  # What `pmap` is made of: its own `lower` takes local arrays, which these are
+  # not where there are several processes.
+  one, all_of = PartitionSpec(DATA_AXIS), PartitionSpec()
+
+  def spec(axis):
+    return all_of if axis is None else one
+
+  def run(*args):
+    args = [
+      arg if axis is None else jax.tree.map(lambda x: x[0], arg)
+      for arg, axis in zip(args, in_axes, strict=True)
+    ]
+    results = fn(*args)
+    return jax.tree.map(
+      lambda axis, tree: tree
+      if axis is None
+      else jax.tree.map(lambda x: x[None], tree),
+      out_axes,
+      results,
+      is_leaf=lambda axis: axis is None,
+    )
+
+  mapped = jax.shard_map(
+    run,
+    mesh=mesh,
+    in_specs=tuple(map(spec, in_axes)),
+    out_specs=jax.tree.map(spec, out_axes, is_leaf=lambda x: x is None),
+    check_vma=False,
+  )
+  return jax.jit(mapped, donate_argnums=donate)
 
 
 def _joined(tree: types.ArrayTree, rows: NamedSharding, axis: int):

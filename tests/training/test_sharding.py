@@ -12,10 +12,10 @@ from awpo_jax.training import sharding
   [(1, 1, 1), (4, 1, 6), (4, 2, 3), (2, 4, 1), (1, 4, 3), (3, 2, 2)],
 )
 def test_a_minibatch_is_a_run_of_prompts(minibatches, devices, micro):
-  tree = {'a': np.arange(24), 'b': np.arange(72).reshape(24, 3)}
-  parts = sharding.cut(
-    tree, minibatches=minibatches, devices=devices, micro=micro
-  )
+  order = sharding.deal(24, minibatches=minibatches, parts=devices)
+  assert order.shape == (devices, 24 // devices)
+  tree = {'a': order, 'b': np.arange(72).reshape(24, 3)[order]}
+  parts = sharding.cut(tree, minibatches=minibatches, micro=micro)
   size = 24 // minibatches
   assert len(parts) == minibatches
   for number, part in enumerate(parts):

@@ -268,9 +268,8 @@ def update(
   Returns:
     State and metrics, on the host.
   """
-  (batch,) = sharding.cut(
-    batch, minibatches=1, devices=1, micro=batch.valid.shape[0] // micro
-  )
+  size = batch.valid.shape[0] // micro
+  (batch,) = sharding.cut(sharding.split(batch, 1), minibatches=1, micro=size)
   batch = jax.tree.map(lambda x: x[0], batch)
   number = AGGREGATIONS.index(aggregation)
   return jax.device_get(_jitted(terms)(state, batch, number))
@@ -320,7 +319,7 @@ class Mapped:
   def __call__(self, state, batch: types.Batch, *, aggregation='token-mean'):
     """As `update`, but the state is on the devices and donated."""
     (batch,) = sharding.cut(
-      batch, minibatches=1, devices=self._parts, micro=self._micro
+      sharding.split(batch, self._parts), minibatches=1, micro=self._micro
     )
     number = np.int32(AGGREGATIONS.index(aggregation))
     number = sharding.place_replicated(number, self.mesh)
