@@ -131,6 +131,12 @@ class ModelConfig:
     adapters.LORA_TARGETS, 'Projections that have an adapter.'
   )
   logprob_chunk: int = _flag(128, 'Positions whose logits exist at once.')
+  remat: str = _flag(
+    'none',
+    'What the backward pass computes anew rather than keeps: each block from '
+    'its input (blocks), which costs a second forward pass.',
+    ('none', 'blocks'),
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +160,9 @@ class RlConfig:
 
   prompts_per_step: int = _flag(32, 'Prompts of a rollout batch, P.')
   samples: int = _flag(8, 'Answers sampled for each prompt, G.')
+  rollout_batch: int = _flag(
+    0, 'Prompts of a rollout batch that are answered at once; 0: all.'
+  )
   minibatches: int = _flag(4, 'Updates on each rollout batch.')
   micro: int = _flag(1, 'Prompts of a microbatch; all their answers with them.')
   temperature: float = _flag(1.0, 'Of sampler and trainer alike.')

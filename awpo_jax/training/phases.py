@@ -1,6 +1,7 @@
 """One step of a phase: `sft` on demonstrations, `rl` on rollouts."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -134,14 +135,15 @@ def make_rl_step(
     clock = _Clock(started)
     tasks, prompts = next_prompts(experiment, index)
     samples = sample_ids(prompts.ids, config.rl.samples)
-    completions = programs.sample[prompts.tokens.shape[-1]](
-      state.params,
-      *sharding.place_split(sharding.split((prompts, samples), devices), mesh),
-      sharding.place_replicated(
-        sampling.facts(config.run.seed, 'train', index, 0), mesh
+    completions = _complete(
+      functools.partial(
+        programs.sample[prompts.tokens.shape[-1]], state.params
       ),
+      (prompts, samples),
+      sampling.facts(config.run.seed, 'train', index, 0),
+      mesh,
+      at_once=config.rl.rollout_batch or config.rl.prompts_per_step,
     )
-    completions = sharding.merge(jax.device_get(completions))
     clock.lap('sample')
     rollout, metrics, transcripts = score_rollout(
       experiment, tasks, prompts, samples, completions
@@ -186,6 +188,27 @@ def make_rl_step(
     )
 
   return step
+
+
+def _complete(
+  sample: Callable[..., types.Completions],
+  inputs: tuple[types.Prompts, np.ndarray],
+  facts: np.ndarray,
+  mesh: jax.sharding.Mesh,
+  *,
+  at_once: int,
+) -> types.Completions:
+  """Completions of prompts, `at_once` of them at a time, on the host.
+
+  What is drawn does not depend on it: keys come from the sample ids.
+  """
+  facts = sharding.place_replicated(facts, mesh)
+  pieces = []
+  for start in range(0, len(inputs[1]), at_once):
+    piece = jax.tree.map(lambda x, i=start: x[i : i + at_once], inputs)
+    piece = sharding.place_split(sharding.split(piece, mesh.devices.size), mesh)
+    pieces.append(sharding.merge(jax.device_get(sample(*piece, facts))))
+  return jax.tree.map(lambda *x: np.concatenate(x), *pieces)
 
 
 class _Clock:
