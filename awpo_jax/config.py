@@ -42,6 +42,15 @@ class RunConfig:
     'Devices along each axis, for sharded: data:8,model:4 cuts prompts and '
     'parameters in 8, heads and features in 4; empty: all along data.',
   )
+  distributed: str = _flag(
+    'no',
+    'Several processes: auto finds them as JAX knows the cluster (TPU pod, '
+    'SLURM, Open MPI), flags as the next three say.',
+    ('no', 'auto', 'flags'),
+  )
+  coordinator: str = _flag('', 'HOST:PORT of process 0.')
+  processes: int = _flag(1, 'How many there are.')
+  process_id: int = _flag(0, 'Number of this one, from 0.')
   seed: int = _flag(0, 'Fixes data, initial weights and every draw.')
   init_from: str = _flag(
     '', 'Run or checkpoint whose parameters a new run starts from.'
@@ -141,6 +150,12 @@ class ModelConfig:
     adapters.LORA_TARGETS, 'Projections that have an adapter.'
   )
   logprob_chunk: int = _flag(128, 'Positions whose logits exist at once.')
+  remat: str = _flag(
+    'none',
+    'What the backward pass computes anew rather than keeps: each block from '
+    'its input (blocks), which costs a second forward pass.',
+    ('none', 'blocks'),
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +179,9 @@ class RlConfig:
 
   prompts_per_step: int = _flag(32, 'Prompts of a rollout batch, P.')
   samples: int = _flag(8, 'Answers sampled for each prompt, G.')
+  rollout_batch: int = _flag(
+    0, 'Prompts of a rollout batch that are answered at once; 0: all.'
+  )
   minibatches: int = _flag(4, 'Updates on each rollout batch.')
   micro: int = _flag(1, 'Prompts of a microbatch; all their answers with them.')
   temperature: float = _flag(1.0, 'Of sampler and trainer alike.')
@@ -220,6 +238,10 @@ MAY_CHANGE = frozenset(
     'cpu_devices',
     'parallelism',
     'mesh',
+    'distributed',
+    'coordinator',
+    'processes',
+    'process_id',
     'checkpoint_every',
     'keep_checkpoints',
     'transcripts',

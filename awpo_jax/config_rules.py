@@ -17,6 +17,7 @@ _NOT_NEGATIVE = (
   'warmup',
   'sft_warmup',
   'lora_rank',
+  'rollout_batch',
 )
 _AT_LEAST_ONE = (
   'cpu_devices',
@@ -128,6 +129,21 @@ def _mesh_rules(run) -> Iterator[Rule]:
     bool(run.mesh) and parse_mesh(run.mesh) is None,
     f'--mesh={run.mesh}: as data:8,model:4.',
   )
+  yield (
+    not 0 <= run.process_id < run.processes,
+    f'--process_id={run.process_id}: from 0, below --processes='
+    f'{run.processes}.',
+  )
+  given = bool(run.coordinator) or run.processes > 1
+  yield (
+    given and run.distributed != 'flags',
+    f'--coordinator and --processes are for --distributed=flags, not '
+    f'{run.distributed}.',
+  )
+  yield (
+    run.distributed == 'flags' and not run.coordinator,
+    '--distributed=flags needs --coordinator=HOST:PORT.',
+  )
 
 
 def _data_rules(data) -> Iterator[Rule]:
@@ -191,6 +207,11 @@ def _rl_rules(rl) -> Iterator[Rule]:
   yield (
     rl.samples < 2,
     f'--samples={rl.samples}: a group needs two answers to compare.',
+  )
+  yield (
+    rl.rollout_batch > 0 and rl.prompts_per_step % rl.rollout_batch != 0,
+    f'--prompts_per_step={rl.prompts_per_step} is not a multiple of '
+    f'--rollout_batch={rl.rollout_batch}.',
   )
   yield from _above_0(rl, ['temperature'])
   # 0 is the control in which sampling alone makes the numbers move.

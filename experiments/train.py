@@ -18,7 +18,13 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 from absl import app, flags  # noqa: E402
 
 from awpo_jax import config as config_lib  # noqa: E402
-from awpo_jax.training import checkpoints, loop, report, signals  # noqa: E402
+from awpo_jax.training import (  # noqa: E402
+  checkpoints,
+  loop,
+  processes,
+  report,
+  signals,
+)
 
 config_lib.define_flags()
 # Rewards, judges and data sets of one's own may lie where the command is given.
@@ -44,7 +50,8 @@ def main(arguments: list[str]) -> None:
   ) as error:
     print(f'{type(error).__name__}: {error}', file=sys.stderr)
     sys.exit(1)
-  print(report.finish(config.run.output_dir, counted=counted))
+  if processes.is_first():
+    print(report.finish(config.run.output_dir, counted=counted))
 
 
 def parse(arguments: list[str]) -> list[str]:

@@ -1,5 +1,7 @@
 """A decoder-only language model in Flax Linen: pure `init` and `apply`."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -163,14 +165,20 @@ class Decoder(nn.Module):
           values=prefix.layers[i].values,
           bias=prefix_bias,
         )
-      x, kv = block(
+      run = functools.partial(
+        layers.Block.__call__, tail=tail if i == c.layers - 1 else None
+      )
+      # A cache is for sampling, which is not differentiated.
+      if c.remat and cache is None:
+        run = nn.remat(run)
+      x, kv = run(
+        block,
         x,
         angles,
         own_bias,
         prefix=part,
         cache=None if cache is None else cache[i],
         index=index,
-        tail=tail if i == c.layers - 1 else None,
       )
       x = partition.by_rows(x)
       own.append(kv)

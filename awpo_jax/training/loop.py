@@ -11,12 +11,13 @@ from typing import Any
 import jax
 
 from awpo_jax import config as config_lib
-from awpo_jax.evaluation import held_out
 from awpo_jax.training import (
   checkpoints,
   folders,
+  held_out_sets,
   optimizer,
   phases,
+  processes,
   profiler,
   shapes,
   sharding,
@@ -66,6 +67,7 @@ def train(
   folder = pathlib.Path(config.run.output_dir)
   if config.run.cpu_devices > 1:
     jax.config.update('jax_num_cpu_devices', config.run.cpu_devices)
+  processes.join(config.run)
   mesh = sharding.make_mesh(config.run)
   problems = list(programs_lib.check_devices(config, sharding.parts(mesh)))
   if problems:
@@ -76,13 +78,15 @@ def train(
   _use_compilation_cache(config)
   with (
     signals.handled_by(signals.stop_at_start),
-    folders.claimed(folder, config) as keep_folder,
+    folders.claimed(folder, config)
+    if processes.is_first()
+    else contextlib.nullcontext(lambda: None) as keep_folder,
   ):
     # A `ValueError` of anything later is no mistake in the flags: it keeps its
     # type, and `experiments/train.py` its traceback.
-    with _refusing(ValueError, *_ABSENT):
+    with _refusing(ValueError, *_ABSENT), processes.one_after_another():
       experiment = experiment_lib.make_experiment(config)
-      check_best_metric(experiment)
+      held_out_sets.check_best_metric(experiment)
     with contextlib.closing(
       checkpoints.make_manager(
         folder / checkpoints.RUN_SUBFOLDER,
@@ -110,23 +114,6 @@ def _use_compilation_cache(config: config_lib.Config) -> None:
   if config.run.compilation_cache:
     path = pathlib.Path(config.run.compilation_cache).expanduser()
     jax.config.update('jax_compilation_cache_dir', str(path))
-
-
-def check_best_metric(experiment: experiment_lib.Experiment) -> None:
-  """Raises `ConfigError` where `--best_metric` will not be measured."""
-  run = experiment.config.run
-  known = [
-    f'eval/{name}/{key}'
-    for name, tasks in experiment.dataset.evals.items()
-    for key in held_out.metric_names(
-      tasks[: run.eval_tasks], judged=experiment.judge is not None
-    )
-  ]
-  if run.best_metric and run.best_metric not in known:
-    raise config_lib.ConfigError(
-      f'--best_metric={run.best_metric} is not measured; there are: '
-      f'{", ".join(known)}.'
-    )
 
 
 class _Run:
@@ -179,8 +166,12 @@ class _Run:
         run.output_dir,
         resume_step=step,
         wandb_project=run.wandb_project or None,
-      ) as self.log,
-      contextlib.closing(progress_lib.Progress(self.total, step)) as self.bar,
+      )
+      if processes.is_first()
+      else metrics_lib.NoLog() as self.log,
+      contextlib.closing(
+        progress_lib.Progress(self.total, step, silent=not processes.is_first())
+      ) as self.bar,
       signals.handled_by(self._on_signal),
       jax.transfer_guard('disallow'),
     ):
@@ -251,7 +242,9 @@ class _Run:
         self._write(*pending)
       pending = step, report
       # Looked at once: a signal that comes later is for the next step.
-      self.stopping = self.stop_signal is not None and step < self.total
+      told = [x for x in processes.gather(self.stop_signal) if x]
+      self.stop_signal = told[0] if told else None
+      self.stopping = bool(told) and step < self.total
       if self._pauses(step):
         self._write(*pending, state=state)
         pending = None
@@ -370,23 +363,11 @@ class _Run:
   def _evaluate(self, state, step: int) -> dict[str, Any]:
     """Accuracy on every held-out set; the answers go to the transcripts."""
     started = time.perf_counter()
-    metrics: dict[str, Any] = {}
-    rows: list[dict[str, Any]] = []
-    experiment = self.experiment
-    for name, tasks in experiment.dataset.evals.items():
-      values, answers = held_out.evaluate(
-        tasks[: self.config.run.eval_tasks],
-        lambda chosen: phases.answer(
-          experiment, self.programs, self.mesh, state.params, chosen
-        ),
-        reward=experiment.reward,
-        judge=experiment.judge,
-      )
-      metrics |= {f'eval/{name}/{key}': value for key, value in values.items()}
-      rows += [{'set': name, **row} for row in answers]
+    metrics, rows = held_out_sets.evaluate(
+      self.experiment, self.programs, self.mesh, state.params
+    )
     self.log.write_transcripts(step, rows)
-    metrics['time/eval'] = time.perf_counter() - started
-    return metrics
+    return {**metrics, 'time/eval': time.perf_counter() - started}
 
   def _on_signal(self, signum: int, _: Any) -> None:
     if self.stop_signal is not None:

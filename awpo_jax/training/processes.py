@@ -5,7 +5,9 @@ and runs the same programs. What must be the same everywhere and is not computed
 on the devices goes through `gather`.
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -22,19 +24,17 @@ def join(run: config_lib.RunConfig) -> None:
   """Makes this process one of several, if flags say so; before any other use.
 
   Args:
-    run: with `distributed` the processes find each other as JAX knows how to
-      (TPU pods, SLURM, Open MPI), or as `coordinator`, `processes` and
-      `process_id` have it.
+    run: with its flags of processes.
 
   Raises:
     ConfigError: they could not be joined.
   """
-  if not run.distributed:
+  if run.distributed == 'no':
     return
   # Between CPUs; other platforms have their own.
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-  given = {}
-  if run.coordinator:
+  given: dict[str, Any] = {}
+  if run.distributed == 'flags':
     given = {
       'coordinator_address': run.coordinator,
       'num_processes': run.processes,
@@ -46,14 +46,29 @@ def join(run: config_lib.RunConfig) -> None:
     )
   except (ValueError, RuntimeError) as error:
     raise config_lib.ConfigError(
-      f'--distributed: {error} Where JAX does not know the cluster, give '
-      '--coordinator=HOST:PORT --processes=N --process_id=I.'
+      f'--distributed={run.distributed}: {error} Where JAX does not know the '
+      'cluster, give --distributed=flags --coordinator=HOST:PORT '
+      '--processes=N --process_id=I.'
     ) from error
 
 
 def is_first() -> bool:
   """Whether this process is the one that writes."""
   return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def one_after_another() -> Iterator[None]:
+  """The first process does what is in the block, then the others do.
+
+  What it has written there they can read. If it fails they end, too, when they
+  notice that it is gone.
+  """
+  if not is_first():
+    gather(None)
+  yield
+  if is_first():
+    gather(None)
 
 
 def gather(value: Any) -> list[Any]:

@@ -4,7 +4,7 @@ import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,6 @@ from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import lora
 from awpo_jax.ops import advantages, collectives
 from awpo_jax.rollout import sampling
-from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import objectives, prepare, sharding, train_step
 from awpo_jax.training import shapes as shapes_lib
 
@@ -42,6 +41,19 @@ def compile_count() -> int:
   return _compiles
 
 
+class Parts(Protocol):
+  """What of an experiment its programs hang on."""
+
+  @property
+  def config(self) -> config_lib.Config: ...
+  @property
+  def decoder(self) -> decoder_lib.Decoder: ...
+  @property
+  def stop_ids(self) -> tuple[int, ...]: ...
+  @property
+  def pad_id(self) -> int: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Programs:
   """Compiled functions by the shapes they were compiled for.
@@ -64,7 +76,7 @@ class Programs:
 
 
 def compile_programs(
-  experiment: experiment_lib.Experiment,
+  experiment: Parts,
   mesh: jax.sharding.Mesh,
   state: train_step.TrainState,
   optimizers: Mapping[str, optax.GradientTransformation],
@@ -73,39 +85,11 @@ def compile_programs(
 
   Args:
     experiment: the run.
-    mesh: of `sharding.data_mesh`.
-    state: placed; only its shapes are used.
+    mesh: see `sharding`.
+    state: only its shapes are used.
     optimizers: phase -> optimizer, for the phases the run has.
   """
-  config, devices = experiment.config, sharding.parts(mesh)
-  shapes = shapes_lib.Shapes(config, mesh)
-  state, params = shapes.like(state), shapes.like(state.params)
-  prompts, responses = config.data.prompt_buckets, config.data.response_buckets
-  pairs = [(s, r) for s in prompts for r in responses]
-  lowered: dict[Any, jax.stages.Lowered] = {}
-  greedy = make_sampler(experiment, mesh, temperature=0.0)
-  for s in prompts:
-    rows = config.run.eval_batch // devices
-    lowered['evaluate', s] = greedy.lower(params, *shapes.sampler(rows, s, 1))
-  if 'rl' in optimizers:
-    sampler = make_sampler(experiment, mesh, temperature=config.rl.temperature)
-    preparer = make_preparer(experiment, mesh)
-    rows, samples = config.rl.prompts_per_step // devices, config.rl.samples
-    references = (lora.split(params)[0],) if config.loss.kl_coef else ()
-    if references:
-      lowered['reference',] = make_reference(mesh).lower(params)
-    for s in prompts:
-      arguments = shapes.sampler(rows, s, samples)
-      lowered['sample', s] = sampler.lower(params, *arguments)
-    for s, r in pairs:
-      rollout = shapes.rollout(rows, s, samples, r)
-      lowered['prepare', s, r] = preparer.lower(params, rollout, *references)
-  for phase, tx in optimizers.items():
-    update = make_update(experiment, mesh, phase, tx)
-    lowered['init', phase] = make_init(mesh, tx).lower(params)
-    for s, r in pairs:
-      batch = shapes.batch(phase, s, r)
-      lowered['update', phase, s, r] = update.lower(state, batch)
+  lowered = lower_programs(experiment, mesh, state, optimizers)
   with concurrent.futures.ThreadPoolExecutor() as pool:
     compiled = dict(
       zip(
@@ -124,6 +108,46 @@ def compile_programs(
   )
 
 
+def lower_programs(
+  experiment: Parts,
+  mesh: jax.sharding.Mesh,
+  state: train_step.TrainState,
+  optimizers: Mapping[str, optax.GradientTransformation],
+) -> dict[tuple[Any, ...], jax.stages.Lowered]:
+  """What `compile_programs` compiles, by field of `Programs` and key in it."""
+  config, devices = experiment.config, sharding.parts(mesh)
+  shapes = shapes_lib.Shapes(config, mesh)
+  state, params = shapes.like(state), shapes.like(state.params)
+  prompts, responses = config.data.prompt_buckets, config.data.response_buckets
+  pairs = [(s, r) for s in prompts for r in responses]
+  lowered: dict[tuple[Any, ...], jax.stages.Lowered] = {}
+  greedy = make_sampler(experiment, mesh, temperature=0.0)
+  for s in prompts:
+    rows = config.run.eval_batch // devices
+    lowered['evaluate', s] = greedy.lower(params, *shapes.sampler(rows, s, 1))
+  if 'rl' in optimizers:
+    sampler = make_sampler(experiment, mesh, temperature=config.rl.temperature)
+    preparer = make_preparer(experiment, mesh)
+    rows, samples = config.rl.prompts_per_step // devices, config.rl.samples
+    at_once = (config.rl.rollout_batch or config.rl.prompts_per_step) // devices
+    references = (lora.split(params)[0],) if config.loss.kl_coef else ()
+    if references:
+      lowered['reference',] = make_reference(mesh).lower(params)
+    for s in prompts:
+      arguments = shapes.sampler(at_once, s, samples)
+      lowered['sample', s] = sampler.lower(params, *arguments)
+    for s, r in pairs:
+      rollout = shapes.rollout(rows, s, samples, r)
+      lowered['prepare', s, r] = preparer.lower(params, rollout, *references)
+  for phase, tx in optimizers.items():
+    update = make_update(experiment, mesh, phase, tx)
+    lowered['init', phase] = make_init(mesh, tx).lower(params)
+    for s, r in pairs:
+      batch = shapes.batch(phase, s, r)
+      lowered['update', phase, s, r] = update.lower(state, batch)
+  return lowered
+
+
 def _under(compiled: Mapping[Any, Any], *prefix: str) -> dict[Any, Any]:
   """Entries whose key starts with `prefix`, by the rest of the key."""
   rest = {
@@ -137,12 +161,15 @@ def _under(compiled: Mapping[Any, Any], *prefix: str) -> dict[Any, Any]:
 def make_init(
   mesh: jax.sharding.Mesh, tx: optax.GradientTransformation
 ) -> jax.stages.Wrapped:
-  """(params) -> `train_step.TrainState`, on all devices."""
+  """(params) -> `train_step.TrainState`, on all devices.
+
+  The parameters are donated: there is no time at which they are held twice.
+  """
 
   def init(params: types.ArrayTree) -> train_step.TrainState:
     return sharding.constrain_state(train_step.init_state(params, tx), mesh)
 
-  return jax.jit(init)
+  return jax.jit(init, donate_argnums=0)
 
 
 def make_reference(mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
@@ -160,7 +187,7 @@ def make_reference(mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
 
 
 def make_sampler(
-  experiment: experiment_lib.Experiment,
+  experiment: Parts,
   mesh: jax.sharding.Mesh,
   *,
   temperature: float,
@@ -186,7 +213,7 @@ def make_sampler(
 
 
 def make_preparer(
-  experiment: experiment_lib.Experiment, mesh: jax.sharding.Mesh
+  experiment: Parts, mesh: jax.sharding.Mesh
 ) -> jax.stages.Wrapped:
   """(params, rollout) -> `prepare.Prepared`, over all devices.
 
@@ -237,7 +264,7 @@ def bound_prepare(
 
 
 def make_update(
-  experiment: experiment_lib.Experiment,
+  experiment: Parts,
   mesh: jax.sharding.Mesh,
   phase: str,
   tx: optax.GradientTransformation,
@@ -259,7 +286,7 @@ def make_update(
 
 
 def make_objective(
-  experiment: experiment_lib.Experiment, phase: str
+  experiment: Parts, phase: str
 ) -> dict[str, Callable[..., Any]]:
   """The `weigh` and `terms` of a phase, its flags bound."""
   config = experiment.config
@@ -317,6 +344,11 @@ def check_devices(config: Any, devices: int) -> Iterable[str]:
       f'--prompts_per_step={config.rl.prompts_per_step} does not divide over '
       f'{devices} devices x --minibatches={config.rl.minibatches} x '
       f'--micro={config.rl.micro}.'
+    )
+  if config.run.rl_steps and config.rl.rollout_batch % devices:
+    yield (
+      f'--rollout_batch={config.rl.rollout_batch} does not divide over '
+      f'{devices} devices.'
     )
   unit = devices * config.sft.sft_micro
   if config.run.sft_steps and config.sft.sft_batch % unit:

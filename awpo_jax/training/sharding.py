@@ -145,8 +145,10 @@ def place_state(
 def _place(x: types.Array, where: NamedSharding) -> jax.Array:
   if jax.process_count() == 1 or getattr(x, 'sharding', None) == where:
     return jax.device_put(x, where)
-  host = np.asarray(x)
-  return jax.make_array_from_callback(host.shape, where, host.__getitem__)
+  host = jax.device_get(x)
+  # As explicit as `device_put`, only that a transfer guard cannot tell.
+  with jax.transfer_guard('allow'):
+    return jax.make_array_from_callback(host.shape, where, host.__getitem__)
 
 
 def constrain_state(
@@ -169,9 +171,10 @@ def place_split(tree: types.ArrayTree, mesh: jax.sharding.Mesh):
   where = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
   if jax.process_count() == 1:
     return jax.device_put(tree, where)
-  return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(where, np.asarray(x)), tree
-  )
+  with jax.transfer_guard('allow'):
+    return jax.tree.map(
+      functools.partial(jax.make_array_from_process_local_data, where), tree
+    )
 
 
 def fetch_split(tree: types.ArrayTree) -> types.ArrayTree:
@@ -182,7 +185,7 @@ def fetch_split(tree: types.ArrayTree) -> types.ArrayTree:
   def own(x):
     # Along a model axis there are several copies of a part.
     shards = {s.index[0].start or 0: s.data for s in x.addressable_shards}
-    return np.concatenate([np.asarray(shards[i]) for i in sorted(shards)])
+    return np.concatenate(jax.device_get([shards[i] for i in sorted(shards)]))
 
   return jax.tree.map(own, tree)
 
@@ -194,7 +197,8 @@ def own_parts(mesh: jax.sharding.Mesh) -> list[int]:
     ValueError: a part lies on devices of several processes.
   """
   owners = [
-    {device.process_index for device in row.flat} for row in mesh.devices
+    {device.process_index for device in row}
+    for row in mesh.devices.reshape(parts(mesh), -1)
   ]
   if any(len(x) > 1 for x in owners):
     raise ValueError(
@@ -208,10 +212,21 @@ def deal(size: int, *, minibatches: int, parts: int) -> np.ndarray:
   """Which prompts of a rollout batch go to which part: i32[parts, ...].
 
   Mini-batch b is the b-th run of size / minibatches prompts, however many parts
-  share it; of each such run a part has one stretch. `cut` undoes that.
+  share it; of each such run a part has one stretch, as `cut` needs it.
   """
   order = np.arange(size, dtype=np.int32).reshape(minibatches, parts, -1)
   return order.swapaxes(0, 1).reshape(parts, -1)
+
+
+def collect(tree: types.ArrayTree, rows: np.ndarray) -> types.ArrayTree:
+  """The inverse of `tree[rows]`: NumPy [parts, ...] back to [P, ...]."""
+
+  def back(x):
+    out = np.empty((rows.size, *x.shape[2:]), x.dtype)
+    out[rows.ravel()] = x.reshape(out.shape)
+    return out
+
+  return jax.tree.map(back, tree)
 
 
 def split(tree: types.ArrayTree, devices: int) -> types.ArrayTree:
@@ -245,7 +260,9 @@ def cut(
     return x.reshape(x.shape[0], minibatches, -1, micro, *x.shape[2:])
 
   tree = jax.tree.map(reshape, tree)
-  return [jax.tree.map(lambda x, b=b: x[:, b], tree) for b in range(minibatches)]
+  return [
+    jax.tree.map(lambda x, b=b: x[:, b], tree) for b in range(minibatches)
+  ]
 
 
 def mapped(
@@ -319,9 +336,9 @@ def _pmapped(fn, mesh, in_axes, out_axes, donate) -> jax.stages.Wrapped:
     ]
     results = fn(*args)
     return jax.tree.map(
-      lambda axis, tree: tree
-      if axis is None
-      else jax.tree.map(lambda x: x[None], tree),
+      lambda axis, tree: (
+        tree if axis is None else jax.tree.map(lambda x: x[None], tree)
+      ),
       out_axes,
       results,
       is_leaf=lambda axis: axis is None,

@@ -1,0 +1,58 @@
+"""What a run is measured on while it trains: its held-out sets."""
+
+from typing import Any
+
+import jax
+
+from awpo_jax import config as config_lib
+from awpo_jax import types
+from awpo_jax.evaluation import held_out
+from awpo_jax.training import experiment as experiment_lib
+from awpo_jax.training import phases, processes
+from awpo_jax.training import programs as programs_lib
+
+
+def check_best_metric(experiment: experiment_lib.Experiment) -> None:
+  """Raises `ConfigError` where `--best_metric` will not be measured."""
+  run = experiment.config.run
+  known = [
+    f'eval/{name}/{key}'
+    for name, tasks in experiment.dataset.evals.items()
+    for key in held_out.metric_names(
+      tasks[: run.eval_tasks], judged=experiment.judge is not None
+    )
+  ]
+  if run.best_metric and run.best_metric not in known:
+    raise config_lib.ConfigError(
+      f'--best_metric={run.best_metric} is not measured; there are: '
+      f'{", ".join(known)}.'
+    )
+
+
+def evaluate(
+  experiment: experiment_lib.Experiment,
+  programs: programs_lib.Programs,
+  mesh: jax.sharding.Mesh,
+  params: types.ArrayTree,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+  """Accuracy and rewards of greedy answers on every held-out set.
+
+  All processes answer, the first one scores.
+
+  Returns:
+    Metrics `eval/<set>/...`, and a row for each answer, for the transcripts.
+  """
+  metrics: dict[str, Any] = {}
+  rows: list[dict[str, Any]] = []
+  for name, every in experiment.dataset.evals.items():
+    tasks = every[: experiment.config.run.eval_tasks]
+    texts = phases.answer(experiment, programs, mesh, params, tasks)
+    scored = None
+    if processes.is_first():
+      scored = held_out.score(
+        tasks, texts, reward=experiment.reward, judge=experiment.judge
+      )
+    values, answers = processes.gather(scored)[0]
+    metrics |= {f'eval/{name}/{key}': value for key, value in values.items()}
+    rows += [{'set': name, **row} for row in answers]
+  return metrics, rows
