@@ -77,7 +77,7 @@ class Judging:
         lasts, or `hurry` was called meanwhile.
     """
     if not self._needed:
-      return self.if_had(requests)
+      return self._or_without(self._first, requests)
     scores = self._first(requests)
     if len(scores) != len(requests):
       return scores  # The caller says what is wrong.
@@ -88,10 +88,15 @@ class Judging:
       give_up([requests[i] for i in lost])
     return scores
 
-  def if_had(self, requests: Requests) -> list[float | None]:
-    """The same where nothing hangs on the scores: without any, if need be."""
+  def leniently(self, requests: Requests) -> list[float | None]:
+    """The same, but without a score instead of the error."""
+    return self._or_without(self, requests)
+
+  def _or_without(
+    self, ask: Callable[[Requests], list[float | None]], requests: Requests
+  ) -> list[float | None]:
     try:
-      return self._first(requests)
+      return ask(requests)
     except types.JudgeUnavailable as error:
       self._tell(f'Without scores of the reasoning: {error}')
       return [None] * len(requests)

@@ -50,8 +50,8 @@ def read_template(path: str) -> str:
   if not template.is_valid() or names - PLACEHOLDERS or NEEDED - names:
     raise ValueError(
       f'--judge_prompt={path}: has the placeholders {_dollars(names)}; it '
-      f'needs {_dollars(NEEDED)} and may have {_dollars(PLACEHOLDERS - NEEDED)}. A '
-      'dollar sign itself is $$.'
+      f'needs {_dollars(NEEDED)}, and may have '
+      f'{_dollars(PLACEHOLDERS - NEEDED)}. A dollar sign itself is $$.'
     )
   return text
 

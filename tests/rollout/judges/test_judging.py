@@ -121,6 +121,9 @@ def test_what_nothing_hangs_on_is_not_waited_for():
 
   ask = judging.Judging(gone, needed=False, tell=told.append)
   assert ask(REQUESTS) == [None] * 10
+  with pytest.raises(types.JudgeUnavailable):
+    judging.Judging(gone)(REQUESTS)
+  assert judging.Judging(gone).leniently(REQUESTS) == [None] * 10
   assert told == ['Without scores of the reasoning: gone']
 
 
