@@ -7,13 +7,13 @@ functions, so one more entry there is one more value of the flag.
 
 import dataclasses
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from absl import flags as absl_flags
 
+from awpo_jax import config_devices, config_judge, config_rules
 from awpo_jax import config_objective as objective
-from awpo_jax import config_rules
 from awpo_jax.models import adapters, induction
 
 
@@ -29,28 +29,6 @@ class RunConfig:
   """The run: where it writes, how long it goes, what it keeps."""
 
   output_dir: str = _flag('', 'Folder of the run; an unfinished one goes on.')
-  cpu_devices: int = _flag(
-    1, 'Devices that the CPU is split into, one thread each or so.'
-  )
-  parallelism: str = _flag(
-    'pmap',
-    'pmap: all of the state on every device; sharded: cut over --mesh.',
-    ('pmap', 'sharded'),
-  )
-  mesh: str = _flag(
-    '',
-    'Devices along each axis, for sharded: data:8,model:4 cuts prompts and '
-    'parameters in 8, heads and features in 4; empty: all along data.',
-  )
-  distributed: str = _flag(
-    'no',
-    'Several processes: auto finds them as JAX knows the cluster (TPU pod, '
-    'SLURM, Open MPI), flags as the next three say.',
-    ('no', 'auto', 'flags'),
-  )
-  coordinator: str = _flag('', 'HOST:PORT of process 0.')
-  processes: int = _flag(1, 'How many there are.')
-  process_id: int = _flag(0, 'Number of this one, from 0.')
   seed: int = _flag(0, 'Fixes data, initial weights and every draw.')
   init_from: str = _flag(
     '', 'Run or checkpoint whose parameters a new run starts from.'
@@ -120,7 +98,7 @@ class DataConfig:
     'toolrl', 'Outcome reward: toolrl, or package.module:function.'
   )
   judge: str = _flag(
-    'rubric', 'Reasoning judge: rubric, none, or package.module:function.'
+    'rubric', 'Reasoning judge: rubric, llm, none, or package.module:function.'
   )
 
 
@@ -179,11 +157,13 @@ class RlConfig:
 
   prompts_per_step: int = _flag(32, 'Prompts of a rollout batch, P.')
   samples: int = _flag(8, 'Answers sampled for each prompt, G.')
-  rollout_batch: int = _flag(
-    0, 'Prompts of a rollout batch that are answered at once; 0: all.'
-  )
   minibatches: int = _flag(4, 'Updates on each rollout batch.')
   micro: int = _flag(1, 'Prompts of a microbatch; all their answers with them.')
+  rollout_chunks: int = _flag(
+    1,
+    'Chunks that a rollout batch is sampled in: less memory, and one is judged '
+    'while the next is sampled.',
+  )
   temperature: float = _flag(1.0, 'Of sampler and trainer alike.')
   old_logprobs: str = _flag(
     'trainer',
@@ -221,7 +201,9 @@ class Config:
   """Everything an experiment is."""
 
   run: RunConfig = RunConfig()
+  devices: config_devices.DevicesConfig = config_devices.DevicesConfig()
   data: DataConfig = DataConfig()
+  judge: config_judge.JudgeConfig = config_judge.JudgeConfig()
   model: ModelConfig = ModelConfig()
   sft: SftConfig = SftConfig()
   rl: RlConfig = RlConfig()
@@ -232,23 +214,20 @@ class Config:
 
 # Flags that may differ when an unfinished run goes on: none of its numbers
 # hangs on them, or only by how they are rounded.
-MAY_CHANGE = frozenset(
-  {
-    'output_dir',
-    'cpu_devices',
-    'parallelism',
-    'mesh',
-    'distributed',
-    'coordinator',
-    'processes',
-    'process_id',
-    'checkpoint_every',
-    'keep_checkpoints',
-    'transcripts',
-    'profile_steps',
-    'wandb_project',
-    'compilation_cache',
-  }
+MAY_CHANGE = (
+  config_judge.MAY_CHANGE
+  | config_devices.MAY_CHANGE
+  | frozenset(
+    {
+      'output_dir',
+      'checkpoint_every',
+      'keep_checkpoints',
+      'transcripts',
+      'profile_steps',
+      'wandb_project',
+      'compilation_cache',
+    }
+  )
 )
 
 
@@ -260,12 +239,14 @@ def sections() -> dict[str, type]:
 
 def define_flags(
   flag_values: absl_flags.FlagValues = absl_flags.FLAGS,
+  names: Collection[str] | None = None,
 ) -> None:
-  """Defines a flag for every field of every section."""
-  for section in sections().values():
-    hints = typing.get_type_hints(section)
-    for field in dataclasses.fields(section):
-      _define(field, hints[field.name], _title(section), flag_values)
+  """Defines a flag for every field of every section, or of those named."""
+  for name, section in sections().items():
+    if names is None or name in names:
+      hints = typing.get_type_hints(section)
+      for field in dataclasses.fields(section):
+        _define(field, hints[field.name], _title(section), flag_values)
 
 
 def _title(section: type) -> str:
@@ -306,18 +287,22 @@ def from_flags(
   Raises:
     ConfigError: for a value or combination that makes no sense.
   """
-  parts = {}
-  for name, section in sections().items():
-    hints = typing.get_type_hints(section)
-    parts[name] = section(
-      **{
-        field.name: _value(field.name, flag_values[field.name].value, hints)
-        for field in dataclasses.fields(section)
-      }
-    )
+  parts = {name: read_section(name, flag_values) for name in sections()}
   config = Config(**parts)
   check(config)
   return config
+
+
+def read_section(name: str, flag_values: absl_flags.FlagValues) -> Any:
+  """One section from parsed flags, unchecked."""
+  section = sections()[name]
+  hints = typing.get_type_hints(section)
+  return section(
+    **{
+      field.name: _value(field.name, flag_values[field.name].value, hints)
+      for field in dataclasses.fields(section)
+    }
+  )
 
 
 def _value(name: str, value: Any, hints: dict[str, Any]) -> Any:

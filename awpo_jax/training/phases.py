@@ -1,7 +1,6 @@
 """One step of a phase: `sft` on demonstrations, `rl` on rollouts."""
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,9 +10,9 @@ import numpy as np
 
 from awpo_jax import types
 from awpo_jax.rollout import prompts as prompts_lib
-from awpo_jax.rollout import sampling, scoring
+from awpo_jax.rollout import sampling
+from awpo_jax.training import chunks, processes, scored, sharding, train_step
 from awpo_jax.training import experiment as experiment_lib
-from awpo_jax.training import processes, sharding, train_step
 from awpo_jax.training import programs as programs_lib
 
 Step = Callable[
@@ -149,18 +148,19 @@ def make_rl_step(
       jax.tree.map(lambda x: x[rows], prompts),
     )
     samples = sample_ids(prompts.ids, config.rl.samples)
-    completions = _complete(
-      functools.partial(
-        programs.sample[prompts.tokens.shape[-1]], state.params
-      ),
-      (prompts, samples),
-      sampling.facts(config.run.seed, 'train', index, 0),
+    completions, texts = chunks.sample(
+      experiment,
+      programs.sample[prompts.tokens.shape[-1]],
       mesh,
-      at_once=config.rl.rollout_batch or config.rl.prompts_per_step,
+      state.params,
+      tasks,
+      prompts,
+      samples,
+      sampling.facts(config.run.seed, 'train', index, 0),
     )
     clock.lap('sample')
     rollout, metrics, transcripts = score_rollout(
-      experiment, tasks, prompts, samples, completions
+      experiment, tasks, prompts, samples, completions, texts
     )
     clock.lap('score')
     shape = prompts.tokens.shape[-1], rollout.completions.tokens.shape[-1]
@@ -206,30 +206,6 @@ def make_rl_step(
     )
 
   return step
-
-
-def _complete(
-  sample: Callable[..., types.Completions],
-  inputs: tuple[types.Prompts, np.ndarray],
-  facts: np.ndarray,
-  mesh: jax.sharding.Mesh,
-  *,
-  at_once: int,
-) -> types.Completions:
-  """Completions of this process's prompts, on the host.
-
-  `at_once` prompts of all processes at a time; what is drawn does not depend on
-  it: keys come from the sample ids.
-  """
-  facts = sharding.place_replicated(facts, mesh)
-  own = len(sharding.own_parts(mesh))
-  at_once = at_once // sharding.parts(mesh) * own
-  pieces = []
-  for start in range(0, len(inputs[1]), at_once):
-    piece = jax.tree.map(lambda x, i=start: x[i : i + at_once], inputs)
-    piece = sharding.place_split(sharding.split(piece, own), mesh)
-    pieces.append(sharding.merge(sharding.fetch_split(sample(*piece, facts))))
-  return jax.tree.map(lambda *x: np.concatenate(x), *pieces)
 
 
 class _Clock:
@@ -289,41 +265,33 @@ def score_rollout(
   prompts: types.Prompts,
   samples: np.ndarray,
   completions: types.Completions,
+  texts: Sequence[Sequence[str]] | None = None,
 ) -> tuple[types.Rollout, dict[str, Any], list[dict[str, Any]]]:
   """Rewards of a rollout batch, cut to the response bucket it needs.
+
+  Args:
+    experiment: the run.
+    tasks: P of them.
+    prompts: theirs.
+    samples: i32[P, G], sample ids.
+    completions: of the sampler.
+    texts: the completions decoded, [P][G]; None: to be decoded here.
 
   Returns:
     The rollout, the means of the reward's parts, and transcripts.
   """
   config = experiment.config
-  texts = prompts_lib.decode_completions(
-    experiment.tokenizer, completions, experiment.stop_ids
-  )
-  rewards, parts = scoring.score(
-    texts, tasks, reward=experiment.reward, judge=experiment.judge
-  )
-  shown = [
-    (
-      int(prompts.ids[p]),
-      {
-        'task_id': task.task_id,
-        'user': task.user,
-        'ground_truth': task.ground_truth,
-        'response': texts[p][g],
-        'outcome': _or_none(rewards.outcome, rewards.outcome_valid, p, g),
-        'reasoning': _or_none(rewards.reasoning, rewards.reasoning_valid, p, g),
-      },
+  if texts is None:
+    texts = prompts_lib.decode_completions(
+      experiment.tokenizer, completions, experiment.stop_ids
     )
-    for p, task in enumerate(tasks)
-    if prompts.ids[p] % config.rl.prompts_per_step < config.run.transcripts
-    for g in range(len(texts[p]))
-  ]
+  rewards, parts = scored.score(experiment, texts, tasks)
   # Of every process: they run the same program, and one writes.
   told = processes.gather(
     {
       'longest': int(completions.mask.sum(axis=-1).max()),
-      'parts': {name: _sum_and_count(x) for name, x in parts.items()},
-      'transcripts': shown,
+      'parts': {name: scored.sum_and_count(x) for name, x in parts.items()},
+      'transcripts': scored.transcripts(config, tasks, prompts, texts, rewards),
     }
   )
   longest = max(x['longest'] for x in told)
@@ -347,15 +315,6 @@ def score_rollout(
     sample_ids=samples,
   )
   return rollout, metrics, transcripts
-
-
-def _sum_and_count(values: np.ndarray) -> tuple[float, int]:
-  had = values[np.isfinite(values)]
-  return float(had.sum(dtype=np.float64)), had.size
-
-
-def _or_none(values, valid, p: int, g: int) -> float | None:
-  return float(values[p, g]) if valid[p, g] else None
 
 
 def answer(

@@ -15,30 +15,31 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from awpo_jax import config as config_lib
+from awpo_jax import config_devices
 
 # A process that is gone is noticed, and the others end, within this time.
 _HEARTBEAT_SECONDS = 30
 
 
-def join(run: config_lib.RunConfig) -> None:
+def join(flags: config_devices.DevicesConfig) -> None:
   """Makes this process one of several, if flags say so; before any other use.
 
   Args:
-    run: with its flags of processes.
+    flags: those of processes.
 
   Raises:
     ConfigError: they could not be joined.
   """
-  if run.distributed == 'no':
+  if flags.distributed == 'no':
     return
   # Between CPUs; other platforms have their own.
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   given: dict[str, Any] = {}
-  if run.distributed == 'flags':
+  if flags.distributed == 'flags':
     given = {
-      'coordinator_address': run.coordinator,
-      'num_processes': run.processes,
-      'process_id': run.process_id,
+      'coordinator_address': flags.coordinator,
+      'num_processes': flags.processes,
+      'process_id': flags.process_id,
     }
   try:
     jax.distributed.initialize(
@@ -46,7 +47,7 @@ def join(run: config_lib.RunConfig) -> None:
     )
   except (ValueError, RuntimeError) as error:
     raise config_lib.ConfigError(
-      f'--distributed={run.distributed}: {error} Where JAX does not know the '
+      f'--distributed={flags.distributed}: {error} Where JAX does not know the '
       'cluster, give --distributed=flags --coordinator=HOST:PORT '
       '--processes=N --process_id=I.'
     ) from error

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from awpo_jax import config as config_lib
-from awpo_jax import config_rules, types
+from awpo_jax import config_devices, config_rules, types
 from awpo_jax.models.partition import DATA_AXIS, MODEL_AXIS
 
 # (regular expression, rule): how an array whose path ends in a match is cut.
@@ -60,15 +60,15 @@ def model_mesh(
   return _mesh(devices, {DATA_AXIS: data, MODEL_AXIS: model})
 
 
-def make_mesh(run: config_lib.RunConfig) -> jax.sharding.Mesh:
+def make_mesh(flags: config_devices.DevicesConfig) -> jax.sharding.Mesh:
   """The mesh that `--parallelism` and `--mesh` ask for, over all devices.
 
   Raises:
     ConfigError: there are more devices, or fewer.
   """
-  if run.parallelism == 'pmap':
+  if flags.parallelism == 'pmap':
     return data_mesh()
-  data, model = config_rules.parse_mesh(run.mesh) or (jax.device_count(), 1)
+  data, model = config_rules.parse_mesh(flags.mesh) or (jax.device_count(), 1)
   try:
     return model_mesh(data, model)
   except ValueError as error:

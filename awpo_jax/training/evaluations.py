@@ -1,4 +1,4 @@
-"""What a run is measured on while it trains: its held-out sets."""
+"""The evaluations of a run: what they report, and what they are asked for."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import jax
 from awpo_jax import config as config_lib
 from awpo_jax import types
 from awpo_jax.evaluation import held_out
+from awpo_jax.rollout.judges import judging
 from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import phases, processes
 from awpo_jax.training import programs as programs_lib
@@ -35,22 +36,23 @@ def evaluate(
   mesh: jax.sharding.Mesh,
   params: types.ArrayTree,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-  """Accuracy and rewards of greedy answers on every held-out set.
+  """Metrics of every held-out set, and a row for each answer.
 
+  No training hangs on them: a judge that cannot be had leaves its metric None.
   All processes answer, the first one scores.
-
-  Returns:
-    Metrics `eval/<set>/...`, and a row for each answer, for the transcripts.
   """
   metrics: dict[str, Any] = {}
   rows: list[dict[str, Any]] = []
+  judge = experiment.judge
+  if isinstance(judge, judging.Judging):
+    judge = judge.leniently
   for name, every in experiment.dataset.evals.items():
     tasks = every[: experiment.config.run.eval_tasks]
     texts = phases.answer(experiment, programs, mesh, params, tasks)
     scored = None
     if processes.is_first():
       scored = held_out.score(
-        tasks, texts, reward=experiment.reward, judge=experiment.judge
+        tasks, texts, reward=experiment.reward, judge=judge
       )
     values, answers = processes.gather(scored)[0]
     metrics |= {f'eval/{name}/{key}': value for key, value in values.items()}
