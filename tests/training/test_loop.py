@@ -23,6 +23,7 @@ from awpo_jax.training import (
   phases,
   run_model,
   signals,
+  start,
   train_step,
 )
 from awpo_jax.training import programs as programs_lib
