@@ -56,6 +56,11 @@ class RunConfig:
   compilation_cache: str = _flag(
     '~/.cache/awpo_jax/xla', 'Folder of compiled programs; empty for none.'
   )
+  dry_run: str = _flag(
+    '',
+    'Compile for these devices, print what the run needs of their memory, and '
+    'end: here, h100, or h100:8 for eight.',
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,8 +165,8 @@ class RlConfig:
 
   prompts_per_step: int = _flag(32, 'Prompts of a rollout batch, P.')
   samples: int = _flag(8, 'Answers sampled for each prompt, G.')
-  rollout_batch: int = _flag(
-    0, 'Prompts of a rollout batch that are answered at once; 0: all.'
+  rollout_micro: int = _flag(
+    0, 'Prompts that each device answers at once; 0: all of its share.'
   )
   minibatches: int = _flag(4, 'Updates on each rollout batch.')
   micro: int = _flag(1, 'Prompts of a microbatch; all their answers with them.')
@@ -222,6 +227,7 @@ MAY_CHANGE = frozenset(
     'profile_steps',
     'wandb_project',
     'compilation_cache',
+    'dry_run',
   }
 )
 

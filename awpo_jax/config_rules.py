@@ -16,7 +16,7 @@ _NOT_NEGATIVE = (
   'warmup',
   'sft_warmup',
   'lora_rank',
-  'rollout_batch',
+  'rollout_micro',
 )
 _AT_LEAST_ONE = (
   'cpu_devices',
@@ -174,9 +174,9 @@ def _rl_rules(rl) -> Iterator[Rule]:
     f'--samples={rl.samples}: a group needs two answers to compare.',
   )
   yield (
-    rl.rollout_batch > 0 and rl.prompts_per_step % rl.rollout_batch != 0,
+    rl.rollout_micro > 0 and rl.prompts_per_step % rl.rollout_micro != 0,
     f'--prompts_per_step={rl.prompts_per_step} is not a multiple of '
-    f'--rollout_batch={rl.rollout_batch}.',
+    f'--rollout_micro={rl.rollout_micro}.',
   )
   yield from _above_0(rl, ['temperature'])
   # 0 is the control in which sampling alone makes the numbers move.

@@ -18,7 +18,13 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 from absl import app, flags  # noqa: E402
 
 from awpo_jax import config as config_lib  # noqa: E402
-from awpo_jax.training import checkpoints, loop, report, signals  # noqa: E402
+from awpo_jax.training import (  # noqa: E402
+  checkpoints,
+  loop,
+  memory,
+  report,
+  signals,
+)
 
 config_lib.define_flags()
 # Rewards, judges and data sets of one's own may lie where the command is given.
@@ -32,6 +38,9 @@ def main(arguments: list[str]) -> None:
     raise app.UsageError(f'not a flag: {" ".join(arguments[1:])}')
   try:
     config = config_lib.from_flags(flags.FLAGS)
+    if config.run.dry_run:
+      print(memory.dry_run(config))
+      return
     counted = loop.train(config, started=_STARTED)
   except signals.Stopped as stopped:
     print(stopped, file=sys.stderr)

@@ -142,7 +142,7 @@ def make_rl_step(
       (prompts, samples),
       sampling.facts(config.run.seed, 'train', index, 0),
       mesh,
-      at_once=config.rl.rollout_batch or config.rl.prompts_per_step,
+      at_once=config.rl.rollout_micro * devices or config.rl.prompts_per_step,
     )
     clock.lap('sample')
     rollout, metrics, transcripts = score_rollout(

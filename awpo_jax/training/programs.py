@@ -128,7 +128,7 @@ def lower_programs(
     sampler = make_sampler(experiment, mesh, temperature=config.rl.temperature)
     preparer = make_preparer(experiment, mesh)
     rows, samples = config.rl.prompts_per_step // devices, config.rl.samples
-    at_once = (config.rl.rollout_batch or config.rl.prompts_per_step) // devices
+    at_once = config.rl.rollout_micro or config.rl.prompts_per_step // devices
     references = (lora.split(params)[0],) if config.loss.kl_coef else ()
     if references:
       lowered['reference',] = make_reference(mesh).lower(params)
@@ -318,10 +318,15 @@ def check_devices(config: Any, devices: int) -> Iterable[str]:
       f'{devices} devices x --minibatches={config.rl.minibatches} x '
       f'--micro={config.rl.micro}.'
     )
-  if config.run.rl_steps and config.rl.rollout_batch % devices:
+  unit = devices * max(config.rl.rollout_micro, 1)
+  if (
+    config.run.rl_steps
+    and config.rl.rollout_micro
+    and (config.rl.prompts_per_step % unit)
+  ):
     yield (
-      f'--rollout_batch={config.rl.rollout_batch} does not divide over '
-      f'{devices} devices.'
+      f'--prompts_per_step={config.rl.prompts_per_step} does not divide over '
+      f'{devices} devices x --rollout_micro={config.rl.rollout_micro}.'
     )
   unit = devices * config.sft.sft_micro
   if config.run.sft_steps and config.sft.sft_batch % unit:
