@@ -230,6 +230,8 @@ WRONG = {
   '--sft_micro=3': ['--sft_steps=1', '--sft_batch=8', '--sft_micro=3'],
   '--minibatches=3': ['--prompts_per_step=8', '--minibatches=3'],
   '--micro=3': ['--prompts_per_step=8', '--minibatches=2', '--micro=3'],
+  '--rollout_micro=3': ['--prompts_per_step=8', '--rollout_micro=3'],
+  '--rollout_micro=-1': ['--rollout_micro=-1'],
   '--samples=1': ['--samples=1'],
   '--temperature=0.0': ['--temperature=0'],
   '--judge=none': ['--judge=none'],

@@ -150,7 +150,7 @@ def encode_prompt(
     task: the prompt.
     style: with the prompt style `template` the tools go to the chat template;
       the rest of the system text, and so the layout of the answer that the
-      rewards read, stays as it is.
+      rewards read, stays as it is and is said to hold before the template's.
   """
   system, tools = task.system, None
   if style.prompt_style == 'template':

@@ -135,7 +135,7 @@ def make_rl_step(
     clock = _Clock(started)
     tasks, prompts = next_prompts(experiment, index)
     samples = sample_ids(prompts.ids, config.rl.samples)
-    completions = _complete(
+    completions = complete(
       functools.partial(
         programs.sample[prompts.tokens.shape[-1]], state.params
       ),
@@ -190,7 +190,7 @@ def make_rl_step(
   return step
 
 
-def _complete(
+def complete(
   sample: Callable[..., types.Completions],
   inputs: tuple[types.Prompts, np.ndarray],
   facts: np.ndarray,
@@ -201,6 +201,16 @@ def _complete(
   """Completions of prompts, `at_once` of them at a time, on the host.
 
   What is drawn does not depend on it: keys come from the sample ids.
+
+  Args:
+    sample: a sampler without its first argument, the parameters.
+    inputs: P prompts and their sample ids.
+    facts: of the draws, `sampling.facts`.
+    mesh: of `sharding.data_mesh`.
+    at_once: a multiple of the devices; divides P.
+
+  Returns:
+    `types.Completions` [P, G, Sc] of NumPy arrays.
   """
   facts = sharding.place_replicated(facts, mesh)
   pieces = []

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from awpo_jax import types
-from awpo_jax.training import phases
+from awpo_jax.rollout import sampling
+from awpo_jax.training import phases, programs
 from tests.training import tiny_run
 
 
@@ -148,3 +149,28 @@ def test_rewards_of_a_rollout(last, width):
   np.testing.assert_allclose(metrics['reward/length'], np.mean(lengths))
   assert [row['response'] for row in transcripts] == ['b', 'a', 'z', last]
   assert [row['outcome'] for row in transcripts] == [1, -1, None, 1]
+
+
+def test_a_rollout_in_pieces_draws_the_same():
+  experiment, mesh = tiny_run.experiment(), tiny_run.mesh()
+  sampler = programs.make_sampler(experiment, mesh, temperature=1.0)
+  params = tiny_run.new_state('rl').params
+  prompts = phases.next_prompts(experiment, 0)[1]
+  ids = phases.sample_ids(prompts.ids, 2)
+  calls = []
+
+  def sample(prompts, *rest):
+    calls.append(prompts.tokens.shape[:2])
+    return sampler(params, prompts, *rest)
+
+  whole, pieces = (
+    phases.complete(
+      sample, (prompts, ids), sampling.facts(3, 'train', 0, 0), mesh, at_once=n
+    )
+    for n in (4, 2)
+  )
+  assert calls == [(2, 2), (2, 1), (2, 1)]
+  assert whole.tokens.shape[:2] == (4, 2) and len(np.unique(whole.tokens)) > 9
+  np.testing.assert_array_equal(pieces.tokens, whole.tokens)
+  np.testing.assert_array_equal(pieces.mask, whole.mask)
+  np.testing.assert_allclose(pieces.logprobs, whole.logprobs, atol=1e-4)
