@@ -53,6 +53,11 @@ class RunConfig:
   compilation_cache: str = _flag(
     '~/.cache/awpo_jax/xla', 'Folder of compiled programs; empty for none.'
   )
+  dry_run: str = _flag(
+    '',
+    'Compile for these devices, print what the run needs of their memory, and '
+    'end: here, h100, or h100:8 for eight.',
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,13 +162,13 @@ class RlConfig:
 
   prompts_per_step: int = _flag(32, 'Prompts of a rollout batch, P.')
   samples: int = _flag(8, 'Answers sampled for each prompt, G.')
+  rollout_micro: int = _flag(
+    0,
+    'Prompts that each device answers at once; 0: all of its share. They are '
+    'judged while the next are answered.',
+  )
   minibatches: int = _flag(4, 'Updates on each rollout batch.')
   micro: int = _flag(1, 'Prompts of a microbatch; all their answers with them.')
-  rollout_chunks: int = _flag(
-    1,
-    'Chunks that a rollout batch is sampled in: less memory, and one is judged '
-    'while the next is sampled.',
-  )
   temperature: float = _flag(1.0, 'Of sampler and trainer alike.')
   old_logprobs: str = _flag(
     'trainer',
@@ -226,6 +231,7 @@ MAY_CHANGE = (
       'profile_steps',
       'wandb_project',
       'compilation_cache',
+      'dry_run',
     }
   )
 )

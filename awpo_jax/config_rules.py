@@ -21,6 +21,7 @@ _NOT_NEGATIVE = (
   'judge_retries',
   'judge_max_calls',
   'judge_max_tokens',
+  'rollout_micro',
 )
 _AT_LEAST_ONE = (
   'cpu_devices',
@@ -34,7 +35,6 @@ _AT_LEAST_ONE = (
   'minibatches',
   'micro',
   'logprob_chunk',
-  'rollout_chunks',
   'judge_samples',
   'judge_reply_tokens',
   'judge_concurrency',
@@ -248,15 +248,14 @@ def _rl_rules(rl) -> Iterator[Rule]:
     f'--prompts_per_step={rl.prompts_per_step} is not a multiple of '
     f'--minibatches={rl.minibatches} x --micro={rl.micro}.',
   )
-  chunks = max(rl.rollout_chunks, 1)
-  yield (
-    rl.prompts_per_step % chunks != 0,
-    f'--prompts_per_step={rl.prompts_per_step} is not a multiple of '
-    f'--rollout_chunks={chunks}.',
-  )
   yield (
     rl.samples < 2,
     f'--samples={rl.samples}: a group needs two answers to compare.',
+  )
+  yield (
+    rl.rollout_micro > 0 and rl.prompts_per_step % rl.rollout_micro != 0,
+    f'--prompts_per_step={rl.prompts_per_step} is not a multiple of '
+    f'--rollout_micro={rl.rollout_micro}.',
   )
   yield from _above_0(rl, ['temperature'])
   # 0 is the control in which sampling alone makes the numbers move.

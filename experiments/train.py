@@ -21,6 +21,7 @@ from awpo_jax import config as config_lib  # noqa: E402
 from awpo_jax.training import (  # noqa: E402
   checkpoints,
   loop,
+  memory,
   processes,
   report,
   signals,
@@ -38,6 +39,9 @@ def main(arguments: list[str]) -> None:
     raise app.UsageError(f'not a flag: {" ".join(arguments[1:])}')
   try:
     config = config_lib.from_flags(flags.FLAGS)
+    if config.run.dry_run:
+      print(memory.dry_run(config))
+      return
     counted = loop.train(config, started=_STARTED)
   except signals.Stopped as stopped:
     print(stopped, file=sys.stderr)

@@ -24,7 +24,7 @@ def sample(
   samples: np.ndarray,
   facts: np.ndarray,
 ) -> tuple[types.Completions, list[list[str]]]:
-  """Completions of a rollout batch, `--rollout_chunks` parts of it in turn.
+  """Completions of a rollout batch, `--rollout_micro` of a device at once.
 
   A draw hangs on its sample's id, not on the part it is in: in parts or at once
   the answers are the same but for the rounding of another batch size.
@@ -42,10 +42,10 @@ def sample(
   Returns:
     Completions [P, G, ..] of NumPy arrays, and their texts [P][G].
   """
-  count = experiment.config.rl.rollout_chunks
   own, judge = len(sharding.own_parts(mesh)), experiment.judge
   placed_facts = sharding.place_replicated(facts, mesh)
-  size = len(tasks) // count
+  # The same number on each device of this process.
+  size = own * (experiment.config.rl.rollout_micro or len(tasks) // own)
   parts: list[types.Completions] = []
   texts: list[list[str]] = []
   for start in range(0, len(tasks), size):
@@ -60,7 +60,7 @@ def sample(
     decoded = prompts_lib.decode_completions(
       experiment.tokenizer, parts[-1], experiment.stop_ids
     )
-    if count > 1 and isinstance(judge, judging.Judging):
+    if size < len(tasks) and isinstance(judge, judging.Judging):
       judge.begin(scoring.judge_requests(decoded, tasks[chosen]))
     texts += decoded
   whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

@@ -5,6 +5,8 @@ prompts once per group, nothing that is computed a second time, a causal mask at
 full width: what the work asks for, however a program does it.
 """
 
+from typing import Any
+
 from awpo_jax.models import config as model_config
 
 
@@ -43,7 +45,7 @@ def forward(
   )
 
 
-def update(model: model_config.DecoderConfig, **sizes: int) -> float:
+def update(model: model_config.DecoderConfig, **sizes: Any) -> float:
   """Of a forward and a backward pass, which costs twice the forward one."""
   return 3.0 * forward(model, **sizes)
 

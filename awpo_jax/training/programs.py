@@ -129,12 +129,12 @@ def lower_programs(
     sampler = make_sampler(experiment, mesh, temperature=config.rl.temperature)
     preparer = make_preparer(experiment, mesh)
     rows, samples = config.rl.prompts_per_step // devices, config.rl.samples
-    chunk = rows // config.rl.rollout_chunks
+    at_once = config.rl.rollout_micro or rows
     references = (lora.split(params)[0],) if config.loss.kl_coef else ()
     if references:
       lowered['reference',] = make_reference(mesh).lower(params)
     for s in prompts:
-      arguments = shapes.sampler(chunk, s, samples)
+      arguments = shapes.sampler(at_once, s, samples)
       lowered['sample', s] = sampler.lower(params, *arguments)
     for s, r in pairs:
       rollout = shapes.rollout(rows, s, samples, r)
@@ -345,11 +345,15 @@ def check_devices(config: Any, devices: int) -> Iterable[str]:
       f'{devices} devices x --minibatches={config.rl.minibatches} x '
       f'--micro={config.rl.micro}.'
     )
-  unit = devices * config.rl.rollout_chunks
-  if config.run.rl_steps and config.rl.prompts_per_step % unit:
+  unit = devices * max(config.rl.rollout_micro, 1)
+  if (
+    config.run.rl_steps
+    and config.rl.rollout_micro
+    and (config.rl.prompts_per_step % unit)
+  ):
     yield (
       f'--prompts_per_step={config.rl.prompts_per_step} does not divide over '
-      f'{devices} devices x --rollout_chunks={config.rl.rollout_chunks}.'
+      f'{devices} devices x --rollout_micro={config.rl.rollout_micro}.'
     )
   unit = devices * config.sft.sft_micro
   if config.run.sft_steps and config.sft.sft_batch % unit:

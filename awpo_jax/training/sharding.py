@@ -21,6 +21,7 @@ from awpo_jax import config as config_lib
 from awpo_jax import config_devices, config_rules, types
 from awpo_jax.models.partition import DATA_AXIS, MODEL_AXIS
 
+AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
 # (regular expression, rule): how an array whose path ends in a match is cut.
 # The first match counts. The moments of the optimizer are named like their
 # parameters. What matches none (norms, counters, adapters) is whole everywhere.
@@ -60,17 +61,21 @@ def model_mesh(
   return _mesh(devices, {DATA_AXIS: data, MODEL_AXIS: model})
 
 
-def make_mesh(flags: config_devices.DevicesConfig) -> jax.sharding.Mesh:
+def make_mesh(
+  flags: config_devices.DevicesConfig,
+  devices: Sequence[jax.Device] | None = None,
+) -> jax.sharding.Mesh:
   """The mesh that `--parallelism` and `--mesh` ask for, over all devices.
 
   Raises:
     ConfigError: there are more devices, or fewer.
   """
+  devices = jax.devices() if devices is None else list(devices)
   if flags.parallelism == 'pmap':
-    return data_mesh()
-  data, model = config_rules.parse_mesh(flags.mesh) or (jax.device_count(), 1)
+    return data_mesh(devices)
+  data, model = config_rules.parse_mesh(flags.mesh) or (len(devices), 1)
   try:
-    return model_mesh(data, model)
+    return model_mesh(data, model, devices)
   except ValueError as error:
     raise config_lib.ConfigError(str(error)) from error
 
@@ -83,23 +88,27 @@ def _mesh(devices, axes: dict[str, int]) -> jax.sharding.Mesh:
   )
 
 
-def is_sharded(mesh: jax.sharding.Mesh) -> bool:
+def is_sharded(mesh: AnyMesh) -> bool:
   """Whether the state is cut over the mesh, or whole on every device."""
   return MODEL_AXIS in mesh.axis_names
 
 
-def parts(mesh: jax.sharding.Mesh) -> int:
+def parts(mesh: AnyMesh) -> int:
   """Into how many parts the rows of a batch are cut."""
   return mesh.shape[DATA_AXIS]
 
 
-def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+def replicated(
+  mesh: AnyMesh,
+) -> NamedSharding:
   """The sharding of what is whole on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def state_shardings(
-  tree: types.ArrayTree, mesh: jax.sharding.Mesh, rules: Rules = RULES
+  tree: types.ArrayTree,
+  mesh: AnyMesh,
+  rules: Rules = RULES,
 ) -> types.ArrayTree:
   """The sharding of each array of a state, by its path.
 
@@ -133,6 +142,22 @@ def misfits(
         name = jax.tree_util.keystr(path, simple=True, separator='/')
         count = mesh.shape[axis]
         yield f'{name} {list(leaf.shape)}: {size} over {axis}:{count}'
+
+
+def bytes_of_each(
+  tree: types.ArrayTree,
+  *,
+  mesh: AnyMesh,
+) -> int:
+  """Bytes of a state on each device."""
+  return sum(
+    math.prod(where.shard_shape(x.shape)) * x.dtype.itemsize
+    for x, where in zip(
+      jax.tree.leaves(tree),
+      jax.tree.leaves(state_shardings(tree, mesh)),
+      strict=True,
+    )
+  )
 
 
 def place_state(
