@@ -40,13 +40,13 @@ def judged(values: flags.FlagValues) -> dict[str, float | None]:
     raise ValueError('Set --transcripts to a file, and --judge to a judge.')
   settings = config_lib.read_section('judge', values)
   rules = config_rules.judge_rules(settings, values.judge)
-  if problems := [text for wrong, text in rules if wrong]:
-    raise ValueError('\n'.join(problems))
+  for text in (text for wrong, text in rules if wrong):
+    raise ValueError(text)
   if values.output and pathlib.Path(values.output).exists():
     raise ValueError(f'--output={values.output} exists: name a new file.')
   rows = agreement.read_transcripts(values.transcripts)
-  path = os.path.abspath(values.transcripts)
-  judge = judges.make_judge(values.judge, settings, run=path)
+  run = os.path.abspath(values.transcripts)
+  judge = judges.make_judge(values.judge, settings, run=run)
   assert judge is not None
   scores = list(judge([row.request for row in rows]))
   labels = [row.label for row in rows]

@@ -1,5 +1,7 @@
 """Whole runs with a judge model that is slow, fails, and comes back."""
 
+import signal
+
 import pytest
 
 from awpo_jax.rollout.judges import llm
@@ -20,7 +22,7 @@ FLAGS = (
 ONE_BY_ONE = ('--judge_retries=0', '--judge_concurrency=1')
 
 
-def _run(folder, url, cache, *further):
+def _run(folder, url, cache, *further, **options):
   """A run in `folder`, its judge at `url`; what was judged lies beside it."""
   flags = tiny_dataset.flags(
     folder,
@@ -31,7 +33,11 @@ def _run(folder, url, cache, *further):
     *further,
   )
   return whole_runs.forked(
-    flags, folder.parent, environment=KEY, program='tests/thinking_train.py'
+    flags,
+    folder.parent,
+    environment=KEY,
+    program='tests/thinking_train.py',
+    **options,
   )
 
 
@@ -142,6 +148,17 @@ def test_down_from_the_start_and_then_out_of_budget(smooth, cache, tmp_path):
     result = _run(folder, endpoint.url, cache)
   assert result.returncode == 0, result.stderr
   whole_runs.assert_same(folder, smooth[0], LAST)
+
+
+def test_a_signal_ends_the_waiting(cache, tmp_path):
+  at = whole_runs.Signal(
+    'awpo_jax.rollout.judges.judging:_missing', call=2, number=signal.SIGTERM
+  )
+  folder, dead = tmp_path / 'run', 'http://127.0.0.1:9/v1'
+  result = _run(folder, dead, cache, *ONE_BY_ONE, at=at)
+  assert result.returncode == 128 + signal.SIGTERM, result.stderr
+  assert 'Stopped by SIGTERM after step 0, which is saved' in result.stderr
+  assert whole_runs.saved_steps(folder) == [0]
 
 
 def test_a_rerun_asks_nothing(smooth, cache):
