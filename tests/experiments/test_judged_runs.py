@@ -16,7 +16,7 @@ FLAGS = (
   '--judge_backoff=0.02',
   '--sft_steps=0',
   f'--rl_steps={LAST}',
-  '--rollout_chunks=2',
+  '--rollout_micro=1',
   '--checkpoint_every=50',
 )
 ONE_BY_ONE = ('--judge_retries=0', '--judge_concurrency=1')

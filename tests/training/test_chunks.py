@@ -66,7 +66,7 @@ def program():
 def test_in_parts_the_answers_are_the_same(params, program):
   # Draws come from the ids of the samples; the tiny model leaves no doubt.
   _, (whole, texts) = _sample(_with(), program, params)
-  _, (parts, same) = _sample(_with(rollout_chunks=2), program, params)
+  _, (parts, same) = _sample(_with(rollout_micro=1), program, params)
   assert whole.tokens.shape == (4, 2, 8)
   assert texts == same and len({text for group in texts for text in group}) > 4
   for name in ('tokens', 'mask', 'policy_mask', 'positions', 'finished'):
@@ -90,11 +90,16 @@ def test_a_part_is_judged_while_the_next_is_sampled(params, program):
 
   calls = []
   patient = judging.Judging(judge)
-  experiment = _with(rollout_chunks=2, judge=patient)
+  experiment = _with(rollout_micro=1, judge=patient)
   tasks, (completions, texts) = _sample(experiment, sampler, params)
   assert len(calls) == 2
   rollout, _, transcripts = phases.score_rollout(
-    experiment, tasks, None, None, completions, texts
+    experiment,
+    tasks,
+    phases.next_prompts(experiment, 0)[1],
+    None,
+    completions,
+    texts,
   )
   # Each answer once, and its score in its place.
   assert [len(requests) for requests in asked] == [4, 4]
@@ -130,7 +135,7 @@ def _timed_step(monkeypatch, folder, url, parts):
         f'--samples={SAMPLES}',
         '--minibatches=4',
         '--micro=4',
-        f'--rollout_chunks={parts}',
+        f'--rollout_micro={PROMPTS // parts}',
         '--judge=llm',
         f'--judge_url={url}',
         '--judge_model=m',
