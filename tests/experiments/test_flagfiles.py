@@ -1,11 +1,12 @@
 """Every flags file parses, and says what it is."""
 
 import pathlib
+import re
 
 import pytest
 
 from awpo_jax import config as config_lib
-from awpo_jax.training import programs
+from awpo_jax.training import memory, programs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BASE = 'experiments/base.flags'
@@ -112,6 +113,20 @@ def test_a_real_model_follows_the_recipe(file):
   assert loss.aggregation == 'token-mean' and not config.run.init_from
   # Adapters are new and small: the rate of all weights would not move them.
   assert (rl.learning_rate == 1e-6) == (config.model.lora_rank == 0)
-  # One device to eight, as the recipe has.
-  for devices in (1, 2, 4, 8):
+  # The recipe has eight; the headers say up to sixteen.
+  for devices in (1, 2, 4, 8, 16):
     assert not list(programs.check_devices(config, devices))
+
+
+@pytest.mark.parametrize('file', [x for x in REAL if '_grpo' not in x])
+def test_the_table_of_memory_in_a_header_is_what_is_computed(file):
+  rows = re.findall(r'^#   (\w+) +([\d.]+)', (ROOT / file).read_text(), re.M)
+  name = pathlib.Path(file).stem
+  config = config_lib.parse(
+    [f'--flagfile={file}', f'--model=experiments/models/{name}.json']
+  )
+  parts = memory.parts(memory.make_plan(config), 8)
+  found = {part: size for part, size in rows if part in parts}
+  assert found == {
+    part: f'{size / 2**30:.1f}' for part, size in parts.items() if size
+  }
