@@ -44,7 +44,7 @@ def sample(
   """
   count = experiment.config.rl.rollout_chunks
   devices, judge = mesh.devices.size, experiment.judge
-  ahead = count > 1 and isinstance(judge, judging.Judging)
+  ahead = judge if count > 1 and isinstance(judge, judging.Judging) else None
   placed_facts = sharding.place_replicated(facts, mesh)
   size = len(tasks) // count
   parts: list[types.Completions] = []
@@ -61,8 +61,8 @@ def sample(
     decoded = prompts_lib.decode_completions(
       experiment.tokenizer, parts[-1], experiment.stop_ids
     )
-    if ahead:
-      judge.begin(scoring.judge_requests(decoded, tasks[chosen]))
+    if ahead is not None:
+      ahead.begin(scoring.judge_requests(decoded, tasks[chosen]))
     texts += decoded
   whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
   return whole, texts
