@@ -46,6 +46,9 @@ def sample(
   placed_facts = sharding.place_replicated(facts, mesh)
   # The same number on each device of this process.
   size = own * (experiment.config.rl.rollout_micro or len(tasks) // own)
+  ahead = None
+  if size < len(tasks) and isinstance(judge, judging.Judging):
+    ahead = judge
   parts: list[types.Completions] = []
   texts: list[list[str]] = []
   for start in range(0, len(tasks), size):
@@ -60,8 +63,8 @@ def sample(
     decoded = prompts_lib.decode_completions(
       experiment.tokenizer, parts[-1], experiment.stop_ids
     )
-    if size < len(tasks) and isinstance(judge, judging.Judging):
-      judge.begin(scoring.judge_requests(decoded, tasks[chosen]))
+    if ahead is not None:
+      ahead.begin(scoring.judge_requests(decoded, tasks[chosen]))
     texts += decoded
   whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
   return whole, texts

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from awpo_jax import config as config_lib
 from awpo_jax import config_judge, types
 from awpo_jax.rollout import plugins
-from awpo_jax.rollout.judges import judging, llm, llm_prompt, rubric
+from awpo_jax.rollout.judges import judging, llm_prompt, rubric
 
 LLM = 'llm'
 JUDGES = {'rubric': rubric.rubric}
@@ -37,6 +37,9 @@ def make_judge(
   if name != LLM:
     known = {**JUDGES, LLM: None, 'none': None}
     return plugins.load(name, known, flag='judge')
+  # Its client takes half a second to import, which most runs need not wait for.
+  from awpo_jax.rollout.judges import llm
+
   settings = llm.Settings(
     url=flags.judge_url,
     model=flags.judge_model,
