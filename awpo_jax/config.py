@@ -7,13 +7,13 @@ functions, so one more entry there is one more value of the flag.
 
 import dataclasses
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from absl import flags as absl_flags
 
+from awpo_jax import config_devices, config_judge, config_rules
 from awpo_jax import config_objective as objective
-from awpo_jax import config_rules
 from awpo_jax.models import adapters, induction
 
 
@@ -29,9 +29,6 @@ class RunConfig:
   """The run: where it writes, how long it goes, what it keeps."""
 
   output_dir: str = _flag('', 'Folder of the run; an unfinished one goes on.')
-  cpu_devices: int = _flag(
-    1, 'Devices that the CPU is split into, one thread each or so.'
-  )
   seed: int = _flag(0, 'Fixes data, initial weights and every draw.')
   init_from: str = _flag(
     '', 'Run or checkpoint whose parameters a new run starts from.'
@@ -55,6 +52,11 @@ class RunConfig:
   wandb_project: str = _flag('', 'Also log to this Weights & Biases project.')
   compilation_cache: str = _flag(
     '~/.cache/awpo_jax/xla', 'Folder of compiled programs; empty for none.'
+  )
+  dry_run: str = _flag(
+    '',
+    'Compile for these devices, print what the run needs of their memory, and '
+    'end: here, h100, or h100:8 for eight.',
   )
 
 
@@ -101,7 +103,7 @@ class DataConfig:
     'toolrl', 'Outcome reward: toolrl, or package.module:function.'
   )
   judge: str = _flag(
-    'rubric', 'Reasoning judge: rubric, none, or package.module:function.'
+    'rubric', 'Reasoning judge: rubric, llm, none, or package.module:function.'
   )
 
 
@@ -131,6 +133,12 @@ class ModelConfig:
     adapters.LORA_TARGETS, 'Projections that have an adapter.'
   )
   logprob_chunk: int = _flag(128, 'Positions whose logits exist at once.')
+  remat: str = _flag(
+    'none',
+    'What the backward pass computes anew rather than keeps: each block from '
+    'its input (blocks), which costs a second forward pass.',
+    ('none', 'blocks'),
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +162,11 @@ class RlConfig:
 
   prompts_per_step: int = _flag(32, 'Prompts of a rollout batch, P.')
   samples: int = _flag(8, 'Answers sampled for each prompt, G.')
+  rollout_micro: int = _flag(
+    0,
+    'Prompts that each device answers at once; 0: all of its share. They are '
+    'judged while the next are answered.',
+  )
   minibatches: int = _flag(4, 'Updates on each rollout batch.')
   micro: int = _flag(1, 'Prompts of a microbatch; all their answers with them.')
   temperature: float = _flag(1.0, 'Of sampler and trainer alike.')
@@ -193,7 +206,9 @@ class Config:
   """Everything an experiment is."""
 
   run: RunConfig = RunConfig()
+  devices: config_devices.DevicesConfig = config_devices.DevicesConfig()
   data: DataConfig = DataConfig()
+  judge: config_judge.JudgeConfig = config_judge.JudgeConfig()
   model: ModelConfig = ModelConfig()
   sft: SftConfig = SftConfig()
   rl: RlConfig = RlConfig()
@@ -203,17 +218,22 @@ class Config:
 
 
 # Flags that may differ when an unfinished run goes on: none of its numbers
-# hangs on them.
-MAY_CHANGE = frozenset(
-  {
-    'output_dir',
-    'checkpoint_every',
-    'keep_checkpoints',
-    'transcripts',
-    'profile_steps',
-    'wandb_project',
-    'compilation_cache',
-  }
+# hangs on them, or only by how they are rounded.
+MAY_CHANGE = (
+  config_judge.MAY_CHANGE
+  | config_devices.MAY_CHANGE
+  | frozenset(
+    {
+      'output_dir',
+      'checkpoint_every',
+      'keep_checkpoints',
+      'transcripts',
+      'profile_steps',
+      'wandb_project',
+      'compilation_cache',
+      'dry_run',
+    }
+  )
 )
 
 
@@ -225,12 +245,14 @@ def sections() -> dict[str, type]:
 
 def define_flags(
   flag_values: absl_flags.FlagValues = absl_flags.FLAGS,
+  names: Collection[str] | None = None,
 ) -> None:
-  """Defines a flag for every field of every section."""
-  for section in sections().values():
-    hints = typing.get_type_hints(section)
-    for field in dataclasses.fields(section):
-      _define(field, hints[field.name], _title(section), flag_values)
+  """Defines a flag for every field of every section, or of those named."""
+  for name, section in sections().items():
+    if names is None or name in names:
+      hints = typing.get_type_hints(section)
+      for field in dataclasses.fields(section):
+        _define(field, hints[field.name], _title(section), flag_values)
 
 
 def _title(section: type) -> str:
@@ -271,18 +293,22 @@ def from_flags(
   Raises:
     ConfigError: for a value or combination that makes no sense.
   """
-  parts = {}
-  for name, section in sections().items():
-    hints = typing.get_type_hints(section)
-    parts[name] = section(
-      **{
-        field.name: _value(field.name, flag_values[field.name].value, hints)
-        for field in dataclasses.fields(section)
-      }
-    )
+  parts = {name: read_section(name, flag_values) for name in sections()}
   config = Config(**parts)
   check(config)
   return config
+
+
+def read_section(name: str, flag_values: absl_flags.FlagValues) -> Any:
+  """One section from parsed flags, unchecked."""
+  section = sections()[name]
+  hints = typing.get_type_hints(section)
+  return section(
+    **{
+      field.name: _value(field.name, flag_values[field.name].value, hints)
+      for field in dataclasses.fields(section)
+    }
+  )
 
 
 def _value(name: str, value: Any, hints: dict[str, Any]) -> Any:

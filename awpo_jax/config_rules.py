@@ -1,6 +1,8 @@
 """What flags may not say, alone or together, each with its remedy."""
 
 import math
+import re
+import urllib.parse
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
@@ -16,6 +18,10 @@ _NOT_NEGATIVE = (
   'warmup',
   'sft_warmup',
   'lora_rank',
+  'judge_retries',
+  'judge_max_calls',
+  'judge_max_tokens',
+  'rollout_micro',
 )
 _AT_LEAST_ONE = (
   'cpu_devices',
@@ -29,6 +35,9 @@ _AT_LEAST_ONE = (
   'minibatches',
   'micro',
   'logprob_chunk',
+  'judge_samples',
+  'judge_reply_tokens',
+  'judge_concurrency',
 )
 _DTYPES = ('float32', 'bfloat16', 'float16')
 
@@ -47,7 +56,9 @@ def rules(config: Any, values: dict[str, Any]) -> Iterator[Rule]:
   for name in _AT_LEAST_ONE:
     yield values[name] < 1, f'--{name}={values[name]}: at least 1.'
   yield from _run_rules(config.run)
+  yield from _devices_rules(config.devices)
   yield from _data_rules(config.data)
+  yield from judge_rules(config.judge, config.data.judge)
   yield from _model_rules(config.model)
   yield (
     config.model.init_weights == 'pretrained' and bool(config.run.init_from),
@@ -66,6 +77,12 @@ def rules(config: Any, values: dict[str, Any]) -> Iterator[Rule]:
     f'--kl_coef={config.loss.kl_coef} is a term of RL, but --rl_steps=0: leave '
     'it out, or set --rl_steps.',
   )
+
+
+def parse_mesh(text: str) -> tuple[int, int] | None:
+  """Devices along `data` and `model` of `--mesh`; None: not in that form."""
+  match = re.fullmatch(r'data:([1-9]\d{0,5}),model:([1-9]\d{0,5})', text)
+  return (int(match[1]), int(match[2])) if match else None
 
 
 def _above_0(section: Any, names: Iterable[str]) -> Iterator[Rule]:
@@ -110,6 +127,33 @@ def _run_rules(run) -> Iterator[Rule]:
   )
 
 
+def _devices_rules(devices) -> Iterator[Rule]:
+  yield (
+    bool(devices.mesh) and devices.parallelism != 'sharded',
+    f'--mesh={devices.mesh} is for --parallelism=sharded: with pmap every '
+    'device holds the whole state.',
+  )
+  yield (
+    bool(devices.mesh) and parse_mesh(devices.mesh) is None,
+    f'--mesh={devices.mesh}: as data:8,model:4.',
+  )
+  yield (
+    not 0 <= devices.process_id < devices.processes,
+    f'--process_id={devices.process_id}: from 0, below --processes='
+    f'{devices.processes}.',
+  )
+  given = bool(devices.coordinator) or devices.processes > 1
+  yield (
+    given and devices.distributed != 'flags',
+    f'--coordinator and --processes are for --distributed=flags, not '
+    f'{devices.distributed}.',
+  )
+  yield (
+    devices.distributed == 'flags' and not devices.coordinator,
+    '--distributed=flags needs --coordinator=HOST:PORT.',
+  )
+
+
 def _data_rules(data) -> Iterator[Rule]:
   for name in ('prompt_buckets', 'response_buckets'):
     value = getattr(data, name)
@@ -117,6 +161,42 @@ def _data_rules(data) -> Iterator[Rule]:
       not value or min(value) < 2 or list(value) != sorted(set(value)),
       f'--{name}={value}: lengths of at least 2 in rising order.',
     )
+
+
+def judge_rules(judge, name: str) -> Iterator[Rule]:
+  """What is wrong with the section `judge` where `--judge` is `name`."""
+  share = judge.min_judged
+  yield (
+    share is not None and not 0 <= share <= 1,
+    f'--min_judged={share}: a share from 0 to 1.',
+  )
+  yield from _at_least_0(judge, ['judge_patience'])
+  if name != 'llm':
+    return
+  for flag in ('judge_url', 'judge_model'):
+    yield (
+      not getattr(judge, flag),
+      f'--judge=llm asks a model at an endpoint: set --{flag}.',
+    )
+  url = urllib.parse.urlsplit(judge.judge_url)
+  yield (
+    bool(judge.judge_url)
+    and (
+      url.scheme not in ('http', 'https')
+      or not url.netloc
+      or bool(url.query or url.fragment)
+      or '@' in url.netloc
+    ),
+    '--judge_url is no plain http address (http://localhost:8000/v1, say); a '
+    'key belongs into the environment, AWPO_JUDGE_API_KEY.',
+  )
+  yield from _above_0(judge, ['judge_scale', 'judge_timeout'])
+  yield from _at_least_0(judge, ['judge_temperature', 'judge_backoff'])
+  yield (
+    judge.judge_samples > 1 and judge.judge_temperature == 0,
+    f'--judge_samples={judge.judge_samples} are all the same at '
+    '--judge_temperature=0: raise it, or ask once.',
+  )
 
 
 def _model_rules(model) -> Iterator[Rule]:
@@ -171,6 +251,11 @@ def _rl_rules(rl) -> Iterator[Rule]:
   yield (
     rl.samples < 2,
     f'--samples={rl.samples}: a group needs two answers to compare.',
+  )
+  yield (
+    rl.rollout_micro > 0 and rl.prompts_per_step % rl.rollout_micro != 0,
+    f'--prompts_per_step={rl.prompts_per_step} is not a multiple of '
+    f'--rollout_micro={rl.rollout_micro}.',
   )
   yield from _above_0(rl, ['temperature'])
   # 0 is the control in which sampling alone makes the numbers move.

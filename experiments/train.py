@@ -18,7 +18,14 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 from absl import app, flags  # noqa: E402
 
 from awpo_jax import config as config_lib  # noqa: E402
-from awpo_jax.training import checkpoints, loop, report, signals  # noqa: E402
+from awpo_jax.training import (  # noqa: E402
+  checkpoints,
+  loop,
+  memory,
+  processes,
+  report,
+  signals,
+)
 
 config_lib.define_flags()
 # Rewards, judges and data sets of one's own may lie where the command is given.
@@ -32,10 +39,13 @@ def main(arguments: list[str]) -> None:
     raise app.UsageError(f'not a flag: {" ".join(arguments[1:])}')
   try:
     config = config_lib.from_flags(flags.FLAGS)
+    if config.run.dry_run:
+      print(memory.dry_run(config))
+      return
     counted = loop.train(config, started=_STARTED)
   except signals.Stopped as stopped:
     print(stopped, file=sys.stderr)
-    sys.exit(128 + stopped.signum)
+    sys.exit(stopped.exit_code)
   except (
     config_lib.ConfigError,
     checkpoints.CheckpointError,
@@ -44,7 +54,8 @@ def main(arguments: list[str]) -> None:
   ) as error:
     print(f'{type(error).__name__}: {error}', file=sys.stderr)
     sys.exit(1)
-  print(report.finish(config.run.output_dir, counted=counted))
+  if processes.is_first():
+    print(report.finish(config.run.output_dir, counted=counted))
 
 
 def parse(arguments: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ import os
 import pathlib
 import runpy
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -104,14 +105,58 @@ def forked(
     environment: further variables.
     program: another one than `train.py`.
   """
+  return _end(_start(flags, output, at, environment or {}, program))
+
+
+def together(
+  flags: Sequence[str],
+  output: pathlib.Path,
+  count: int,
+  *,
+  at: Signal | None = None,
+) -> list[Result]:
+  """A run of several processes.
+
+  Args:
+    flags: of the command line, those of processes apart.
+    output: folder for what they print.
+    count: how many.
+    at: signal that the last one sends itself.
+  """
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  started = []
+  for number in range(count):
+    folder = output / f'process_{number}'
+    folder.mkdir(exist_ok=True)
+    own = [
+      '--distributed=flags',
+      f'--coordinator=localhost:{port}',
+      f'--processes={count}',
+      f'--process_id={number}',
+    ]
+    last = number == count - 1
+    started.append(
+      _start([*flags, *own], folder, at if last else None, {}, TRAIN)
+    )
+  return [_end(x) for x in started]
+
+
+def _start(flags, output, at, environment, program):
   context = multiprocessing.get_context('forkserver')
   context.set_forkserver_preload(list(_PRELOAD))
   files = output / 'stdout.txt', output / 'stderr.txt'
   process = context.Process(
     target=_main,
-    args=(program, list(flags), files, at, dict(environment or {})),
+    args=(program, list(flags), files, at, dict(environment)),
   )
   process.start()
+  return process, files
+
+
+def _end(started) -> Result:
+  process, files = started
   process.join(_SECONDS)
   if process.is_alive():
     process.kill()

@@ -20,6 +20,24 @@ def evaluate(
   reward: types.Reward,
   judge: types.Judge | None,
 ) -> tuple[dict[str, float | None], list[dict[str, Any]]]:
+  """`score` of the answer to each task.
+
+  Args:
+    tasks: at least one.
+    answer: e.g. the greedy sampler.
+    reward: see `score`.
+    judge: see `score`.
+  """
+  return score(tasks, answer(tasks), reward=reward, judge=judge)
+
+
+def score(
+  tasks: Sequence[types.Task],
+  responses: Sequence[str],
+  *,
+  reward: types.Reward,
+  judge: types.Judge | None,
+) -> tuple[dict[str, float | None], list[dict[str, Any]]]:
   """Scores one answer to each task.
 
   A task is solved when the reward says so; where it does not say, when its
@@ -27,7 +45,7 @@ def evaluate(
 
   Args:
     tasks: at least one.
-    answer: e.g. the greedy sampler.
+    responses: one to each.
     reward: outcome of an answer.
     judge: of the reasoning; None: no reasoning is reported.
 
@@ -35,7 +53,6 @@ def evaluate(
     `accuracy`, `accuracy/<kind>`, `outcome` and `reasoning` (None where no
     answer could be scored), and a row for each task.
   """
-  responses = list(answer(tasks))
   rewards, parts = scoring.score(
     [[response] for response in responses], tasks, reward=reward, judge=judge
   )

@@ -43,6 +43,8 @@ class DecoderConfig:
       are equal; but a Mistral without a window *is* a Llama, and tokenizers
       and servers look at the name.
     lora: adapters beside the projections; None: none.
+    remat: the backward pass computes each block anew from its input instead of
+      keeping what is inside it.
   """
 
   vocab_size: int
@@ -68,6 +70,7 @@ class DecoderConfig:
   param_dtype: Any = jnp.float32
   family: str | None = dataclasses.field(default=None, compare=False)
   lora: adapters.LoraConfig | None = None
+  remat: bool = False
 
   def __post_init__(self):
     object.__setattr__(self, 'dtype', jnp.dtype(self.dtype))

@@ -1,11 +1,13 @@
 """A decoder-only language model in Flax Linen: pure `init` and `apply`."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from awpo_jax import types
-from awpo_jax.models import attention, layers
+from awpo_jax.models import attention, layers, partition
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import config as config_lib
 
@@ -152,7 +154,7 @@ class Decoder(nn.Module):
       local: self._biases(local, positions, own_positions, own_mask, prefix)
       for local in set(c.local_layers or (False,))
     }
-    x = self.embed_tokens(tokens)
+    x = partition.by_rows(self.embed_tokens(tokens))
     own = []
     for i, block in enumerate(self.layers):
       own_bias, prefix_bias = biases[bool(c.local_layers) and c.local_layers[i]]
@@ -163,15 +165,22 @@ class Decoder(nn.Module):
           values=prefix.layers[i].values,
           bias=prefix_bias,
         )
-      x, kv = block(
+      run = functools.partial(
+        layers.Block.__call__, tail=tail if i == c.layers - 1 else None
+      )
+      # A cache is for sampling, which is not differentiated.
+      if c.remat and cache is None:
+        run = nn.remat(run)
+      x, kv = run(
+        block,
         x,
         angles,
         own_bias,
         prefix=part,
         cache=None if cache is None else cache[i],
         index=index,
-        tail=tail if i == c.layers - 1 else None,
       )
+      x = partition.by_rows(x)
       own.append(kv)
     return self.norm(x), tuple(own)
 

@@ -44,8 +44,14 @@ and its "parameters"; without parameters these are {{}}.
 `<obs>`."""
 _FIRST_TOOL = re.compile(r'^1\. Name: ', re.MULTILINE)
 _OVERLONG = ('error', 'truncate_left')
-# Stands for the list in a system text whose tools the chat template writes.
-_LISTED_ELSEWHERE = 'Those whose JSON schemas are given in this conversation.'
+# Stands for the list in a system text whose tools the chat template writes. It
+# may ask for other keys (Qwen's, after this text, for "arguments"), but a call
+# without "parameters" has the worst reward.
+_LISTED_ELSEWHERE = (
+  'Those whose JSON schemas are given in this conversation. Whatever keys are '
+  'asked for beside the schemas, a call is an object of "name" and '
+  '"parameters".'
+)
 
 
 def rlla_system(tools: Sequence[types.Tool]) -> str:
@@ -144,7 +150,7 @@ def encode_prompt(
     task: the prompt.
     style: with the prompt style `template` the tools go to the chat template;
       the rest of the system text, and so the layout of the answer that the
-      rewards read, stays as it is.
+      rewards read, stays as it is and is said to hold before the template's.
   """
   system, tools = task.system, None
   if style.prompt_style == 'template':

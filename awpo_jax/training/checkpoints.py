@@ -25,6 +25,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from awpo_jax import types
+from awpo_jax.training import snapshots
 
 RUN_SUBFOLDER = 'checkpoints'
 STATE = 'state'
@@ -139,7 +140,7 @@ def save_checkpoint(
     step,
     args=ocp.args.Composite(
       **{
-        STATE: ocp.args.PyTreeSave(_nested(_snapshot(_named(state)))),
+        STATE: ocp.args.PyTreeSave(_nested(snapshots.snapshot(_named(state)))),
         POSITION: ocp.args.JsonSave(position),
         FLAGS: ocp.args.JsonSave(flags),
       }
@@ -285,25 +286,6 @@ def _check_metrics(
       f'the metrics given: {sorted(metrics)}. Give metrics=None for a step '
       'that was not evaluated.'
     )
-
-
-def _snapshot(arrays: Mapping[str, types.Array]) -> dict[str, types.Array]:
-  """Arrays that stay as they are while they are written in the background.
-
-  On the CPU orbax writes from the very memory of an array, which the next
-  step is given. That the runtime spares memory which is still looked at is not
-  something to lean on. Accelerators are read out before `save` returns.
-  """
-
-  def copy(array: types.Array) -> types.Array:
-    if isinstance(array, jax.Array) and any(
-      device.platform != 'cpu' for device in array.devices()
-    ):
-      return array
-    # By NumPy: a copy by JAX is a program to compile for every shape.
-    return np.array(jax.device_get(array))
-
-  return {name: copy(array) for name, array in arrays.items()}
 
 
 def _named(tree: types.ArrayTree) -> dict[str, Any]:

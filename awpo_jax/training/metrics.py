@@ -6,6 +6,7 @@ checkpoint is cut before anything is added, and the TensorBoard folder is
 written anew from the lines that were kept.
 """
 
+import contextlib
 import importlib
 import json
 import math
@@ -102,6 +103,21 @@ def _plain(key: str, value: Any) -> Any:
       'bool or None was expected.'
     )
   return value
+
+
+class NoLog(contextlib.AbstractContextManager):
+  """For a process that is not the one that writes."""
+
+  def __exit__(self, *_: Any) -> None:
+    pass
+
+  def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+    """Writes nothing."""
+
+  def write_transcripts(
+    self, step: int, rows: Sequence[Mapping[str, Any]]
+  ) -> None:
+    """Writes nothing."""
 
 
 class MetricsLog:

@@ -10,10 +10,10 @@ import numpy as np
 
 from awpo_jax import types
 from awpo_jax.rollout import prompts as prompts_lib
-from awpo_jax.rollout import sampling, scoring
+from awpo_jax.rollout import sampling
+from awpo_jax.training import chunks, processes, scored, sharding, train_step
 from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import programs as programs_lib
-from awpo_jax.training import sharding, train_step
 
 Step = Callable[
   [train_step.TrainState, int], tuple[train_step.TrainState, 'Report']
@@ -52,6 +52,7 @@ def make_sft_step(
   config, tokenizer = experiment.config, experiment.tokenizer
   size, micro = config.sft.sft_batch, config.sft.sft_micro
   demonstrations = experiment.dataset.demonstrations
+  parts, own = sharding.parts(mesh), sharding.own_parts(mesh)
 
   def step(state, index):
     started = time.perf_counter()
@@ -69,10 +70,9 @@ def make_sft_step(
       overlong=_cut_or_error(config.data.overlong),
       task_ids=[item.task.task_id for item in chosen],
     )
-    batch = _imitation(prompts, completions)
-    (batch,) = sharding.cut(
-      batch, minibatches=1, devices=mesh.devices.size, micro=micro
-    )
+    batch = sharding.split(_imitation(prompts, completions), parts)
+    batch = jax.tree.map(lambda x: x[own], batch)
+    (batch,) = sharding.cut(batch, minibatches=1, micro=micro)
     update = programs.update['sft'][_lengths(batch)]
     state, metrics = update(state, sharding.place_split(batch, mesh))
     return state, Report(
@@ -125,48 +125,62 @@ def make_rl_step(
   Args:
     experiment: the run.
     programs: its programs.
-    mesh: of `sharding.data_mesh`.
+    mesh: see `sharding`.
     reference: what `programs.reference` gave at the start of RL; only called
       where `--kl_coef` is not 0.
   """
-  config, devices = experiment.config, mesh.devices.size
+  config = experiment.config
+  dealt = sharding.deal(
+    config.rl.prompts_per_step,
+    minibatches=config.rl.minibatches,
+    parts=sharding.parts(mesh),
+  )[sharding.own_parts(mesh)]
+  # This process has these prompts alone, in order; `dealt` counts among them.
+  rows = np.sort(dealt.ravel())
+  dealt = np.searchsorted(rows, dealt)
 
   def step(state, index):
     started = time.perf_counter()
     clock = _Clock(started)
-    tasks, prompts = next_prompts(experiment, index)
-    samples = sample_ids(prompts.ids, config.rl.samples)
-    completions = programs.sample[prompts.tokens.shape[-1]](
-      state.params,
-      *sharding.place_split(sharding.split((prompts, samples), devices), mesh),
-      sharding.place_replicated(
-        sampling.facts(config.run.seed, 'train', index, 0), mesh
-      ),
+    every, prompts = next_prompts(experiment, index)
+    tasks, prompts = (
+      [every[i] for i in rows],
+      jax.tree.map(lambda x: x[rows], prompts),
     )
-    completions = sharding.merge(jax.device_get(completions))
+    samples = sample_ids(prompts.ids, config.rl.samples)
+    completions, texts = chunks.sample(
+      experiment,
+      programs.sample[prompts.tokens.shape[-1]],
+      mesh,
+      state.params,
+      tasks,
+      prompts,
+      samples,
+      sampling.facts(config.run.seed, 'train', index, 0),
+    )
     clock.lap('sample')
     rollout, metrics, transcripts = score_rollout(
-      experiment, tasks, prompts, samples, completions
+      experiment, tasks, prompts, samples, completions, texts
     )
     clock.lap('score')
     shape = prompts.tokens.shape[-1], rollout.completions.tokens.shape[-1]
     references = (reference(),) if reference and config.loss.kl_coef else ()
     prepared = programs.prepare[shape](
       state.params,
-      sharding.place_split(sharding.split(rollout, devices), mesh),
+      sharding.place_split(jax.tree.map(lambda x: x[dealt], rollout), mesh),
       *references,
     )
-    prepared = jax.device_get(prepared)
+    batch, trainer_logprobs = sharding.fetch_split(
+      (prepared.batch, prepared.trainer_logprobs)
+    )
+    sums = jax.device_get(prepared.metrics)
     rollout = dataclasses.replace(
-      rollout, trainer_logprobs=sharding.merge(prepared.trainer_logprobs)
+      rollout, trainer_logprobs=sharding.collect(trainer_logprobs, dealt)
     )
     clock.lap('prepare')
     updates = []
     for part in sharding.cut(
-      sharding.merge(prepared.batch),
-      minibatches=config.rl.minibatches,
-      devices=devices,
-      micro=config.rl.micro,
+      batch, minibatches=config.rl.minibatches, micro=config.rl.micro
     ):
       state, update = programs.update['rl'][shape](
         state, sharding.place_split(part, mesh)
@@ -176,7 +190,7 @@ def make_rl_step(
     # makes the times true.
     jax.block_until_ready(state.params)
     clock.lap('update')
-    metrics |= {name: _mean(*pair) for name, pair in prepared.metrics.items()}
+    metrics |= {name: _mean(*pair) for name, pair in sums.items()}
     metrics |= clock.laps
     metrics['time/step'] = time.perf_counter() - started
     sampled = completions.policy_mask.sum() / clock.laps['time/sample']
@@ -185,7 +199,7 @@ def make_rl_step(
       phase='rl',
       updates=updates,
       metrics=metrics,
-      ids=[task.task_id for task in tasks],
+      ids=[task.task_id for task in every],
       transcripts=transcripts,
       started=started,
       rollout=rollout,
@@ -251,40 +265,49 @@ def score_rollout(
   prompts: types.Prompts,
   samples: np.ndarray,
   completions: types.Completions,
+  texts: Sequence[Sequence[str]] | None = None,
 ) -> tuple[types.Rollout, dict[str, Any], list[dict[str, Any]]]:
   """Rewards of a rollout batch, cut to the response bucket it needs.
+
+  Args:
+    experiment: the run.
+    tasks: P of them.
+    prompts: theirs.
+    samples: i32[P, G], sample ids.
+    completions: of the sampler.
+    texts: the completions decoded, [P][G]; None: to be decoded here.
 
   Returns:
     The rollout, the means of the reward's parts, and transcripts.
   """
-  texts = prompts_lib.decode_completions(
-    experiment.tokenizer, completions, experiment.stop_ids
+  config = experiment.config
+  if texts is None:
+    texts = prompts_lib.decode_completions(
+      experiment.tokenizer, completions, experiment.stop_ids
+    )
+  rewards, parts = scored.score(experiment, texts, tasks)
+  # Of every process: they run the same program, and one writes.
+  told = processes.gather(
+    {
+      'longest': int(completions.mask.sum(axis=-1).max()),
+      'parts': {name: scored.sum_and_count(x) for name, x in parts.items()},
+      'transcripts': scored.transcripts(config, tasks, prompts, texts, rewards),
+    }
   )
-  rewards, parts = scoring.score(
-    texts, tasks, reward=experiment.reward, judge=experiment.judge
-  )
-  longest = int(completions.mask.sum(axis=-1).max())
-  width = min(
-    x for x in experiment.config.data.response_buckets if x >= longest
-  )
+  longest = max(x['longest'] for x in told)
+  width = min(x for x in config.data.response_buckets if x >= longest)
   completions = jax.tree.map(
     lambda x: x[:, :, :width] if x.ndim == 3 else x, completions
   )
+  names = dict.fromkeys(name for x in told for name in x['parts'])
   metrics = {
-    f'reward/{name}': _finite_mean(values) for name, values in parts.items()
+    f'reward/{name}': _mean(
+      *np.sum([x['parts'].get(name, (0, 0)) for x in told], axis=0)
+    )
+    for name in names
   }
-  transcripts = [
-    {
-      'task_id': task.task_id,
-      'user': task.user,
-      'ground_truth': task.ground_truth,
-      'response': texts[p][g],
-      'outcome': _or_none(rewards.outcome, rewards.outcome_valid, p, g),
-      'reasoning': _or_none(rewards.reasoning, rewards.reasoning_valid, p, g),
-    }
-    for p, task in enumerate(tasks[: experiment.config.run.transcripts])
-    for g in range(len(texts[p]))
-  ]
+  shown = [x for process in told for x in process['transcripts']]
+  transcripts = [row for _, row in sorted(shown, key=lambda x: x[0])]
   rollout = types.Rollout(
     prompts=prompts,
     completions=completions,
@@ -292,15 +315,6 @@ def score_rollout(
     sample_ids=samples,
   )
   return rollout, metrics, transcripts
-
-
-def _finite_mean(values: np.ndarray) -> float | None:
-  had = values[np.isfinite(values)]
-  return float(had.mean()) if had.size else None
-
-
-def _or_none(values, valid, p: int, g: int) -> float | None:
-  return float(values[p, g]) if valid[p, g] else None
 
 
 def answer(
@@ -312,24 +326,29 @@ def answer(
 ) -> list[str]:
   """The greedy answer to each task, `--eval_batch` at a time."""
   size, texts = experiment.config.run.eval_batch, []
+  own = sharding.own_parts(mesh)
   for start in range(0, len(tasks), size):
     chosen = list(tasks[start : start + size])
     # The last batch is filled up with its first task: one shape, one program.
     chosen += chosen[:1] * (size - len(chosen))
     prompts = encode_batch(experiment, chosen, list(range(size)))
     inputs = sharding.split(
-      (prompts, sample_ids(prompts.ids, 1)), mesh.devices.size
+      (prompts, sample_ids(prompts.ids, 1)), sharding.parts(mesh)
     )
+    inputs = jax.tree.map(lambda x: x[own], inputs)
     completions = programs.evaluate[prompts.tokens.shape[-1]](
       params,
       *sharding.place_split(inputs, mesh),
       sharding.place_replicated(sampling.facts(0, 'eval', 0, 0), mesh),
     )
-    completions = sharding.merge(jax.device_get(completions))
-    texts += [
-      group[0]
-      for group in prompts_lib.decode_completions(
-        experiment.tokenizer, completions, experiment.stop_ids
-      )
-    ]
+    completions = sharding.merge(sharding.fetch_split(completions))
+    groups = prompts_lib.decode_completions(
+      experiment.tokenizer, completions, experiment.stop_ids
+    )
+    found = [group[0] for group in groups]
+    rows = len(found) // len(own)
+    told = processes.gather(
+      [[x, found[i * rows : (i + 1) * rows]] for i, x in enumerate(own)]
+    )
+    texts += [text for _, some in sorted(sum(told, [])) for text in some]
   return texts[: len(tasks)]

@@ -41,6 +41,7 @@ def prepare_rollout(
   gate: str,
   logprobs: LogprobsFn | None,
   micro: int,
+  parts: int = 1,
   ref_logprobs: LogprobsFn | None = None,
   axis_name: str | None = None,
 ) -> Prepared:
@@ -59,7 +60,9 @@ def prepare_rollout(
     gate: name of the gate; `none` needs no reasoning reward.
     logprobs: log-probabilities under the trainer for `--old_logprobs=trainer`;
       None takes the sampler's.
-    micro: prompts whose log-probabilities are computed at once.
+    micro: prompts of a part whose log-probabilities are computed at once.
+    parts: into how many parts the prompts are cut over devices, where `rollout`
+      is global.
     ref_logprobs: log-probabilities under the reference for the KL term; None
       for none.
     axis_name: of the data axis.
@@ -94,12 +97,12 @@ def prepare_rollout(
   )
   trainer_logprobs = None
   if logprobs is not None:
-    trainer_logprobs = _in_pieces(logprobs, params, batch, micro)
+    trainer_logprobs = _in_pieces(logprobs, params, batch, micro, parts)
     batch = dataclasses.replace(batch, old_logprobs=trainer_logprobs)
   if ref_logprobs is not None:
     params = lora.join(reference, lora.split(params)[1])
     batch = dataclasses.replace(
-      batch, ref_logprobs=_in_pieces(ref_logprobs, params, batch, micro)
+      batch, ref_logprobs=_in_pieces(ref_logprobs, params, batch, micro, parts)
     )
   return Prepared(
     batch=batch,
@@ -108,11 +111,26 @@ def prepare_rollout(
   )
 
 
-def _in_pieces(logprobs: LogprobsFn, params, batch, micro: int) -> types.Array:
-  """Log-probabilities, `micro` prompts at a time, 0 where not the policy's."""
-  pieces = jax.tree.map(lambda x: x.reshape(-1, micro, *x.shape[1:]), batch)
-  values = jax.lax.map(lambda piece: logprobs(params, piece)[0], pieces)
-  values = values.reshape(batch.tokens.shape)
+def _in_pieces(
+  logprobs: LogprobsFn, params, batch, micro: int, parts: int
+) -> types.Array:
+  """Log-probabilities, some prompts at a time, 0 where not the policy's.
+
+  Every piece has `micro` prompts of each part, so that no device waits.
+  """
+
+  def cut(x):
+    x = x.reshape(parts, -1, micro, *x.shape[1:]).swapaxes(0, 1)
+    return x.reshape(-1, parts * micro, *x.shape[3:])
+
+  def join(x):
+    x = x.reshape(-1, parts, micro, *x.shape[2:]).swapaxes(0, 1)
+    return x.reshape(-1, *x.shape[3:])
+
+  values = jax.lax.map(
+    lambda piece: logprobs(params, piece)[0], jax.tree.map(cut, batch)
+  )
+  values = join(values)
   return jnp.where(batch.policy_mask, values, 0.0)
 
 

@@ -4,7 +4,7 @@ import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,11 @@ import optax
 
 from awpo_jax import config as config_lib
 from awpo_jax import types
+from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import lora
-from awpo_jax.ops import advantages
+from awpo_jax.ops import advantages, collectives
 from awpo_jax.rollout import sampling
-from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import objectives, prepare, sharding, train_step
 from awpo_jax.training import shapes as shapes_lib
 
@@ -41,6 +41,19 @@ def compile_count() -> int:
   return _compiles
 
 
+class Parts(Protocol):
+  """What of an experiment its programs hang on."""
+
+  @property
+  def config(self) -> config_lib.Config: ...
+  @property
+  def decoder(self) -> decoder_lib.Decoder: ...
+  @property
+  def stop_ids(self) -> tuple[int, ...]: ...
+  @property
+  def pad_id(self) -> int: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Programs:
   """Compiled functions by the shapes they were compiled for.
@@ -63,7 +76,7 @@ class Programs:
 
 
 def compile_programs(
-  experiment: experiment_lib.Experiment,
+  experiment: Parts,
   mesh: jax.sharding.Mesh,
   state: train_step.TrainState,
   optimizers: Mapping[str, optax.GradientTransformation],
@@ -72,39 +85,11 @@ def compile_programs(
 
   Args:
     experiment: the run.
-    mesh: of `sharding.data_mesh`.
-    state: placed; only its shapes are used.
+    mesh: see `sharding`.
+    state: only its shapes are used.
     optimizers: phase -> optimizer, for the phases the run has.
   """
-  config, devices = experiment.config, mesh.devices.size
-  shapes = shapes_lib.Shapes(config, mesh)
-  state, params = shapes.like(state), shapes.like(state.params)
-  prompts, responses = config.data.prompt_buckets, config.data.response_buckets
-  pairs = [(s, r) for s in prompts for r in responses]
-  lowered: dict[Any, jax.stages.Lowered] = {}
-  greedy = make_sampler(experiment, mesh, temperature=0.0)
-  for s in prompts:
-    rows = config.run.eval_batch // devices
-    lowered['evaluate', s] = greedy.lower(params, *shapes.sampler(rows, s, 1))
-  if 'rl' in optimizers:
-    sampler = make_sampler(experiment, mesh, temperature=config.rl.temperature)
-    preparer = make_preparer(experiment, mesh)
-    rows, samples = config.rl.prompts_per_step // devices, config.rl.samples
-    references = (lora.split(params)[0],) if config.loss.kl_coef else ()
-    if references:
-      lowered['reference',] = make_reference(mesh).lower(params)
-    for s in prompts:
-      arguments = shapes.sampler(rows, s, samples)
-      lowered['sample', s] = sampler.lower(params, *arguments)
-    for s, r in pairs:
-      rollout = shapes.rollout(rows, s, samples, r)
-      lowered['prepare', s, r] = preparer.lower(params, rollout, *references)
-  for phase, tx in optimizers.items():
-    update = make_update(experiment, mesh, phase, tx)
-    lowered['init', phase] = make_init(mesh, tx).lower(params)
-    for s, r in pairs:
-      batch = shapes.batch(phase, s, r)
-      lowered['update', phase, s, r] = update.lower(state, batch)
+  lowered = lower_programs(experiment, mesh, state, optimizers)
   with concurrent.futures.ThreadPoolExecutor() as pool:
     compiled = dict(
       zip(
@@ -123,6 +108,46 @@ def compile_programs(
   )
 
 
+def lower_programs(
+  experiment: Parts,
+  mesh: jax.sharding.Mesh,
+  state: train_step.TrainState,
+  optimizers: Mapping[str, optax.GradientTransformation],
+) -> dict[tuple[Any, ...], jax.stages.Lowered]:
+  """What `compile_programs` compiles, by field of `Programs` and key in it."""
+  config, devices = experiment.config, sharding.parts(mesh)
+  shapes = shapes_lib.Shapes(config, mesh)
+  state, params = shapes.like(state), shapes.like(state.params)
+  prompts, responses = config.data.prompt_buckets, config.data.response_buckets
+  pairs = [(s, r) for s in prompts for r in responses]
+  lowered: dict[tuple[Any, ...], jax.stages.Lowered] = {}
+  greedy = make_sampler(experiment, mesh, temperature=0.0)
+  for s in prompts:
+    rows = config.run.eval_batch // devices
+    lowered['evaluate', s] = greedy.lower(params, *shapes.sampler(rows, s, 1))
+  if 'rl' in optimizers:
+    sampler = make_sampler(experiment, mesh, temperature=config.rl.temperature)
+    preparer = make_preparer(experiment, mesh)
+    rows, samples = config.rl.prompts_per_step // devices, config.rl.samples
+    at_once = config.rl.rollout_micro or rows
+    references = (lora.split(params)[0],) if config.loss.kl_coef else ()
+    if references:
+      lowered['reference',] = make_reference(mesh).lower(params)
+    for s in prompts:
+      arguments = shapes.sampler(at_once, s, samples)
+      lowered['sample', s] = sampler.lower(params, *arguments)
+    for s, r in pairs:
+      rollout = shapes.rollout(rows, s, samples, r)
+      lowered['prepare', s, r] = preparer.lower(params, rollout, *references)
+  for phase, tx in optimizers.items():
+    update = make_update(experiment, mesh, phase, tx)
+    lowered['init', phase] = make_init(mesh, tx).lower(params)
+    for s, r in pairs:
+      batch = shapes.batch(phase, s, r)
+      lowered['update', phase, s, r] = update.lower(state, batch)
+  return lowered
+
+
 def _under(compiled: Mapping[Any, Any], *prefix: str) -> dict[Any, Any]:
   """Entries whose key starts with `prefix`, by the rest of the key."""
   rest = {
@@ -136,11 +161,15 @@ def _under(compiled: Mapping[Any, Any], *prefix: str) -> dict[Any, Any]:
 def make_init(
   mesh: jax.sharding.Mesh, tx: optax.GradientTransformation
 ) -> jax.stages.Wrapped:
-  """(params) -> `train_step.TrainState`, on all devices."""
-  return jax.jit(
-    functools.partial(train_step.init_state, tx=tx),
-    out_shardings=sharding.replicated(mesh),
-  )
+  """(params) -> `train_step.TrainState`, on all devices.
+
+  The parameters are donated: there is no time at which they are held twice.
+  """
+
+  def init(params: types.ArrayTree) -> train_step.TrainState:
+    return sharding.constrain_state(train_step.init_state(params, tx), mesh)
+
+  return jax.jit(init, donate_argnums=0)
 
 
 def make_reference(mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
@@ -151,13 +180,14 @@ def make_reference(mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
   """
 
   def copy(params: types.ArrayTree) -> types.ArrayTree:
-    return jax.tree.map(jnp.copy, lora.split(params)[0])
+    trained, _ = lora.split(params)
+    return sharding.constrain_state(jax.tree.map(jnp.copy, trained), mesh)
 
-  return jax.jit(copy, out_shardings=sharding.replicated(mesh))
+  return jax.jit(copy)
 
 
 def make_sampler(
-  experiment: experiment_lib.Experiment,
+  experiment: Parts,
   mesh: jax.sharding.Mesh,
   *,
   temperature: float,
@@ -179,11 +209,11 @@ def make_sampler(
       temperature=temperature,
     )
 
-  return sharding.pmapped(run, mesh, in_axes=(None, 0, 0, None), out_axes=0)
+  return sharding.mapped(run, mesh, in_axes=(None, 0, 0, None), out_axes=0)
 
 
 def make_preparer(
-  experiment: experiment_lib.Experiment, mesh: jax.sharding.Mesh
+  experiment: Parts, mesh: jax.sharding.Mesh
 ) -> jax.stages.Wrapped:
   """(params, rollout) -> `prepare.Prepared`, over all devices.
 
@@ -192,8 +222,12 @@ def make_preparer(
   """
   axes: dict[str, Any] = {'batch': 0, 'trainer_logprobs': 0, 'metrics': None}
   referred = bool(experiment.config.loss.kl_coef)
-  return sharding.pmapped(
-    bound_prepare(experiment.config, experiment.decoder),
+  return sharding.mapped(
+    functools.partial(
+      bound_prepare(experiment.config, experiment.decoder),
+      # Under `pmap` each device sees its own part alone.
+      parts=sharding.parts(mesh) if sharding.is_sharded(mesh) else 1,
+    ),
     mesh,
     in_axes=(None, 0, None) if referred else (None, 0),
     out_axes=prepare.Prepared(**axes),
@@ -230,7 +264,7 @@ def bound_prepare(
 
 
 def make_update(
-  experiment: experiment_lib.Experiment,
+  experiment: Parts,
   mesh: jax.sharding.Mesh,
   phase: str,
   tx: optax.GradientTransformation,
@@ -242,14 +276,17 @@ def make_update(
     weigh=objective['weigh'],
     terms=objective['terms'],
     tx=tx,
+    constrain=functools.partial(sharding.constrain_state, mesh=mesh)
+    if sharding.is_sharded(mesh)
+    else collectives.identity,
   )
-  return sharding.pmapped(
-    run, mesh, in_axes=(None, 0), out_axes=None, donate=(0,)
+  return sharding.mapped(
+    run, mesh, in_axes=(None, 0), out_axes=None, donate=(0,), rows_axis=1
   )
 
 
 def make_objective(
-  experiment: experiment_lib.Experiment, phase: str
+  experiment: Parts, phase: str
 ) -> dict[str, Callable[..., Any]]:
   """The `weigh` and `terms` of a phase, its flags bound."""
   config = experiment.config
@@ -281,6 +318,24 @@ def make_objective(
   }
 
 
+def check_model(
+  model: model_config.DecoderConfig,
+  params: types.ArrayTree,
+  mesh: jax.sharding.Mesh,
+) -> Iterable[str]:
+  """What of a model does not divide over the mesh, with the remedy."""
+  if not sharding.is_sharded(mesh):
+    return
+  size = mesh.shape[sharding.MODEL_AXIS]
+  if model.kv_heads % size:
+    yield (
+      f'{model.kv_heads} key/value heads do not divide over model:{size}; '
+      'give --mesh another model axis.'
+    )
+  for misfit in sharding.misfits(params, mesh):
+    yield f'{misfit} does not divide; give --mesh another axis of that name.'
+
+
 def check_devices(config: Any, devices: int) -> Iterable[str]:
   """What does not divide over the devices, as text with the remedy."""
   unit = devices * config.rl.micro * config.rl.minibatches
@@ -289,6 +344,16 @@ def check_devices(config: Any, devices: int) -> Iterable[str]:
       f'--prompts_per_step={config.rl.prompts_per_step} does not divide over '
       f'{devices} devices x --minibatches={config.rl.minibatches} x '
       f'--micro={config.rl.micro}.'
+    )
+  unit = devices * max(config.rl.rollout_micro, 1)
+  if (
+    config.run.rl_steps
+    and config.rl.rollout_micro
+    and (config.rl.prompts_per_step % unit)
+  ):
+    yield (
+      f'--prompts_per_step={config.rl.prompts_per_step} does not divide over '
+      f'{devices} devices x --rollout_micro={config.rl.rollout_micro}.'
     )
   unit = devices * config.sft.sft_micro
   if config.run.sft_steps and config.sft.sft_batch % unit:

@@ -22,6 +22,7 @@ class Progress:
     *,
     stream: TextIO | None = None,
     interval: float = 10.0,
+    silent: bool = False,
     clock: Callable[[], float] = time.monotonic,
   ) -> None:
     """Starts the display.
@@ -31,17 +32,19 @@ class Progress:
       initial: steps done before this start, e.g. by the run resumed.
       stream: where to write; standard error by default.
       interval: least number of seconds between two plain lines.
+      silent: shows nothing but messages.
       clock: seconds that only grow.
     """
     self._total = total
     self._stream = sys.stderr if stream is None else stream
+    self._silent = silent
     self._interval = interval
     self._clock = clock
     self._line_step = initial
     self._line_time = clock()
     self._first = True
     self._bar = None
-    if self._stream.isatty():
+    if self._stream.isatty() and not silent:
       self._bar = tqdm.tqdm(
         total=total, initial=initial, file=self._stream, dynamic_ncols=True
       )
@@ -56,6 +59,8 @@ class Progress:
     if self._bar is not None:
       self._bar.set_postfix_str(text, refresh=False)
       self._bar.update(step - self._bar.n)
+      return
+    if self._silent:
       return
     now = self._clock()
     elapsed = now - self._line_time

@@ -94,6 +94,14 @@ def decoder_config(
   model = model_config.load_config(
     file, dtype=config.model.dtype, param_dtype=config.model.param_dtype
   )
+  return of_flags(model, config)
+
+
+def of_flags(
+  model: model_config.DecoderConfig, config: config_lib.Config
+) -> model_config.DecoderConfig:
+  """The model of a `config.json` as the flags train it."""
+  model = dataclasses.replace(model, remat=config.model.remat == 'blocks')
   return with_adapters(model, config_lib.to_dict(config))
 
 

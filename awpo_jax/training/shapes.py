@@ -17,17 +17,19 @@ class Shapes:
     self, config: config_lib.Config, mesh: jax.sharding.Mesh
   ) -> None:
     self._config = config
-    self._devices = mesh.devices.size
+    self._mesh = mesh
+    self._devices = sharding.parts(mesh)
     self._whole = sharding.replicated(mesh)
     self._split = jax.sharding.NamedSharding(
       mesh, jax.sharding.PartitionSpec(sharding.DATA_AXIS)
     )
 
   def like(self, tree: types.ArrayTree) -> types.ArrayTree:
-    """A tree that lies whole on every device."""
+    """A state or its parameters, as they lie on the devices."""
     return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._whole),
+      lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
       tree,
+      sharding.state_shardings(tree, self._mesh),
     )
 
   def _array(self, dtype, *shape):

@@ -1,41 +1,257 @@
-"""Placement on devices: the data axis of `pmap` and what lies along it."""
+"""Placement on devices, and how a function is mapped over them.
+
+The mesh says it all. With the one axis `data` every device holds the whole
+state and functions are `pmap`ped. With a second axis, `model`, the state is cut
+by `RULES` (fully over `data`, by heads and features over `model`), and the same
+functions run under `jit` over global arrays.
+"""
 
 import functools
-from collections.abc import Callable, Sequence
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
-from awpo_jax import types
+from awpo_jax import config as config_lib
+from awpo_jax import config_devices, config_rules, types
+from awpo_jax.models.partition import DATA_AXIS, MODEL_AXIS
 
-DATA_AXIS = 'data'
+AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
+# (regular expression, rule): how an array whose path ends in a match is cut.
+# The first match counts. The moments of the optimizer are named like their
+# parameters. What matches none (norms, counters, adapters) is whole everywhere.
+Rules = tuple[tuple[str, PartitionSpec], ...]
+RULES: Rules = (
+  (r'embed_tokens/embedding$', PartitionSpec(MODEL_AXIS, DATA_AXIS)),
+  (r'lm_head$', PartitionSpec(DATA_AXIS, MODEL_AXIS)),
+  (
+    r'(q|k|v|gate|up)_proj/kernel$',
+    PartitionSpec(DATA_AXIS, MODEL_AXIS),
+  ),
+  (r'(o|down)_proj/kernel$', PartitionSpec(MODEL_AXIS, DATA_AXIS)),
+  (r'(q|k|v|gate|up)_proj/bias$', PartitionSpec(MODEL_AXIS)),
+)
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
   """A mesh of one axis, `data`, over the given (default: all) devices."""
   devices = jax.devices() if devices is None else list(devices)
+  return _mesh(devices, {DATA_AXIS: len(devices)})
+
+
+def model_mesh(
+  data: int, model: int, devices: Sequence[jax.Device] | None = None
+) -> jax.sharding.Mesh:
+  """A mesh of the axes `data` and `model`, over all devices by default.
+
+  Raises:
+    ValueError: their product is not the number of devices.
+  """
+  devices = jax.devices() if devices is None else list(devices)
+  if data * model != len(devices):
+    raise ValueError(
+      f'--mesh=data:{data},model:{model} is {data * model} devices, here are '
+      f'{len(devices)}.'
+    )
+  return _mesh(devices, {DATA_AXIS: data, MODEL_AXIS: model})
+
+
+def make_mesh(
+  flags: config_devices.DevicesConfig,
+  devices: Sequence[jax.Device] | None = None,
+) -> jax.sharding.Mesh:
+  """The mesh that `--parallelism` and `--mesh` ask for, over all devices.
+
+  Raises:
+    ConfigError: there are more devices, or fewer.
+  """
+  devices = jax.devices() if devices is None else list(devices)
+  if flags.parallelism == 'pmap':
+    return data_mesh(devices)
+  data, model = config_rules.parse_mesh(flags.mesh) or (len(devices), 1)
+  try:
+    return model_mesh(data, model, devices)
+  except ValueError as error:
+    raise config_lib.ConfigError(str(error)) from error
+
+
+def _mesh(devices, axes: dict[str, int]) -> jax.sharding.Mesh:
   return jax.sharding.Mesh(
-    np.asarray(devices),
-    (DATA_AXIS,),
-    axis_types=(jax.sharding.AxisType.Auto,),
+    np.asarray(devices).reshape(tuple(axes.values())),
+    tuple(axes),
+    axis_types=(jax.sharding.AxisType.Auto,) * len(axes),
   )
 
 
-def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
-  """The sharding of a state: all of it on every device."""
-  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+def is_sharded(mesh: AnyMesh) -> bool:
+  """Whether the state is cut over the mesh, or whole on every device."""
+  return MODEL_AXIS in mesh.axis_names
+
+
+def parts(mesh: AnyMesh) -> int:
+  """Into how many parts the rows of a batch are cut."""
+  return mesh.shape[DATA_AXIS]
+
+
+def replicated(
+  mesh: AnyMesh,
+) -> NamedSharding:
+  """The sharding of what is whole on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def state_shardings(
+  tree: types.ArrayTree,
+  mesh: AnyMesh,
+  rules: Rules = RULES,
+) -> types.ArrayTree:
+  """The sharding of each array of a state, by its path.
+
+  Args:
+    tree: arrays or `jax.ShapeDtypeStruct`s.
+    mesh: see the module.
+    rules: see `RULES`.
+  """
+  if not is_sharded(mesh):
+    return jax.tree.map(lambda _: replicated(mesh), tree)
+  return jax.tree.map_with_path(
+    lambda path, _: NamedSharding(mesh, _rule(path, rules)), tree
+  )
+
+
+def _rule(path: Any, rules: Rules) -> PartitionSpec:
+  name = jax.tree_util.keystr(path, simple=True, separator='/')
+  matches = (spec for pattern, spec in rules if re.search(pattern, name))
+  return next(matches, PartitionSpec())
+
+
+def misfits(
+  tree: types.ArrayTree, mesh: jax.sharding.Mesh, rules: Rules = RULES
+) -> Iterator[str]:
+  """What of a state does not divide over the mesh, as text."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  for path, leaf in leaves:
+    spec = _rule(path, rules) if is_sharded(mesh) else ()
+    for size, axis in zip(leaf.shape, spec, strict=False):
+      if axis is not None and size % mesh.shape[axis]:
+        name = jax.tree_util.keystr(path, simple=True, separator='/')
+        count = mesh.shape[axis]
+        yield f'{name} {list(leaf.shape)}: {size} over {axis}:{count}'
+
+
+def bytes_of_each(
+  tree: types.ArrayTree,
+  *,
+  mesh: AnyMesh,
+) -> int:
+  """Bytes of a state on each device."""
+  return sum(
+    math.prod(where.shard_shape(x.shape)) * x.dtype.itemsize
+    for x, where in zip(
+      jax.tree.leaves(tree),
+      jax.tree.leaves(state_shardings(tree, mesh)),
+      strict=True,
+    )
+  )
+
+
+def place_state(
+  tree: types.ArrayTree, mesh: jax.sharding.Mesh
+) -> types.ArrayTree:
+  """Puts a state on its devices; every process must have all of it."""
+  return jax.tree.map(_place, tree, state_shardings(tree, mesh))
+
+
+def _place(x: types.Array, where: NamedSharding) -> jax.Array:
+  if jax.process_count() == 1 or getattr(x, 'sharding', None) == where:
+    return jax.device_put(x, where)
+  host = jax.device_get(x)
+  # As explicit as `device_put`, only that a transfer guard cannot tell.
+  with jax.transfer_guard('allow'):
+    return jax.make_array_from_callback(host.shape, where, host.__getitem__)
+
+
+def constrain_state(
+  tree: types.ArrayTree, mesh: jax.sharding.Mesh
+) -> types.ArrayTree:
+  """Within a jitted function: a state, cut as outside of it."""
+  return jax.lax.with_sharding_constraint(tree, state_shardings(tree, mesh))
 
 
 def place_replicated(tree: types.ArrayTree, mesh: jax.sharding.Mesh):
-  """Puts a state on all devices, without a device axis."""
-  return jax.device_put(tree, replicated(mesh))
+  """Puts arrays on all devices, without an axis of parts."""
+  return jax.tree.map(lambda x: _place(x, replicated(mesh)), tree)
 
 
 def place_split(tree: types.ArrayTree, mesh: jax.sharding.Mesh):
-  """Puts a batch [devices, ...] so that device i holds entry i."""
-  spec = jax.sharding.PartitionSpec(DATA_AXIS)
-  return jax.device_put(tree, jax.sharding.NamedSharding(mesh, spec))
+  """Puts a batch [parts, ...] so that part i of the mesh holds entry i.
+
+  Of several processes each gives its `own_parts`, in their order.
+  """
+  where = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+  if jax.process_count() == 1:
+    return jax.device_put(tree, where)
+  with jax.transfer_guard('allow'):
+    return jax.tree.map(
+      functools.partial(jax.make_array_from_process_local_data, where), tree
+    )
+
+
+def fetch_split(tree: types.ArrayTree) -> types.ArrayTree:
+  """The inverse of `place_split`: NumPy arrays [own parts, ...]."""
+  if jax.process_count() == 1:
+    return jax.device_get(tree)
+
+  def own(x):
+    # Along a model axis there are several copies of a part.
+    shards = {s.index[0].start or 0: s.data for s in x.addressable_shards}
+    return np.concatenate(jax.device_get([shards[i] for i in sorted(shards)]))
+
+  return jax.tree.map(own, tree)
+
+
+def own_parts(mesh: jax.sharding.Mesh) -> list[int]:
+  """The parts of a batch that lie on devices of this process.
+
+  Raises:
+    ValueError: a part lies on devices of several processes.
+  """
+  owners = [
+    {device.process_index for device in row}
+    for row in mesh.devices.reshape(parts(mesh), -1)
+  ]
+  if any(len(x) > 1 for x in owners):
+    raise ValueError(
+      f'--mesh: a part of the batch lies on devices of several processes '
+      f'({owners}); the model axis must divide the devices of one.'
+    )
+  return [i for i, x in enumerate(owners) if x == {jax.process_index()}]
+
+
+def deal(size: int, *, minibatches: int, parts: int) -> np.ndarray:
+  """Which prompts of a rollout batch go to which part: i32[parts, ...].
+
+  Mini-batch b is the b-th run of size / minibatches prompts, however many parts
+  share it; of each such run a part has one stretch, as `cut` needs it.
+  """
+  order = np.arange(size, dtype=np.int32).reshape(minibatches, parts, -1)
+  return order.swapaxes(0, 1).reshape(parts, -1)
+
+
+def collect(tree: types.ArrayTree, rows: np.ndarray) -> types.ArrayTree:
+  """The inverse of `tree[rows]`: NumPy [parts, ...] back to [P, ...]."""
+
+  def back(x):
+    out = np.empty((rows.size, *x.shape[2:]), x.dtype)
+    out[rows.ravel()] = x.reshape(out.shape)
+    return out
+
+  return jax.tree.map(back, tree)
 
 
 def split(tree: types.ArrayTree, devices: int) -> types.ArrayTree:
@@ -51,57 +267,135 @@ def merge(tree: types.ArrayTree) -> types.ArrayTree:
 
 
 def cut(
-  tree: types.ArrayTree, *, minibatches: int, devices: int, micro: int
+  tree: types.ArrayTree, *, minibatches: int, micro: int
 ) -> list[types.ArrayTree]:
-  """Cuts a rollout batch [P, ...] into mini-batches [devices, M, P', ...].
-
-  Mini-batch b is the b-th run of P / minibatches consecutive prompts, however
-  many devices and microbatches share it.
+  """Cuts a rollout batch, dealt to parts, into mini-batches for `place_split`.
 
   Args:
-    tree: NumPy arrays with leading axis P, a multiple of
-      minibatches * devices * micro.
+    tree: NumPy arrays [parts, rows, ...] in the order of `deal`; rows must be a
+      multiple of minibatches * micro.
     minibatches: updates.
-    devices: along the data axis.
     micro: prompts of a microbatch.
 
   Returns:
-    One tree per mini-batch.
+    One tree [parts, M, micro, ...] per mini-batch.
   """
 
   def reshape(x):
-    return x.reshape(minibatches, devices, -1, micro, *x.shape[1:])
+    return x.reshape(x.shape[0], minibatches, -1, micro, *x.shape[2:])
 
   tree = jax.tree.map(reshape, tree)
-  return [jax.tree.map(lambda x, b=b: x[b], tree) for b in range(minibatches)]
+  return [
+    jax.tree.map(lambda x, b=b: x[:, b], tree) for b in range(minibatches)
+  ]
 
 
-def pmapped(
+def mapped(
   fn: Callable[..., Any],
   mesh: jax.sharding.Mesh,
   *,
   in_axes: tuple[int | None, ...],
   out_axes: Any,
   donate: tuple[int, ...] = (),
+  rows_axis: int = 0,
 ) -> jax.stages.Wrapped:
-  """`pmap` of `fn` over the data axis; arguments of axis None are replicated.
+  """`fn` over all devices; arguments of axis None are whole or cut by `RULES`.
 
   Args:
-    fn: takes `axis_name`.
-    mesh: of `data_mesh`.
-    in_axes: 0 for a batch with a device axis, None for a replicated argument.
+    fn: takes `axis_name`, of the data axis under `pmap`, None where it sees
+      global arrays.
+    mesh: see the module.
+    in_axes: 0 for a batch [parts, ...], None for a state.
     out_axes: likewise. What is None must be the same on every device: all of
       it has passed `all_sum` or `all_max`.
     donate: arguments whose buffers the result may use.
+    rows_axis: of the axes that `fn` sees of a batch, the one of the prompts,
+      which are cut into parts; of a result it is always the first.
 
   Returns:
     The mapped function; it has `lower`, as a jitted one.
   """
-  return jax.pmap(
-    functools.partial(fn, axis_name=DATA_AXIS),
-    axis_name=DATA_AXIS,
-    in_axes=in_axes,
-    out_axes=out_axes,
-    donate_argnums=donate,
-    devices=list(mesh.devices.flat),
+  if not is_sharded(mesh):
+    return _pmapped(fn, mesh, in_axes, out_axes, donate)
+  rows = NamedSharding(mesh, PartitionSpec(*[None] * rows_axis, DATA_AXIS))
+
+  def run(*args):
+    args = [
+      arg if axis is None else _joined(arg, rows, rows_axis)
+      for arg, axis in zip(args, in_axes, strict=True)
+    ]
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      results = fn(*args, axis_name=None)
+    return jax.tree.map(
+      lambda axis, tree: _parted(tree, axis, mesh),
+      out_axes,
+      results,
+      is_leaf=lambda axis: axis is None,
+    )
+
+  return jax.jit(run, donate_argnums=donate)
+
+
+def _pmapped(fn, mesh, in_axes, out_axes, donate) -> jax.stages.Wrapped:
+  fn = functools.partial(fn, axis_name=DATA_AXIS)
+  if jax.process_count() == 1:
+    return jax.pmap(
+      fn,
+      axis_name=DATA_AXIS,
+      in_axes=in_axes,
+      out_axes=out_axes,
+      donate_argnums=donate,
+      devices=list(mesh.devices.flat),
+    )
+  # What `pmap` is made of: its own `lower` takes local arrays, which these are
+  # not where there are several processes.
+  one, all_of = PartitionSpec(DATA_AXIS), PartitionSpec()
+
+  def spec(axis):
+    return all_of if axis is None else one
+
+  def run(*args):
+    args = [
+      arg if axis is None else jax.tree.map(lambda x: x[0], arg)
+      for arg, axis in zip(args, in_axes, strict=True)
+    ]
+    results = fn(*args)
+    return jax.tree.map(
+      lambda axis, tree: (
+        tree if axis is None else jax.tree.map(lambda x: x[None], tree)
+      ),
+      out_axes,
+      results,
+      is_leaf=lambda axis: axis is None,
+    )
+
+  mapped = jax.shard_map(
+    run,
+    mesh=mesh,
+    in_specs=tuple(map(spec, in_axes)),
+    out_specs=jax.tree.map(spec, out_axes, is_leaf=lambda x: x is None),
+    check_vma=False,
+  )
+  return jax.jit(mapped, donate_argnums=donate)
+
+
+def _joined(tree: types.ArrayTree, rows: NamedSharding, axis: int):
+  """[parts, ..., P, ...] -> [..., parts * P, ...]: global arrays of a batch."""
+
+  def join(x):
+    x = jnp.moveaxis(x, 0, axis)
+    shape = (*x.shape[:axis], math.prod(x.shape[axis : axis + 2]))
+    return jax.lax.with_sharding_constraint(
+      x.reshape(*shape, *x.shape[axis + 2 :]), rows
+    )
+
+  return jax.tree.map(join, tree)
+
+
+def _parted(tree: types.ArrayTree, axis: int | None, mesh: jax.sharding.Mesh):
+  """The results of a mapped function, as `pmap` would give them."""
+  if axis is None:
+    return constrain_state(tree, mesh)
+  return jax.lax.with_sharding_constraint(
+    split(tree, parts(mesh)), NamedSharding(mesh, PartitionSpec(DATA_AXIS))
   )

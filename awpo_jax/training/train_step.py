@@ -13,6 +13,7 @@ from awpo_jax.models import lora
 from awpo_jax.ops import collectives
 from awpo_jax.training import objectives
 
+Constrain = Callable[[types.ArrayTree], types.ArrayTree]
 Weigh = Callable[[types.Batch, types.AllSum], types.Batch]
 TermsFn = Callable[
   [types.ArrayTree, types.Batch], tuple[types.Array, objectives.Terms]
@@ -77,6 +78,7 @@ def train_step(
   weigh: Weigh,
   terms: TermsFn,
   tx: optax.GradientTransformation,
+  constrain: Constrain = collectives.identity,
   axis_name: str | None = None,
 ) -> tuple[TrainState, StepMetrics]:
   """One update.
@@ -92,6 +94,8 @@ def train_step(
     weigh: adds the weights, e.g. `objectives.weigh`.
     terms: loss and metrics of a microbatch, e.g. `objectives.rl_terms`.
     tx: the optimizer.
+    constrain: says of a tree like the parameters how it lies on the devices,
+      for gradients; nothing to say where it is whole on each.
     axis_name: of the data axis; None on one device.
 
   Returns:
@@ -105,6 +109,7 @@ def train_step(
     lambda trained, micro: terms(lora.join(trained, frozen), micro),
     trained,
     weigh(batch, all_sum),
+    constrain=constrain,
   )
   grads, sums = all_sum((grads, local.sums))
   grad_norm = optax.tree.norm(grads)
@@ -133,7 +138,11 @@ def _checksum(params: types.ArrayTree) -> types.Array:
 
 
 def accumulate(
-  terms: TermsFn, params: types.ArrayTree, batch: types.Batch
+  terms: TermsFn,
+  params: types.ArrayTree,
+  batch: types.Batch,
+  *,
+  constrain: Constrain = collectives.identity,
 ) -> tuple[types.ArrayTree, objectives.Terms]:
   """Gradients and metrics summed over the microbatches, one at a time.
 
@@ -144,7 +153,8 @@ def accumulate(
 
   def grad(params, micro):
     grads, metrics = gradient(params, micro)
-    return jax.tree.map(lambda x: x.astype(jnp.float32), grads), metrics
+    grads = jax.tree.map(lambda x: x.astype(jnp.float32), grads)
+    return constrain(grads), metrics
 
   first = jax.tree.map(lambda x: x[0], batch)
   zeros = jax.tree.map(

@@ -103,7 +103,7 @@ def initial_params(
   Args:
     config: says where they come from: `--init_from`, else `source`.
     model: their shapes and dtypes.
-    mesh: on which pretrained ones are placed, whole on every device.
+    mesh: on which pretrained ones are placed.
     restored: only shapes are wanted, the run goes on from its checkpoint.
 
   Returns:
@@ -127,7 +127,7 @@ def initial_params(
       config.model.model,
       dtype=model.dtype,
       param_dtype=model.param_dtype,
-      sharding=sharding.replicated(mesh),
+      sharding=sharding.state_shardings(shapes, mesh),
     )
   except ValueError as error:
     raise config_lib.ConfigError(str(error)) from error

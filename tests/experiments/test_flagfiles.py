@@ -1,13 +1,18 @@
 """Every flags file parses, and says what it is."""
 
 import pathlib
+import re
 
 import pytest
 
 from awpo_jax import config as config_lib
+from awpo_jax.training import memory, programs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BASE = 'experiments/base.flags'
+RLLA = 'experiments/rlla/common.flags'
+NOT_BY_THEMSELVES = (BASE, RLLA)
+GRPO = {'gate': 'none', 'difficulty': 'none', 'clip': 'fixed'}
 FILES = sorted(
   str(file.relative_to(ROOT)) for file in ROOT.glob('experiments/**/*.flags')
 )
@@ -18,11 +23,19 @@ def from_the_root(monkeypatch):
   monkeypatch.chdir(ROOT)
 
 
-def test_there_is_a_base():
-  assert BASE in FILES
+TWINS = [(file.replace('_grpo', ''), file) for file in FILES if '_grpo' in file]
+REAL = [
+  file
+  for file in FILES
+  if file.startswith('experiments/rlla/') and file != RLLA
+]
 
 
-@pytest.mark.parametrize('file', [file for file in FILES if file != BASE])
+def test_there_is_what_others_build_on():
+  assert set(NOT_BY_THEMSELVES) < set(FILES)
+
+
+@pytest.mark.parametrize('file', sorted({*FILES} - {*NOT_BY_THEMSELVES}))
 def test_parses(file):
   config = config_lib.parse([f'--flagfile={file}', '--output_dir=x'])
   assert config.run.output_dir == 'x'
@@ -68,3 +81,52 @@ def test_starts_where_the_warm_start_of_the_quickstart_ends(name):
   ]
   whole, rest = (config.run for config in parsed)
   assert rest.init_from == f'{whole.output_dir}/checkpoints/{whole.sft_steps}'
+
+
+@pytest.mark.parametrize(('file', 'twin'), TWINS)
+def test_a_twin_is_grpo_and_nothing_else(file, twin):
+  awpo, grpo = (
+    config_lib.to_dict(config_lib.parse([f'--flagfile={x}']))
+    for x in (file, twin)
+  )
+  changed = {name: grpo[name] for name in awpo if awpo[name] != grpo[name]}
+  del changed['output_dir']
+  if 'rlla/' not in file:  # The quickstart's starts where its warm start ended.
+    del changed['init_from'], changed['sft_steps']
+  assert changed == GRPO
+
+
+def test_every_real_model_has_its_twin():
+  assert len(REAL) == 12
+  assert {file for pair in TWINS for file in pair} >= set(REAL)
+
+
+@pytest.mark.parametrize('file', REAL)
+def test_a_real_model_follows_the_recipe(file):
+  config = config_lib.parse([f'--flagfile={file}'])
+  rl, loss, data = config.rl, config.loss, config.data
+  assert (rl.prompts_per_step, rl.samples, rl.minibatches) == (512, 4, 8)
+  assert config.run.rl_steps == 105 and config.run.sft_steps == 0
+  assert data.prompt_buckets == data.response_buckets == (2048,)
+  assert (rl.temperature, loss.kl_coef, loss.entropy_coef) == (1, 0, 0)
+  assert (loss.clip_max, loss.dual_clip) == (0.2, 3)
+  assert loss.aggregation == 'token-mean' and not config.run.init_from
+  # Adapters are new and small: the rate of all weights would not move them.
+  assert (rl.learning_rate == 1e-6) == (config.model.lora_rank == 0)
+  # The recipe has eight; the headers say up to sixteen.
+  for devices in (1, 2, 4, 8, 16):
+    assert not list(programs.check_devices(config, devices))
+
+
+@pytest.mark.parametrize('file', [x for x in REAL if '_grpo' not in x])
+def test_the_table_of_memory_in_a_header_is_what_is_computed(file):
+  rows = re.findall(r'^#   (\w+) +([\d.]+)', (ROOT / file).read_text(), re.M)
+  name = pathlib.Path(file).stem
+  config = config_lib.parse(
+    [f'--flagfile={file}', f'--model=experiments/models/{name}.json']
+  )
+  parts = memory.parts(memory.make_plan(config), 8)
+  found = {part: size for part, size in rows if part in parts}
+  assert found == {
+    part: f'{size / 2**30:.1f}' for part, size in parts.items() if size
+  }

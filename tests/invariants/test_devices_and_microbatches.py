@@ -92,7 +92,8 @@ def _sharded():
 @pytest.mark.parametrize('aggregation', losses.AGGREGATIONS)
 def test_jit_over_sharded_arrays(aggregation):
   def update(state, batch, aggregation):
-    (batch,) = sharding.cut(batch, minibatches=1, devices=2, micro=4)
+    batch = sharding.split(batch, 2)
+    (batch,) = sharding.cut(batch, minibatches=1, micro=4)
     batch = jax.tree.map(lambda x: x[:, 0], batch)  # [M, P, ...], global.
     number = tiny.AGGREGATIONS.index(aggregation)
     return _sharded()(state, batch, jnp.int32(number))

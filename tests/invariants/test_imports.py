@@ -20,6 +20,8 @@ FLOORS = (
   'evaluation',
   'config_rules',
   'config_objective',
+  'config_judge',
+  'config_devices',
   'config',
   'training',
   'experiments',

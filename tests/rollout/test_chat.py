@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from awpo_jax import types
-from awpo_jax.rollout import chat, prompts, tokenizers
+from awpo_jax.rollout import chat, prompts, rewards, tokenizers, tool_calls
 from tests import hf_models
 
 ASK = [
@@ -171,12 +171,25 @@ def test_tools_of_a_task_go_where_the_style_says(family):
     # What the rewards read is asked for in both.
     for text in (listed, given):
       assert '<think> reasoning </think>\n<tool_call>' in text
+    # Qwen's template asks for "arguments", which the rewards do not read.
+    assert 'a call is an object of "name" and "parameters"' in given
+
+
+def test_the_keys_of_a_template_are_not_those_of_the_rewards():
+  wanted = tool_calls.render_answer('t', [tool_calls.ToolCall('f', {'a': 1})])
+  other = wanted.replace('"parameters"', '"arguments"')
+  totals = [rewards.outcome_reward(x, wanted).total for x in (wanted, other)]
+  assert totals == [1 + 3, 1 - 3]
 
 
 def test_a_list_of_tools_is_cut_out_of_a_system_text():
   text = 'A\n1. Name: f\nDescription: d\nParameters: {}\n2. Name: g\n'
   text += 'Description: e\nParameters: {"a": {}}'
-  elsewhere = 'Those whose JSON schemas are given in this conversation.'
+  elsewhere = (
+    'Those whose JSON schemas are given in this conversation. Whatever keys '
+    'are asked for beside the schemas, a call is an object of "name" and '
+    '"parameters".'
+  )
   assert prompts.without_tools(f'{text}\n\nB') == f'A\n{elsewhere}\n\nB'
   assert prompts.without_tools(text) == f'A\n{elsewhere}'
   assert prompts.without_tools('no tools at all') == 'no tools at all'

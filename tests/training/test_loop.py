@@ -23,6 +23,7 @@ from awpo_jax.training import (
   phases,
   run_model,
   signals,
+  start,
   train_step,
 )
 from awpo_jax.training import programs as programs_lib
@@ -117,11 +118,11 @@ def test_only_the_start_makes_a_value_error_one_of_flags(tmp_path, monkeypatch):
 def test_programs_are_kept_unless_that_is_turned_off(monkeypatch):
   kept = {}
   monkeypatch.setattr(jax.config, 'update', kept.__setitem__)
-  loop._use_compilation_cache(config_lib.Config())
+  start.use_compilation_cache(config_lib.Config())
   folder = pathlib.Path(kept.pop('jax_compilation_cache_dir'))
   assert folder == pathlib.Path.home() / '.cache' / 'awpo_jax' / 'xla'
   off = config_lib.RunConfig(compilation_cache='')
-  loop._use_compilation_cache(config_lib.Config(run=off))
+  start.use_compilation_cache(config_lib.Config(run=off))
   assert not kept
 
 

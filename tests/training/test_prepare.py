@@ -78,7 +78,7 @@ def _on_four_devices():
   mesh = sharding.data_mesh()
   rollout = sharding.place_split(sharding.split(_rollout(), 4), mesh)
   weights = sharding.place_replicated(tiny.params(), mesh)
-  run = sharding.pmapped(
+  run = sharding.mapped(
     tiny.make_prepare(trainer=False),
     mesh,
     in_axes=(None, 0),

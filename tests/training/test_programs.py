@@ -88,6 +88,12 @@ def _config(*flags):
     (['--prompts_per_step=8'], 4, []),
     (['--sft_micro=2'], 4, ['--prompts_per_step=4', '--sft_batch=4']),
     (['--eval_batch=3'], 2, ['--eval_batch=3']),
+    (['--rollout_micro=2'], 2, []),
+    (
+      ['--prompts_per_step=8', '--rollout_micro=4'],
+      4,
+      ['--prompts_per_step=8'],
+    ),
     (['--rl_steps=0', '--prompts_per_step=3'], 2, []),
     (['--sft_steps=0', '--sft_batch=3'], 2, []),
   ],

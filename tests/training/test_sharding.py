@@ -12,10 +12,10 @@ from awpo_jax.training import sharding
   [(1, 1, 1), (4, 1, 6), (4, 2, 3), (2, 4, 1), (1, 4, 3), (3, 2, 2)],
 )
 def test_a_minibatch_is_a_run_of_prompts(minibatches, devices, micro):
-  tree = {'a': np.arange(24), 'b': np.arange(72).reshape(24, 3)}
-  parts = sharding.cut(
-    tree, minibatches=minibatches, devices=devices, micro=micro
-  )
+  order = sharding.deal(24, minibatches=minibatches, parts=devices)
+  assert order.shape == (devices, 24 // devices)
+  tree = {'a': order, 'b': np.arange(72).reshape(24, 3)[order]}
+  parts = sharding.cut(tree, minibatches=minibatches, micro=micro)
   size = 24 // minibatches
   assert len(parts) == minibatches
   for number, part in enumerate(parts):
@@ -54,7 +54,7 @@ def test_pmapped_maps_the_data_axis_over_the_mesh():
   def add(scale, x, *, axis_name):
     return scale * x, jax.lax.psum(x, axis_name)
 
-  mapped = sharding.pmapped(add, mesh, in_axes=(None, 0), out_axes=(0, None))
+  mapped = sharding.mapped(add, mesh, in_axes=(None, 0), out_axes=(0, None))
   own, total = mapped(10, np.array([[1, 2], [3, 4]]))
   np.testing.assert_array_equal(own, [[10, 20], [30, 40]])
   np.testing.assert_array_equal(total, [4, 6])

@@ -195,7 +195,8 @@ def test_adapters_alone_are_trained():
 
 def _kernels_made(state, terms, decoder_kernels):
   """Products whose result has the shape of a kernel, in an update."""
-  (batch,) = sharding.cut(adapted.batch(), minibatches=1, devices=1, micro=8)
+  batch = sharding.split(adapted.batch(), 1)
+  (batch,) = sharding.cut(batch, minibatches=1, micro=8)
   batch = jax.tree.map(lambda x: x[0], batch)
   jaxpr = jax.make_jaxpr(lambda s, b: tiny.step(s, b, 0, terms=terms))(
     state, batch

@@ -221,7 +221,7 @@ def initial_state() -> train_step.TrainState:
 AGGREGATIONS = tuple(losses.AGGREGATIONS)
 
 
-def step(state, batch, aggregation, *, terms=RL_TERMS, axis_name=None):
+def step(state, batch, aggregation, *, terms=RL_TERMS, **how):
   """`train_step`; the aggregation is a number, so that one program has all."""
 
   def weigh(batch, all_sum):
@@ -239,7 +239,7 @@ def step(state, batch, aggregation, *, terms=RL_TERMS, axis_name=None):
     weigh=weigh,
     terms=terms,
     tx=make_tx(),
-    axis_name=axis_name,
+    **how,
   )
 
 
@@ -268,9 +268,8 @@ def update(
   Returns:
     State and metrics, on the host.
   """
-  (batch,) = sharding.cut(
-    batch, minibatches=1, devices=1, micro=batch.valid.shape[0] // micro
-  )
+  size = batch.valid.shape[0] // micro
+  (batch,) = sharding.cut(sharding.split(batch, 1), minibatches=1, micro=size)
   batch = jax.tree.map(lambda x: x[0], batch)
   number = AGGREGATIONS.index(aggregation)
   return jax.device_get(_jitted(terms)(state, batch, number))
@@ -294,31 +293,45 @@ def minibatches(batch):
 
 
 class Mapped:
-  """The update of eight prompts under `pmap`, compiled once."""
+  """The update of eight prompts over devices, compiled once.
 
-  def __init__(self, devices: int, micro: int, terms=RL_TERMS):
+  Under `pmap`, or with `model` over a mesh of data x model devices.
+  """
+
+  def __init__(self, devices: int, micro: int, terms=RL_TERMS, model: int = 0):
     self._step = functools.partial(step, terms=terms)
-    self.mesh = sharding.data_mesh(jax.devices()[:devices])
-    self._devices, self._micro = devices, MINIBATCH // devices // micro
+    if model:
+      data = devices // model
+      self.mesh = sharding.model_mesh(data, model, jax.devices()[:devices])
+      self._step = functools.partial(
+        self._step,
+        constrain=functools.partial(sharding.constrain_state, mesh=self.mesh),
+      )
+    else:
+      self.mesh = sharding.data_mesh(jax.devices()[:devices])
+    self._parts = sharding.parts(self.mesh)
+    self._micro = MINIBATCH // self._parts // micro
     self._compiled = None
 
   def place(self, state):
-    return sharding.place_replicated(state, self.mesh)
+    return sharding.place_state(state, self.mesh)
 
   def __call__(self, state, batch: types.Batch, *, aggregation='token-mean'):
     """As `update`, but the state is on the devices and donated."""
     (batch,) = sharding.cut(
-      batch, minibatches=1, devices=self._devices, micro=self._micro
+      sharding.split(batch, self._parts), minibatches=1, micro=self._micro
     )
-    number = self.place(np.int32(AGGREGATIONS.index(aggregation)))
+    number = np.int32(AGGREGATIONS.index(aggregation))
+    number = sharding.place_replicated(number, self.mesh)
     arguments = state, sharding.place_split(batch, self.mesh), number
     if self._compiled is None:
-      mapped = sharding.pmapped(
+      mapped = sharding.mapped(
         self._step,
         self.mesh,
         in_axes=(None, 0, None),
         out_axes=None,
         donate=(0,),
+        rows_axis=1,
       )
       self._compiled = mapped.lower(*arguments).compile(
         compiler_options=quick()

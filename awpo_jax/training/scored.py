@@ -1,0 +1,70 @@
+"""A rollout batch scored: rewards, and rows for whoever reads along."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from awpo_jax import config as config_lib
+from awpo_jax import types
+from awpo_jax.rollout import scoring
+from awpo_jax.training import experiment as experiment_lib
+from awpo_jax.training import processes
+
+
+def score(
+  experiment: experiment_lib.Experiment,
+  texts: Sequence[Sequence[str]],
+  tasks: Sequence[types.Task],
+) -> tuple[types.Rewards, dict[str, np.ndarray]]:
+  """`scoring.score`; where one process has no judge, none goes on."""
+  scored = unjudged = None
+  try:
+    scored = scoring.score(
+      texts, tasks, reward=experiment.reward, judge=experiment.judge
+    )
+  except types.JudgeUnavailable as error:
+    unjudged = str(error)
+  for reason in processes.gather(unjudged):
+    if reason:
+      raise types.JudgeUnavailable(reason)
+  assert scored is not None
+  return scored
+
+
+def transcripts(
+  config: config_lib.Config,
+  tasks: Sequence[types.Task],
+  prompts: types.Prompts,
+  texts: Sequence[Sequence[str]],
+  rewards: types.Rewards,
+) -> list[tuple[int, dict[str, Any]]]:
+  """Rows of the first prompts of a batch, each with its prompt's number."""
+  return [
+    (
+      int(prompts.ids[p]),
+      {
+        'task_id': task.task_id,
+        'user': task.user,
+        'tools': [dataclasses.asdict(tool) for tool in task.tools],
+        'ground_truth': task.ground_truth,
+        'response': texts[p][g],
+        'outcome': _or_none(rewards.outcome, rewards.outcome_valid, p, g),
+        'reasoning': _or_none(rewards.reasoning, rewards.reasoning_valid, p, g),
+      },
+    )
+    for p, task in enumerate(tasks)
+    if prompts.ids[p] % config.rl.prompts_per_step < config.run.transcripts
+    for g in range(len(texts[p]))
+  ]
+
+
+def sum_and_count(values: np.ndarray) -> tuple[float, int]:
+  """Of the numbers that are finite."""
+  had = values[np.isfinite(values)]
+  return float(had.sum(dtype=np.float64)), had.size
+
+
+def _or_none(values, valid, p: int, g: int) -> float | None:
+  return float(values[p, g]) if valid[p, g] else None

@@ -1,0 +1,80 @@
+"""Scores the reasoning in a file of transcripts, to choose a judge by.
+
+python experiments/judge.py --transcripts=labelled.jsonl --judge=rubric
+python experiments/judge.py --transcripts=labelled.jsonl --judge=llm \\
+  --judge_url=http://localhost:8000/v1 --judge_model=Qwen/Qwen3-8B
+
+A line of the file is a JSON object of user, tools (a list of name, description,
+parameters), response, and perhaps label, a number of people; a run's
+transcripts.jsonl is such a file. Prints how far the judge agrees with the
+labels; --output keeps the scores, one line a transcript.
+"""
+
+import json
+import logging
+import os
+import pathlib
+import sys
+
+os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
+
+from absl import app, flags  # noqa: E402
+
+from awpo_jax import config as config_lib  # noqa: E402
+from awpo_jax import config_rules, types  # noqa: E402
+from awpo_jax.evaluation import agreement  # noqa: E402
+from awpo_jax.training import judges  # noqa: E402
+
+flags.DEFINE_string('transcripts', None, 'File of JSON lines.')
+flags.DEFINE_string('judge', 'rubric', 'rubric, llm, or module:function.')
+flags.DEFINE_string('output', None, 'File for the scores; must not exist yet.')
+flags.DEFINE_float('threshold', 0.5, 'Score from which on a thought is good.')
+flags.DEFINE_float('label_threshold', 0.5, 'Label from which on it is.')
+config_lib.define_flags(names=('judge',))
+sys.path.append(os.getcwd())
+
+
+def judged(values: flags.FlagValues) -> dict[str, float | None]:
+  """What the flags ask for; `ValueError` or `OSError` if it cannot be had."""
+  if not values.transcripts or values.judge == 'none':
+    raise ValueError('Set --transcripts to a file, and --judge to a judge.')
+  settings = config_lib.read_section('judge', values)
+  rules = config_rules.judge_rules(settings, values.judge)
+  for text in (text for wrong, text in rules if wrong):
+    raise ValueError(text)
+  if values.output and pathlib.Path(values.output).exists():
+    raise ValueError(f'--output={values.output} exists: name a new file.')
+  rows = agreement.read_transcripts(values.transcripts)
+  run = os.path.abspath(values.transcripts)
+  judge = judges.make_judge(values.judge, settings, run=run)
+  assert judge is not None
+  scores = list(judge([row.request for row in rows]))
+  labels = [row.label for row in rows]
+  if values.output:
+    with pathlib.Path(values.output).open('w', encoding='utf-8') as file:
+      for score, label in zip(scores, labels, strict=True):
+        file.write(json.dumps({'score': score, 'label': label}) + '\n')
+  return agreement.agreement(
+    scores,
+    labels,
+    threshold=values.threshold,
+    label_threshold=values.label_threshold,
+  )
+
+
+def main(arguments: list[str]) -> None:
+  logging.getLogger('absl').setLevel(logging.WARNING)
+  if len(arguments) > 1:
+    raise app.UsageError(f'not a flag: {" ".join(arguments[1:])}')
+  try:
+    figures = judged(flags.FLAGS)
+  except (ValueError, OSError, types.JudgeUnavailable) as error:
+    print(f'{type(error).__name__}: {error}', file=sys.stderr)
+    sys.exit(2)
+  for name, value in figures.items():
+    text = '-' if value is None else f'{value:.4g}'
+    print(f'{name:<10}{text:>10}')
+
+
+if __name__ == '__main__':
+  app.run(main)

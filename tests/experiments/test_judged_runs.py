@@ -1,0 +1,169 @@
+"""Whole runs with a judge model that is slow, fails, and comes back."""
+
+import signal
+
+import pytest
+
+from awpo_jax.rollout.judges import llm
+from tests import judge_server, tiny_dataset, whole_runs
+
+LAST = 3
+KEY = {llm.KEY_VARIABLE: 'sk-secret-of-the-test'}
+FLAGS = (
+  '--judge=llm',
+  '--judge_model=m',
+  '--judge_timeout=1',
+  '--judge_backoff=0.02',
+  '--sft_steps=0',
+  f'--rl_steps={LAST}',
+  '--rollout_micro=1',
+  '--checkpoint_every=50',
+)
+ONE_BY_ONE = ('--judge_retries=0', '--judge_concurrency=1')
+
+
+def _run(folder, url, cache, *further, **options):
+  """A run in `folder`, its judge at `url`; what was judged lies beside it."""
+  flags = tiny_dataset.flags(
+    folder,
+    cache,
+    *FLAGS,
+    f'--judge_url={url}',
+    f'--judge_cache={folder.parent / "judge.sqlite"}',
+    *further,
+  )
+  return whole_runs.forked(
+    flags,
+    folder.parent,
+    environment=KEY,
+    program='tests/thinking_train.py',
+    **options,
+  )
+
+
+@pytest.fixture(scope='module')
+def smooth(tmp_path_factory, cache):
+  """A run whose judge never failed, and what that was asked."""
+  folder = tmp_path_factory.mktemp('smooth') / 'run'
+  with judge_server.serving() as endpoint:
+    result = _run(folder, endpoint.url, cache)
+    assert result.returncode == 0, result.stderr
+    return folder, list(endpoint.bodies)
+
+
+def test_scores_are_those_of_the_judge(smooth):
+  folder, bodies = smooth
+  rows = whole_runs.rows(folder, 'transcripts.jsonl')
+  sampled = [row for row in rows if 'set' not in row]
+  assert len(sampled) == LAST * 16
+  graded = set()
+  for row in sampled:
+    inside = row['response'].partition('<think>')[2].partition('</think>')[0]
+    thought = inside.strip()
+    wanted = judge_server.verdict(thought) / 10 if thought else 0
+    assert row['reasoning'] == pytest.approx(wanted)
+    graded.add((row['user'], thought))
+  assert len(graded) > 30
+  for row in whole_runs.rows(folder):
+    assert row['reward/valid'] == 1
+  # Nothing was asked twice, the answers to held-out tasks included.
+  asked = [body['messages'][1]['content'] for body in bodies]
+  assert len(set(asked)) == len(asked) >= len(graded - {('', '')})
+
+
+def test_the_key_is_in_no_file(smooth):
+  folder, _ = smooth
+  for file in folder.parent.rglob('*'):
+    if file.is_file():
+      assert KEY[llm.KEY_VARIABLE].encode() not in file.read_bytes(), file
+
+
+def test_a_judge_that_fails_all_the_time_changes_no_number(
+  smooth, cache, tmp_path
+):
+  ways = [way for way in judge_server.REPEATED if way != 'hangs']
+
+  def behave(number, body):
+    start = 2 * judge_server.verdict(judge_server.thought(body))
+    return ways[(start + number) % len(ways)] if number < 2 else 'good'
+
+  with judge_server.serving() as endpoint:
+    endpoint.behave = behave
+    result = _run(tmp_path / 'run', endpoint.url, cache)
+  assert result.returncode == 0, result.stderr
+  assert len(endpoint.bodies) == 3 * len(smooth[1])
+  whole_runs.assert_same(tmp_path / 'run', smooth[0], LAST)
+
+
+def test_too_few_scores_are_waited_for(smooth, cache, tmp_path):
+  # More failures than retries: the step comes up short, and asks again.
+  with judge_server.serving() as endpoint:
+    endpoint.behave = lambda number, body: 'error' if number < 2 else 'good'
+    result = _run(tmp_path / 'run', endpoint.url, cache, '--judge_retries=1')
+  assert result.returncode == 0, result.stderr
+  assert f'answers could be judged by the judge {endpoint.url}' in result.stderr
+  whole_runs.assert_same(tmp_path / 'run', smooth[0], LAST)
+
+
+def test_a_judge_that_is_down_ends_the_run_which_goes_on_elsewhere(
+  smooth, cache, tmp_path
+):
+  folder = tmp_path / 'run'
+  with judge_server.serving() as endpoint:
+    # Down in the middle of the second step.
+    endpoint.behave = lambda number, body: (
+      'good' if len(endpoint.bodies) <= 20 else 'closed'
+    )
+    result = _run(
+      folder, endpoint.url, cache, '--judge_patience=1', '--judge_retries=1'
+    )
+  assert result.returncode == 75, result.stderr  # A failure that may pass.
+  for text in (endpoint.url, '--judge_', 'Step 1 is saved'):
+    assert text in result.stderr
+  assert 'Traceback' not in result.stderr
+  assert whole_runs.saved_steps(folder) == [1]
+  assert [row['step'] for row in whole_runs.rows(folder)] == [1]
+  # The same command, but that the endpoint has moved.
+  with judge_server.serving() as other:
+    result = _run(folder, other.url, cache)
+  assert result.returncode == 0, result.stderr
+  whole_runs.assert_same(folder, smooth[0], LAST)
+  assert len(other.bodies) < len(smooth[1])
+
+
+def test_down_from_the_start_and_then_out_of_budget(smooth, cache, tmp_path):
+  folder = tmp_path / 'run'
+  dead = 'http://127.0.0.1:9/v1'
+  # One call fails, which is one too many.
+  result = _run(folder, dead, cache, '--judge_patience=0', *ONE_BY_ONE)
+  assert result.returncode == 75 and dead in result.stderr
+  assert whole_runs.saved_steps(folder) == [0]
+  with judge_server.serving() as endpoint:
+    # It counts: 19 are left, and 16 at most are needed for a step.
+    result = _run(folder, endpoint.url, cache, '--judge_max_calls=20')
+    assert result.returncode == 75, result.stderr
+    assert 'raise --judge_max_calls' in result.stderr
+    assert len(endpoint.bodies) == 19
+    assert [row['step'] for row in whole_runs.rows(folder)] == [1]
+    result = _run(folder, endpoint.url, cache)
+  assert result.returncode == 0, result.stderr
+  whole_runs.assert_same(folder, smooth[0], LAST)
+
+
+def test_a_signal_ends_the_waiting(cache, tmp_path):
+  at = whole_runs.Signal(
+    'awpo_jax.rollout.judges.judging:_missing', call=2, number=signal.SIGTERM
+  )
+  folder, dead = tmp_path / 'run', 'http://127.0.0.1:9/v1'
+  result = _run(folder, dead, cache, *ONE_BY_ONE, at=at)
+  assert result.returncode == 128 + signal.SIGTERM, result.stderr
+  assert 'Stopped by SIGTERM after step 0, which is saved' in result.stderr
+  assert whole_runs.saved_steps(folder) == [0]
+
+
+def test_a_rerun_asks_nothing(smooth, cache):
+  folder = smooth[0].parent / 'again'
+  dead = 'http://127.0.0.1:9/v1'
+  result = _run(folder, dead, cache)
+  assert result.returncode == 0, result.stderr
+  whole_runs.assert_same(folder, smooth[0], LAST)

@@ -1,0 +1,105 @@
+"""How the loop ends where the judge cannot be had."""
+
+import os
+import signal
+import types as python_types
+
+import pytest
+
+from awpo_jax import config as config_lib
+from awpo_jax import types
+from awpo_jax.training import loop, signals
+from tests import tiny_dataset
+
+# Four steps of SFT and three of RL.
+_FLAGS = ('--compilation_cache=', '--checkpoint_every=50')
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+  """A loop that tells what it does."""
+  config = config_lib.parse(tiny_dataset.flags(tmp_path / 'run', *_FLAGS))
+  experiment = python_types.SimpleNamespace(config=config)
+  manager = python_types.SimpleNamespace(wait_until_finished=lambda: None)
+  done = []
+  made = loop._Run(experiment, None, manager, lambda: done.append('kept'), 0.0)
+  made.programs = python_types.SimpleNamespace(
+    init={'rl': lambda params: python_types.SimpleNamespace(params=params)},
+    reference=None,
+  )
+  made.done = done
+
+  def write(step, report, *, state=None):
+    done.append(('write', step))
+    if state is not None and made._saves(step):
+      made._save(state, step, None)
+
+  def save(state, step, evaluated):
+    done.append(('save', step, state.params))
+    made.last_saved = step
+
+  monkeypatch.setattr(made, '_write', write)
+  monkeypatch.setattr(made, '_save', save)
+  return made
+
+
+def _go(run, fails, first=0):
+  """Steps whose parameters are their number, up to one without a judge."""
+
+  def step(state, index):
+    number = int(state.params) + 1
+    if number == fails:
+      raise types.JudgeUnavailable('The judge http://x is down: start it.')
+    return python_types.SimpleNamespace(params=str(number)), None
+
+  state = python_types.SimpleNamespace(params=str(first))
+  run._steps(state, first, {'sft': step, 'rl': step})
+
+
+def test_the_step_before_is_written_and_saved(run):
+  with pytest.raises(signals.Stopped) as stopped:
+    _go(run, 7)
+  assert run.done[-3:] == [('write', 6), ('save', 6, '6'), 'kept']
+  assert [x[1] for x in run.done if x[0] == 'write'] == [1, 2, 3, 4, 5, 6]
+  assert str(stopped.value) == (
+    'The judge http://x is down: start it. Step 6 is saved: the same command '
+    'goes on from there.'
+  )
+  assert stopped.value.exit_code == os.EX_TEMPFAIL == 75
+
+
+def test_what_is_saved_is_not_saved_again(run):
+  # SFT ends with step 4, which is always saved.
+  with pytest.raises(signals.Stopped, match='Step 4 is saved'):
+    _go(run, 5)
+  assert run.done == [
+    *[('write', step) for step in (1, 2, 3, 4)],
+    ('save', 4, '4'),
+    'kept',
+  ]
+
+
+def test_what_a_pause_has_written_is_saved(run, monkeypatch):
+  # Written because of its evaluation, which saves nothing.
+  monkeypatch.setattr(run, '_evaluates', lambda step: step == 6)
+  with pytest.raises(signals.Stopped, match='Step 6 is saved'):
+    _go(run, 7)
+  assert run.done[-3:] == [('write', 6), ('save', 6, '6'), 'kept']
+
+
+def test_a_signal_while_it_waits_is_what_ended_it(run):
+  run.stop_signal = signal.SIGTERM
+  run.last_saved = 5
+  with pytest.raises(signals.Stopped, match='by SIGTERM after step 5') as end:
+    _go(run, 6, first=5)
+  assert end.value.signum == signal.SIGTERM and end.value.exit_code == 143
+
+
+def test_the_first_signal_ends_the_waiting(run):
+  hurried = []
+  run.patient = python_types.SimpleNamespace(hurry=lambda: hurried.append(1))
+  run.bar = python_types.SimpleNamespace(message=lambda text: None)
+  run._on_signal(signal.SIGTERM, None)
+  assert hurried == [1] and run.stop_signal == signal.SIGTERM
+  with pytest.raises(KeyboardInterrupt):
+    run._on_signal(signal.SIGTERM, None)
