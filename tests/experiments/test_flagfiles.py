@@ -3,6 +3,7 @@
 import pathlib
 import re
 
+import jax
 import pytest
 
 from awpo_jax import config as config_lib
@@ -125,7 +126,8 @@ def test_the_table_of_memory_in_a_header_is_what_is_computed(file):
   config = config_lib.parse(
     [f'--flagfile={file}', f'--model=experiments/models/{name}.json']
   )
-  parts = memory.parts(memory.make_plan(config), 8)
+  mesh = jax.sharding.AbstractMesh((8,), ('data',))
+  parts = memory.parts(memory.make_plan(config), mesh)
   found = {part: size for part, size in rows if part in parts}
   assert found == {
     part: f'{size / 2**30:.1f}' for part, size in parts.items() if size
