@@ -106,7 +106,7 @@ class Demonstration:
 
   task: Task
   response: str
-  further: tuple[Exchange, ...] = ()
+  further: tuple[Exchange, ...] = dataclasses.field(default=(), kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)

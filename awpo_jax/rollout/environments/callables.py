@@ -27,6 +27,7 @@ from awpo_jax.rollout.environments import checks, protocol, sandbox, worker
 
 Function: TypeAlias = Callable[..., Any]
 
+_LIMITS = sandbox.Limits()
 _FACTORY = 'awpo_jax.rollout.environments.worker:functions_by_name'
 
 
@@ -101,7 +102,7 @@ class CallablesEnvironment:
   def __init__(
     self,
     functions: Sequence[Function],
-    limits: sandbox.Limits = sandbox.Limits(),
+    limits: sandbox.Limits = _LIMITS,
   ):
     self.tools = tools_of(functions)
     paths = {

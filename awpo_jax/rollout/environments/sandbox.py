@@ -86,7 +86,12 @@ class _Worker:
       stdout=subprocess.PIPE,
       stderr=subprocess.DEVNULL,
       encoding='utf-8',
-      env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)},
+      # Simulators that tell the time tell the same on every machine.
+      env={
+        **os.environ,
+        'PYTHONPATH': os.pathsep.join(paths),
+        'TZ': 'UTC',
+      },
       start_new_session=True,
     )
     self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -122,8 +127,10 @@ class _Worker:
       os.killpg(self._process.pid, signal.SIGKILL)
     self._process.wait()
     for stream in (self._process.stdin, self._process.stdout):
+      # One may hold what the process did not read.
       with contextlib.suppress(OSError, ValueError):
-        stream.close()
+        if stream is not None:
+          stream.close()
 
 
 class Pool:

@@ -70,7 +70,7 @@ def functions_by_name(scenario: dict[str, Any]):
 class Sessions:
   """Live tools by what led to them, a bounded number of them."""
 
-  def __init__(self):
+  def __init__(self) -> None:
     self._kept: collections.OrderedDict[str, Any] = collections.OrderedDict()
 
   def take(self, factory: str, scenario, history):
@@ -123,8 +123,18 @@ def serve(requests, replies, memory: int) -> None:
     for name, parameters in request['calls']:
       text = run_call(live[0], name, parameters)
       reply(text=_cut(text, request['chars']))
-    reply(state=live[1]() if request['inspect'] else None)
+    reply(state=_state(live[1]) if request['inspect'] else None)
     sessions.keep(*where, history + request['calls'], live)
+
+
+def _state(inspector) -> Any:
+  """What the inspector sees; None where it cannot be written as JSON."""
+  try:
+    state = inspector()
+    json.dumps(state)
+  except Exception:  # A number of a million digits, say.
+    return None
+  return state
 
 
 def _cut(text: str, chars: int) -> str:
