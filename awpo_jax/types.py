@@ -235,12 +235,17 @@ class Rollout:
     completions: `Completions`.
     rewards: `Rewards`.
     sample_ids: i32[P, G], unique in the run.
+    trainer_logprobs: f32[P, G, Sc], log-probability under the trainer before
+      the first update, beside the sampler's in `completions`; 0 where not
+      chosen by the policy; None until `prepare_rollout`, and where it does not
+      compute them (`--old_logprobs=sampler`).
   """
 
   prompts: Prompts
   completions: Completions
   rewards: Rewards
   sample_ids: Array
+  trainer_logprobs: Array | None = None
 
 
 @record

@@ -31,6 +31,7 @@ class Report:
     ids: the prompts of the step, for a message.
     transcripts: rows for the transcripts file.
     started: `time.perf_counter()` at the start of the step.
+    rollout: what was sampled and scored, on the host; None for `sft`.
   """
 
   phase: str
@@ -39,6 +40,7 @@ class Report:
   ids: Sequence[str]
   transcripts: Sequence[Mapping[str, Any]]
   started: float
+  rollout: types.Rollout | None = None
 
 
 def make_sft_step(
@@ -154,11 +156,14 @@ def make_rl_step(
       sharding.place_split(sharding.split(rollout, devices), mesh),
       *references,
     )
-    batch, sums = jax.device_get((prepared.batch, prepared.metrics))
+    prepared = jax.device_get(prepared)
+    rollout = dataclasses.replace(
+      rollout, trainer_logprobs=sharding.merge(prepared.trainer_logprobs)
+    )
     clock.lap('prepare')
     updates = []
     for part in sharding.cut(
-      sharding.merge(batch),
+      sharding.merge(prepared.batch),
       minibatches=config.rl.minibatches,
       devices=devices,
       micro=config.rl.micro,
@@ -171,7 +176,7 @@ def make_rl_step(
     # makes the times true.
     jax.block_until_ready(state.params)
     clock.lap('update')
-    metrics |= {name: _mean(*pair) for name, pair in sums.items()}
+    metrics |= {name: _mean(*pair) for name, pair in prepared.metrics.items()}
     metrics |= clock.laps
     metrics['time/step'] = time.perf_counter() - started
     sampled = completions.policy_mask.sum() / clock.laps['time/sample']
@@ -183,6 +188,7 @@ def make_rl_step(
       ids=[task.task_id for task in tasks],
       transcripts=transcripts,
       started=started,
+      rollout=rollout,
     )
 
   return step

@@ -22,10 +22,12 @@ class Prepared:
 
   Attributes:
     batch: `types.Batch` without the axis of microbatches.
+    trainer_logprobs: for `types.Rollout`.
     metrics: name -> f32[2], a sum and its count over all devices.
   """
 
   batch: types.Batch
+  trainer_logprobs: types.Array | None
   metrics: dict[str, types.Array]
 
 
@@ -90,10 +92,10 @@ def prepare_rollout(
     advantages=shaped.advantages,
     clip_radius=jnp.broadcast_to(radius, shaped.gate.shape),
   )
+  trainer_logprobs = None
   if logprobs is not None:
-    batch = dataclasses.replace(
-      batch, old_logprobs=_in_pieces(logprobs, params, batch, micro)
-    )
+    trainer_logprobs = _in_pieces(logprobs, params, batch, micro)
+    batch = dataclasses.replace(batch, old_logprobs=trainer_logprobs)
   if ref_logprobs is not None:
     params = lora.join(reference, lora.split(params)[1])
     batch = dataclasses.replace(
@@ -101,6 +103,7 @@ def prepare_rollout(
     )
   return Prepared(
     batch=batch,
+    trainer_logprobs=trainer_logprobs,
     metrics=all_sum(_metrics(rollout, batch, shaped)),
   )
 
