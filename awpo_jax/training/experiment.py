@@ -17,6 +17,7 @@ from awpo_jax.models import induction
 from awpo_jax.rollout import (
   chat,
   datasets,
+  demonstrations,
   plugins,
   prompts,
   rewards,
@@ -29,7 +30,7 @@ JUDGES = {'rubric': rubric.rubric}
 # Reading more at the start would take a minute: they raise when they come up.
 _CHECKED_PROMPTS = 10**5
 
-# Tasks and perhaps the answers to them -> bool[N], of `prompts.fits`.
+# Tasks and perhaps the answers to them -> bool[N], of `demonstrations.fits`.
 _Fits = Callable[..., np.ndarray]
 
 
@@ -149,7 +150,7 @@ def _fitting(
 ) -> types.Dataset:
   """The data set, what exceeds the buckets refused, dropped or to be cut."""
   fits = functools.partial(
-    prompts.fits,
+    demonstrations.fits,
     tokenizer,
     prompt_buckets=config.data.prompt_buckets,
     response_buckets=config.data.response_buckets,

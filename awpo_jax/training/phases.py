@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from awpo_jax import types
+from awpo_jax.rollout import demonstrations as demonstrations_lib
 from awpo_jax.rollout import prompts as prompts_lib
 from awpo_jax.rollout import sampling, scoring
 from awpo_jax.training import experiment as experiment_lib
@@ -51,13 +52,13 @@ def make_sft_step(
   """One update on the next demonstrations."""
   config, tokenizer = experiment.config, experiment.tokenizer
   size, micro = config.sft.sft_batch, config.sft.sft_micro
-  demonstrations = experiment.dataset.demonstrations
+  shown = experiment.dataset.demonstrations
 
   def step(state, index):
     started = time.perf_counter()
     order = range(index * size, (index + 1) * size)
-    chosen = [demonstrations[experiment.demonstration_order[i]] for i in order]
-    prompts, completions = prompts_lib.demonstration_batch(
+    chosen = [shown[experiment.demonstration_order[i]] for i in order]
+    prompts, completions = demonstrations_lib.demonstration_batch(
       tokenizer,
       [experiment.encode_prompt(item.task) for item in chosen],
       [item.response for item in chosen],

@@ -3,7 +3,7 @@
 import pytest
 
 from awpo_jax import config as config_lib
-from awpo_jax.rollout import prompts
+from awpo_jax.rollout import demonstrations
 from awpo_jax.training import experiment as experiment_lib
 from tests import whole_runs
 
@@ -30,7 +30,7 @@ def test_texts_of_the_quickstart_fit(seed, tmp_path, monkeypatch):
     tasks += held_out
     responses += [x.ground_truth for x in held_out]
   assert len(shown) == 1000 and len(tasks) == len(responses) >= 2512
-  fit = prompts.fits(
+  fit = demonstrations.fits(
     experiment.tokenizer,
     tasks,
     responses,
