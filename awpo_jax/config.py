@@ -7,13 +7,13 @@ functions, so one more entry there is one more value of the flag.
 
 import dataclasses
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from absl import flags as absl_flags
 
+from awpo_jax import config_judge, config_rules
 from awpo_jax import config_objective as objective
-from awpo_jax import config_rules
 from awpo_jax.models import adapters, induction
 
 
@@ -101,7 +101,7 @@ class DataConfig:
     'toolrl', 'Outcome reward: toolrl, or package.module:function.'
   )
   judge: str = _flag(
-    'rubric', 'Reasoning judge: rubric, none, or package.module:function.'
+    'rubric', 'Reasoning judge: rubric, llm, none, or package.module:function.'
   )
 
 
@@ -156,6 +156,11 @@ class RlConfig:
   samples: int = _flag(8, 'Answers sampled for each prompt, G.')
   minibatches: int = _flag(4, 'Updates on each rollout batch.')
   micro: int = _flag(1, 'Prompts of a microbatch; all their answers with them.')
+  rollout_chunks: int = _flag(
+    1,
+    'Parts that a rollout batch is sampled in; one is judged, by a thread, '
+    'while the next is sampled.',
+  )
   temperature: float = _flag(1.0, 'Of sampler and trainer alike.')
   old_logprobs: str = _flag(
     'trainer',
@@ -194,6 +199,7 @@ class Config:
 
   run: RunConfig = RunConfig()
   data: DataConfig = DataConfig()
+  judge: config_judge.JudgeConfig = config_judge.JudgeConfig()
   model: ModelConfig = ModelConfig()
   sft: SftConfig = SftConfig()
   rl: RlConfig = RlConfig()
@@ -204,7 +210,7 @@ class Config:
 
 # Flags that may differ when an unfinished run goes on: none of its numbers
 # hangs on them.
-MAY_CHANGE = frozenset(
+MAY_CHANGE = config_judge.MAY_CHANGE | frozenset(
   {
     'output_dir',
     'checkpoint_every',
@@ -225,12 +231,14 @@ def sections() -> dict[str, type]:
 
 def define_flags(
   flag_values: absl_flags.FlagValues = absl_flags.FLAGS,
+  names: Collection[str] | None = None,
 ) -> None:
-  """Defines a flag for every field of every section."""
-  for section in sections().values():
-    hints = typing.get_type_hints(section)
-    for field in dataclasses.fields(section):
-      _define(field, hints[field.name], _title(section), flag_values)
+  """Defines a flag for every field of every section, or of those named."""
+  for name, section in sections().items():
+    if names is None or name in names:
+      hints = typing.get_type_hints(section)
+      for field in dataclasses.fields(section):
+        _define(field, hints[field.name], _title(section), flag_values)
 
 
 def _title(section: type) -> str:
@@ -271,18 +279,22 @@ def from_flags(
   Raises:
     ConfigError: for a value or combination that makes no sense.
   """
-  parts = {}
-  for name, section in sections().items():
-    hints = typing.get_type_hints(section)
-    parts[name] = section(
-      **{
-        field.name: _value(field.name, flag_values[field.name].value, hints)
-        for field in dataclasses.fields(section)
-      }
-    )
+  parts = {name: read_section(name, flag_values) for name in sections()}
   config = Config(**parts)
   check(config)
   return config
+
+
+def read_section(name: str, flag_values: absl_flags.FlagValues) -> Any:
+  """One section from parsed flags, unchecked."""
+  section = sections()[name]
+  hints = typing.get_type_hints(section)
+  return section(
+    **{
+      field.name: _value(field.name, flag_values[field.name].value, hints)
+      for field in dataclasses.fields(section)
+    }
+  )
 
 
 def _value(name: str, value: Any, hints: dict[str, Any]) -> Any:

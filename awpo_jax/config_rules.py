@@ -1,6 +1,7 @@
 """What flags may not say, alone or together, each with its remedy."""
 
 import math
+import urllib.parse
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
@@ -16,6 +17,9 @@ _NOT_NEGATIVE = (
   'warmup',
   'sft_warmup',
   'lora_rank',
+  'judge_retries',
+  'judge_max_calls',
+  'judge_max_tokens',
 )
 _AT_LEAST_ONE = (
   'cpu_devices',
@@ -29,6 +33,10 @@ _AT_LEAST_ONE = (
   'minibatches',
   'micro',
   'logprob_chunk',
+  'rollout_chunks',
+  'judge_samples',
+  'judge_reply_tokens',
+  'judge_concurrency',
 )
 _DTYPES = ('float32', 'bfloat16', 'float16')
 
@@ -48,6 +56,7 @@ def rules(config: Any, values: dict[str, Any]) -> Iterator[Rule]:
     yield values[name] < 1, f'--{name}={values[name]}: at least 1.'
   yield from _run_rules(config.run)
   yield from _data_rules(config.data)
+  yield from judge_rules(config.judge, config.data.judge)
   yield from _model_rules(config.model)
   yield (
     config.model.init_weights == 'pretrained' and bool(config.run.init_from),
@@ -119,6 +128,42 @@ def _data_rules(data) -> Iterator[Rule]:
     )
 
 
+def judge_rules(judge, name: str) -> Iterator[Rule]:
+  """What is wrong with the section `judge` where `--judge` is `name`."""
+  share = judge.min_judged
+  yield (
+    share is not None and not 0 <= share <= 1,
+    f'--min_judged={share}: a share from 0 to 1.',
+  )
+  yield from _at_least_0(judge, ['judge_patience'])
+  if name != 'llm':
+    return
+  for flag in ('judge_url', 'judge_model'):
+    yield (
+      not getattr(judge, flag),
+      f'--judge=llm asks a model at an endpoint: set --{flag}.',
+    )
+  url = urllib.parse.urlsplit(judge.judge_url)
+  yield (
+    bool(judge.judge_url)
+    and (
+      url.scheme not in ('http', 'https')
+      or not url.netloc
+      or bool(url.query or url.fragment)
+      or '@' in url.netloc
+    ),
+    '--judge_url is no plain http address (http://localhost:8000/v1, say); a '
+    'key belongs into the environment, AWPO_JUDGE_API_KEY.',
+  )
+  yield from _above_0(judge, ['judge_scale', 'judge_timeout'])
+  yield from _at_least_0(judge, ['judge_temperature', 'judge_backoff'])
+  yield (
+    judge.judge_samples > 1 and judge.judge_temperature == 0,
+    f'--judge_samples={judge.judge_samples} are all the same at '
+    '--judge_temperature=0: raise it, or ask once.',
+  )
+
+
 def _model_rules(model) -> Iterator[Rule]:
   yield (
     not model.model,
@@ -167,6 +212,12 @@ def _rl_rules(rl) -> Iterator[Rule]:
     rl.prompts_per_step % unit != 0,
     f'--prompts_per_step={rl.prompts_per_step} is not a multiple of '
     f'--minibatches={rl.minibatches} x --micro={rl.micro}.',
+  )
+  chunks = max(rl.rollout_chunks, 1)
+  yield (
+    rl.prompts_per_step % chunks != 0,
+    f'--prompts_per_step={rl.prompts_per_step} is not a multiple of '
+    f'--rollout_chunks={chunks}.',
   )
   yield (
     rl.samples < 2,

@@ -161,6 +161,10 @@ class RewardUnavailable(Exception):
   """The reward of a sample could not be had; the sample is invalid."""
 
 
+class JudgeUnavailable(Exception):
+  """Scores cannot be had at present; says of whom, why and the remedy."""
+
+
 # Records of arrays: pytrees that cross into jitted functions.
 
 

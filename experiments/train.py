@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     counted = loop.train(config, started=_STARTED)
   except signals.Stopped as stopped:
     print(stopped, file=sys.stderr)
-    sys.exit(128 + stopped.signum)
+    sys.exit(stopped.exit_code)
   except (
     config_lib.ConfigError,
     checkpoints.CheckpointError,

@@ -9,6 +9,7 @@ from awpo_jax import config as config_lib
 from awpo_jax.ops import losses, mechanisms
 from awpo_jax.rollout import chat
 
+LLM = ('--judge=llm', '--judge_url=http://here:8000/v1', '--judge_model=m')
 NEEDED = ('--output_dir=run', '--model=model.json', '--rl_steps=2')
 
 
@@ -93,6 +94,22 @@ OTHERS = {
   'enable_thinking': 'false',
   'reward': 'a.b:c',
   'judge': 'd.e:f',
+  'judge_url': 'https://there/v1',
+  'judge_model': 'm',
+  'judge_prompt': 'prompt.txt',
+  'judge_scale': 5.0,
+  'judge_samples': 4,
+  'judge_temperature': 0.6,
+  'judge_reply_tokens': 99,
+  'judge_concurrency': 32,
+  'judge_timeout': 30.0,
+  'judge_retries': 9,
+  'judge_backoff': 0.2,
+  'judge_max_calls': 1000,
+  'judge_max_tokens': 10**6,
+  'judge_cache': '',
+  'min_judged': 0.75,
+  'judge_patience': 60.0,
   'model': 'other.json',
   'init_weights': 'induction',
   'dtype': 'bfloat16',
@@ -110,6 +127,7 @@ OTHERS = {
   'samples': 5,
   'minibatches': 3,
   'micro': 2,
+  'rollout_chunks': 8,
   'temperature': 0.7,
   'old_logprobs': 'sampler',
   'learning_rate': 3e-7,
@@ -230,6 +248,27 @@ WRONG = {
   '--samples=1': ['--samples=1'],
   '--temperature=0.0': ['--temperature=0'],
   '--judge=none': ['--judge=none'],
+  'set --judge_url': [*LLM, '--judge_url='],
+  'set --judge_model': [*LLM, '--judge_model='],
+  '--judge_url is no plain http address': [*LLM, '--judge_url=here:8000/v1'],
+  'AWPO_JUDGE_API_KEY': [*LLM, '--judge_url=https://me:key@here/v1'],
+  'the environment': [*LLM, '--judge_url=https://here/v1?key=secret'],
+  '--judge_scale=0.0': [*LLM, '--judge_scale=0'],
+  '--judge_timeout=nan': [*LLM, '--judge_timeout=nan'],
+  '--judge_backoff=-1.0': [*LLM, '--judge_backoff=-1'],
+  '--judge_temperature=-1.0': [*LLM, '--judge_temperature=-1'],
+  '--judge_samples=3 are all the same': [*LLM, '--judge_samples=3'],
+  '--judge_samples=0': ['--judge_samples=0'],
+  '--judge_concurrency=0': ['--judge_concurrency=0'],
+  '--judge_reply_tokens=0': ['--judge_reply_tokens=0'],
+  '--judge_retries=-1': ['--judge_retries=-1'],
+  '--judge_max_calls=-1': ['--judge_max_calls=-1'],
+  '--judge_max_tokens=-1': ['--judge_max_tokens=-1'],
+  '--judge_patience=nan': ['--judge_patience=nan'],
+  '--min_judged=1.5': ['--min_judged=1.5'],
+  '--min_judged=nan': ['--min_judged=nan'],
+  '--rollout_chunks=0': ['--rollout_chunks=0'],
+  '--rollout_chunks=3': ['--prompts_per_step=8', '--rollout_chunks=3'],
   '--mix_weight': ['--mix=convex'],
   '--ddof=2': ['--ddof=2'],
   '--band=(0.8, 0.2)': ['--band=0.8,0.2'],
@@ -305,6 +344,10 @@ def test_all_problems_are_told_at_once():
   'flags',
   [
     ['--judge=none', '--gate=none'],
+    [*LLM, '--judge_url=https://here', '--min_judged=1', '--judge_patience=0'],
+    [*LLM, '--judge_samples=3', '--judge_temperature=1', '--judge_backoff=0'],
+    # Nothing is asked of what another judge does not need.
+    ['--judge_samples=3', '--judge_url=nonsense', '--judge_scale=0'],
     ['--mix=convex', '--mix_weight=0.5'],
     # What belongs to a phase that the run does not have does not matter.
     ['--rl_steps=0', '--sft_steps=1', '--samples=1', '--judge=none'],
@@ -327,7 +370,14 @@ def test_which_flags_a_run_may_change():
   config = _parse('--seed=1', '--band=0.1,0.9')
   old = config_lib.to_json(config)
   assert config_lib.differences(old, config) == []
-  changed = _parse('--seed=2', '--band=0.2,0.9', '--keep_checkpoints=9')
+  changed = _parse(
+    '--seed=2',
+    '--band=0.2,0.9',
+    '--keep_checkpoints=9',
+    # The endpoint has moved.
+    '--judge_url=http://there/v1',
+    '--judge_patience=9',
+  )
   assert config_lib.differences(old, changed) == [
     '--seed: 1 then, 2 now',
     '--band: [0.1, 0.9] then, [0.2, 0.9] now',

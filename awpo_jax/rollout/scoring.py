@@ -62,6 +62,17 @@ def score(
   ), parts
 
 
+def judge_requests(
+  responses: Sequence[Sequence[str]], tasks: Sequence[types.Task]
+) -> list[types.JudgeRequest]:
+  """What `score` asks the judge: [P * G], the answers of a task together."""
+  return [
+    types.JudgeRequest(user=task.user, tools=task.tools, response=response)
+    for task, group in zip(tasks, responses, strict=True)
+    for response in group
+  ]
+
+
 def _outcome(
   reward: types.Reward, response: str, task: types.Task
 ) -> types.Score | None:
@@ -109,11 +120,7 @@ def _judge(
   shape = (len(tasks), len(responses[0]))
   if judge is None:
     return np.zeros(shape, np.float32), np.zeros(shape, bool)
-  requests = [
-    types.JudgeRequest(user=task.user, tools=task.tools, response=response)
-    for task, group in zip(tasks, responses, strict=True)
-    for response in group
-  ]
+  requests = judge_requests(responses, tasks)
   scores = list(judge(requests))
   if len(scores) != len(requests):
     raise ValueError(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import os
 from collections.abc import Callable, Mapping, Sequence
 
 import grain
@@ -23,10 +24,8 @@ from awpo_jax.rollout import (
   rewards,
   tokenizers,
 )
-from awpo_jax.rollout.judges import rubric
-from awpo_jax.training import run_model
+from awpo_jax.training import judges, run_model
 
-JUDGES = {'rubric': rubric.rubric}
 # Reading more at the start would take a minute: they raise when they come up.
 _CHECKED_PROMPTS = 10**5
 
@@ -90,9 +89,9 @@ def make_experiment(config: config_lib.Config) -> Experiment:
   """
   data = config.data
   reward = plugins.load(data.reward, rewards.REWARDS, flag='reward')
-  judge = None
-  if data.judge != 'none':
-    judge = plugins.load(data.judge, JUDGES, flag='judge')
+  judge = judges.make_judge(
+    data.judge, config.judge, run=os.path.abspath(config.run.output_dir)
+  )
   loaded = datasets.load(
     data.dataset, seed=config.run.seed, data=data.data or None
   )

@@ -1,20 +1,24 @@
 """The loop of a run: steps, evaluations, checkpoints, and how it ends."""
 
 import contextlib
+import dataclasses
 import pathlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 import jax
 
 from awpo_jax import config as config_lib
-from awpo_jax.evaluation import held_out
+from awpo_jax import types
+from awpo_jax.rollout.judges import judging
 from awpo_jax.training import (
   checkpoints,
+  evaluations,
   folders,
+  judges,
   optimizer,
   phases,
   profiler,
@@ -28,9 +32,6 @@ from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import metrics as metrics_lib
 from awpo_jax.training import programs as programs_lib
 from awpo_jax.training import progress as progress_lib
-
-# A file, or a model on the hub, that cannot be had.
-_ABSENT = (FileNotFoundError, ConnectionError, PermissionError)
 
 
 class NonFiniteError(RuntimeError):
@@ -60,7 +61,8 @@ def train(
       name what is not there.
     CheckpointError: `--init_from` or the run's own checkpoint does not fit.
     NonFiniteError, ReplicaError: the run cannot go on.
-    signals.Stopped: after SIGTERM or SIGINT, everything saved.
+    signals.Stopped: after SIGTERM or SIGINT, or where the judge cannot be had;
+      everything is saved.
   """
   started = time.perf_counter() if started is None else started
   folder = pathlib.Path(config.run.output_dir)
@@ -71,7 +73,7 @@ def train(
   if problems:
     raise config_lib.ConfigError('\n'.join(problems))
   if config.run.wandb_project:
-    with _refusing(ModuleNotFoundError):
+    with start.refusing(ModuleNotFoundError):
       metrics_lib.import_wandb(config.run.wandb_project)
   _use_compilation_cache(config)
   with (
@@ -80,9 +82,9 @@ def train(
   ):
     # A `ValueError` of anything later is no mistake in the flags: it keeps its
     # type, and `experiments/train.py` its traceback.
-    with _refusing(ValueError, *_ABSENT):
+    with start.refusing(ValueError, *start.ABSENT):
       experiment = experiment_lib.make_experiment(config)
-      check_best_metric(experiment)
+      evaluations.check_best_metric(experiment)
     with contextlib.closing(
       checkpoints.make_manager(
         folder / checkpoints.RUN_SUBFOLDER,
@@ -94,39 +96,11 @@ def train(
       return _Run(experiment, mesh, manager, keep_folder, started).run()
 
 
-@contextlib.contextmanager
-def _refusing(*errors: type[Exception]) -> Iterator[None]:
-  """Makes errors of what flags name a `ConfigError`."""
-  try:
-    yield
-  except config_lib.ConfigError:
-    raise
-  except errors as error:
-    raise config_lib.ConfigError(str(error)) from error
-
-
 def _use_compilation_cache(config: config_lib.Config) -> None:
   """Compiled programs of this and later runs; a setting of the process."""
   if config.run.compilation_cache:
     path = pathlib.Path(config.run.compilation_cache).expanduser()
     jax.config.update('jax_compilation_cache_dir', str(path))
-
-
-def check_best_metric(experiment: experiment_lib.Experiment) -> None:
-  """Raises `ConfigError` where `--best_metric` will not be measured."""
-  run = experiment.config.run
-  known = [
-    f'eval/{name}/{key}'
-    for name, tasks in experiment.dataset.evals.items()
-    for key in held_out.metric_names(
-      tasks[: run.eval_tasks], judged=experiment.judge is not None
-    )
-  ]
-  if run.best_metric and run.best_metric not in known:
-    raise config_lib.ConfigError(
-      f'--best_metric={run.best_metric} is not measured; there are: '
-      f'{", ".join(known)}.'
-    )
 
 
 class _Run:
@@ -154,6 +128,7 @@ class _Run:
     self.profiler = profiler.Profiler(run.profile_steps, run.output_dir)
     self.last_saved: int | None = None
     self.reference: Any = None  # What the KL term refers to.
+    self.patient: judging.Judging | None = None
     self.elapsed = 0.0
     self.clock = self.fetched = started
     self.once: dict[str, float] = {}
@@ -167,12 +142,6 @@ class _Run:
     if step == 0:
       left_out = self.experiment.left_out.items()
       self.once |= {f'data/left_out/{name}': n for name, n in left_out}
-    steps = {
-      'sft': phases.make_sft_step(self.experiment, self.programs, self.mesh),
-      'rl': phases.make_rl_step(
-        self.experiment, self.programs, self.mesh, lambda: self.reference
-      ),
-    }
     run = self.config.run
     with (
       metrics_lib.MetricsLog(
@@ -181,9 +150,18 @@ class _Run:
         wandb_project=run.wandb_project or None,
       ) as self.log,
       contextlib.closing(progress_lib.Progress(self.total, step)) as self.bar,
+      judges.patient(
+        self.experiment.judge, self.config, self.bar.message
+      ) as self.patient,
       signals.handled_by(self._on_signal),
       jax.transfer_guard('disallow'),
     ):
+      self.experiment = dataclasses.replace(self.experiment, judge=self.patient)
+      parts = self.experiment, self.programs, self.mesh
+      steps = {
+        'sft': phases.make_sft_step(*parts),
+        'rl': phases.make_rl_step(*parts, lambda: self.reference),
+      }
       if step == 0 and run.init_from:
         self._log(0, {'phase': 'start', **self._evaluate(state, 0)})
       self._steps(state, step, steps)
@@ -195,7 +173,7 @@ class _Run:
     step = checkpoints.latest_step(self.manager)
     phase = self._phase(step or 1)
     if step is None:
-      with _refusing(*_ABSENT):
+      with start.refusing(*start.ABSENT):
         params = start.new_params(self.config, model, self.mesh)
       return 0, self._new_state(params, phase)
     state = jax.eval_shape(
@@ -240,7 +218,10 @@ class _Run:
         state = self._begin_rl(state, done)
       index = done if phase == 'sft' else done - run.sft_steps
       self.profiler.before(step)
-      state, report = steps[phase](state, index)
+      try:
+        state, report = steps[phase](state, index)
+      except types.JudgeUnavailable as error:
+        self._stop_unjudged(state, done, pending, error)
       self.profiler.after(step, state.params)
       if pending:
         self._write(*pending)
@@ -365,20 +346,9 @@ class _Run:
   def _evaluate(self, state, step: int) -> dict[str, Any]:
     """Accuracy on every held-out set; the answers go to the transcripts."""
     started = time.perf_counter()
-    metrics: dict[str, Any] = {}
-    rows: list[dict[str, Any]] = []
-    experiment = self.experiment
-    for name, tasks in experiment.dataset.evals.items():
-      values, answers = held_out.evaluate(
-        tasks[: self.config.run.eval_tasks],
-        lambda chosen: phases.answer(
-          experiment, self.programs, self.mesh, state.params, chosen
-        ),
-        reward=experiment.reward,
-        judge=experiment.judge,
-      )
-      metrics |= {f'eval/{name}/{key}': value for key, value in values.items()}
-      rows += [{'set': name, **row} for row in answers]
+    metrics, rows = evaluations.evaluate(
+      self.experiment, self.programs, self.mesh, state.params
+    )
     self.log.write_transcripts(step, rows)
     metrics['time/eval'] = time.perf_counter() - started
     return metrics
@@ -387,7 +357,24 @@ class _Run:
     if self.stop_signal is not None:
       raise KeyboardInterrupt
     self.stop_signal = signum
+    if self.patient:
+      self.patient.hurry()
     self.bar.message('Stopping after this step; once more to stop at once.')
+
+  def _stop_unjudged(self, state, done: int, pending, error) -> NoReturn:
+    """Ends before step `done` + 1, which changed nothing: that is saved."""
+    self.stopping = True
+    if pending:
+      self._write(*pending, state=state)
+    elif self.last_saved != done:
+      self._save(state, done, None)
+    self.keep_folder()
+    if self.stop_signal is not None:
+      self._stop(done)
+    self.manager.wait_until_finished()
+    raise signals.Stopped(
+      f'{error} Step {done} is saved: the same command goes on from there.'
+    ) from error
 
   def _stop(self, step: int) -> None:
     assert self.stop_signal is not None

@@ -12,9 +12,9 @@ from awpo_jax import types
 from awpo_jax.rollout import demonstrations as demonstrations_lib
 from awpo_jax.rollout import prompts as prompts_lib
 from awpo_jax.rollout import sampling, scoring
+from awpo_jax.training import chunks, sharding, train_step
 from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import programs as programs_lib
-from awpo_jax.training import sharding, train_step
 
 Step = Callable[
   [train_step.TrainState, int], tuple[train_step.TrainState, 'Report']
@@ -137,17 +137,19 @@ def make_rl_step(
     clock = _Clock(started)
     tasks, prompts = next_prompts(experiment, index)
     samples = sample_ids(prompts.ids, config.rl.samples)
-    completions = programs.sample[prompts.tokens.shape[-1]](
+    completions, texts = chunks.sample(
+      experiment,
+      programs.sample[prompts.tokens.shape[-1]],
+      mesh,
       state.params,
-      *sharding.place_split(sharding.split((prompts, samples), devices), mesh),
-      sharding.place_replicated(
-        sampling.facts(config.run.seed, 'train', index, 0), mesh
-      ),
+      tasks,
+      prompts,
+      samples,
+      sampling.facts(config.run.seed, 'train', index, 0),
     )
-    completions = sharding.merge(jax.device_get(completions))
     clock.lap('sample')
     rollout, metrics, transcripts = score_rollout(
-      experiment, tasks, prompts, samples, completions
+      experiment, tasks, prompts, samples, completions, texts
     )
     clock.lap('score')
     shape = prompts.tokens.shape[-1], rollout.completions.tokens.shape[-1]
@@ -252,15 +254,25 @@ def score_rollout(
   prompts: types.Prompts,
   samples: np.ndarray,
   completions: types.Completions,
+  texts: Sequence[Sequence[str]] | None = None,
 ) -> tuple[types.Rollout, dict[str, Any], list[dict[str, Any]]]:
   """Rewards of a rollout batch, cut to the response bucket it needs.
+
+  Args:
+    experiment: the run.
+    tasks: P of them.
+    prompts: theirs.
+    samples: i32[P, G], sample ids.
+    completions: of the sampler.
+    texts: the completions decoded, [P][G]; None: to be decoded here.
 
   Returns:
     The rollout, the means of the reward's parts, and transcripts.
   """
-  texts = prompts_lib.decode_completions(
-    experiment.tokenizer, completions, experiment.stop_ids
-  )
+  if texts is None:
+    texts = prompts_lib.decode_completions(
+      experiment.tokenizer, completions, experiment.stop_ids
+    )
   rewards, parts = scoring.score(
     texts, tasks, reward=experiment.reward, judge=experiment.judge
   )
@@ -278,6 +290,7 @@ def score_rollout(
     {
       'task_id': task.task_id,
       'user': task.user,
+      'tools': [dataclasses.asdict(tool) for tool in task.tools],
       'ground_truth': task.ground_truth,
       'response': texts[p][g],
       'outcome': _or_none(rewards.outcome, rewards.outcome_valid, p, g),

@@ -94,7 +94,8 @@ def compile_programs(
     if references:
       lowered['reference',] = make_reference(mesh).lower(params)
     for s in prompts:
-      arguments = shapes.sampler(rows, s, samples)
+      chunk = rows // config.rl.rollout_chunks
+      arguments = shapes.sampler(chunk, s, samples)
       lowered['sample', s] = sampler.lower(params, *arguments)
     for s, r in pairs:
       rollout = shapes.rollout(rows, s, samples, r)
@@ -289,6 +290,12 @@ def check_devices(config: Any, devices: int) -> Iterable[str]:
       f'--prompts_per_step={config.rl.prompts_per_step} does not divide over '
       f'{devices} devices x --minibatches={config.rl.minibatches} x '
       f'--micro={config.rl.micro}.'
+    )
+  unit = devices * config.rl.rollout_chunks
+  if config.run.rl_steps and config.rl.prompts_per_step % unit:
+    yield (
+      f'--prompts_per_step={config.rl.prompts_per_step} does not divide over '
+      f'{devices} devices x --rollout_chunks={config.rl.rollout_chunks}.'
     )
   unit = devices * config.sft.sft_micro
   if config.run.sft_steps and config.sft.sft_batch % unit:

@@ -1,17 +1,25 @@
 """What the process is told from outside while a run lasts."""
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
 
 class Stopped(RuntimeError):
-  """The run was asked to stop and has saved what it had."""
+  """The run had to stop and has saved what it had.
 
-  def __init__(self, message: str, signum: int):
+  Attributes:
+    signum: of the signal that asked for it; None where it cannot go on now.
+    exit_code: of the process, as a shell has it for a signal; else that of a
+      failure that may pass.
+  """
+
+  def __init__(self, message: str, signum: int | None = None):
     super().__init__(message)
     self.signum = signum
+    self.exit_code = os.EX_TEMPFAIL if signum is None else 128 + signum
 
 
 def stop_at_start(signum: int, _: Any) -> None:

@@ -1,7 +1,9 @@
-"""Adapters of a new run, and what its KL term refers to."""
+"""A run's start: what it refuses, new adapters, what its KL term refers to."""
 
+import contextlib
 import dataclasses
 import sys
+from collections.abc import Iterator
 
 import jax
 
@@ -12,6 +14,20 @@ from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import lora
 from awpo_jax.rollout import sampling
 from awpo_jax.training import checkpoints, optimizer, weights
+
+# A file, or a model on the hub, that cannot be had.
+ABSENT = (FileNotFoundError, ConnectionError, PermissionError)
+
+
+@contextlib.contextmanager
+def refusing(*errors: type[Exception]) -> Iterator[None]:
+  """Makes errors of what flags name a `ConfigError`."""
+  try:
+    yield
+  except config_lib.ConfigError:
+    raise
+  except errors as error:
+    raise config_lib.ConfigError(str(error)) from error
 
 
 def param_shapes(model: model_config.DecoderConfig) -> types.ArrayTree:

@@ -20,6 +20,7 @@ FLOORS = (
   'evaluation',
   'config_rules',
   'config_objective',
+  'config_judge',
   'config',
   'training',
   'experiments',

@@ -10,6 +10,7 @@ import pytest
 from awpo_jax import config as config_lib
 from awpo_jax import types
 from awpo_jax.rollout import prompts, rewards
+from awpo_jax.rollout.judges import rubric
 from awpo_jax.training import experiment as experiment_lib
 from tests import tiny_dataset
 
@@ -32,7 +33,7 @@ def test_parts_of_the_tiny_experiment(tmp_path):
 def test_names_of_what_is_built_in(tmp_path):
   made = _make(tmp_path / 'run', '--reward=toolrl', '--judge=rubric')
   assert made.reward is rewards.toolrl
-  assert made.judge is experiment_lib.JUDGES['rubric']
+  assert made.judge is rubric.rubric
   made = _make(tmp_path / 'other', '--judge=none', '--gate=none')
   assert made.judge is None
 

@@ -1,0 +1,143 @@
+"""A judge as training asks it: ahead of time, and not on with too few scores.
+
+While further answers are generated, those there are may be judged already
+(`begin`). A batch of which too few could be judged is asked for again, only
+what is missing, after growing pauses, until the patience is over.
+"""
+
+import concurrent.futures
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from awpo_jax import types
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+
+Requests = Sequence[types.JudgeRequest]
+
+
+class Judging:
+  """A `types.Judge` around another one, which may have two more methods.
+
+  `problem() -> str` names it and what went wrong last; `give_up(requests)` is
+  told which scores the run goes on without.
+  """
+
+  def __init__(
+    self,
+    judge: types.Judge,
+    *,
+    min_judged: float = 0.0,
+    patience: float = 0.0,
+    needed: bool = True,
+    tell: Callable[[str], None] = lambda _: None,
+  ) -> None:
+    """Asks nothing yet.
+
+    Args:
+      judge: called by several threads at once only where `begin` is used.
+      min_judged: share of a batch that must have a score.
+      patience: seconds without a further score until the batch is given up.
+      needed: False: nothing hangs on the scores; none is waited for.
+      tell: given a line where a batch waits or is without its scores.
+    """
+    self._judge = judge
+    self._min_judged = min_judged
+    self._patience = patience
+    self._needed = needed
+    self._tell = tell
+    self._begun: list[concurrent.futures.Future[list[float | None]]] = []
+    self._pool: concurrent.futures.ThreadPoolExecutor | None = None
+    self._hurried = threading.Event()
+
+  def begin(self, requests: Requests) -> None:
+    """Starts to judge a part of the batch that is asked for next."""
+    if self._pool is None:
+      self._pool = concurrent.futures.ThreadPoolExecutor(64)
+    self._begun.append(self._pool.submit(self._asked, requests))
+
+  def hurry(self) -> None:
+    """From now on no batch is waited for; may be called by a signal handler."""
+    self._hurried.set()
+
+  def close(self) -> None:
+    """Ends what is under way."""
+    close = getattr(self._judge, 'close', None)
+    if close is not None:
+      close()
+    if self._pool is not None:
+      self._pool.shutdown(wait=False, cancel_futures=True)
+
+  def __call__(self, requests: Requests) -> list[float | None]:
+    """Scores of a batch, or what `begin` has asked for of it, in its order.
+
+    Raises:
+      types.JudgeUnavailable: too few could be had for as long as the patience
+        lasts, or `hurry` was called meanwhile.
+    """
+    if not self._needed:
+      return self._or_without(self._first, requests)
+    scores = self._first(requests)
+    if len(scores) != len(requests):
+      return scores  # The caller says what is wrong.
+    self._complete(requests, scores)
+    lost = _missing(scores)
+    give_up = getattr(self._judge, 'give_up', None)
+    if lost and give_up is not None:
+      give_up([requests[i] for i in lost])
+    return scores
+
+  def leniently(self, requests: Requests) -> list[float | None]:
+    """The same, but without a score instead of the error."""
+    return self._or_without(self, requests)
+
+  def _or_without(
+    self, ask: Callable[[Requests], list[float | None]], requests: Requests
+  ) -> list[float | None]:
+    try:
+      return ask(requests)
+    except types.JudgeUnavailable as error:
+      self._tell(f'Without scores of the reasoning: {error}')
+      return [None] * len(requests)
+
+  def _asked(self, requests: Requests) -> list[float | None]:
+    return list(self._judge(requests))
+
+  def _first(self, requests: Requests) -> list[float | None]:
+    begun, self._begun = self._begun, []
+    if not begun:
+      return self._asked(requests)
+    return [score for part in begun for score in part.result()]
+
+  def _complete(self, requests: Requests, scores: list[float | None]) -> None:
+    """Asks for what is missing until enough is there."""
+    since, pause = time.monotonic(), _FIRST_PAUSE
+    enough = self._min_judged * len(scores)
+    while len(missing := _missing(scores)) > len(scores) - enough:
+      what = (
+        f'{len(scores) - len(missing)} of {len(scores)} answers could be '
+        f'judged by {self._name()}'
+      )
+      if time.monotonic() - since > self._patience or self._hurried.is_set():
+        raise types.JudgeUnavailable(
+          f'{what}, fewer than --min_judged={self._min_judged:g} of them for '
+          f'--judge_patience={self._patience:g} seconds: mend it, or set lower '
+          'what is asked of it.'
+        )
+      self._tell(f'Waiting: {what}.')
+      self._hurried.wait(min(pause, self._patience))
+      pause = min(2 * pause, _LONGEST_PAUSE)
+      again = self._asked([requests[i] for i in missing])
+      for index, score in zip(missing, again, strict=True):
+        scores[index] = score
+      if len(_missing(scores)) < len(missing):
+        since, pause = time.monotonic(), _FIRST_PAUSE
+
+  def _name(self) -> str:
+    problem = getattr(self._judge, 'problem', None)
+    return f'the judge {problem()}' if problem is not None else 'the judge'
+
+
+def _missing(scores: Sequence[float | None]) -> list[int]:
+  return [index for index, score in enumerate(scores) if score is None]
