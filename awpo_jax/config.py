@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from awpo_jax import config_judge, config_rules
+from awpo_jax import config_environment, config_judge, config_rules
 from awpo_jax import config_objective as objective
 from awpo_jax.models import adapters, induction
 
@@ -200,6 +200,9 @@ class Config:
   run: RunConfig = RunConfig()
   data: DataConfig = DataConfig()
   judge: config_judge.JudgeConfig = config_judge.JudgeConfig()
+  environment: config_environment.EnvironmentConfig = (
+    config_environment.EnvironmentConfig()
+  )
   model: ModelConfig = ModelConfig()
   sft: SftConfig = SftConfig()
   rl: RlConfig = RlConfig()

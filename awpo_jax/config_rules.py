@@ -35,6 +35,11 @@ _AT_LEAST_ONE = (
   'logprob_chunk',
   'rollout_chunks',
   'judge_samples',
+  'max_turns',
+  'observation_tokens',
+  'tool_megabytes',
+  'tool_chars',
+  'tool_workers',
   'judge_reply_tokens',
   'judge_concurrency',
 )
@@ -57,6 +62,7 @@ def rules(config: Any, values: dict[str, Any]) -> Iterator[Rule]:
   yield from _run_rules(config.run)
   yield from _data_rules(config.data)
   yield from judge_rules(config.judge, config.data.judge)
+  yield from _environment_rules(config.environment, config.data)
   yield from _model_rules(config.model)
   yield (
     config.model.init_weights == 'pretrained' and bool(config.run.init_from),
@@ -126,6 +132,24 @@ def _data_rules(data) -> Iterator[Rule]:
       not value or min(value) < 2 or list(value) != sorted(set(value)),
       f'--{name}={value}: lengths of at least 2 in rising order.',
     )
+
+
+def _environment_rules(environment, data) -> Iterator[Rule]:
+  yield from _above_0(environment, ['tool_seconds'])
+  if environment.environment == 'none':
+    return
+  yield (
+    data.reward != 'toolrl',
+    f'--reward={data.reward} scores one answer, but with '
+    f'--environment={environment.environment} an episode is scored: leave it '
+    'out and set --episode_reward.',
+  )
+  longest, read = max(data.response_buckets), environment.observation_tokens
+  yield (
+    read >= longest,
+    f'--observation_tokens={read} leaves no room for an answer in the '
+    f'{longest} tokens of an episode, the last of --response_buckets.',
+  )
 
 
 def judge_rules(judge, name: str) -> Iterator[Rule]:

@@ -9,8 +9,8 @@ import numpy as np
 from awpo_jax import types
 from awpo_jax.rollout import scoring
 
-# Tasks -> one answer each.
-Answer = Callable[[Sequence[types.Task]], Sequence[str]]
+# Tasks -> one answer each, or one episode.
+Answer = Callable[[Sequence[types.Task]], Sequence[Any]]
 
 
 def evaluate(
@@ -56,7 +56,7 @@ def evaluate(
       'kind': task.kind,
       'user': task.user,
       'ground_truth': task.ground_truth,
-      'response': response,
+      'response': str(response),
       'solved': bool(right),
     }
     for task, response, right in zip(tasks, responses, solved, strict=True)

@@ -11,7 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from awpo_jax import types
-from awpo_jax.rollout import observations, rewards, tokenizers, tool_calls
+from awpo_jax.rollout import (
+  observations,
+  plugins,
+  rewards,
+  tokenizers,
+  tool_calls,
+)
 from awpo_jax.rollout.environments import protocol
 
 
@@ -289,10 +295,16 @@ EPISODE_REWARDS = {'outcome': outcome, 'turns': turnwise}
 
 
 def make_reward(
-  environment: protocol.Environment, kind: str
-) -> Callable[[Episode, types.Task], types.Score]:
-  """A reward of whole episodes, in the form of `types.Reward`."""
-  return functools.partial(_reward, environment, EPISODE_REWARDS[kind])
+  environment: protocol.Environment, name: str
+) -> Callable[..., types.Score]:
+  """A reward of whole episodes, in the form of `types.Reward`.
+
+  Args:
+    environment: where they were played.
+    name: value of `--episode_reward`.
+  """
+  score = plugins.load(name, EPISODE_REWARDS, flag='episode_reward')
+  return functools.partial(_reward, environment, score)
 
 
 def _reward(environment, score, episode: Episode, task: types.Task):
@@ -301,24 +313,35 @@ def _reward(environment, score, episode: Episode, task: types.Task):
   return score(environment, episode, task)
 
 
-def make_judge(judge: types.Judge) -> Callable[..., list[float | None]]:
+class EpisodeJudge:
   """A judge of whole episodes: the mean over their turns.
 
   Each turn is judged by itself, with the dialogue up to it in RLLA's layout as
   the user's text. An episode of which a turn could not be judged has no score.
   """
 
-  def judge_episodes(requests) -> list[float | None]:
-    parts = [_requests(request) for request in requests]
-    scores = iter(judge([one for part in parts for one in part]))
-    means: list[float | None] = []
-    for part in parts:
-      had = [next(scores) for _ in part]
-      missing = not had or None in had
-      means.append(None if missing else float(np.mean(had)))  # type: ignore[arg-type]
-    return means
+  def __init__(self, judge: types.Judge):
+    self._judge = judge
+    # What `judging.Judging` may ask of a judge, where this one has it.
+    for name in ('problem', 'close'):
+      if hasattr(judge, name):
+        setattr(self, name, getattr(judge, name))
+    if hasattr(judge, 'give_up'):
+      self.give_up = lambda requests: judge.give_up(
+        [one for request in requests for one in _requests(request)]
+      )
 
-  return judge_episodes
+  def __call__(
+    self, requests: Sequence[types.JudgeRequest]
+  ) -> list[float | None]:
+    parts = [_requests(request) for request in requests]
+    scores = iter(self._judge([one for part in parts for one in part]))
+    return [_mean([next(scores) for _ in part]) for part in parts]
+
+
+def _mean(scores: Sequence[float | None]) -> float | None:
+  had = [score for score in scores if score is not None]
+  return float(np.mean(had)) if had and len(had) == len(scores) else None
 
 
 def _requests(request: types.JudgeRequest) -> list[types.JudgeRequest]:

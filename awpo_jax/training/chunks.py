@@ -11,7 +11,7 @@ from awpo_jax.rollout import prompts as prompts_lib
 from awpo_jax.rollout import scoring
 from awpo_jax.rollout.judges import judging
 from awpo_jax.training import experiment as experiment_lib
-from awpo_jax.training import sharding
+from awpo_jax.training import sharding, turn_programs
 
 
 def sample(
@@ -23,7 +23,7 @@ def sample(
   prompts: types.Prompts,
   samples: np.ndarray,
   facts: np.ndarray,
-) -> tuple[types.Completions, list[list[str]]]:
+) -> tuple[types.Completions, list[list[Any]]]:
   """Completions of a rollout batch, `--rollout_chunks` parts of it in turn.
 
   A draw hangs on its sample's id, not on the part it is in: in parts or at once
@@ -40,29 +40,58 @@ def sample(
     facts: of `sampling.facts`.
 
   Returns:
-    Completions [P, G, ..] of NumPy arrays, and their texts [P][G].
+    Completions [P, G, ..] of NumPy arrays, and their texts [P][G]; with an
+    environment episodes.
   """
   count = experiment.config.rl.rollout_chunks
-  devices, judge = mesh.devices.size, experiment.judge
-  ahead = count > 1 and isinstance(judge, judging.Judging)
+  judge = experiment.judge
+  ahead = count > 1
   placed_facts = sharding.place_replicated(facts, mesh)
   size = len(tasks) // count
   parts: list[types.Completions] = []
-  texts: list[list[str]] = []
+  texts: list[list[Any]] = []
   for start in range(0, len(tasks), size):
     chosen = slice(start, start + size)
     inputs = jax.tree.map(lambda x, at=chosen: x[at], (prompts, samples))
-    completions = program(
+    completions, decoded = sample_part(
+      experiment,
+      program,
+      mesh,
       params,
-      *sharding.place_split(sharding.split(inputs, devices), mesh),
+      tasks[chosen],
+      inputs[0],
+      inputs[1],
       placed_facts,
     )
-    parts.append(sharding.merge(jax.device_get(completions)))
-    decoded = prompts_lib.decode_completions(
-      experiment.tokenizer, parts[-1], experiment.stop_ids
-    )
-    if ahead:
+    parts.append(completions)
+    if ahead and isinstance(judge, judging.Judging):
       judge.begin(scoring.judge_requests(decoded, tasks[chosen]))
     texts += decoded
   whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
   return whole, texts
+
+
+def sample_part(
+  experiment: experiment_lib.Experiment,
+  program: Callable[..., Any],
+  mesh: jax.sharding.Mesh,
+  params: types.ArrayTree,
+  tasks: Sequence[types.Task],
+  prompts: types.Prompts,
+  samples: np.ndarray,
+  facts: types.Array,
+) -> tuple[types.Completions, list[list[Any]]]:
+  """Completions and texts, or episodes, of as many prompts as `program` has.
+
+  Arguments and results as of `sample`, but that `facts` are placed.
+  """
+  if isinstance(program, turn_programs.TurnPrograms):
+    return turn_programs.play(
+      experiment, program, mesh, params, tasks, prompts, samples, facts
+    )
+  inputs = sharding.split((prompts, samples), mesh.devices.size)
+  completions = program(params, *sharding.place_split(inputs, mesh), facts)
+  completions = sharding.merge(jax.device_get(completions))
+  return completions, prompts_lib.decode_completions(
+    experiment.tokenizer, completions, experiment.stop_ids
+  )

@@ -10,8 +10,8 @@ import numpy as np
 
 from awpo_jax import types
 from awpo_jax.rollout import demonstrations as demonstrations_lib
+from awpo_jax.rollout import episodes, sampling, scoring
 from awpo_jax.rollout import prompts as prompts_lib
-from awpo_jax.rollout import sampling, scoring
 from awpo_jax.training import chunks, sharding, train_step
 from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import programs as programs_lib
@@ -61,7 +61,7 @@ def make_sft_step(
     prompts, completions = demonstrations_lib.demonstration_batch(
       tokenizer,
       [experiment.encode_prompt(item.task) for item in chosen],
-      [item.response for item in chosen],
+      chosen,
       list(order),
       prompt_buckets=config.data.prompt_buckets,
       response_buckets=config.data.response_buckets,
@@ -69,6 +69,7 @@ def make_sft_step(
       stop_ids=experiment.stop_ids,
       overlong=_cut_or_error(config.data.overlong),
       task_ids=[item.task.task_id for item in chosen],
+      reader=experiment.reader,
     )
     batch = _imitation(prompts, completions)
     (batch,) = sharding.cut(
@@ -254,7 +255,7 @@ def score_rollout(
   prompts: types.Prompts,
   samples: np.ndarray,
   completions: types.Completions,
-  texts: Sequence[Sequence[str]] | None = None,
+  texts: Sequence[Sequence[Any]] | None = None,
 ) -> tuple[types.Rollout, dict[str, Any], list[dict[str, Any]]]:
   """Rewards of a rollout batch, cut to the response bucket it needs.
 
@@ -264,7 +265,8 @@ def score_rollout(
     prompts: theirs.
     samples: i32[P, G], sample ids.
     completions: of the sampler.
-    texts: the completions decoded, [P][G]; None: to be decoded here.
+    texts: the completions decoded, or their episodes, [P][G]; None: to be
+      decoded here.
 
   Returns:
     The rollout, the means of the reward's parts, and transcripts.
@@ -292,7 +294,8 @@ def score_rollout(
       'user': task.user,
       'tools': [dataclasses.asdict(tool) for tool in task.tools],
       'ground_truth': task.ground_truth,
-      'response': texts[p][g],
+      'response': str(texts[p][g]),
+      **episode_rows(texts[p][g]),
       'outcome': _or_none(rewards.outcome, rewards.outcome_valid, p, g),
       'reasoning': _or_none(rewards.reasoning, rewards.reasoning_valid, p, g),
     }
@@ -306,6 +309,13 @@ def score_rollout(
     sample_ids=samples,
   )
   return rollout, metrics, transcripts
+
+
+def episode_rows(response: Any) -> dict[str, Any]:
+  """What the transcripts say of an episode beside its text."""
+  if not isinstance(response, episodes.Episode):
+    return {}
+  return {'episode': episodes.to_json(response)}
 
 
 def _finite_mean(values: np.ndarray) -> float | None:
@@ -323,27 +333,23 @@ def answer(
   mesh: jax.sharding.Mesh,
   params: types.ArrayTree,
   tasks: Sequence[types.Task],
-) -> list[str]:
-  """The greedy answer to each task, `--eval_batch` at a time."""
+) -> list[Any]:
+  """A greedy answer or episode of each task, `--eval_batch` at a time."""
   size, texts = experiment.config.run.eval_batch, []
   for start in range(0, len(tasks), size):
     chosen = list(tasks[start : start + size])
     # The last batch is filled up with its first task: one shape, one program.
     chosen += chosen[:1] * (size - len(chosen))
     prompts = encode_batch(experiment, chosen, list(range(size)))
-    inputs = sharding.split(
-      (prompts, sample_ids(prompts.ids, 1)), mesh.devices.size
-    )
-    completions = programs.evaluate[prompts.tokens.shape[-1]](
+    _, groups = chunks.sample_part(
+      experiment,
+      programs.evaluate[prompts.tokens.shape[-1]],
+      mesh,
       params,
-      *sharding.place_split(inputs, mesh),
+      chosen,
+      prompts,
+      sample_ids(prompts.ids, 1),
       sharding.place_replicated(sampling.facts(0, 'eval', 0, 0), mesh),
     )
-    completions = sharding.merge(jax.device_get(completions))
-    texts += [
-      group[0]
-      for group in prompts_lib.decode_completions(
-        experiment.tokenizer, completions, experiment.stop_ids
-      )
-    ]
+    texts += [group[0] for group in groups]
   return texts[: len(tasks)]

@@ -17,7 +17,13 @@ from awpo_jax.models import lora
 from awpo_jax.ops import advantages
 from awpo_jax.rollout import sampling
 from awpo_jax.training import experiment as experiment_lib
-from awpo_jax.training import objectives, prepare, sharding, train_step
+from awpo_jax.training import (
+  objectives,
+  prepare,
+  sharding,
+  train_step,
+  turn_programs,
+)
 from awpo_jax.training import shapes as shapes_lib
 
 _COMPILE_EVENT = '/jax/core/compile/backend_compile_duration'
@@ -82,12 +88,13 @@ def compile_programs(
   prompts, responses = config.data.prompt_buckets, config.data.response_buckets
   pairs = [(s, r) for s in prompts for r in responses]
   lowered: dict[Any, jax.stages.Lowered] = {}
-  greedy = make_sampler(experiment, mesh, temperature=0.0)
+  lower = _sampler_lowering(experiment, mesh, params)
+  greedy = lower(temperature=0.0)
   for s in prompts:
     rows = config.run.eval_batch // devices
-    lowered['evaluate', s] = greedy.lower(params, *shapes.sampler(rows, s, 1))
+    lowered |= greedy(('evaluate', s), shapes.sampler(rows, s, 1))
   if 'rl' in optimizers:
-    sampler = make_sampler(experiment, mesh, temperature=config.rl.temperature)
+    sampler = lower(temperature=config.rl.temperature)
     preparer = make_preparer(experiment, mesh)
     rows, samples = config.rl.prompts_per_step // devices, config.rl.samples
     references = (lora.split(params)[0],) if config.loss.kl_coef else ()
@@ -96,7 +103,7 @@ def compile_programs(
     for s in prompts:
       chunk = rows // config.rl.rollout_chunks
       arguments = shapes.sampler(chunk, s, samples)
-      lowered['sample', s] = sampler.lower(params, *arguments)
+      lowered |= sampler(('sample', s), arguments)
     for s, r in pairs:
       rollout = shapes.rollout(rows, s, samples, r)
       lowered['prepare', s, r] = preparer.lower(params, rollout, *references)
@@ -115,13 +122,49 @@ def compile_programs(
       )
     )
   return Programs(
-    sample=_under(compiled, 'sample'),
-    evaluate=_under(compiled, 'evaluate'),
+    sample=_samplers(compiled, 'sample', prompts),
+    evaluate=_samplers(compiled, 'evaluate', prompts),
     prepare=_under(compiled, 'prepare'),
     update={phase: _under(compiled, 'update', phase) for phase in optimizers},
     init=_under(compiled, 'init'),
     reference=compiled.get(('reference',)),
   )
+
+
+def _sampler_lowering(experiment, mesh, params):
+  """(temperature) -> (key, arguments) -> what to compile, by key and more."""
+  if experiment.environment is not None:
+
+    def turns(*, temperature: float):
+      def lower(key, arguments):
+        parts = turn_programs.lower(
+          experiment, mesh, params, arguments, temperature=temperature
+        )
+        return {(*key, i): part for i, part in enumerate(parts)}
+
+      return lower
+
+    return turns
+
+  def single(*, temperature: float):
+    sampler = make_sampler(experiment, mesh, temperature=temperature)
+    return lambda key, arguments: {key: sampler.lower(params, *arguments)}
+
+  return single
+
+
+def _samplers(
+  compiled: Mapping[Any, Any], kind: str, prompts
+) -> dict[int, Any]:
+  """By prompt length: the program, or the two of several turns."""
+  found = _under(compiled, kind)
+  return {
+    s: found[s]
+    if s in found
+    else turn_programs.TurnPrograms(found[s, 0], found[s, 1])
+    for s in prompts
+    if s in found or (s, 0) in found
+  }
 
 
 def _under(compiled: Mapping[Any, Any], *prefix: str) -> dict[Any, Any]:

@@ -21,6 +21,7 @@ FLOORS = (
   'config_rules',
   'config_objective',
   'config_judge',
+  'config_environment',
   'config',
   'training',
   'experiments',
