@@ -1,8 +1,8 @@
-"""Episodes: turns of the policy, calls that run, and what is made of them."""
+"""Episodes: turns of the policy, and calls that run between them."""
 
 import concurrent.futures
 import dataclasses
-import functools
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,13 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from awpo_jax import types
-from awpo_jax.rollout import (
-  observations,
-  plugins,
-  rewards,
-  tokenizers,
-  tool_calls,
-)
+from awpo_jax.rollout import observations, tokenizers, tool_calls
 from awpo_jax.rollout.environments import protocol
 
 
@@ -38,12 +32,13 @@ class Episode:
 
   def __str__(self) -> str:
     return '\n'.join(
-      '\n'.join((turn.text, *map(_shown, turn.observations)))
+      '\n'.join((turn.text, *map(shown, turn.observations)))
       for turn in self.turns
     )
 
 
-def _shown(observation: protocol.Observation) -> str:
+def shown(observation: protocol.Observation) -> str:
+  """An observation in RLLA's layout."""
   role, text = observation
   return f'<{role}> {text} </{role}>'
 
@@ -61,6 +56,22 @@ def replay(
     if step.done:
       break
   return Episode(tuple(turns), state)
+
+
+def demonstrate(
+  environment: protocol.Environment, task: types.Task, texts: Sequence[str]
+) -> types.Demonstration:
+  """The episode of these answers as something to imitate."""
+  turns = replay(environment, task, texts).turns
+  further = tuple(
+    types.Exchange(tuple(map(_pair, turn.observations)), then.text)
+    for turn, then in itertools.pairwise(turns)
+  )
+  return types.Demonstration(task, turns[0].text, further=further)
+
+
+def _pair(observation: protocol.Observation) -> tuple[str, str]:
+  return observation.role, observation.text
 
 
 def calls_of(text: str) -> tuple[tool_calls.ToolCall, ...]:
@@ -247,115 +258,15 @@ def _padded(
   return tokens, lengths
 
 
-# What is made of an episode: its outcome, and the judge's word on it.
-
-
-def outcome(
-  environment: protocol.Environment, episode: Episode, task: types.Task
-) -> types.Score:
-  """What the environment says of the episode's end."""
-  return environment.outcome(task, episode.state, episode.turns)
-
-
-def turnwise(
-  environment: protocol.Environment, episode: Episode, task: types.Task
-) -> types.Score:
-  """ToolRL's reward of each turn against the reference's, as a mean.
-
-  A turn that is missing, and one too many, has the worst reward. The parts, and
-  whether the task is solved, are those of `outcome`.
-
-  Raises:
-    ValueError: the task has no references.
-  """
-  if not task.references:
-    raise ValueError(
-      f'task {task.task_id} has no reference for its turns: '
-      '--episode_reward=outcome'
-    )
-  bounds = [rewards.outcome_bounds(text) for text in task.references]
-  worst, best = (float(np.mean(side)) for side in zip(*bounds, strict=True))
-  texts = [turn.text for turn in episode.turns]
-  values = [
-    rewards.outcome_reward(text, reference).total
-    for text, reference in zip(texts, task.references, strict=False)
-  ]
-  values += [low for low, _ in bounds[len(texts) :]]
-  values += [worst] * (len(texts) - len(bounds))
-  ended = outcome(environment, episode, task)
-  # A mean may leave its bounds by a rounding.
-  value = min(max(float(np.mean(values)), worst), best)
-  return ended._replace(
-    value=value, minimum=worst, maximum=best, solved=ended.solved
-  )
-
-
-EPISODE_REWARDS = {'outcome': outcome, 'turns': turnwise}
-"""Choices of `--episode_reward`: (environment, episode, task) -> score."""
-
-
-def make_reward(
-  environment: protocol.Environment, name: str
-) -> Callable[..., types.Score]:
-  """A reward of whole episodes, in the form of `types.Reward`.
-
-  Args:
-    environment: where they were played.
-    name: value of `--episode_reward`.
-  """
-  score = plugins.load(name, EPISODE_REWARDS, flag='episode_reward')
-  return functools.partial(_reward, environment, score)
-
-
-def _reward(environment, score, episode: Episode, task: types.Task):
-  if episode.unavailable:
-    raise types.RewardUnavailable(episode.unavailable)
-  return score(environment, episode, task)
-
-
-class EpisodeJudge:
-  """A judge of whole episodes: the mean over their turns.
-
-  Each turn is judged by itself, with the dialogue up to it in RLLA's layout as
-  the user's text. An episode of which a turn could not be judged has no score.
-  """
-
-  def __init__(self, judge: types.Judge):
-    self._judge = judge
-    # What `judging.Judging` may ask of a judge, where this one has it.
-    for name in ('problem', 'close'):
-      if hasattr(judge, name):
-        setattr(self, name, getattr(judge, name))
-    if hasattr(judge, 'give_up'):
-      self.give_up = lambda requests: judge.give_up(
-        [one for request in requests for one in _requests(request)]
-      )
-
-  def __call__(
-    self, requests: Sequence[types.JudgeRequest]
-  ) -> list[float | None]:
-    parts = [_requests(request) for request in requests]
-    scores = iter(self._judge([one for part in parts for one in part]))
-    return [_mean([next(scores) for _ in part]) for part in parts]
-
-
-def _mean(scores: Sequence[float | None]) -> float | None:
-  had = [score for score in scores if score is not None]
-  return float(np.mean(had)) if had and len(had) == len(scores) else None
-
-
-def _requests(request: types.JudgeRequest) -> list[types.JudgeRequest]:
-  """One for each turn of the episode that stands for a response."""
-  episode: Any = request.response
-  said, parts = request.user, []
-  for turn in episode.turns:
-    parts.append(request._replace(user=said, response=turn.text))
-    said = '\n'.join((said, turn.text, *map(_shown, turn.observations)))
-  return parts
+def transcript(response: str | Episode) -> dict[str, Any]:
+  """What the transcripts say of an answer or an episode."""
+  if isinstance(response, str):
+    return {'response': response}
+  return {'response': str(response), 'episode': to_json(response)}
 
 
 def to_json(episode: Episode) -> dict[str, Any]:
-  """An episode for the transcripts: JSON, from which it can be replayed."""
+  """An episode as JSON, from which it can be replayed."""
   return {
     'turns': [
       {

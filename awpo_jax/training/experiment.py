@@ -19,6 +19,7 @@ from awpo_jax.rollout import (
   chat,
   datasets,
   demonstrations,
+  episode_rewards,
   episodes,
   observations,
   plugins,
@@ -120,10 +121,10 @@ def make_experiment(config: config_lib.Config) -> Experiment:
   _check_sizes(config, loaded)
   environment = _environment(config, loaded)
   if environment is not None:
-    reward = episodes.make_reward(
+    reward = episode_rewards.make_reward(
       environment, config.environment.episode_reward
     )
-    judge = judge and episodes.EpisodeJudge(judge)
+    judge = judge and episode_rewards.EpisodeJudge(judge)
   tokenizer, generation = run_model.make_tokenizer(config, loaded)
   chat.check_style(tokenizer, _style(config))
   stop_ids = tokenizers.stop_token_ids(

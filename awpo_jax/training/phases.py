@@ -294,8 +294,7 @@ def score_rollout(
       'user': task.user,
       'tools': [dataclasses.asdict(tool) for tool in task.tools],
       'ground_truth': task.ground_truth,
-      'response': str(texts[p][g]),
-      **episode_rows(texts[p][g]),
+      **episodes.transcript(texts[p][g]),
       'outcome': _or_none(rewards.outcome, rewards.outcome_valid, p, g),
       'reasoning': _or_none(rewards.reasoning, rewards.reasoning_valid, p, g),
     }
@@ -309,13 +308,6 @@ def score_rollout(
     sample_ids=samples,
   )
   return rollout, metrics, transcripts
-
-
-def episode_rows(response: Any) -> dict[str, Any]:
-  """What the transcripts say of an episode beside its text."""
-  if not isinstance(response, episodes.Episode):
-    return {}
-  return {'episode': episodes.to_json(response)}
 
 
 def _finite_mean(values: np.ndarray) -> float | None:

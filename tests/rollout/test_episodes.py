@@ -8,6 +8,7 @@ import pytest
 from awpo_jax import types
 from awpo_jax.rollout import (
   chat,
+  episode_rewards,
   episodes,
   observations,
   tokenizers,
@@ -186,7 +187,7 @@ def test_what_the_machine_failed_to_do_is_invalid(tokenizer):
     [task('breaks'), task('absent'), task()],
     [[CALL, CALL, REPLY], [CALL], [CALL, CALL, REPLY]],
   )
-  reward = episodes.make_reward(Counting(), 'outcome')
+  reward = episode_rewards.make_reward(Counting(), 'outcome')
   for episode, why in zip(played, ('went away', 'today'), strict=False):
     with pytest.raises(types.RewardUnavailable, match=why):
       reward(episode, task())
@@ -200,7 +201,7 @@ class TestTurnwise:
 
   def score(self, *texts):
     asked = task(references=self.REFERENCES)
-    reward = episodes.make_reward(Counting(), 'turns')
+    reward = episode_rewards.make_reward(Counting(), 'turns')
     turns = tuple(protocol.Turn(text, (), ()) for text in texts)
     return reward(episodes.Episode(turns, {'count': 2}), asked)
 
@@ -221,16 +222,16 @@ class TestTurnwise:
     assert score.solved  # As the environment says.
 
   def test_without_references(self):
-    reward = episodes.make_reward(Counting(), 'turns')
+    reward = episode_rewards.make_reward(Counting(), 'turns')
     with pytest.raises(ValueError, match='--episode_reward=outcome'):
       reward(episodes.Episode((), {'count': 0}), task())
 
   def test_of_ones_own_and_unknown(self):
     own = f'{__name__}:half'
-    reward = episodes.make_reward(Counting(), own)
+    reward = episode_rewards.make_reward(Counting(), own)
     assert reward(episodes.Episode((), {}), task()).value == 0.5
     with pytest.raises(ValueError, match='--episode_reward=none'):
-      episodes.make_reward(Counting(), 'none')
+      episode_rewards.make_reward(Counting(), 'none')
 
 
 def half(environment, episode, asked):
@@ -254,7 +255,7 @@ class TestJudge:
       seen.extend(requests)
       return [{'a': 0.5, 'b': 1.0, 'c': None}[r.response] for r in requests]
 
-    judged = episodes.EpisodeJudge(judge)
+    judged = episode_rewards.EpisodeJudge(judge)
     got = judged(
       [self.request('a', 'b'), self.request('b', 'c'), self.request()]
     )
@@ -277,7 +278,7 @@ class TestJudge:
         self.given_up = [r.response for r in requests]
 
     inner = Judge()
-    judged = episodes.EpisodeJudge(inner)
+    judged = episode_rewards.EpisodeJudge(inner)
     assert judged.problem() == 'is slow' and not hasattr(judged, 'close')
     judged.give_up([self.request('a', 'b')])
     assert inner.given_up == ['a', 'b']

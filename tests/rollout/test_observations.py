@@ -5,6 +5,7 @@ import pytest
 
 from awpo_jax import types
 from awpo_jax.rollout import chat, demonstrations, observations, tokenizers
+from tests import hf_models
 
 
 @pytest.fixture(scope='module')
@@ -66,6 +67,34 @@ def test_markup_in_a_result_is_only_text(tokenizer, text, style):
     return [int(i) for i in ids if i in special]
 
   assert marks(text) == marks('nothing')
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+  root = tmp_path_factory.mktemp('tokenizers')
+  hf_models.save_qwen_tokenizer(root / 'qwen')
+  hf_models.save_llama_tokenizer(root / 'llama')
+  return root
+
+
+@pytest.mark.parametrize('family', ['qwen', 'llama'])
+@pytest.mark.parametrize('style', ['rlla', 'template'])
+def test_templates_of_others(folders, family, style):
+  """What was said before, the answer and its continuation are one text."""
+  tokenizer = tokenizers.load_tokenizer(folders / family)
+  stop = tokenizers.stop_token_ids(tokenizer)[0]
+  reader = observations.Reader(tokenizer, [stop], chat.Style(style), 96)
+  said = [
+    {'role': 'user', 'content': 'Hello'},
+    {'role': 'assistant', 'content': 'An answer'},
+  ]
+  content = '12.5' if style == 'template' else '<obs> 12.5 </obs>'
+  role = 'tool' if style == 'template' else 'user'
+  whole = chat.encode(tokenizer, [*said, {'role': role, 'content': content}])
+  between = reader.encode([('obs', '12.5')])
+  own = tokenizer.encode('An answer', add_special_tokens=False)
+  start = len(chat.encode(tokenizer, said[:1]))
+  np.testing.assert_array_equal(whole[start:], [*own, stop, *between])
 
 
 def test_what_has_no_room_is_cut_the_longest_first(tokenizer):

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from awpo_jax import types
-from awpo_jax.rollout import tool_calls
+from awpo_jax.rollout import episodes, tool_calls
 from awpo_jax.rollout.datasets import quickstart, quickstart_values
 from awpo_jax.rollout.datasets import quickstart_tools as tables
 from awpo_jax.rollout.environments import quickstart as environment_lib
@@ -178,28 +178,15 @@ def demonstrations(
     habits: kind of task -> share that goes wrong.
   """
   tasks = Tasks('demonstration', seed, count)
+  environment = environment_lib.QuickstartEnvironment()
   shown = []
   for index in range(count):
     draw = _draw(tasks, index)
     rng = random.Random(f'habit/{seed}/{index}')
     habit = rng.random() < habits[draw.task.kind]
     answers = _bad_answers(rng, draw) if habit else draw.task.references
-    shown.append(_play(draw.task, answers))
+    shown.append(episodes.demonstrate(environment, draw.task, answers))
   return shown
-
-
-def _play(task: types.Task, answers: Sequence[str]) -> types.Demonstration:
-  """The episode in which these answers are given."""
-  environment = environment_lib.QuickstartEnvironment()
-  state, further = environment.reset(task), []
-  for answer, then in zip(answers, answers[1:], strict=False):
-    parsed = tool_calls.parse(answer)
-    assert isinstance(parsed, tool_calls.Answer)
-    step = environment.step(state, parsed.calls)
-    state = step.state
-    seen = tuple((each.role, each.text) for each in step.observations)
-    further.append(types.Exchange(seen, then))
-  return types.Demonstration(task, answers[0], further=tuple(further))
 
 
 def _draw(tasks: Tasks, index: int) -> _Draw:

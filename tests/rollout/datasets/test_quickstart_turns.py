@@ -2,7 +2,7 @@
 
 import pytest
 
-from awpo_jax.rollout import tool_calls
+from awpo_jax.rollout import episodes, tool_calls
 from awpo_jax.rollout.datasets import (
   quickstart_tools,
   quickstart_turns,
@@ -48,9 +48,11 @@ def test_habits(dataset):
 
 
 def test_references_solve_held_out_tasks(dataset):
+  environment = quickstart.QuickstartEnvironment()
   assert len(dataset.evals['values']) == 256
   for task in [*dataset.evals['values'], *dataset.train[:256]]:
-    assert solved(quickstart_turns._play(task, task.references)), task.task_id
+    shown = episodes.demonstrate(environment, task, task.references)
+    assert solved(shown), task.task_id
 
 
 def test_values_and_results_are_held_out(dataset):
