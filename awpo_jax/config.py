@@ -98,7 +98,9 @@ class DataConfig:
     ('default', 'true', 'false'),
   )
   reward: str = _flag(
-    'toolrl', 'Outcome reward: toolrl, or package.module:function.'
+    'toolrl',
+    'Outcome reward: toolrl, or package.module:function; with an --environment '
+    'that is given an episode.',
   )
   judge: str = _flag(
     'rubric', 'Reasoning judge: rubric, llm, none, or package.module:function.'
@@ -213,16 +215,20 @@ class Config:
 
 # Flags that may differ when an unfinished run goes on: none of its numbers
 # hangs on them.
-MAY_CHANGE = config_judge.MAY_CHANGE | frozenset(
-  {
-    'output_dir',
-    'checkpoint_every',
-    'keep_checkpoints',
-    'transcripts',
-    'profile_steps',
-    'wandb_project',
-    'compilation_cache',
-  }
+MAY_CHANGE = (
+  config_judge.MAY_CHANGE
+  | config_environment.MAY_CHANGE
+  | frozenset(
+    {
+      'output_dir',
+      'checkpoint_every',
+      'keep_checkpoints',
+      'transcripts',
+      'profile_steps',
+      'wandb_project',
+      'compilation_cache',
+    }
+  )
 )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 from awpo_jax.config_objective import flag
+from awpo_jax.rollout import episode_rewards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +21,15 @@ class EnvironmentConfig:
   )
   episode_reward: str = flag(
     'outcome',
-    "outcome: the episode's end as the environment sees it; turns: ToolRL's "
-    'reward of each turn against the reference; or package.module:function.',
+    'Of an episode where --reward=toolrl: its end as the environment sees it, '
+    "or ToolRL's reward of each turn against the reference.",
+    episode_rewards.EPISODE_REWARDS,
   )
   tool_seconds: float = flag(5.0, 'Seconds of a call.')
   tool_megabytes: int = flag(512, 'Memory of a process that runs calls.')
   tool_chars: int = flag(4096, 'Characters of a result; the rest is cut.')
   tool_workers: int = flag(2, 'Processes that run calls.')
+
+
+# None of a run's numbers hangs on it.
+MAY_CHANGE = frozenset({'tool_workers'})

@@ -138,13 +138,10 @@ def _environment_rules(environment, data) -> Iterator[Rule]:
   yield from _above_0(environment, ['tool_seconds'])
   if environment.environment == 'none':
     return
-  yield (
-    data.reward != 'toolrl',
-    f'--reward={data.reward} scores one answer, but with '
-    f'--environment={environment.environment} an episode is scored: leave it '
-    'out and set --episode_reward.',
+  longest, read = (
+    max(data.response_buckets, default=0),
+    environment.observation_tokens,
   )
-  longest, read = max(data.response_buckets), environment.observation_tokens
   yield (
     read >= longest,
     f'--observation_tokens={read} leaves no room for an answer in the '

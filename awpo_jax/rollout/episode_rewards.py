@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from awpo_jax import types
-from awpo_jax.rollout import episodes, plugins, rewards
+from awpo_jax.rollout import episodes, rewards
 from awpo_jax.rollout.environments import protocol
 
 
@@ -56,22 +56,26 @@ EPISODE_REWARDS = {'outcome': outcome, 'turns': turnwise}
 
 
 def make_reward(
-  environment: protocol.Environment, name: str
+  environment: protocol.Environment, kind: str
 ) -> Callable[..., types.Score]:
   """A reward of whole episodes, in the form of `types.Reward`.
 
   Args:
     environment: where they were played.
-    name: value of `--episode_reward`.
+    kind: a key of `EPISODE_REWARDS`.
   """
-  score = plugins.load(name, EPISODE_REWARDS, flag='episode_reward')
-  return functools.partial(_reward, environment, score)
+  return available(functools.partial(EPISODE_REWARDS[kind], environment))
 
 
-def _reward(environment, score, episode: episodes.Episode, task: types.Task):
-  if episode.unavailable:
-    raise types.RewardUnavailable(episode.unavailable)
-  return score(environment, episode, task)
+def available(score: Callable[..., types.Score]) -> Callable[..., types.Score]:
+  """A reward that makes episodes without an end invalid."""
+
+  def reward(episode: episodes.Episode, task: types.Task) -> types.Score:
+    if episode.unavailable:
+      raise types.RewardUnavailable(episode.unavailable)
+    return score(episode, task)
+
+  return reward
 
 
 class EpisodeJudge:

@@ -121,9 +121,7 @@ def make_experiment(config: config_lib.Config) -> Experiment:
   _check_sizes(config, loaded)
   environment = _environment(config, loaded)
   if environment is not None:
-    reward = episode_rewards.make_reward(
-      environment, config.environment.episode_reward
-    )
+    reward = _episode_reward(config, environment, reward)
     judge = judge and episode_rewards.EpisodeJudge(judge)
   tokenizer, generation = run_model.make_tokenizer(config, loaded)
   chat.check_style(tokenizer, _style(config))
@@ -157,6 +155,14 @@ def make_experiment(config: config_lib.Config) -> Experiment:
       name: count - _counts(dataset)[name]
       for name, count in _counts(loaded).items()
     },
+  )
+
+
+def _episode_reward(config: config_lib.Config, environment, reward):
+  if config.data.reward != 'toolrl':
+    return episode_rewards.available(reward)
+  return episode_rewards.make_reward(
+    environment, config.environment.episode_reward
   )
 
 
