@@ -12,7 +12,12 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from awpo_jax import config_devices, config_judge, config_rules
+from awpo_jax import (
+  config_devices,
+  config_environment,
+  config_judge,
+  config_rules,
+)
 from awpo_jax import config_objective as objective
 from awpo_jax.models import adapters, induction
 
@@ -100,7 +105,9 @@ class DataConfig:
     ('default', 'true', 'false'),
   )
   reward: str = _flag(
-    'toolrl', 'Outcome reward: toolrl, or package.module:function.'
+    'toolrl',
+    'Outcome reward: toolrl, or package.module:function; with an --environment '
+    'that is given an episode.',
   )
   judge: str = _flag(
     'rubric', 'Reasoning judge: rubric, llm, none, or package.module:function.'
@@ -209,6 +216,9 @@ class Config:
   devices: config_devices.DevicesConfig = config_devices.DevicesConfig()
   data: DataConfig = DataConfig()
   judge: config_judge.JudgeConfig = config_judge.JudgeConfig()
+  environment: config_environment.EnvironmentConfig = (
+    config_environment.EnvironmentConfig()
+  )
   model: ModelConfig = ModelConfig()
   sft: SftConfig = SftConfig()
   rl: RlConfig = RlConfig()
@@ -222,6 +232,7 @@ class Config:
 MAY_CHANGE = (
   config_judge.MAY_CHANGE
   | config_devices.MAY_CHANGE
+  | config_environment.MAY_CHANGE
   | frozenset(
     {
       'output_dir',

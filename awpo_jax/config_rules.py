@@ -36,6 +36,11 @@ _AT_LEAST_ONE = (
   'micro',
   'logprob_chunk',
   'judge_samples',
+  'max_turns',
+  'observation_tokens',
+  'tool_megabytes',
+  'tool_chars',
+  'tool_workers',
   'judge_reply_tokens',
   'judge_concurrency',
 )
@@ -56,9 +61,10 @@ def rules(config: Any, values: dict[str, Any]) -> Iterator[Rule]:
   for name in _AT_LEAST_ONE:
     yield values[name] < 1, f'--{name}={values[name]}: at least 1.'
   yield from _run_rules(config.run)
-  yield from _devices_rules(config.devices)
+  yield from _devices_rules(config.devices, config.environment.environment)
   yield from _data_rules(config.data)
   yield from judge_rules(config.judge, config.data.judge)
+  yield from _environment_rules(config.environment, config.data)
   yield from _model_rules(config.model)
   yield (
     config.model.init_weights == 'pretrained' and bool(config.run.init_from),
@@ -127,7 +133,7 @@ def _run_rules(run) -> Iterator[Rule]:
   )
 
 
-def _devices_rules(devices) -> Iterator[Rule]:
+def _devices_rules(devices, environment: str) -> Iterator[Rule]:
   yield (
     bool(devices.mesh) and devices.parallelism != 'sharded',
     f'--mesh={devices.mesh} is for --parallelism=sharded: with pmap every '
@@ -152,6 +158,11 @@ def _devices_rules(devices) -> Iterator[Rule]:
     devices.distributed == 'flags' and not devices.coordinator,
     '--distributed=flags needs --coordinator=HOST:PORT.',
   )
+  yield (
+    environment != 'none' and devices.distributed != 'no',
+    f'--environment={environment} runs its calls in one process: leave out '
+    f'--distributed={devices.distributed}.',
+  )
 
 
 def _data_rules(data) -> Iterator[Rule]:
@@ -161,6 +172,21 @@ def _data_rules(data) -> Iterator[Rule]:
       not value or min(value) < 2 or list(value) != sorted(set(value)),
       f'--{name}={value}: lengths of at least 2 in rising order.',
     )
+
+
+def _environment_rules(environment, data) -> Iterator[Rule]:
+  yield from _above_0(environment, ['tool_seconds'])
+  if environment.environment == 'none':
+    return
+  longest, read = (
+    max(data.response_buckets, default=0),
+    environment.observation_tokens,
+  )
+  yield (
+    read >= longest,
+    f'--observation_tokens={read} leaves no room for an answer in the '
+    f'{longest} tokens of an episode, the last of --response_buckets.',
+  )
 
 
 def judge_rules(judge, name: str) -> Iterator[Rule]:

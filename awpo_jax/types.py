@@ -66,6 +66,9 @@ class Task:
     tools: the offered tools, as the judge sees them.
     ground_truth: the reference answer in RLLA's layout.
     kind: the row of `accuracy_by_kind` it counts in, e.g. `single`.
+    scenario: of a task with tools that run: JSON that its environment reads.
+    references: of such a task, a right answer for each turn, in order; perhaps
+      none.
   """
 
   task_id: str
@@ -74,14 +77,36 @@ class Task:
   tools: tuple[Tool, ...]
   ground_truth: str
   kind: str
+  scenario: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  references: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+  """A further turn of a demonstration.
+
+  Attributes:
+    observations: role (`obs` or `user`) and text of what came back.
+    response: the answer to it.
+  """
+
+  observations: tuple[tuple[str, str], ...]
+  response: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Demonstration:
-  """A prompt and the answer that supervised fine-tuning imitates."""
+  """A prompt and the answer that supervised fine-tuning imitates.
+
+  Attributes:
+    task: the prompt.
+    response: the first answer.
+    further: turns after it, where tools ran.
+  """
 
   task: Task
   response: str
+  further: tuple[Exchange, ...] = dataclasses.field(default=(), kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)

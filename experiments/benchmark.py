@@ -70,6 +70,7 @@ class Parts:
   decoder: decoder_lib.Decoder
   stop_ids: tuple[int, ...] = ()
   pad_id: int = 0
+  environment: None = None
 
 
 class Bench:

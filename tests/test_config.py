@@ -7,7 +7,7 @@ from absl import flags as absl_flags
 
 from awpo_jax import config as config_lib
 from awpo_jax.ops import losses, mechanisms
-from awpo_jax.rollout import chat
+from awpo_jax.rollout import chat, episode_rewards
 
 LLM = ('--judge=llm', '--judge_url=http://here:8000/v1', '--judge_model=m')
 NEEDED = ('--output_dir=run', '--model=model.json', '--rl_steps=2')
@@ -60,6 +60,7 @@ def test_choices_are_the_keys_of_the_functions():
     'enable_thinking': chat.THINKING,
     'aggregation': losses.AGGREGATIONS,
     'kl_estimator': losses.KL_ESTIMATORS,
+    'episode_reward': episode_rewards.EPISODE_REWARDS,
   }.items():
     assert choices[name] == tuple(table), name
   assert {'none', 'ratio', 'binary', 'always'} == set(choices['gate'])
@@ -117,6 +118,14 @@ OTHERS = {
   'judge_cache': '',
   'min_judged': 0.75,
   'judge_patience': 60.0,
+  'environment': 'g.h:i',
+  'max_turns': 3,
+  'observation_tokens': 12,
+  'episode_reward': 'turns',
+  'tool_seconds': 0.5,
+  'tool_megabytes': 64,
+  'tool_chars': 100,
+  'tool_workers': 4,
   'model': 'other.json',
   'init_weights': 'induction',
   'dtype': 'bfloat16',
@@ -272,6 +281,13 @@ WRONG = {
   '--judge_concurrency=0': ['--judge_concurrency=0'],
   '--judge_reply_tokens=0': ['--judge_reply_tokens=0'],
   '--judge_retries=-1': ['--judge_retries=-1'],
+  '--max_turns=0': ['--max_turns=0'],
+  '--tool_seconds=0.0': ['--tool_seconds=0'],
+  '--observation_tokens=64 leaves no room': [
+    '--environment=quickstart',
+    '--observation_tokens=64',
+    '--response_buckets=64',
+  ],
   '--judge_max_calls=-1': ['--judge_max_calls=-1'],
   '--judge_max_tokens=-1': ['--judge_max_tokens=-1'],
   '--judge_patience=nan': ['--judge_patience=nan'],

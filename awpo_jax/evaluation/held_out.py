@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from awpo_jax import types
-from awpo_jax.rollout import scoring
+from awpo_jax.rollout import episodes, scoring
 
-# Tasks -> one answer each.
-Answer = Callable[[Sequence[types.Task]], Sequence[str]]
+# Tasks -> one answer each, or one episode.
+Answer = Callable[[Sequence[types.Task]], Sequence[Any]]
 
 
 def evaluate(
@@ -73,7 +73,7 @@ def score(
       'kind': task.kind,
       'user': task.user,
       'ground_truth': task.ground_truth,
-      'response': response,
+      **episodes.transcript(response),
       'solved': bool(right),
     }
     for task, response, right in zip(tasks, responses, solved, strict=True)

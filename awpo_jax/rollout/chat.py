@@ -86,6 +86,22 @@ def encode(
   return np.asarray(ids, np.int32)
 
 
+def render(
+  tokenizer: tokenizers.Tokenizer,
+  messages: Sequence[Message],
+  *,
+  enable_thinking: bool | None = None,
+) -> str:
+  """Text of a conversation up to where the assistant's turn begins.
+
+  Raises:
+    ValueError: the template refuses the conversation.
+  """
+  return _apply(
+    tokenizer, messages, enable_thinking=enable_thinking, tokenize=False
+  )
+
+
 def _apply(tokenizer, messages, *, tools=None, enable_thinking=None, **options):
   if enable_thinking is not None:
     options['enable_thinking'] = enable_thinking

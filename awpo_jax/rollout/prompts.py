@@ -210,133 +210,13 @@ def prompt_batch(
         '--overlong=truncate_left'
       )
   encoded = [tokens[-largest:] for tokens in encoded]
-  width = _bucket(max(map(len, encoded)), buckets)
+  width = smallest_bucket(max(map(len, encoded)), buckets)
   tokens = np.full((len(encoded), width), pad_id, np.int32)
   mask = np.zeros((len(encoded), width), bool)
   for row, prompt in enumerate(encoded):
     tokens[row, width - len(prompt) :] = prompt
     mask[row, width - len(prompt) :] = True
   return types.Prompts(tokens=tokens, mask=mask, ids=np.asarray(ids, np.int32))
-
-
-def fits(
-  tokenizer: tokenizers.Tokenizer,
-  tasks: Sequence[types.Task],
-  responses: Sequence[str] | None = None,
-  *,
-  prompt_buckets: Sequence[int],
-  response_buckets: Sequence[int],
-  overlong: str = 'error',
-  style: chat.Style = chat.DEFAULT_STYLE,
-) -> np.ndarray:
-  """Which prompts, or demonstrations, fit into the largest buckets.
-
-  To drop or refuse the others, and to say how many: `(~fits(...)).sum()`. A
-  response cut off in the middle would teach the policy never to stop, so none
-  is cut, whatever becomes of the prompts.
-
-  Args:
-    tokenizer: encodes both.
-    tasks: N prompts.
-    responses: N answers to imitate; None: only the prompts must fit.
-    prompt_buckets: the widths of prompts.
-    response_buckets: the widths of completions, stop token included.
-    overlong: with `truncate_left` every prompt fits.
-    style: of the prompts.
-
-  Returns:
-    bool[N].
-  """
-  fit = np.ones(len(tasks), bool)
-  if overlong != 'truncate_left':
-    lengths = [len(encode_prompt(tokenizer, task, style)) for task in tasks]
-    fit &= np.array(lengths, int) <= max(prompt_buckets)
-  if responses is not None:
-    lengths = [len(encode_response(tokenizer, text)) for text in responses]
-    fit &= np.array(lengths, int) < max(response_buckets)
-  return fit
-
-
-def demonstration_batch(
-  tokenizer: tokenizers.Tokenizer,
-  prompts_encoded: Sequence[np.ndarray],
-  responses: Sequence[str],
-  ids: Sequence[int],
-  *,
-  prompt_buckets: Sequence[int],
-  response_buckets: Sequence[int],
-  pad_id: int,
-  stop_ids: Sequence[int],
-  overlong: str = 'error',
-  task_ids: Sequence[str] | None = None,
-) -> tuple[types.Prompts, types.Completions]:
-  """Prompts with answers to imitate, in the layout of a rollout with G = 1.
-
-  Args:
-    tokenizer: encodes the responses.
-    prompts_encoded: P times i32[S], of `encode_prompt`.
-    responses: P answers.
-    ids: P positions in the run's data order.
-    prompt_buckets: the widths of prompts.
-    response_buckets: the widths of completions, stop token included.
-    pad_id: fills both paddings.
-    stop_ids: what ends an answer; the first ends each of these and is trained
-      on like the rest of it.
-    overlong: as in `prompt_batch`, of the prompts; a response is never cut.
-    task_ids: P names for the error messages; `ids` where there are none.
-
-  Returns:
-    `Prompts` [P, Sp] and `Completions` [P, 1, Sc] of NumPy arrays; every token
-    of an answer counts as the policy's own, with log-probability 0.
-
-  Raises:
-    ValueError: a prompt or a response is too long (see `fits`), or a response
-      holds a stop token itself.
-  """
-  prompts = prompt_batch(
-    prompts_encoded,
-    ids,
-    buckets=prompt_buckets,
-    pad_id=pad_id,
-    overlong=overlong,
-    task_ids=task_ids,
-  )
-  encoded = []
-  for name, response in zip(task_ids or ids, responses, strict=True):
-    tokens = encode_response(tokenizer, response)
-    if np.isin(tokens, stop_ids).any():
-      raise ValueError(f'response of task {name}: holds a stop token')
-    if len(tokens) >= max(response_buckets):
-      raise ValueError(
-        f'response of task {name}: {len(tokens)} tokens and the stop token, '
-        f'but the largest of --response_buckets is {max(response_buckets)}; '
-        'add a larger one or leave the demonstration out'
-      )
-    encoded.append(np.append(tokens, np.int32(stop_ids[0])))
-  lengths = prompts.mask.sum(axis=-1, dtype=np.int32)
-  return prompts, _completions(encoded, lengths, response_buckets, pad_id)
-
-
-def _completions(encoded, prompt_lengths, buckets, pad_id) -> types.Completions:
-  """Answers [P, 1, Sc], padded on the right as the sampler pads them."""
-  lengths = np.array([len(tokens) for tokens in encoded])
-  width = _bucket(lengths.max(), buckets)
-  columns = np.arange(width, dtype=np.int32)
-  mask = columns < lengths[:, None]
-  tokens = np.full(mask.shape, pad_id, np.int32)
-  tokens[mask] = np.concatenate(encoded)
-  positions = np.where(mask, prompt_lengths[:, None] + columns, 0)
-  mask = mask[:, None]
-  return types.Completions(
-    tokens=tokens[:, None],
-    mask=mask,
-    policy_mask=mask.copy(),
-    positions=positions[:, None].astype(np.int32),
-    turn=np.zeros(mask.shape, np.int32),
-    logprobs=np.zeros(mask.shape, np.float32),
-    entropy=np.zeros(mask.shape, np.float32),
-    finished=np.ones(mask.shape[:2], bool),
-  )
 
 
 def decode_completions(
@@ -359,5 +239,6 @@ def decode_completions(
   ]
 
 
-def _bucket(length: int, buckets: Sequence[int]) -> int:
+def smallest_bucket(length: int, buckets: Sequence[int]) -> int:
+  """The smallest of the widths that holds so many tokens."""
   return min(bucket for bucket in buckets if bucket >= length)

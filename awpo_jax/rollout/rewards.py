@@ -58,6 +58,15 @@ def outcome_reward(response: str, ground_truth: str) -> Outcome:
   )
 
 
+def has_layout(response: str) -> bool:
+  """Whether an answer is a thought and then calls, a reply, or both."""
+  response = response.strip()
+  return any(
+    _has_format(response, truth)
+    for truth in ('<tool_call>', '<response>', '<tool_call><response>')
+  )
+
+
 def outcome_bounds(ground_truth: str) -> tuple[float, float]:
   """Worst and best total: (-3, 4) where a call is expected, else (0, 1)."""
   if '<tool_call>' in tool_calls.strip_thought(ground_truth):

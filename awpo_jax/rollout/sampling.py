@@ -107,6 +107,7 @@ class SamplerState:
     hidden: [N, D], of the last token of each row.
     cache: own keys and values of the rows.
     length: i32[N], tokens of the completion so far.
+    turn: i32[N], the assistant's turn that the row is in.
     done: bool[N].
     completions: `types.Completions` with leading axis N.
   """
@@ -114,6 +115,7 @@ class SamplerState:
   hidden: types.Array
   cache: tuple[cache_lib.KV, ...]
   length: types.Array
+  turn: types.Array
   done: types.Array
   completions: types.Completions
 
@@ -253,8 +255,13 @@ def prefill(
   decoder: decoder_lib.Decoder,
   max_tokens: int,
   pad_id: int,
+  spare: int = 0,
 ) -> tuple[SamplerState, SamplerInputs]:
-  """Reads the prompts once: the state before the first token; see `sample`."""
+  """Reads the prompts once: the state before the first token; see `sample`.
+
+  `spare` columns of the cache lie beyond `max_tokens`, for tokens that are read
+  several at once.
+  """
   apply: Any = decoder.apply
   hidden, layers = apply(
     {'params': params},
@@ -280,8 +287,9 @@ def prefill(
   )
   state = SamplerState(
     hidden=jnp.repeat(hidden[:, 0], samples, axis=0),
-    cache=cache_lib.init_cache(decoder.config, rows, max_tokens),
+    cache=cache_lib.init_cache(decoder.config, rows, max_tokens + spare),
     length=jnp.zeros((rows,), jnp.int32),
+    turn=jnp.zeros((rows,), jnp.int32),
     done=jnp.zeros((rows,), bool),
     completions=completions,
   )
@@ -311,6 +319,7 @@ def _append(state, token, logprob, entropy, positions) -> SamplerState:
     mask=put(old.mask, True),
     policy_mask=put(old.policy_mask, True),
     positions=put(old.positions, positions + state.length),
+    turn=put(old.turn, state.turn),
     logprobs=put(old.logprobs, logprob),
     entropy=put(old.entropy, entropy),
   )

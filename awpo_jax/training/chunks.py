@@ -11,7 +11,7 @@ from awpo_jax.rollout import prompts as prompts_lib
 from awpo_jax.rollout import scoring
 from awpo_jax.rollout.judges import judging
 from awpo_jax.training import experiment as experiment_lib
-from awpo_jax.training import sharding
+from awpo_jax.training import sharding, turn_programs
 
 
 def sample(
@@ -23,7 +23,7 @@ def sample(
   prompts: types.Prompts,
   samples: np.ndarray,
   facts: np.ndarray,
-) -> tuple[types.Completions, list[list[str]]]:
+) -> tuple[types.Completions, list[list[Any]]]:
   """Completions of a rollout batch, `--rollout_micro` of a device at once.
 
   A draw hangs on its sample's id, not on the part it is in: in parts or at once
@@ -40,7 +40,8 @@ def sample(
     facts: of `sampling.facts`.
 
   Returns:
-    Completions [P, G, ..] of NumPy arrays, and their texts [P][G].
+    Completions [P, G, ..] of NumPy arrays, and their texts [P][G]; with an
+    environment episodes.
   """
   own, judge = len(sharding.own_parts(mesh)), experiment.judge
   placed_facts = sharding.place_replicated(facts, mesh)
@@ -50,21 +51,49 @@ def sample(
   if size < len(tasks) and isinstance(judge, judging.Judging):
     ahead = judge
   parts: list[types.Completions] = []
-  texts: list[list[str]] = []
+  texts: list[list[Any]] = []
   for start in range(0, len(tasks), size):
     chosen = slice(start, start + size)
     inputs = jax.tree.map(lambda x, at=chosen: x[at], (prompts, samples))
-    completions = program(
+    completions, decoded = sample_part(
+      experiment,
+      program,
+      mesh,
       params,
-      *sharding.place_split(sharding.split(inputs, own), mesh),
+      tasks[chosen],
+      inputs[0],
+      inputs[1],
       placed_facts,
     )
-    parts.append(sharding.merge(sharding.fetch_split(completions)))
-    decoded = prompts_lib.decode_completions(
-      experiment.tokenizer, parts[-1], experiment.stop_ids
-    )
+    parts.append(completions)
     if ahead is not None:
       ahead.begin(scoring.judge_requests(decoded, tasks[chosen]))
     texts += decoded
   whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
   return whole, texts
+
+
+def sample_part(
+  experiment: experiment_lib.Experiment,
+  program: Callable[..., Any],
+  mesh: jax.sharding.Mesh,
+  params: types.ArrayTree,
+  tasks: Sequence[types.Task],
+  prompts: types.Prompts,
+  samples: np.ndarray,
+  facts: types.Array,
+) -> tuple[types.Completions, list[list[Any]]]:
+  """Completions and texts, or episodes, of as many prompts as `program` has.
+
+  Arguments and results as of `sample`, but that `facts` are placed.
+  """
+  if isinstance(program, turn_programs.TurnPrograms):
+    return turn_programs.play(
+      experiment, program, mesh, params, tasks, prompts, samples, facts
+    )
+  inputs = sharding.split((prompts, samples), len(sharding.own_parts(mesh)))
+  completions = program(params, *sharding.place_split(inputs, mesh), facts)
+  completions = sharding.merge(sharding.fetch_split(completions))
+  return completions, prompts_lib.decode_completions(
+    experiment.tokenizer, completions, experiment.stop_ids
+  )

@@ -18,17 +18,22 @@ from awpo_jax.models import induction
 from awpo_jax.rollout import (
   chat,
   datasets,
+  demonstrations,
+  episode_rewards,
+  episodes,
+  observations,
   plugins,
   prompts,
   rewards,
   tokenizers,
 )
+from awpo_jax.rollout.environments import protocol, registry, sandbox
 from awpo_jax.training import judges, run_model
 
 # Reading more at the start would take a minute: they raise when they come up.
 _CHECKED_PROMPTS = 10**5
 
-# Tasks and perhaps the answers to them -> bool[N], of `prompts.fits`.
+# Tasks and perhaps the answers to them -> bool[N], of `demonstrations.fits`.
 _Fits = Callable[..., np.ndarray]
 
 
@@ -45,6 +50,9 @@ class Experiment:
     stop_ids: tokens that end an answer.
     reward: outcome of an answer.
     judge: of the reasoning; None for none.
+    environment: where calls run; None: an answer is one turn. With one, reward
+      and judge take whole episodes.
+    reader: of what its calls return; None without one.
     demonstration_order: step-independent index -> demonstration.
     prompt_order: index of a prompt in the run -> prompt of the data set.
     left_out: part of the data -> how much of it `--overlong=drop` left out.
@@ -57,6 +65,8 @@ class Experiment:
   stop_ids: tuple[int, ...]
   reward: types.Reward
   judge: types.Judge | None
+  environment: protocol.Environment | None
+  reader: observations.Reader | None
   demonstration_order: Sequence[int]
   prompt_order: Sequence[int]
   left_out: Mapping[str, int]
@@ -69,6 +79,20 @@ class Experiment:
   def encode_prompt(self, task: types.Task) -> np.ndarray:
     """i32[S] tokens of a task, in the style of the flags."""
     return prompts.encode_prompt(self.tokenizer, task, _style(self.config))
+
+  def episode_rules(self) -> episodes.Rules:
+    """What `episodes.play` needs; only with an environment."""
+    assert self.environment is not None and self.reader is not None
+    flags = self.config.environment
+    return episodes.Rules(
+      environment=self.environment,
+      reader=self.reader,
+      tokenizer=self.tokenizer,
+      stop_ids=self.stop_ids,
+      max_turns=flags.max_turns,
+      max_tokens=self.config.data.response_buckets[-1],
+      threads=flags.tool_workers,
+    )
 
 
 def _style(config: config_lib.Config) -> chat.Style:
@@ -95,9 +119,24 @@ def make_experiment(config: config_lib.Config) -> Experiment:
     data.dataset, seed=config.run.seed, data=data.data or None
   )
   _check_sizes(config, loaded)
+  environment = _environment(config, loaded)
+  if environment is not None:
+    reward = _episode_reward(config, environment, reward)
+    judge = judge and episode_rewards.EpisodeJudge(judge)
   tokenizer, generation = run_model.make_tokenizer(config, loaded)
   chat.check_style(tokenizer, _style(config))
-  dataset = _fitting(config, loaded, tokenizer)
+  stop_ids = tokenizers.stop_token_ids(
+    tokenizer, tokenizers.eos_token_ids(generation)
+  )
+  reader = None
+  if environment is not None:
+    reader = observations.Reader(
+      tokenizer,
+      stop_ids,
+      _style(config),
+      config.environment.observation_tokens,
+    )
+  dataset = _fitting(config, loaded, tokenizer, reader)
   model = run_model.decoder_config(config, tokenizer)
   _check_model(config, tokenizer, model)
   return Experiment(
@@ -105,11 +144,11 @@ def make_experiment(config: config_lib.Config) -> Experiment:
     dataset=dataset,
     tokenizer=tokenizer,
     decoder=decoder_lib.Decoder(model),
-    stop_ids=tokenizers.stop_token_ids(
-      tokenizer, tokenizers.eos_token_ids(generation)
-    ),
+    stop_ids=stop_ids,
     reward=reward,
     judge=judge,
+    environment=environment,
+    reader=reader,
     demonstration_order=_order(len(dataset.demonstrations), config.run.seed, 0),
     prompt_order=_order(len(dataset.train), config.run.seed, 1),
     left_out={
@@ -117,6 +156,27 @@ def make_experiment(config: config_lib.Config) -> Experiment:
       for name, count in _counts(loaded).items()
     },
   )
+
+
+def _episode_reward(config: config_lib.Config, environment, reward):
+  if config.data.reward != 'toolrl':
+    return episode_rewards.available(reward)
+  return episode_rewards.make_reward(
+    environment, config.environment.episode_reward
+  )
+
+
+def _environment(
+  config: config_lib.Config, dataset: types.Dataset
+) -> protocol.Environment | None:
+  flags = config.environment
+  limits = sandbox.Limits(
+    seconds=flags.tool_seconds,
+    megabytes=flags.tool_megabytes,
+    chars=flags.tool_chars,
+    workers=flags.tool_workers,
+  )
+  return registry.load(flags.environment, limits, dataset)
 
 
 def _counts(dataset: types.Dataset) -> dict[str, int]:
@@ -145,18 +205,20 @@ def _fitting(
   config: config_lib.Config,
   dataset: types.Dataset,
   tokenizer: tokenizers.Tokenizer,
+  reader: observations.Reader | None,
 ) -> types.Dataset:
   """The data set, what exceeds the buckets refused, dropped or to be cut."""
   fits = functools.partial(
-    prompts.fits,
+    demonstrations.fits,
     tokenizer,
     prompt_buckets=config.data.prompt_buckets,
     response_buckets=config.data.response_buckets,
     overlong=config.data.overlong,
     style=_style(config),
+    reader=reader,
   )
   if config.data.overlong != 'drop':
-    _refuse_overlong(config, dataset, tokenizer, fits)
+    _refuse_overlong(config, dataset, tokenizer, reader, fits)
     return dataset
   kept = _without_overlong(config, dataset, fits)
   _check_sizes(config, kept)
@@ -167,16 +229,17 @@ def _refuse_overlong(
   config: config_lib.Config,
   dataset: types.Dataset,
   tokenizer: tokenizers.Tokenizer,
+  reader: observations.Reader | None,
   fits: _Fits,
 ) -> None:
   """Raises at the start what would raise in the middle of the run."""
-  parts: dict[str, tuple[Sequence[types.Task], Sequence[str] | None]] = {}
+  parts: dict[
+    str,
+    tuple[Sequence[types.Task], Sequence[types.Demonstration] | None],
+  ] = {}
   if config.run.sft_steps:
     shown = dataset.demonstrations
-    parts['demonstrations'] = (
-      [x.task for x in shown],
-      [x.response for x in shown],
-    )
+    parts['demonstrations'] = [x.task for x in shown], shown
   if config.run.rl_steps and len(dataset.train) <= _CHECKED_PROMPTS:
     parts['train prompts'] = list(dataset.train), None
   for name, tasks in dataset.evals.items():
@@ -188,7 +251,10 @@ def _refuse_overlong(
       encode = functools.partial(
         prompts.encode_prompt, tokenizer, style=_style(config)
       )
-      text = _overlong(tokenizer, tasks, responses, wrong, encode)
+      measure = functools.partial(
+        demonstrations.shown_length, tokenizer, reader=reader
+      )
+      text = _overlong(tasks, responses, wrong, encode, measure)
       problems.append(f'{wrong.size} of {len(tasks)} {what} ({text})')
   if problems:
     data = config.data
@@ -200,17 +266,15 @@ def _refuse_overlong(
     )
 
 
-def _overlong(tokenizer, tasks, responses, wrong: np.ndarray, encode) -> str:
+def _overlong(tasks, responses, wrong: np.ndarray, encode, measure) -> str:
   """Names of the first few of the tasks at `wrong`, and the longest of all."""
   names = [tasks[i].task_id for i in wrong[:3]]
   text = ', '.join(names) + ', ...' * (wrong.size > len(names))
   length = max(len(encode(tasks[i])) for i in wrong)
   text += f': prompts up to {length} tokens'
   if responses is not None:
-    length = max(
-      len(prompts.encode_response(tokenizer, responses[i])) for i in wrong
-    )
-    text += f', answers up to {length + 1} with the stop token'
+    length = max(measure(responses[i]) for i in wrong)
+    text += f', answers up to {length} with the stop token'
   return text
 
 
@@ -228,7 +292,7 @@ def _without_overlong(
       'at the start, which has too many: use error or truncate_left.'
     )
   shown = dataset.demonstrations
-  short = fits([x.task for x in shown], [x.response for x in shown])
+  short = fits([x.task for x in shown], shown)
 
   def kept(tasks):
     return list(itertools.compress(tasks, fits(tasks)))

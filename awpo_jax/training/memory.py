@@ -37,6 +37,7 @@ class Plan:
   decoder: decoder_lib.Decoder
   stop_ids: tuple[int, ...] = (0,)
   pad_id: int = 0
+  environment: None = None
 
 
 def make_plan(config: config_lib.Config) -> Plan:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from awpo_jax import types
+from awpo_jax.rollout import demonstrations as demonstrations_lib
 from awpo_jax.rollout import prompts as prompts_lib
 from awpo_jax.rollout import sampling
 from awpo_jax.training import chunks, processes, scored, sharding, train_step
@@ -51,17 +52,17 @@ def make_sft_step(
   """One update on the next demonstrations."""
   config, tokenizer = experiment.config, experiment.tokenizer
   size, micro = config.sft.sft_batch, config.sft.sft_micro
-  demonstrations = experiment.dataset.demonstrations
+  shown = experiment.dataset.demonstrations
   parts, own = sharding.parts(mesh), sharding.own_parts(mesh)
 
   def step(state, index):
     started = time.perf_counter()
     order = range(index * size, (index + 1) * size)
-    chosen = [demonstrations[experiment.demonstration_order[i]] for i in order]
-    prompts, completions = prompts_lib.demonstration_batch(
+    chosen = [shown[experiment.demonstration_order[i]] for i in order]
+    prompts, completions = demonstrations_lib.demonstration_batch(
       tokenizer,
       [experiment.encode_prompt(item.task) for item in chosen],
-      [item.response for item in chosen],
+      chosen,
       list(order),
       prompt_buckets=config.data.prompt_buckets,
       response_buckets=config.data.response_buckets,
@@ -69,6 +70,7 @@ def make_sft_step(
       stop_ids=experiment.stop_ids,
       overlong=_cut_or_error(config.data.overlong),
       task_ids=[item.task.task_id for item in chosen],
+      reader=experiment.reader,
     )
     batch = sharding.split(_imitation(prompts, completions), parts)
     batch = jax.tree.map(lambda x: x[own], batch)
@@ -265,7 +267,7 @@ def score_rollout(
   prompts: types.Prompts,
   samples: np.ndarray,
   completions: types.Completions,
-  texts: Sequence[Sequence[str]] | None = None,
+  texts: Sequence[Sequence[Any]] | None = None,
 ) -> tuple[types.Rollout, dict[str, Any], list[dict[str, Any]]]:
   """Rewards of a rollout batch, cut to the response bucket it needs.
 
@@ -275,7 +277,8 @@ def score_rollout(
     prompts: theirs.
     samples: i32[P, G], sample ids.
     completions: of the sampler.
-    texts: the completions decoded, [P][G]; None: to be decoded here.
+    texts: the completions decoded, or their episodes, [P][G]; None: to be
+      decoded here.
 
   Returns:
     The rollout, the means of the reward's parts, and transcripts.
@@ -323,32 +326,29 @@ def answer(
   mesh: jax.sharding.Mesh,
   params: types.ArrayTree,
   tasks: Sequence[types.Task],
-) -> list[str]:
-  """The greedy answer to each task, `--eval_batch` at a time."""
+) -> list[Any]:
+  """A greedy answer or episode of each task, `--eval_batch` at a time."""
   size, texts = experiment.config.run.eval_batch, []
-  own = sharding.own_parts(mesh)
+  every = np.arange(size).reshape(sharding.parts(mesh), -1)
+  rows = every[sharding.own_parts(mesh)].ravel()
   for start in range(0, len(tasks), size):
     chosen = list(tasks[start : start + size])
     # The last batch is filled up with its first task: one shape, one program.
     chosen += chosen[:1] * (size - len(chosen))
     prompts = encode_batch(experiment, chosen, list(range(size)))
-    inputs = sharding.split(
-      (prompts, sample_ids(prompts.ids, 1)), sharding.parts(mesh)
-    )
-    inputs = jax.tree.map(lambda x: x[own], inputs)
-    completions = programs.evaluate[prompts.tokens.shape[-1]](
+    prompts = jax.tree.map(lambda x: x[rows], prompts)
+    _, groups = chunks.sample_part(
+      experiment,
+      programs.evaluate[prompts.tokens.shape[-1]],
+      mesh,
       params,
-      *sharding.place_split(inputs, mesh),
+      [chosen[i] for i in rows],
+      prompts,
+      sample_ids(prompts.ids, 1),
       sharding.place_replicated(sampling.facts(0, 'eval', 0, 0), mesh),
     )
-    completions = sharding.merge(sharding.fetch_split(completions))
-    groups = prompts_lib.decode_completions(
-      experiment.tokenizer, completions, experiment.stop_ids
-    )
-    found = [group[0] for group in groups]
-    rows = len(found) // len(own)
-    told = processes.gather(
-      [[x, found[i * rows : (i + 1) * rows]] for i, x in enumerate(own)]
-    )
-    texts += [text for _, some in sorted(sum(told, [])) for text in some]
+    # Every process has the answers to its own tasks.
+    found = [[int(i), group[0]] for i, group in zip(rows, groups, strict=True)]
+    told = dict(pair for some in processes.gather(found) for pair in some)
+    texts += [told[i] for i in range(size)]
   return texts[: len(tasks)]

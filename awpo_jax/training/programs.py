@@ -17,7 +17,14 @@ from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import lora
 from awpo_jax.ops import advantages, collectives
 from awpo_jax.rollout import sampling
-from awpo_jax.training import objectives, prepare, sharding, train_step
+from awpo_jax.rollout.environments import protocol
+from awpo_jax.training import (
+  objectives,
+  prepare,
+  sharding,
+  train_step,
+  turn_programs,
+)
 from awpo_jax.training import shapes as shapes_lib
 
 _COMPILE_EVENT = '/jax/core/compile/backend_compile_duration'
@@ -52,6 +59,8 @@ class Parts(Protocol):
   def stop_ids(self) -> tuple[int, ...]: ...
   @property
   def pad_id(self) -> int: ...
+  @property
+  def environment(self) -> protocol.Environment | None: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +108,8 @@ def compile_programs(
       )
     )
   return Programs(
-    sample=_under(compiled, 'sample'),
-    evaluate=_under(compiled, 'evaluate'),
+    sample=_samplers(compiled, 'sample'),
+    evaluate=_samplers(compiled, 'evaluate'),
     prepare=_under(compiled, 'prepare'),
     update={phase: _under(compiled, 'update', phase) for phase in optimizers},
     init=_under(compiled, 'init'),
@@ -121,12 +130,13 @@ def lower_programs(
   prompts, responses = config.data.prompt_buckets, config.data.response_buckets
   pairs = [(s, r) for s in prompts for r in responses]
   lowered: dict[tuple[Any, ...], jax.stages.Lowered] = {}
-  greedy = make_sampler(experiment, mesh, temperature=0.0)
+  lower = _sampler_lowering(experiment, mesh, params)
+  greedy = lower(temperature=0.0)
   for s in prompts:
     rows = config.run.eval_batch // devices
-    lowered['evaluate', s] = greedy.lower(params, *shapes.sampler(rows, s, 1))
+    lowered |= greedy(('evaluate', s), shapes.sampler(rows, s, 1))
   if 'rl' in optimizers:
-    sampler = make_sampler(experiment, mesh, temperature=config.rl.temperature)
+    sampler = lower(temperature=config.rl.temperature)
     preparer = make_preparer(experiment, mesh)
     rows, samples = config.rl.prompts_per_step // devices, config.rl.samples
     at_once = config.rl.rollout_micro or rows
@@ -135,7 +145,7 @@ def lower_programs(
       lowered['reference',] = make_reference(mesh).lower(params)
     for s in prompts:
       arguments = shapes.sampler(at_once, s, samples)
-      lowered['sample', s] = sampler.lower(params, *arguments)
+      lowered |= sampler(('sample', s), arguments)
     for s, r in pairs:
       rollout = shapes.rollout(rows, s, samples, r)
       lowered['prepare', s, r] = preparer.lower(params, rollout, *references)
@@ -146,6 +156,40 @@ def lower_programs(
       batch = shapes.batch(phase, s, r)
       lowered['update', phase, s, r] = update.lower(state, batch)
   return lowered
+
+
+def _sampler_lowering(experiment, mesh, params):
+  """(temperature) -> (key, arguments) -> what to compile, by key and more."""
+  if experiment.environment is not None:
+
+    def turns(*, temperature: float):
+      def lower(key, arguments):
+        parts = turn_programs.lower(
+          experiment, mesh, params, arguments, temperature=temperature
+        )
+        return {(*key, i): part for i, part in enumerate(parts)}
+
+      return lower
+
+    return turns
+
+  def single(*, temperature: float):
+    sampler = make_sampler(experiment, mesh, temperature=temperature)
+    return lambda key, arguments: {key: sampler.lower(params, *arguments)}
+
+  return single
+
+
+def _samplers(compiled: Mapping[Any, Any], kind: str) -> dict[int, Any]:
+  """By prompt length: the program, or the two of several turns."""
+  found = _under(compiled, kind)
+  single = {key: x for key, x in found.items() if isinstance(key, int)}
+  turns = {
+    key[0]: turn_programs.TurnPrograms(begin, found[key[0], 1])
+    for key, begin in found.items()
+    if key not in single and key[1] == 0
+  }
+  return single | turns
 
 
 def _under(compiled: Mapping[Any, Any], *prefix: str) -> dict[Any, Any]:

@@ -146,6 +146,9 @@ def _texts(dataset: types.Dataset) -> Iterator[str]:
   for item in dataset.demonstrations:
     yield from _prompt_texts(item.task)
     yield f'assistant\n{item.response}'
+    for exchange in item.further:
+      yield from (f'user\n{text}' for _, text in exchange.observations)
+      yield f'assistant\n{exchange.response}'
   for task in itertools.islice(dataset.train, _TOKENIZER_PROMPTS):
     yield from _prompt_texts(task)
 

@@ -8,14 +8,14 @@ import numpy as np
 
 from awpo_jax import config as config_lib
 from awpo_jax import types
-from awpo_jax.rollout import scoring
+from awpo_jax.rollout import episodes, scoring
 from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import processes
 
 
 def score(
   experiment: experiment_lib.Experiment,
-  texts: Sequence[Sequence[str]],
+  texts: Sequence[Sequence[Any]],
   tasks: Sequence[types.Task],
 ) -> tuple[types.Rewards, dict[str, np.ndarray]]:
   """`scoring.score`; where one process has no judge, none goes on."""
@@ -37,7 +37,7 @@ def transcripts(
   config: config_lib.Config,
   tasks: Sequence[types.Task],
   prompts: types.Prompts,
-  texts: Sequence[Sequence[str]],
+  texts: Sequence[Sequence[Any]],
   rewards: types.Rewards,
 ) -> list[tuple[int, dict[str, Any]]]:
   """Rows of the first prompts of a batch, each with its prompt's number."""
@@ -49,7 +49,7 @@ def transcripts(
         'user': task.user,
         'tools': [dataclasses.asdict(tool) for tool in task.tools],
         'ground_truth': task.ground_truth,
-        'response': texts[p][g],
+        **episodes.transcript(texts[p][g]),
         'outcome': _or_none(rewards.outcome, rewards.outcome_valid, p, g),
         'reasoning': _or_none(rewards.reasoning, rewards.reasoning_valid, p, g),
       },

@@ -32,7 +32,15 @@ class Shapes:
       sharding.state_shardings(tree, self._mesh),
     )
 
-  def _array(self, dtype, *shape):
+  def split(self, tree: types.ArrayTree) -> types.ArrayTree:
+    """A tree whose leaves have a device axis."""
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._split),
+      tree,
+    )
+
+  def array(self, dtype: Any, *shape: int) -> Any:
+    """An array of which each device has one of this shape."""
     return jax.ShapeDtypeStruct(
       (self._devices, *shape), dtype, sharding=self._split
     )
@@ -40,14 +48,14 @@ class Shapes:
   def sampler(self, rows: int, prompt: int, samples: int) -> tuple[Any, ...]:
     """Prompts, sample ids and facts: the sampler's, after the parameters."""
     facts = jax.ShapeDtypeStruct((4,), jnp.int32, sharding=self._whole)
-    ids = self._array(jnp.int32, rows, samples)
+    ids = self.array(jnp.int32, rows, samples)
     return self._prompts(rows, prompt), ids, facts
 
   def _prompts(self, rows, prompt):
     return types.Prompts(
-      tokens=self._array(jnp.int32, rows, prompt),
-      mask=self._array(jnp.bool_, rows, prompt),
-      ids=self._array(jnp.int32, rows),
+      tokens=self.array(jnp.int32, rows, prompt),
+      mask=self.array(jnp.bool_, rows, prompt),
+      ids=self.array(jnp.int32, rows),
     )
 
   def rollout(
@@ -59,24 +67,24 @@ class Shapes:
     return types.Rollout(
       prompts=self._prompts(rows, prompt),
       completions=types.Completions(
-        tokens=self._array(jnp.int32, *shape),
-        mask=self._array(jnp.bool_, *shape),
-        policy_mask=self._array(jnp.bool_, *shape),
-        positions=self._array(jnp.int32, *shape),
-        turn=self._array(jnp.int32, *shape),
-        logprobs=self._array(jnp.float32, *shape),
-        entropy=self._array(jnp.float32, *shape),
-        finished=self._array(jnp.bool_, *group),
+        tokens=self.array(jnp.int32, *shape),
+        mask=self.array(jnp.bool_, *shape),
+        policy_mask=self.array(jnp.bool_, *shape),
+        positions=self.array(jnp.int32, *shape),
+        turn=self.array(jnp.int32, *shape),
+        logprobs=self.array(jnp.float32, *shape),
+        entropy=self.array(jnp.float32, *shape),
+        finished=self.array(jnp.bool_, *group),
       ),
       rewards=types.Rewards(
-        outcome=self._array(jnp.float32, *group),
-        outcome_valid=self._array(jnp.bool_, *group),
-        reasoning=self._array(jnp.float32, *group),
-        reasoning_valid=self._array(jnp.bool_, *group),
-        outcome_min=self._array(jnp.float32, rows),
-        outcome_max=self._array(jnp.float32, rows),
+        outcome=self.array(jnp.float32, *group),
+        outcome_valid=self.array(jnp.bool_, *group),
+        reasoning=self.array(jnp.float32, *group),
+        reasoning_valid=self.array(jnp.bool_, *group),
+        outcome_min=self.array(jnp.float32, rows),
+        outcome_max=self.array(jnp.float32, rows),
       ),
-      sample_ids=self._array(jnp.int32, *group),
+      sample_ids=self.array(jnp.int32, *group),
     )
 
   def batch(self, phase: str, prompt: int, response: int) -> types.Batch:
@@ -91,15 +99,15 @@ class Shapes:
     row, token = (*group, samples), (*group, samples, response)
     referred = phase == 'rl' and self._config.loss.kl_coef
     return types.Batch(
-      prompt_tokens=self._array(jnp.int32, *group, prompt),
-      prompt_mask=self._array(jnp.bool_, *group, prompt),
-      tokens=self._array(jnp.int32, *token),
-      mask=self._array(jnp.bool_, *token),
-      positions=self._array(jnp.int32, *token),
-      policy_mask=self._array(jnp.bool_, *token),
-      valid=self._array(jnp.bool_, *row),
-      old_logprobs=self._array(jnp.float32, *token),
-      advantages=self._array(jnp.float32, *row),
-      clip_radius=self._array(jnp.float32, *group),
-      ref_logprobs=self._array(jnp.float32, *token) if referred else None,
+      prompt_tokens=self.array(jnp.int32, *group, prompt),
+      prompt_mask=self.array(jnp.bool_, *group, prompt),
+      tokens=self.array(jnp.int32, *token),
+      mask=self.array(jnp.bool_, *token),
+      positions=self.array(jnp.int32, *token),
+      policy_mask=self.array(jnp.bool_, *token),
+      valid=self.array(jnp.bool_, *row),
+      old_logprobs=self.array(jnp.float32, *token),
+      advantages=self.array(jnp.float32, *row),
+      clip_radius=self.array(jnp.float32, *group),
+      ref_logprobs=self.array(jnp.float32, *token) if referred else None,
     )

@@ -22,6 +22,7 @@ FLOORS = (
   'config_objective',
   'config_judge',
   'config_devices',
+  'config_environment',
   'config',
   'training',
   'experiments',

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from awpo_jax import types
-from awpo_jax.rollout import chat, prompts, rewards, tokenizers, tool_calls
+from awpo_jax.rollout import (
+  chat,
+  demonstrations,
+  prompts,
+  rewards,
+  tokenizers,
+  tool_calls,
+)
 from tests import hf_models
 
 ASK = [
@@ -113,7 +120,7 @@ def test_demonstrations_end_as_the_template_ends_a_turn(family):
   stops = tokenizers.stop_token_ids(tokenizer)
 
   def batch(response):
-    return prompts.demonstration_batch(
+    return demonstrations.demonstration_batch(
       tokenizer,
       [np.int32([1])],
       [response],

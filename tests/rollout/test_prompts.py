@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from awpo_jax import types
-from awpo_jax.rollout import prompts, tokenizers
+from awpo_jax.rollout import demonstrations, prompts, tokenizers
 
 TOOLS = (
   types.Tool(
@@ -138,7 +138,7 @@ def test_overlong_prompts_are_refused_or_cut_from_the_left():
 
 
 def make_demonstrations(tokenizer, responses, buckets=(4, 8), task_ids=None):
-  return prompts.demonstration_batch(
+  return demonstrations.demonstration_batch(
     tokenizer,
     make_encoded(*range(2, 2 + len(responses))),
     responses,
@@ -194,7 +194,7 @@ def test_overlong_responses_are_refused_and_found_beforehand(tokenizer):
   tasks = [make_task('', '!' * count) for count in (2, 3, 4, 5)]
   empty = len(prompts.encode_prompt(tokenizer, make_task('', '')))
   fits = functools.partial(
-    prompts.fits,
+    demonstrations.fits,
     tokenizer,
     tasks,
     prompt_buckets=(empty + 4, 2),
@@ -206,7 +206,7 @@ def test_overlong_responses_are_refused_and_found_beforehand(tokenizer):
   np.testing.assert_array_equal(
     fits(responses, overlong='truncate_left'), [True, False, True, True]
   )
-  assert prompts.fits(
+  assert demonstrations.fits(
     tokenizer, [], [], prompt_buckets=(4,), response_buckets=(4,)
   ).shape == (0,)
   make_demonstrations(tokenizer, ['!!!'], buckets=(4, 2))

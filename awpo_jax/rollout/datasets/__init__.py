@@ -4,10 +4,18 @@ from collections.abc import Mapping
 
 from awpo_jax import types
 from awpo_jax.rollout import plugins
-from awpo_jax.rollout.datasets import quickstart, rlla, seal_tools
+from awpo_jax.rollout.datasets import (
+  bfcl,
+  quickstart,
+  quickstart_turns,
+  rlla,
+  seal_tools,
+)
 
 DATASETS = {
+  'bfcl': bfcl.load,
   'quickstart': quickstart.load,
+  'quickstart_turns': quickstart_turns.load,
   'rlla': rlla.load,
   'seal_tools': seal_tools.load,
 }

@@ -189,7 +189,7 @@ def _draw(tasks: Tasks, index: int) -> _Draw:
   rng = random.Random(f'{tasks.name}/{tasks.seed}/{index}')
   kind = rng.choices(list(tasks.kinds), list(tasks.kinds.values()))[0]
   requests = _draw_requests(rng, kind)
-  offered = _draw_offer(rng, requests, kind)
+  offered = draw_offer(rng, requests, kind)
   calls: list[tool_calls.ToolCall] = []
   while len(calls) < len(requests):
     call = tables.draw_call(
@@ -207,8 +207,8 @@ def _draw(tasks: Tasks, index: int) -> _Draw:
   tools = tuple(request.tool() for request in offered)
   task = types.Task(
     task_id=f'quickstart_{tasks.name}_{tasks.seed}_{index}',
-    system=_SYSTEM.format(tools=_list_tools(tools)),
-    user=_USER.format(' '.join(joined)),
+    system=system_text(tools),
+    user=user_text(' '.join(joined)),
     tools=tools,
     ground_truth=_answer(rng, joined, made, calls[0].name),
     kind=kind,
@@ -226,7 +226,7 @@ def _draw_requests(rng: random.Random, kind: str) -> list[tables.Request]:
   return rng.sample(tables.TOOLS, 2)
 
 
-def _draw_offer(
+def draw_offer(
   rng: random.Random, requests: Sequence[tables.Request], kind: str
 ) -> tuple[tables.Request, ...]:
   """Four to six tools: all that are asked for, or, for `none`, none of them."""
@@ -251,7 +251,7 @@ def _phrase(
   """The call as a sentence that repeats as little as may be of those `said`."""
   cut = tables.TRAIN_PHRASINGS
   phrasings = request.phrasings[cut:] if held_out else request.phrasings[:cut]
-  spoken = {name: _speak(value) for name, value in call.parameters.items()}
+  spoken = {name: speak(value) for name, value in call.parameters.items()}
   sentences = [phrasing.format(**spoken) for phrasing in phrasings]
   rng.shuffle(sentences)
   old = set().union(*map(_word_pairs, said))
@@ -268,12 +268,22 @@ def _join(sentences: Sequence[str]) -> tuple[str, ...]:
   return first[0].upper() + first[1:], *joined
 
 
-def _speak(value: quickstart_values.Value) -> str:
+def speak(value: quickstart_values.Value) -> str:
   """A value as requests say it."""
   if not isinstance(value, list):
     return str(value)
   *first, last = map(str, value)
   return f'{", ".join(first)} and {last}' if first else last
+
+
+def system_text(tools: Sequence[types.Tool]) -> str:
+  """Tools and layout, shorter than RLLA's own text."""
+  return _SYSTEM.format(tools=_list_tools(tools))
+
+
+def user_text(request: str) -> str:
+  """A dialogue that opens with a request."""
+  return _USER.format(request)
 
 
 def _list_tools(tools: Sequence[types.Tool]) -> str:
@@ -310,12 +320,13 @@ def _thought(
     return _NOT_OFFERED.format(' '.join(sentences), wanted)
   # A dropped call leaves its sentence out.
   return ' '.join(
-    _OFFERED.format(sentence, call.name, _ground(call))
+    _OFFERED.format(sentence, call.name, ground(call))
     for sentence, call in zip(sentences, calls, strict=False)
   )
 
 
-def _ground(call: tool_calls.ToolCall) -> str:
+def ground(call: tool_calls.ToolCall) -> str:
+  """The values of a call as thoughts name them."""
   pairs = call.parameters.items()
   text = ', '.join(f'{name} is {json.dumps(value)}' for name, value in pairs)
   return text or 'no values'

@@ -1,0 +1,164 @@
+"""Python functions as tools: schemas from type hints, calls in workers.
+
+    def add(a: int, b: int) -> int:
+      '''Adds.
+
+      Args:
+        a: one number.
+        b: the other.
+      '''
+      return a + b
+
+    def environment(limits):  # --environment=mine:environment
+      return callables.CallablesEnvironment([add], limits)
+
+`tools_of([add])` is what a task of one's own offers.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import transformers.utils
+
+from awpo_jax import types
+from awpo_jax.rollout import tool_calls
+from awpo_jax.rollout.environments import checks, protocol, sandbox, worker
+
+Function: TypeAlias = Callable[..., Any]
+
+_LIMITS = sandbox.Limits()
+_FACTORY = 'awpo_jax.rollout.environments.worker:functions_by_name'
+
+
+def tools_of(functions: Sequence[Function]) -> tuple[types.Tool, ...]:
+  """The tools that functions are, as prompts offer them.
+
+  Raises:
+    ValueError: a function lacks its docstring, a type hint, or the description
+      of an argument.
+  """
+  return tuple(map(_tool, functions))
+
+
+def _tool(function: Function) -> types.Tool:
+  try:
+    schema = transformers.utils.get_json_schema(function)['function']
+  # Several of its own types and `ValueError`, by what is missing.
+  except Exception as error:
+    raise ValueError(
+      f'{_name(function)} cannot be a tool: {error} Give it a docstring with '
+      'an `Args:` section and a type hint for each argument.'
+    ) from error
+  defaults = {
+    name: {'default': worker.result_text(parameter.default)}
+    for name, parameter in inspect.signature(function).parameters.items()
+    if parameter.default is not inspect.Parameter.empty
+  }
+  return types.Tool(
+    schema['name'],
+    schema['description'],
+    {
+      name: {**spec, **defaults.get(name, {})}
+      for name, spec in schema['parameters']['properties'].items()
+    },
+  )
+
+
+def _name(function: Function) -> str:
+  return getattr(function, '__qualname__', repr(function))
+
+
+def import_path(function: Function) -> str:
+  """`package.module:name` of a function, by which a worker finds it.
+
+  Raises:
+    ValueError: a worker would not find it, or find another one.
+  """
+  module = getattr(function, '__module__', None)
+  path = f'{module}:{_name(function)}'
+  try:
+    if module == '__main__':
+      raise ImportError('it is defined in the script that is run')
+    found = worker.load(path)
+  except (ImportError, AttributeError) as error:
+    raise ValueError(
+      f'{_name(function)} cannot be a tool: workers import it as {path}, but '
+      f'{error}. Define it at the top of a module.'
+    ) from error
+  if found is not function:
+    raise ValueError(f'{path} is another function than the one given.')
+  return path
+
+
+class CallablesEnvironment:
+  """Functions without state: each call stands for itself.
+
+  An episode ends with the first turn without a call. Its outcome asks for the
+  results of the calls in `task.references`, each as often as there, and for a
+  reply at the end; a reward of one's own may ask for more.
+  """
+
+  def __init__(
+    self,
+    functions: Sequence[Function],
+    limits: sandbox.Limits = _LIMITS,
+  ):
+    self.tools = tools_of(functions)
+    paths = {
+      tool.name: import_path(function)
+      for tool, function in zip(self.tools, functions, strict=True)
+    }
+    if len(paths) < len(functions):
+      raise ValueError('Two functions have the same name: a call names one.')
+    self._program = sandbox.Program(_FACTORY, {'functions': paths})
+    self._paths: Mapping[str, str] = paths
+    self._pool = sandbox.Pool(limits)
+
+  def reset(self, task: types.Task) -> protocol.State:
+    return {'offered': [tool.name for tool in task.tools], 'log': []}
+
+  def step(
+    self, state: protocol.State, calls: Sequence[tool_calls.ToolCall]
+  ) -> protocol.Step:
+    texts = self._run(state['offered'], calls)
+    log = [
+      {'name': name, 'parameters': parameters, 'result': text}
+      for (name, parameters), text in zip(calls, texts, strict=True)
+    ]
+    return protocol.Step(
+      state={**state, 'log': [*state['log'], *log]},
+      observations=tuple(protocol.Observation('obs', text) for text in texts),
+      done=not calls,
+    )
+
+  def _run(self, offered, calls) -> list[str]:
+    """A result for each call; what is not on offer does not run."""
+    texts: list[str] = []
+    for call in calls:
+      if call.name in offered and call.name in self._paths:
+        texts += self._pool.run(self._program, (), [call]).texts
+      else:
+        texts.append(checks.not_offered(call.name))
+    return texts
+
+  def outcome(
+    self,
+    task: types.Task,
+    state: protocol.State,
+    turns: Sequence[protocol.Turn],
+  ) -> types.Score:
+    gold = [
+      call
+      for text in task.references
+      for call in checks.reference_calls(text, task)
+    ]
+    expected = self._run([tool.name for tool in task.tools], gold)
+    results = [entry['result'] for entry in state['log']]
+    share = checks.share_contained(results, expected)
+    replied = bool(turns) and not turns[-1].calls
+    return checks.score(turns, (share + replied) / 2)
+
+  def close(self) -> None:
+    """Ends the workers."""
+    self._pool.close()
