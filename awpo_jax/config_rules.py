@@ -61,7 +61,7 @@ def rules(config: Any, values: dict[str, Any]) -> Iterator[Rule]:
   for name in _AT_LEAST_ONE:
     yield values[name] < 1, f'--{name}={values[name]}: at least 1.'
   yield from _run_rules(config.run)
-  yield from _devices_rules(config.devices, config.environment.environment)
+  yield from _devices_rules(config.devices)
   yield from _data_rules(config.data)
   yield from judge_rules(config.judge, config.data.judge)
   yield from _environment_rules(config.environment, config.data)
@@ -133,7 +133,7 @@ def _run_rules(run) -> Iterator[Rule]:
   )
 
 
-def _devices_rules(devices, environment: str) -> Iterator[Rule]:
+def _devices_rules(devices) -> Iterator[Rule]:
   yield (
     bool(devices.mesh) and devices.parallelism != 'sharded',
     f'--mesh={devices.mesh} is for --parallelism=sharded: with pmap every '
@@ -157,11 +157,6 @@ def _devices_rules(devices, environment: str) -> Iterator[Rule]:
   yield (
     devices.distributed == 'flags' and not devices.coordinator,
     '--distributed=flags needs --coordinator=HOST:PORT.',
-  )
-  yield (
-    environment != 'none' and devices.distributed != 'no',
-    f'--environment={environment} runs its calls in one process: leave out '
-    f'--distributed={devices.distributed}.',
   )
 
 

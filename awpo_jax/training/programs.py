@@ -382,6 +382,12 @@ def check_model(
 
 def check_devices(config: Any, devices: int) -> Iterable[str]:
   """What does not divide over the devices, as text with the remedy."""
+  environment = config.environment.environment
+  if environment != 'none' and jax.process_count() > 1:
+    yield (
+      f'--environment={environment} runs its calls in one process, here are '
+      f'{jax.process_count()}: leave out --distributed.'
+    )
   unit = devices * config.rl.micro * config.rl.minibatches
   if config.run.rl_steps and config.rl.prompts_per_step % unit:
     yield (
