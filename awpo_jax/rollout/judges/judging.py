@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from awpo_jax import types
 
+_ROUNDING = 1e-6
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
 Requests = Sequence[types.JudgeRequest]
@@ -113,8 +114,9 @@ class Judging:
   def _complete(self, requests: Requests, scores: list[float | None]) -> None:
     """Asks for what is missing until enough is there."""
     since, pause = time.monotonic(), _FIRST_PAUSE
-    enough = self._min_judged * len(scores)
-    while len(missing := _missing(scores)) > len(scores) - enough:
+    # A share of a whole number may miss it by a rounding.
+    may_lack = (1.0 - self._min_judged) * len(scores) + _ROUNDING
+    while len(missing := _missing(scores)) > may_lack:
       what = (
         f'{len(scores) - len(missing)} of {len(scores)} answers could be '
         f'judged by {self._name()}'
