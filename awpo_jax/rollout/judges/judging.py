@@ -124,8 +124,8 @@ class Judging:
       if time.monotonic() - since > self._patience or self._hurried.is_set():
         raise types.JudgeUnavailable(
           f'{what}, fewer than --min_judged={self._min_judged:g} of them for '
-          f'--judge_patience={self._patience:g} seconds: mend it, or set lower '
-          'what is asked of it.'
+          f'--judge_patience={self._patience:g} seconds: mend it (--judge_url '
+          'may name another endpoint of the same model), or lower --min_judged.'
         )
       self._tell(f'Waiting: {what}.')
       self._hurried.wait(min(pause, self._patience))
