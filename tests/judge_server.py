@@ -8,6 +8,7 @@ import collections
 import contextlib
 import http.server
 import json
+import multiprocessing
 import re
 import socket
 import struct
@@ -181,6 +182,37 @@ class _Server(http.server.ThreadingHTTPServer):
 
   def handle_error(self, *arguments: Any) -> None:
     pass
+
+
+def _serve(delay: float, pipe: Any) -> None:
+  with serving() as endpoint:
+    endpoint.delay = delay
+    pipe.send(endpoint.url)
+    pipe.recv()
+    pipe.send((len(endpoint.bodies), endpoint.most))
+
+
+@contextlib.contextmanager
+def serving_elsewhere(delay: float) -> Iterator[tuple[str, Callable[[], Any]]]:
+  """A server in a process of its own, as a true one has it.
+
+  Yields:
+    Its base, and what ends it and tells: calls, and the most at once.
+  """
+  context = multiprocessing.get_context('spawn')
+  ours, theirs = context.Pipe()
+  process = context.Process(target=_serve, args=(delay, theirs), daemon=True)
+  process.start()
+
+  def end() -> Any:
+    ours.send('end')
+    return ours.recv()
+
+  try:
+    yield ours.recv(), end
+  finally:
+    process.kill()
+    process.join()
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from awpo_jax import types
 
+_ROUNDING = 1e-6
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
 Requests = Sequence[types.JudgeRequest]
@@ -113,8 +114,9 @@ class Judging:
   def _complete(self, requests: Requests, scores: list[float | None]) -> None:
     """Asks for what is missing until enough is there."""
     since, pause = time.monotonic(), _FIRST_PAUSE
-    enough = self._min_judged * len(scores)
-    while len(missing := _missing(scores)) > len(scores) - enough:
+    # A share of a whole number may miss it by a rounding.
+    may_lack = (1.0 - self._min_judged) * len(scores) + _ROUNDING
+    while len(missing := _missing(scores)) > may_lack:
       what = (
         f'{len(scores) - len(missing)} of {len(scores)} answers could be '
         f'judged by {self._name()}'
@@ -122,8 +124,8 @@ class Judging:
       if time.monotonic() - since > self._patience or self._hurried.is_set():
         raise types.JudgeUnavailable(
           f'{what}, fewer than --min_judged={self._min_judged:g} of them for '
-          f'--judge_patience={self._patience:g} seconds: mend it, or set lower '
-          'what is asked of it.'
+          f'--judge_patience={self._patience:g} seconds: mend it (--judge_url '
+          'may name another endpoint of the same model), or lower --min_judged.'
         )
       self._tell(f'Waiting: {what}.')
       self._hurried.wait(min(pause, self._patience))

@@ -56,6 +56,17 @@ def test_enough_is_enough():
   assert judge.given_up == [3]
 
 
+@pytest.mark.parametrize('lacking', range(1, 10))
+def test_a_share_is_met_exactly(lacking):
+  # 1 - k / 10 is not always k tenths less in floating point.
+  judge = Flaky(set(range(lacking)))
+  ask = judging.Judging(judge, min_judged=1 - lacking / 10)
+  assert ask(REQUESTS) == without(*range(lacking))
+  ask = judging.Judging(judge, min_judged=1 - (lacking - 1) / 10)
+  with pytest.raises(types.JudgeUnavailable):
+    ask(REQUESTS)
+
+
 def test_too_few_are_waited_for_and_only_what_is_missing_asked_again():
   told, judge = [], Flaky({3, 5}, calls=3)
   ask = judging.Judging(judge, min_judged=0.9, patience=60, tell=told.append)
