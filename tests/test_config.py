@@ -281,13 +281,6 @@ WRONG = {
   '--judge_concurrency=0': ['--judge_concurrency=0'],
   '--judge_reply_tokens=0': ['--judge_reply_tokens=0'],
   '--judge_retries=-1': ['--judge_retries=-1'],
-  '--max_turns=0': ['--max_turns=0'],
-  '--tool_seconds=0.0': ['--tool_seconds=0'],
-  '--observation_tokens=64 leaves no room': [
-    '--environment=quickstart',
-    '--observation_tokens=64',
-    '--response_buckets=64',
-  ],
   '--judge_max_calls=-1': ['--judge_max_calls=-1'],
   '--judge_max_tokens=-1': ['--judge_max_tokens=-1'],
   '--judge_patience=nan': ['--judge_patience=nan'],

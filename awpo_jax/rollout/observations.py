@@ -16,6 +16,8 @@ from awpo_jax.rollout import chat, tokenizers
 _ANSWER = 'awpo_answer'
 _TAGS = ('think', 'tool_call', 'response', 'user', 'obs')
 _CUT = ' ...'
+# Of the longest token there may be: more would not fit, whatever they say.
+_CHARS_PER_TOKEN = 16
 
 
 class Reader:
@@ -62,7 +64,9 @@ class Reader:
       i32[n], n at most `limit`; empty where there are more observations than
       have room for a single word each.
     """
-    whole = [(role, self._inert(text)) for role, text in observations]
+    # What has no room anyway is not even looked at.
+    most = _CHARS_PER_TOKEN * self.limit
+    whole = [(role, self._inert(text[:most])) for role, text in observations]
     kept = [len(text) for _, text in whole]
     while True:
       shown = [
@@ -75,9 +79,10 @@ class Reader:
       longest = max(range(len(kept)), key=kept.__getitem__)
       if not kept[longest]:
         return np.zeros(0, np.int32)
-      # A token is a character or more, but for bytes: this ends.
-      over = max(1, (len(ids) - self.limit) // 2)
-      kept[longest] = max(0, min(kept[longest] - over, 8 * self.limit))
+      # Rather too little, several times, than too much once.
+      per_token = max(1.0, kept[longest] / len(ids))
+      over = 1 + int(0.7 * per_token * (len(ids) - self.limit))
+      kept[longest] = max(0, kept[longest] - over)
 
   def _ids(self, observations) -> list[int]:
     text = chat.render(

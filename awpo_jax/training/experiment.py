@@ -30,6 +30,8 @@ from awpo_jax.rollout import (
 from awpo_jax.rollout.environments import protocol, registry, sandbox
 from awpo_jax.training import judges, run_model
 
+# Rows whose tools run at once; what a machine has for them is up to them.
+_THREADS = 32
 # Reading more at the start would take a minute: they raise when they come up.
 _CHECKED_PROMPTS = 10**5
 
@@ -91,7 +93,7 @@ class Experiment:
       stop_ids=self.stop_ids,
       max_turns=flags.max_turns,
       max_tokens=self.config.data.response_buckets[-1],
-      threads=flags.tool_workers,
+      threads=_THREADS,
     )
 
 

@@ -130,13 +130,12 @@ def lower_programs(
   prompts, responses = config.data.prompt_buckets, config.data.response_buckets
   pairs = [(s, r) for s in prompts for r in responses]
   lowered: dict[tuple[Any, ...], jax.stages.Lowered] = {}
-  lower = _sampler_lowering(experiment, mesh, params)
-  greedy = lower(temperature=0.0)
+  lower_sampler = functools.partial(_lower_sampler, experiment, mesh, params)
   for s in prompts:
     rows = config.run.eval_batch // devices
-    lowered |= greedy(('evaluate', s), shapes.sampler(rows, s, 1))
+    arguments = shapes.sampler(rows, s, 1)
+    lowered |= lower_sampler(('evaluate', s), arguments, temperature=0.0)
   if 'rl' in optimizers:
-    sampler = lower(temperature=config.rl.temperature)
     preparer = make_preparer(experiment, mesh)
     rows, samples = config.rl.prompts_per_step // devices, config.rl.samples
     at_once = config.rl.rollout_micro or rows
@@ -144,8 +143,11 @@ def lower_programs(
     if references:
       lowered['reference',] = make_reference(mesh).lower(params)
     for s in prompts:
-      arguments = shapes.sampler(at_once, s, samples)
-      lowered |= sampler(('sample', s), arguments)
+      lowered |= lower_sampler(
+        ('sample', s),
+        shapes.sampler(at_once, s, samples),
+        temperature=config.rl.temperature,
+      )
     for s, r in pairs:
       rollout = shapes.rollout(rows, s, samples, r)
       lowered['prepare', s, r] = preparer.lower(params, rollout, *references)
@@ -158,26 +160,17 @@ def lower_programs(
   return lowered
 
 
-def _sampler_lowering(experiment, mesh, params):
-  """(temperature) -> (key, arguments) -> what to compile, by key and more."""
-  if experiment.environment is not None:
-
-    def turns(*, temperature: float):
-      def lower(key, arguments):
-        parts = turn_programs.lower(
-          experiment, mesh, params, arguments, temperature=temperature
-        )
-        return {(*key, i): part for i, part in enumerate(parts)}
-
-      return lower
-
-    return turns
-
-  def single(*, temperature: float):
+def _lower_sampler(
+  experiment, mesh, params, key, arguments, *, temperature: float
+) -> dict[Any, jax.stages.Lowered]:
+  """By key the sampler, or by (key, number) the programs of several turns."""
+  if experiment.environment is None:
     sampler = make_sampler(experiment, mesh, temperature=temperature)
-    return lambda key, arguments: {key: sampler.lower(params, *arguments)}
-
-  return single
+    return {key: sampler.lower(params, *arguments)}
+  parts: Iterable[Any] = turn_programs.lower(
+    experiment, mesh, params, arguments, temperature=temperature
+  )
+  return {(*key, number): part for number, part in enumerate(parts)}
 
 
 def _samplers(compiled: Mapping[Any, Any], kind: str) -> dict[int, Any]:
