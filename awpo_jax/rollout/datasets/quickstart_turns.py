@@ -216,6 +216,7 @@ def _draw(tasks: Tasks, index: int) -> _Draw:
       'busy': {name: 1} if kind == 'retry' else {},
       'closed': [name] if failed else [],
       'effects': [] if failed else [list(call) for call in calls],
+      'tried': [list(call) for call in calls] if failed else [],
       'reply': _FAILED if failed else str(last),
       'never': None if failed else _FAILED,
     },

@@ -8,6 +8,7 @@ next call, or the reply, uses them. A task's scenario holds
     busy      tool -> how often it must be tried before it works
     closed    tools that never work
     effects   the calls that should have worked in the end, [name, parameters]
+    tried     the calls of closed tools that should have been tried, likewise
     reply     what the last answer must say, and
     never     what it must not say; null for nothing
 """
@@ -73,6 +74,7 @@ class QuickstartEnvironment:
       'busy': dict(scenario['busy']),
       'closed': list(scenario['closed']),
       'effects': [],
+      'tried': [],
     }
 
   def step(
@@ -82,6 +84,7 @@ class QuickstartEnvironment:
       **state,
       'busy': dict(state['busy']),
       'effects': list(state['effects']),
+      'tried': list(state['tried']),
     }
     observations = tuple(
       protocol.Observation('obs', json.dumps(_run(after, call)))
@@ -95,7 +98,10 @@ class QuickstartEnvironment:
     state: protocol.State,
     turns: Sequence[protocol.Turn],
   ) -> types.Score:
-    effects = _overlap(state['effects'], task.scenario['effects'])
+    made, wanted = (
+      [*parts['effects'], *parts['tried']] for parts in (state, task.scenario)
+    )
+    effects = _overlap(made, wanted)
     replied = _replied(turns, task.scenario['reply'], task.scenario['never'])
     return checks.score(
       turns, (effects + replied) / 2, {'effects': effects, 'replied': replied}
@@ -108,12 +114,15 @@ def _run(state: dict[str, Any], call: tool_calls.ToolCall) -> dict[str, Any]:
     return {'error': 'no such tool'}
   if not _fits(call):
     return {'error': 'wrong arguments'}
+  written = [call.name, dict(call.parameters)]
   if call.name in state['closed']:
+    if written not in state['tried']:  # Once more does no harm.
+      state['tried'].append(written)
     return {'error': CLOSED}
   if state['busy'].get(call.name, 0) > 0:
     state['busy'][call.name] -= 1
     return {'error': BUSY}
-  state['effects'].append([call.name, dict(call.parameters)])
+  state['effects'].append(written)
   value = result(call, seed=state['seed'], held_out=state['held_out'])
   return {'result': value}
 

@@ -122,8 +122,18 @@ class TestOutcomeByHand:
     score, _ = play(task, [task.references[0], replies('Sorry, it failed.')])
     assert (score.value, score.solved) == (-2, False)
 
+  def test_told_of_a_failure_without_having_tried(self):
+    # The reply alone is right: 1 + 3 - 3.
+    score, _ = play(make_task('report'), [replies('Sorry, it failed.')])
+    assert (score.value, score.solved) == (1, False)
+
+  def test_tried_a_closed_tool_twice(self):
+    first, last = make_task('report').references
+    score, _ = play(make_task('report'), [first, first, last])
+    assert (score.value, score.solved) == (4, True)
+
   def test_claimed_success_where_the_tool_was_closed(self):
-    # No effect is right, the reply is not: 1 + 3 - 3.
+    # What could be done is right, the reply is not: 1 + 3 - 3.
     task = make_task('report')
     score, _ = play(task, [task.references[0], replies('Done: 12.')])
     assert (score.value, score.solved) == (1, False)
