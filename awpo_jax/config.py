@@ -228,9 +228,16 @@ def define_flags(
 ) -> None:
   """Defines a flag for every field of every section."""
   for section in sections().values():
-    hints = typing.get_type_hints(section)
-    for field in dataclasses.fields(section):
-      _define(field, hints[field.name], _title(section), flag_values)
+    define_section(section, flag_values)
+
+
+def define_section(
+  section: type, flag_values: absl_flags.FlagValues = absl_flags.FLAGS
+) -> None:
+  """Defines a flag for every field of a section."""
+  hints = typing.get_type_hints(section)
+  for field in dataclasses.fields(section):
+    _define(field, hints[field.name], _title(section), flag_values)
 
 
 def _title(section: type) -> str:
@@ -271,18 +278,25 @@ def from_flags(
   Raises:
     ConfigError: for a value or combination that makes no sense.
   """
-  parts = {}
-  for name, section in sections().items():
-    hints = typing.get_type_hints(section)
-    parts[name] = section(
-      **{
-        field.name: _value(field.name, flag_values[field.name].value, hints)
-        for field in dataclasses.fields(section)
-      }
-    )
-  config = Config(**parts)
+  config = Config(
+    **{
+      name: read_section(section, flag_values)
+      for name, section in sections().items()
+    }
+  )
   check(config)
   return config
+
+
+def read_section(section: type, flag_values: absl_flags.FlagValues) -> Any:
+  """A section as parsed flags have it, not checked; else as `from_flags`."""
+  hints = typing.get_type_hints(section)
+  return section(
+    **{
+      field.name: _value(field.name, flag_values[field.name].value, hints)
+      for field in dataclasses.fields(section)
+    }
+  )
 
 
 def _value(name: str, value: Any, hints: dict[str, Any]) -> Any:

@@ -21,6 +21,7 @@ FLOORS = (
   'config_rules',
   'config_objective',
   'config',
+  'config_evaluation',
   'training',
   'experiments',
 )
