@@ -278,11 +278,12 @@ def _refuse_overlong(name, items, encode, longest: int) -> None:
   lengths = {item.row_id: len(encode(item.talk)) for item in items}
   wrong = {row: n for row, n in lengths.items() if n > longest}
   if wrong:
+    names = ', '.join(list(wrong)[:3])
     raise ValueError(
       f'{name}: {len(wrong)} of {len(items)} prompts are longer than {longest} '
-      f'tokens, up to {max(wrong.values())} ({", ".join(list(wrong)[:3])}, ...):'
-      ' add larger --prompt_buckets where the model has the positions (prompt '
-      'and --max_tokens must fit), or set --overlong=wrong to count them so.'
+      f'tokens, up to {max(wrong.values())} ({names}, ...): add larger '
+      '--prompt_buckets where the model has the positions (prompt and '
+      '--max_tokens must fit), or set --overlong=wrong to count them so.'
     )
 
 
