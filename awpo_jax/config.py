@@ -42,6 +42,14 @@ class RunConfig:
     0, 'Steps between evaluations; 0 evaluates where a phase ends.'
   )
   eval_tasks: int = _flag(256, 'Held-out tasks of each evaluation set at most.')
+  eval_benchmarks: tuple[str, ...] = _flag(
+    (),
+    'Benchmarks (bfcl, apibank, mmlu_pro) that are evaluated, too: of each the '
+    'same --eval_tasks rows every time.',
+  )
+  eval_data: str = _flag(
+    '', 'Folder of their rows, or one that holds a folder for each.'
+  )
   eval_batch: int = _flag(64, 'Prompts answered at once when evaluating.')
   checkpoint_every: int = _flag(50, 'Steps between checkpoints.')
   keep_checkpoints: int = _flag(2, 'Last checkpoints that stay.')

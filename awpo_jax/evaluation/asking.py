@@ -54,8 +54,9 @@ def ask(
 ) -> None:
   """Asks every row that has no answer yet, and writes the answers down.
 
-  The rows of a category advance together; prompts of one bucket share a batch,
-  and all samples of a single-turn row are drawn from one reading of it. What
+  Prompts of one bucket share a batch, whatever their category; multi-turn rows
+  of a category advance together. All samples of a single-turn row are drawn
+  from one reading of it. What
   is drawn for a row depends on nothing else: neither on its batch nor on what
   was answered before a kill. A row that cannot be asked, as its prompt is too
   long, has the answer of no text.
@@ -70,11 +71,10 @@ def ask(
     batch: prompts in a batch at most.
     advance: called with a number of answers just finished.
   """
-  by_category = collections.defaultdict(list)
+  groups = collections.defaultdict(list)
   for item in items:
-    by_category[item.category].append(item)
-  for chosen in by_category.values():
-    # Single-turn rows are over after one round: they need not wait for others.
+    groups[item.category if item.multi_turn else None].append(item)
+  for chosen in groups.values():
     running = [
       each for item in chosen for each in _begin(item, answers, samples, encode)
     ]
@@ -128,7 +128,8 @@ def _step(part, answers, encode, generate, advance) -> list[_Running]:
     for (each, _), reply in zip(asked, replies, strict=True):
       each.answers.append(reply)
   seconds = (time.perf_counter() - begun) / len(part)
-  over, rest = [], []
+  over: list[_Running] = []
+  rest: list[_Running] = []
   for each in part:
     each.seconds += seconds
     again = each.prompt is not None and _asks_again(each, encode)

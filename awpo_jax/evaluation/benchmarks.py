@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -134,9 +135,9 @@ def _score_api_bank(answer, texts: Sequence[str], sample: int):
 
 def load_mmlu_pro(source: Source) -> list[items_lib.Item]:
   """MMLU-Pro, asked in one user message."""
-  examples = ()
-  if source.examples:
-    examples = tuple(mmlu_pro_rows.read_examples(source.examples))
+  examples = (
+    mmlu_pro_rows.read_examples(source.examples) if source.examples else []
+  )
   return [
     _mmlu_pro_item(row, mmlu_pro.prompt(row, examples))
     for row in mmlu_pro_rows.read(source.data, source.skipped)
@@ -172,6 +173,12 @@ BENCHMARKS: Mapping[str, Benchmark] = {
   'mmlu_pro': Benchmark('mmlu_pro', load_mmlu_pro, tables.MMLU_PRO),
 }
 """Choices of `--benchmarks`."""
+
+
+def place(data: str, name: str) -> str:
+  """Where a benchmark's rows are: in its own folder within `data`, if any."""
+  inner = pathlib.Path(data).expanduser() / BENCHMARKS[name].folder
+  return str(inner) if inner.is_dir() else data
 
 
 def written_calls(calls: Any, text: str) -> str:

@@ -71,16 +71,13 @@ def task_talk(
   task: types.Task, style: chat.Style
 ) -> conversations.Conversation:
   """A task's conversation, as `prompts.encode_prompt` writes it."""
-  system, tools = task.system, ()
+  system, tools = task.system, list[dict[str, Any]]()
   if style.prompt_style == 'template':
-    system, tools = (
-      prompts.without_tools(system),
-      tuple(chat.tool_schemas(task.tools)),
-    )
+    system, tools = prompts.without_tools(system), chat.tool_schemas(task.tools)
   messages = [{'role': 'user', 'content': task.user}]
   if system:
     messages.insert(0, {'role': 'system', 'content': system})
-  return conversations.Conversation(tuple(messages), tools)
+  return conversations.Conversation(tuple(messages), tuple(tools))
 
 
 def pick(items: Sequence[Item], limit: int) -> list[Item]:

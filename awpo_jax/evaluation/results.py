@@ -50,7 +50,9 @@ def by_category(scored: Iterable[Scored]) -> dict[str, np.ndarray]:
 
 def errors(scored: Iterable[Scored]) -> dict[str, dict[str, int]]:
   """Category -> what is wrong -> in how many answers, most often first."""
-  counts = collections.defaultdict(collections.Counter)
+  counts: dict[str, collections.Counter[str]] = collections.defaultdict(
+    collections.Counter
+  )
   for each in scored:
     for result in each.results:
       if not result.correct:

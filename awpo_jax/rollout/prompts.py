@@ -149,10 +149,9 @@ def encode_prompt(
   system, tools = task.system, None
   if style.prompt_style == 'template':
     system, tools = without_tools(system), chat.tool_schemas(task.tools)
-  messages = [
-    {'role': 'system', 'content': system},
-    {'role': 'user', 'content': task.user},
-  ]
+  messages = [{'role': 'user', 'content': task.user}]
+  if system:
+    messages.insert(0, {'role': 'system', 'content': system})
   return chat.encode(
     tokenizer, messages, tools=tools, enable_thinking=style.enable_thinking
   )

@@ -52,7 +52,7 @@ class _Policy(NamedTuple):
 class _Clock:
   """Seconds spent on parts of the work."""
 
-  def __init__(self):
+  def __init__(self) -> None:
     self.seconds: dict[str, float] = collections.defaultdict(float)
     self._last = time.perf_counter()
 
@@ -199,11 +199,9 @@ def model_state(config: config_evaluation.EvaluationConfig) -> str:
 
 
 def _items(name, config, style, skipped) -> list[items_lib.Item]:
-  benchmark = benchmarks.BENCHMARKS[name]
-  inner = pathlib.Path(config.data).expanduser() / benchmark.folder
-  items = benchmark.load(
+  items = benchmarks.BENCHMARKS[name].load(
     benchmarks.Source(
-      data=str(inner) if inner.is_dir() else config.data,
+      data=benchmarks.place(config.data, name),
       style=style,
       categories=config.categories,
       examples=config.examples,

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import grain
 import jax
@@ -23,7 +24,7 @@ from awpo_jax.rollout import (
   tokenizers,
 )
 from awpo_jax.rollout.judges import rubric
-from awpo_jax.training import run_model
+from awpo_jax.training import eval_sets, run_model
 
 JUDGES = {'rubric': rubric.rubric}
 # Reading more at the start would take a minute: they raise when they come up.
@@ -49,6 +50,7 @@ class Experiment:
     demonstration_order: step-independent index -> demonstration.
     prompt_order: index of a prompt in the run -> prompt of the data set.
     left_out: part of the data -> how much of it `--overlong=drop` left out.
+    eval_rewards: evaluation set -> its own reward, where it has one.
   """
 
   config: config_lib.Config
@@ -61,6 +63,7 @@ class Experiment:
   demonstration_order: Sequence[int]
   prompt_order: Sequence[int]
   left_out: Mapping[str, int]
+  eval_rewards: Mapping[str, types.Reward]
 
   @property
   def pad_id(self) -> int:
@@ -70,6 +73,12 @@ class Experiment:
   def encode_prompt(self, task: types.Task) -> np.ndarray:
     """i32[S] tokens of a task, in the style of the flags."""
     return prompts.encode_prompt(self.tokenizer, task, _style(self.config))
+
+  def scorers(self, name: str) -> dict[str, Any]:
+    """Reward and judge of an evaluation set; a benchmark has no judge."""
+    if name in self.eval_rewards:
+      return {'reward': self.eval_rewards[name], 'judge': None}
+    return {'reward': self.reward, 'judge': self.judge}
 
 
 def _style(config: config_lib.Config) -> chat.Style:
@@ -95,6 +104,7 @@ def make_experiment(config: config_lib.Config) -> Experiment:
   loaded = datasets.load(
     data.dataset, seed=config.run.seed, data=data.data or None
   )
+  loaded, eval_rewards = eval_sets.with_benchmarks(config, loaded)
   _check_sizes(config, loaded)
   tokenizer, generation = run_model.make_tokenizer(config, loaded)
   chat.check_style(tokenizer, _style(config))
@@ -117,6 +127,7 @@ def make_experiment(config: config_lib.Config) -> Experiment:
       name: count - _counts(dataset)[name]
       for name, count in _counts(loaded).items()
     },
+    eval_rewards=eval_rewards,
   )
 
 

@@ -119,7 +119,7 @@ def check_best_metric(experiment: experiment_lib.Experiment) -> None:
     f'eval/{name}/{key}'
     for name, tasks in experiment.dataset.evals.items()
     for key in held_out.metric_names(
-      tasks[: run.eval_tasks], judged=experiment.judge is not None
+      tasks[: run.eval_tasks], judged=bool(experiment.scorers(name)['judge'])
     )
   ]
   if run.best_metric and run.best_metric not in known:
@@ -374,8 +374,7 @@ class _Run:
         lambda chosen: phases.answer(
           experiment, self.programs, self.mesh, state.params, chosen
         ),
-        reward=experiment.reward,
-        judge=experiment.judge,
+        **experiment.scorers(name),
       )
       metrics |= {f'eval/{name}/{key}': value for key, value in values.items()}
       rows += [{'set': name, **row} for row in answers]
