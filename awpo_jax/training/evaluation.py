@@ -144,8 +144,11 @@ def _claim(
   settings['model_state'] = model_state(config)
   settings = json.loads(json.dumps(settings))
   file = folder / SETTINGS_FILE
-  if file.is_file():
+  answered = any(x.stat().st_size for x in folder.glob('*/answers.jsonl'))
+  if file.is_file() and answered:
     old = json.loads(file.read_text())
+    # A model that is gone can no longer be asked, but what it said be scored.
+    settings['model_state'] = settings['model_state'] or old['model_state']
     changed = [
       f'--{name}: {old[name]!r} then, {value!r} now'
       for name, value in settings.items()
@@ -160,7 +163,8 @@ def _claim(
       )
     settings['style'] = old['style']
   else:
-    if folder.exists() and any(folder.iterdir()):
+    # A mistaken flag must not bar the corrected one.
+    if folder.exists() and any(folder.iterdir()) and not file.is_file():
       raise config_lib.ConfigError(
         f'--output_dir={folder} holds files but no evaluation: name a new '
         'folder.'
