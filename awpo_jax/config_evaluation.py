@@ -52,9 +52,10 @@ class EvaluationConfig:
   )
   prompt_style: str = flag(
     'auto',
-    "Tools in RLLA's system text, or given to the model's chat template; auto: "
-    'as the model was trained.',
-    ('auto', 'rlla', 'template'),
+    "RLLA's prompts; the model's own chat template with the tools given to it "
+    "(template), or RLLA's prompts with the tools given to it (rlla_template); "
+    'auto: as the model was trained.',
+    ('auto', 'rlla', 'template', 'rlla_template'),
   )
   enable_thinking: str = flag(
     'default', 'Given to a chat template that knows it.', tuple(chat.THINKING)

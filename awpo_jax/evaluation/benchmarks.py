@@ -30,7 +30,9 @@ class Source:
 
   Attributes:
     data: folder, file, or data set of the hub.
-    style: of the prompts.
+    style: of the prompts: `rlla`; `template`, the row's own messages with tools
+      for the chat template; `rlla_template`, RLLA's text and layout of answers
+      with tools for the chat template, as `--prompt_style=template` trains.
     categories: of BFCL; none: those that are there and can be asked.
     examples: file of worked MMLU-Pro examples; empty: none are shown.
     skipped: collects bad rows; None: the first one raises.
@@ -79,9 +81,12 @@ def _bfcl_item(row: bfcl_rows.Row, style: chat.Style) -> items_lib.Item:
   gold = bfcl_gold.answer(row)
   task = bfcl_prompts.task(row, gold)
   if style.prompt_style == 'template':
-    talk, decode = bfcl_prompts.talk(row), decoding.decode_template
+    talk: Any = bfcl_prompts.talk(row)
+    decode: Callable[[str], Any] = decoding.decode_template
   else:
-    talk, decode = items_lib.task_talk(task, style), decoding.decode_rlla
+    where = 'template' if style.prompt_style == 'rlla_template' else 'rlla'
+    talk = items_lib.task_talk(task, chat.Style(where))
+    decode = decoding.decode_rlla
   return items_lib.Item(
     row_id=row.row_id,
     category=row.category,

@@ -72,7 +72,7 @@ def task_talk(
 ) -> conversations.Conversation:
   """A task's conversation, as `prompts.encode_prompt` writes it."""
   system, tools = task.system, list[dict[str, Any]]()
-  if style.prompt_style == 'template':
+  if style.prompt_style == 'template' and task.tools:
     system, tools = prompts.without_tools(system), chat.tool_schemas(task.tools)
   messages = [{'role': 'user', 'content': task.user}]
   if system:

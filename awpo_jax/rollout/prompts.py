@@ -147,7 +147,8 @@ def encode_prompt(
       rewards read, stays as it is.
   """
   system, tools = task.system, None
-  if style.prompt_style == 'template':
+  # A text may list tools that the task does not know: it stays as it is.
+  if style.prompt_style == 'template' and task.tools:
     system, tools = without_tools(system), chat.tool_schemas(task.tools)
   messages = [{'role': 'user', 'content': task.user}]
   if system:

@@ -26,7 +26,7 @@ from awpo_jax.evaluation import (
 from awpo_jax.evaluation import items as items_lib
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.rollout import answering, chat, conversations
-from awpo_jax.training import checkpoints, policies, progress
+from awpo_jax.training import checkpoints, folders, policies, progress
 
 SETTINGS_FILE = 'evaluation.json'
 SCORES_FILE = 'scores.json'
@@ -178,6 +178,10 @@ def _style(config, own_style: Callable[[], chat.Style]) -> chat.Style:
   own = chat.DEFAULT_STYLE
   if config.policy == 'model':
     own = own_style()
+    run = policies.run_folder(pathlib.Path(config.model))
+    trained = run is not None and (run / folders.FLAGS_FILE).is_file()
+    if trained and own.prompt_style == 'template':
+      own = own._replace(prompt_style='rlla_template')
   prompt_style, thinking = config.prompt_style, config.enable_thinking
   return chat.Style(
     own.prompt_style if prompt_style == 'auto' else prompt_style,
@@ -244,7 +248,7 @@ def _answer(name, items, answers, config, load, style, clock) -> None:
     for item in wanted
     for sample in range(config.samples)
   )
-  bar = progress.Progress(total, total - missing)
+  bar = progress.Progress(total, total - missing, unit='answer')
   done = total - missing
 
   def advance(count: int) -> None:
@@ -290,8 +294,8 @@ def _refuse_overlong(name, items, encode, longest: int) -> None:
 
 
 def _model(policy: policies.Policy, style, config) -> _Policy:
-  if style.prompt_style == 'template' or style.enable_thinking is not None:
-    chat.check_style(policy.tokenizer, style)
+  tools = 'template' if 'template' in style.prompt_style else 'rlla'
+  chat.check_style(policy.tokenizer, style._replace(prompt_style=tools))
   answerer = answering.Answerer(
     policy.params,
     decoder_lib.Decoder(policy.config),

@@ -25,7 +25,7 @@ def items(tmp_path_factory):
         benchmarks.Source(str(folder), chat.Style(style))
       )
     }
-    for style in ('rlla', 'template')
+    for style in ('rlla', 'template', 'rlla_template')
   }
 
 
@@ -69,6 +69,15 @@ def test_template(items):
   )
 
 
+def test_rlla_with_tools_for_the_template(items):
+  item = items['rlla_template']['parallel_0']
+  system, user = item.talk.messages
+  assert user == items['rlla']['parallel_0'].talk.messages[1]
+  assert '1. Name: clock' not in system['content']
+  assert '<tool_call>' in system['content']
+  assert [tool['function']['name'] for tool in item.talk.tools] == ['clock']
+
+
 def test_turns_of_a_dialogue():
   messages = [
     {'role': 'system', 'content': 'passed over'},
@@ -85,7 +94,7 @@ def test_turns_of_a_dialogue():
   )
 
 
-@pytest.mark.parametrize('style', ['rlla', 'template'])
+@pytest.mark.parametrize('style', ['rlla', 'template', 'rlla_template'])
 def test_ground_truth_passes_but_for_rows_that_nothing_passes(items, style):
   failed = {
     name
