@@ -7,7 +7,7 @@ functions, so one more entry there is one more value of the flag.
 
 import dataclasses
 import typing
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags as absl_flags
@@ -44,6 +44,14 @@ class RunConfig:
     0, 'Steps between evaluations; 0 evaluates where a phase ends.'
   )
   eval_tasks: int = _flag(256, 'Held-out tasks of each evaluation set at most.')
+  eval_benchmarks: tuple[str, ...] = _flag(
+    (),
+    'Benchmarks (bfcl, apibank, mmlu_pro) that are evaluated, too: of each the '
+    'same --eval_tasks rows every time.',
+  )
+  eval_data: str = _flag(
+    '', 'Folder of their rows, or one that holds a folder for each.'
+  )
   eval_batch: int = _flag(64, 'Prompts answered at once when evaluating.')
   checkpoint_every: int = _flag(50, 'Steps between checkpoints.')
   keep_checkpoints: int = _flag(2, 'Last checkpoints that stay.')
@@ -256,14 +264,19 @@ def sections() -> dict[str, type]:
 
 def define_flags(
   flag_values: absl_flags.FlagValues = absl_flags.FLAGS,
-  names: Collection[str] | None = None,
 ) -> None:
-  """Defines a flag for every field of every section, or of those named."""
-  for name, section in sections().items():
-    if names is None or name in names:
-      hints = typing.get_type_hints(section)
-      for field in dataclasses.fields(section):
-        _define(field, hints[field.name], _title(section), flag_values)
+  """Defines a flag for every field of every section."""
+  for section in sections().values():
+    define_section(section, flag_values)
+
+
+def define_section(
+  section: type, flag_values: absl_flags.FlagValues = absl_flags.FLAGS
+) -> None:
+  """Defines a flag for every field of a section."""
+  hints = typing.get_type_hints(section)
+  for field in dataclasses.fields(section):
+    _define(field, hints[field.name], _title(section), flag_values)
 
 
 def _title(section: type) -> str:
@@ -304,15 +317,18 @@ def from_flags(
   Raises:
     ConfigError: for a value or combination that makes no sense.
   """
-  parts = {name: read_section(name, flag_values) for name in sections()}
-  config = Config(**parts)
+  config = Config(
+    **{
+      name: read_section(section, flag_values)
+      for name, section in sections().items()
+    }
+  )
   check(config)
   return config
 
 
-def read_section(name: str, flag_values: absl_flags.FlagValues) -> Any:
-  """One section from parsed flags, unchecked."""
-  section = sections()[name]
+def read_section(section: type, flag_values: absl_flags.FlagValues) -> Any:
+  """A section as parsed flags have it, not checked; else as `from_flags`."""
   hints = typing.get_type_hints(section)
   return section(
     **{

@@ -21,7 +21,7 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 from absl import app, flags  # noqa: E402
 
 from awpo_jax import config as config_lib  # noqa: E402
-from awpo_jax import config_rules, types  # noqa: E402
+from awpo_jax import config_judge, config_rules, types  # noqa: E402
 from awpo_jax.evaluation import agreement  # noqa: E402
 from awpo_jax.training import judges  # noqa: E402
 
@@ -30,7 +30,7 @@ flags.DEFINE_string('judge', 'rubric', 'rubric, llm, or module:function.')
 flags.DEFINE_string('output', None, 'File for the scores; must not exist yet.')
 flags.DEFINE_float('threshold', 0.5, 'Score from which on a thought is good.')
 flags.DEFINE_float('label_threshold', 0.5, 'Label from which on it is.')
-config_lib.define_flags(names=('judge',))
+config_lib.define_section(config_judge.JudgeConfig)
 sys.path.append(os.getcwd())
 
 
@@ -38,7 +38,7 @@ def judged(values: flags.FlagValues) -> dict[str, float | None]:
   """What the flags ask for; `ValueError` or `OSError` if it cannot be had."""
   if not values.transcripts or values.judge == 'none':
     raise ValueError('Set --transcripts to a file, and --judge to a judge.')
-  settings = config_lib.read_section('judge', values)
+  settings = config_lib.read_section(config_judge.JudgeConfig, values)
   rules = config_rules.judge_rules(settings, values.judge)
   for text in (text for wrong, text in rules if wrong):
     raise ValueError(text)

@@ -82,6 +82,8 @@ OTHERS = {
   'rl_steps': 6,
   'eval_every': 7,
   'eval_tasks': 8,
+  'eval_benchmarks': ('bfcl', 'apibank'),
+  'eval_data': 'benchmarks',
   'eval_batch': 9,
   'checkpoint_every': 10,
   'keep_checkpoints': 11,

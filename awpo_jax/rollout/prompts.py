@@ -153,12 +153,12 @@ def encode_prompt(
       rewards read, stays as it is and is said to hold before the template's.
   """
   system, tools = task.system, None
-  if style.prompt_style == 'template':
+  # A text may list tools that the task does not know: it stays as it is.
+  if style.prompt_style == 'template' and task.tools:
     system, tools = without_tools(system), chat.tool_schemas(task.tools)
-  messages = [
-    {'role': 'system', 'content': system},
-    {'role': 'user', 'content': task.user},
-  ]
+  messages = [{'role': 'user', 'content': task.user}]
+  if system:
+    messages.insert(0, {'role': 'system', 'content': system})
   return chat.encode(
     tokenizer, messages, tools=tools, enable_thinking=style.enable_thinking
   )

@@ -5,6 +5,7 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import grain
 import jax
@@ -28,7 +29,7 @@ from awpo_jax.rollout import (
   tokenizers,
 )
 from awpo_jax.rollout.environments import protocol, registry, sandbox
-from awpo_jax.training import judges, run_model
+from awpo_jax.training import eval_sets, judges, run_model
 
 # Rows whose tools run at once; what a machine has for them is up to them.
 _THREADS = 32
@@ -58,6 +59,7 @@ class Experiment:
     demonstration_order: step-independent index -> demonstration.
     prompt_order: index of a prompt in the run -> prompt of the data set.
     left_out: part of the data -> how much of it `--overlong=drop` left out.
+    eval_rewards: evaluation set -> its own reward, where it has one.
   """
 
   config: config_lib.Config
@@ -72,6 +74,7 @@ class Experiment:
   demonstration_order: Sequence[int]
   prompt_order: Sequence[int]
   left_out: Mapping[str, int]
+  eval_rewards: Mapping[str, types.Reward]
 
   @property
   def pad_id(self) -> int:
@@ -95,6 +98,12 @@ class Experiment:
       max_tokens=self.config.data.response_buckets[-1],
       threads=_THREADS,
     )
+
+  def scorers(self, name: str) -> dict[str, Any]:
+    """Reward and judge of an evaluation set; a benchmark has no judge."""
+    if name in self.eval_rewards:
+      return {'reward': self.eval_rewards[name], 'judge': None}
+    return {'reward': self.reward, 'judge': self.judge}
 
 
 def _style(config: config_lib.Config) -> chat.Style:
@@ -120,6 +129,7 @@ def make_experiment(config: config_lib.Config) -> Experiment:
   loaded = datasets.load(
     data.dataset, seed=config.run.seed, data=data.data or None
   )
+  loaded, eval_rewards = eval_sets.with_benchmarks(config, loaded)
   _check_sizes(config, loaded)
   environment = _environment(config, loaded)
   if environment is not None:
@@ -157,6 +167,7 @@ def make_experiment(config: config_lib.Config) -> Experiment:
       name: count - _counts(dataset)[name]
       for name, count in _counts(loaded).items()
     },
+    eval_rewards=eval_rewards,
   )
 
 

@@ -16,8 +16,8 @@ from awpo_jax import types
 from awpo_jax.rollout.judges import judging
 from awpo_jax.training import (
   checkpoints,
-  evaluations,
   folders,
+  held_out_sets,
   judges,
   optimizer,
   phases,
@@ -91,7 +91,7 @@ def train(
       processes.one_after_another(),
     ):
       experiment = experiment_lib.make_experiment(config)
-      evaluations.check_best_metric(experiment)
+      held_out_sets.check_best_metric(experiment)
     with contextlib.closing(
       checkpoints.make_manager(
         folder / checkpoints.RUN_SUBFOLDER,
@@ -357,7 +357,7 @@ class _Run:
   def _evaluate(self, state, step: int) -> dict[str, Any]:
     """Accuracy on every held-out set; the answers go to the transcripts."""
     started = time.perf_counter()
-    metrics, rows = evaluations.evaluate(
+    metrics, rows = held_out_sets.evaluate(
       self.experiment, self.programs, self.mesh, state.params
     )
     self.log.write_transcripts(step, rows)

@@ -20,6 +20,7 @@ class Progress:
     total: int,
     initial: int = 0,
     *,
+    unit: str = 'step',
     stream: TextIO | None = None,
     interval: float = 10.0,
     silent: bool = False,
@@ -30,12 +31,13 @@ class Progress:
     Args:
       total: last step of the run.
       initial: steps done before this start, e.g. by the run resumed.
+      unit: what is counted.
       stream: where to write; standard error by default.
       interval: least number of seconds between two plain lines.
       silent: shows nothing but messages.
       clock: seconds that only grow.
     """
-    self._total = total
+    self._total, self._unit = total, unit
     self._stream = sys.stderr if stream is None else stream
     self._silent = silent
     self._interval = interval
@@ -46,7 +48,11 @@ class Progress:
     self._bar = None
     if self._stream.isatty() and not silent:
       self._bar = tqdm.tqdm(
-        total=total, initial=initial, file=self._stream, dynamic_ncols=True
+        total=total,
+        initial=initial,
+        unit=unit,
+        file=self._stream,
+        dynamic_ncols=True,
       )
 
   def update(self, step: int, text: str = '') -> None:
@@ -67,7 +73,7 @@ class Progress:
     if not self._first and step < self._total and elapsed < self._interval:
       return
     rate = (step - self._line_step) / elapsed if elapsed > 0 else 0.0
-    self.message(_line(step, self._total, rate, text))
+    self.message(_line(step, self._total, rate, text, self._unit))
     self._first, self._line_step, self._line_time = False, step, now
 
   def message(self, text: str) -> None:
@@ -83,10 +89,12 @@ class Progress:
       self._bar.close()
 
 
-def _line(step: int, total: int, rate: float, text: str) -> str:
-  parts = [f'step {step}/{total}']
+def _line(step: int, total: int, rate: float, text: str, unit: str) -> str:
+  parts = [f'{unit} {step}/{total}']
   if rate > 0:
-    speed = f'{rate:.2f} steps/s' if rate >= 0.1 else f'{1 / rate:.1f} s/step'
+    speed = f'{rate:.2f} {unit}s/s'
+    if rate < 0.1:
+      speed = f'{1 / rate:.1f} s/{unit}'
     left = tqdm.tqdm.format_interval((total - step) / rate)
     parts += [speed, f'{left} left']
   if text:

@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from awpo_jax import config as config_lib
+from awpo_jax import config_evaluation
 from awpo_jax.training import memory, programs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -14,9 +15,12 @@ BASE = 'experiments/base.flags'
 RLLA = 'experiments/rlla/common.flags'
 NOT_BY_THEMSELVES = (BASE, RLLA)
 GRPO = {'gate': 'none', 'difficulty': 'none', 'clip': 'fixed'}
-FILES = sorted(
+ALL_FILES = sorted(
   str(file.relative_to(ROOT)) for file in ROOT.glob('experiments/**/*.flags')
 )
+# Those of evaluate.py, which has flags of its own.
+EVALUATIONS = [file for file in ALL_FILES if '/eval_' in file]
+FILES = [file for file in ALL_FILES if file not in EVALUATIONS]
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +56,22 @@ def test_the_base_parses_with_what_it_leaves_open():
   # Eight updates on 512 prompts of four answers each.
   assert (config.rl.prompts_per_step, config.rl.samples) == (512, 4)
   assert (config.rl.minibatches, config.rl.learning_rate) == (8, 1e-6)
+
+
+def test_evaluations_parse_and_name_their_benchmark():
+  named = {}
+  for file in EVALUATIONS:
+    assert (ROOT / file).read_text().startswith('#')
+    config = config_evaluation.parse(
+      [f'--flagfile={file}', '--model=m', '--data=d', '--output_dir=x']
+    )
+    named[pathlib.Path(file).stem] = config.benchmarks, config.max_tokens
+  assert named == {
+    'eval_all': (('bfcl', 'apibank', 'mmlu_pro'), 1024),
+    'eval_bfcl': (('bfcl',), 1024),
+    'eval_apibank': (('apibank',), 4096),
+    'eval_mmlu_pro': (('mmlu_pro',), 2048),
+  }
 
 
 @pytest.mark.parametrize('file', FILES)

@@ -24,6 +24,7 @@ FLOORS = (
   'config_devices',
   'config_environment',
   'config',
+  'config_evaluation',
   'training',
   'experiments',
 )

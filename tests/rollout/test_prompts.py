@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from awpo_jax import types
-from awpo_jax.rollout import demonstrations, prompts, tokenizers
+from awpo_jax.rollout import chat, demonstrations, prompts, tokenizers
 
 TOOLS = (
   types.Tool(
@@ -85,6 +85,22 @@ def test_encoded_prompt_ends_where_the_answer_begins(tokenizer):
     '<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n'
     '<|im_start|>assistant\n'
   )
+
+
+def test_no_system_text_is_no_message(tokenizer):
+  tokens = prompts.encode_prompt(tokenizer, make_task(''))
+  assert tokenizer.decode(tokens) == (
+    '<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n'
+  )
+
+
+def test_tools_that_only_the_text_knows_stay_in_it(tokenizer):
+  # Not JSON: another data set's list.
+  system = "1. Name: f\nDescription: d\nParameters: {'a': 1}"
+  task = types.Task('t', system, 'Hi', (), 'truth', 'single')
+  style = chat.Style('template')
+  tokens = prompts.encode_prompt(tokenizer, task, style)
+  assert task.system in tokenizer.decode(tokens)
 
 
 def make_encoded(*lengths):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from awpo_jax import types
 from awpo_jax.rollout import plugins
 from awpo_jax.rollout.datasets import (
-  bfcl,
+  bfcl_episodes,
   quickstart,
   quickstart_turns,
   rlla,
@@ -13,7 +13,7 @@ from awpo_jax.rollout.datasets import (
 )
 
 DATASETS = {
-  'bfcl': bfcl.load,
+  'bfcl': bfcl_episodes.load,
   'quickstart': quickstart.load,
   'quickstart_turns': quickstart_turns.load,
   'rlla': rlla.load,

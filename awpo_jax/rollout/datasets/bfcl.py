@@ -1,107 +1,240 @@
-"""BFCL's multi-turn rows as episodes to evaluate, own tasks to train on.
+"""BFCL v4, the Berkeley Function Calling Leaderboard: rows to be scored on.
 
-The rows are for evaluation alone (Berkeley Function Calling Leaderboard v4,
-Apache-2.0); nothing of them is trained on. The tasks for training are of our
-own making, on the methods that the simulated APIs document.
+Reads the files of github.com/ShishirPatil/gorilla, or of the package
+`bfcl-eval`: `BFCL_v4_<category>.json` and `possible_answer/` beside them, JSON
+Lines both. For evaluation only; no choice of `--dataset`.
 """
 
+import dataclasses
+import functools
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from awpo_jax import types
-from awpo_jax.rollout import prompts
-from awpo_jax.rollout.datasets import bfcl_tasks
-from awpo_jax.rollout.environments import bfcl
+from awpo_jax.rollout.datasets import files
 
-CATEGORIES = ('base', 'miss_func', 'miss_param', 'long_context')
-_NEW_TOOLS = (
-  'I have updated some more functions you can choose from. What about now?'
+NON_LIVE = (
+  'simple_python',
+  'simple_java',
+  'simple_javascript',
+  'multiple',
+  'parallel',
+  'parallel_multiple',
+  'irrelevance',
+)
+LIVE = (
+  'live_simple',
+  'live_multiple',
+  'live_parallel',
+  'live_parallel_multiple',
+  'live_irrelevance',
+  'live_relevance',
+)
+MULTI_TURN = (
+  'multi_turn_base',
+  'multi_turn_miss_func',
+  'multi_turn_miss_param',
+  'multi_turn_long_context',
+)
+CATEGORIES = (*NON_LIVE, *LIVE, *MULTI_TURN)
+EXPECTED = (
+  "BFCL's folder with BFCL_v4_<category>.json and possible_answer/ "
+  '(of a clone, or of the package bfcl-eval: bfcl_eval/data)'
 )
 
+_LISTS = ('array', 'tuple', 'Array', 'ArrayList')
 
-def load(*, seed: int, data: str | None = None) -> types.Dataset:
-  """Own tasks, and BFCL's rows where there are any.
 
-  Args:
-    seed: of the own tasks.
-    data: folder with `BFCL_v4_multi_turn_*.json` and `possible_answer/`; None:
-      only own tasks, held out by their values.
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A row with its ground truth.
 
-  Raises:
-    bfcl.MissingPackage: `bfcl-eval` is not installed.
-    FileNotFoundError: the folder holds no such file.
-    ValueError: a row is not as described.
+  Attributes:
+    row_id: e.g. `live_simple_1-1-0`.
+    category: of `CATEGORIES`.
+    turns: messages, `{role, content}`, of each turn; one turn unless
+      multi-turn.
+    functions: documentation, as upstream has it; empty where multi-turn.
+    ground_truth: single turn: calls with lists of accepted values. Multi-turn:
+      of each turn, calls as text. Empty for (ir)relevance.
+    initial_config: multi-turn: class -> state that it starts from.
+    involved_classes: multi-turn: classes whose methods are the functions.
+    missed_function: multi-turn: turn -> functions that are absent until then.
   """
-  evals = {} if data is None else rows(pathlib.Path(data))
-  return types.Dataset(
-    demonstrations=bfcl_tasks.demonstrations(seed),
-    train=bfcl_tasks.Tasks('train', seed),
-    evals={**evals, 'own': bfcl_tasks.Tasks('held_out', seed, 64)[:]},
+
+  row_id: str
+  category: str
+  turns: tuple[tuple[Mapping[str, str], ...], ...]
+  functions: tuple[Mapping[str, Any], ...]
+  ground_truth: tuple[Any, ...]
+  initial_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  involved_classes: tuple[str, ...] = ()
+  missed_function: Mapping[int, tuple[str, ...]] = dataclasses.field(
+    default_factory=dict
   )
 
 
-def rows(folder: pathlib.Path) -> dict[str, list[types.Task]]:
-  """The rows of each category that has a file in the folder."""
-  found = {}
-  for category in CATEGORIES:
-    file = folder / f'BFCL_v4_multi_turn_{category}.json'
-    if file.is_file():
-      answers = folder / 'possible_answer' / file.name
-      truth = {row['id']: row['ground_truth'] for row in _lines(answers)}
-      found[f'multi_turn_{category}'] = [
-        _task(row, truth, category) for row in _lines(file)
-      ]
-  if not found:
-    raise FileNotFoundError(
-      f'--data={folder}: no BFCL_v4_multi_turn_<category>.json; name the '
-      'folder that holds them and possible_answer/'
-    )
-  return found
+def read(
+  data: str | None,
+  categories: Sequence[str] = (),
+  skipped: list[str] | None = None,
+) -> list[Row]:
+  """The rows of some categories.
 
+  Args:
+    data: the folder, or a data set of the hub with its files.
+    categories: of `CATEGORIES`; none: those that are there.
+    skipped: collects what is wrong with bad rows; None: the first one raises.
 
-def _lines(file: pathlib.Path) -> list[dict[str, Any]]:
-  if not file.is_file():
-    raise FileNotFoundError(f'no {file}, which holds the reference answers')
-  try:
-    return [json.loads(line) for line in file.read_text().splitlines()]
-  except ValueError as error:
-    raise ValueError(f'{file} is not JSON Lines: {error}') from error
-
-
-def _task(
-  row: Mapping[str, Any], truth: Mapping[str, Any], category: str
-) -> types.Task:
-  try:
-    tools = bfcl.tools_of(row['involved_classes'])
-    added = row.get('missed_function', {})
-    return bfcl_tasks.make_task(
-      task_id=row['id'],
-      kind=category,
-      classes=row['involved_classes'],
-      config=row['initial_config'],
-      requests=_requests(row['question'], added, tools),
-      truth=[
-        [bfcl.parse_call(call, tools) for call in turn]
-        for turn in truth[row['id']]
-      ],
-      added=added,
-      long_context=category == 'long_context',
-    )
-  except (KeyError, TypeError) as error:
+  Raises:
+    ValueError: an unknown category, no file of one, a bad row (its file and
+      line are named), or an answer without a row.
+  """
+  unknown = [name for name in categories if name not in CATEGORIES]
+  if unknown:
     raise ValueError(
-      f'row {row.get("id")}: not as BFCL has it: {error!r}'
-    ) from error
+      f'--categories={",".join(unknown)}: choose among {", ".join(CATEGORIES)}'
+    )
+  folder = files.place(data, expected=EXPECTED)
+  chosen = categories or [
+    name for name in CATEGORIES if _file(folder, name).is_file()
+  ]
+  absent = [name for name in chosen if not _file(folder, name).is_file()]
+  if absent or not chosen:
+    missing = ', '.join(_file(folder, x).name for x in absent) or 'rows'
+    raise ValueError(f'--data={data}: no {missing} there; expected {EXPECTED}')
+  return [row for name in chosen for row in _read(folder, name, skipped)]
 
 
-def _requests(question, added, tools) -> list[str]:
-  """What the user says in each turn, new tools in front of their turn."""
-  requests = []
-  for number, messages in enumerate(question):
-    text = '\n'.join(message['content'] for message in messages)
-    new = [tools[name] for name in added.get(str(number), [])]
-    if new:
-      text = f'{prompts.render_tools(new)}\n{text or _NEW_TOOLS}'
-    requests.append(text)
-  return requests
+def _file(folder: pathlib.Path, category: str) -> pathlib.Path:
+  return folder / f'BFCL_v4_{category}.json'
+
+
+def _read(folder: pathlib.Path, category: str, skipped) -> list[Row]:
+  answers: dict[str, tuple[Any, ...]] = {}
+  if 'relevance' not in category:
+    path = folder / 'possible_answer' / _file(folder, category).name
+    if not path.is_file():
+      raise ValueError(f'{path} is not there; expected {EXPECTED}')
+    answers = dict(files.read_rows(path, _answer, skipped))
+
+  parse = functools.partial(_row, category=category, answers=answers)
+  path = _file(folder, category)
+  return files.read_rows(path, files.unique(parse), skipped)
+
+
+def _answer(row: dict[str, Any], where: str) -> tuple[str, tuple[Any, ...]]:
+  truth = files.field(row, 'ground_truth', list, where)
+  for item in truth:
+    multi_turn = isinstance(item, list) and all(type(x) is str for x in item)
+    if not multi_turn and not _is_call(item):
+      raise ValueError(
+        f'{where}: "ground_truth": {json.dumps(item)[:80]} is neither '
+        '{name: {parameter: [values]}} nor a list of calls as text'
+      )
+  return files.field(row, 'id', str, where), tuple(truth)
+
+
+def _is_call(item: Any) -> bool:
+  return (
+    isinstance(item, dict)
+    and len(item) == 1
+    and all(
+      isinstance(values, dict)
+      and all(isinstance(x, list) for x in values.values())
+      for values in item.values()
+    )
+  )
+
+
+def _row(row, where: str, category: str, answers) -> Row:
+  row_id = files.field(row, 'id', str, where)
+  truth: tuple[Any, ...] = ()
+  if 'relevance' not in category:
+    if row_id not in answers:
+      raise ValueError(f'{where}: {row_id!r} has no (good) possible answer')
+    truth = answers[row_id]
+  turns = tuple(
+    _messages(turn, where) for turn in files.field(row, 'question', list, where)
+  )
+  if category in MULTI_TURN:
+    return _multi_turn(row, where, row_id, category, turns, truth)
+  if (
+    len(turns) != 1
+    or not turns[0]
+    or not any(message['role'] == 'user' for message in turns[0])
+  ):
+    raise ValueError(f'{where}: "question": not one turn with a user message')
+  functions = tuple(
+    _function(function, where)
+    for function in files.field(row, 'function', list, where)
+  )
+  names = {function['name'] for function in functions}
+  if not functions and category != 'live_irrelevance':
+    raise ValueError(f'{where}: "function" is empty')
+  for call in truth:
+    if isinstance(call, list) or not set(call) <= names:
+      raise ValueError(
+        f'{where}: the answer calls {list(call)}, not documented'
+      )
+  if 'relevance' not in category and not truth:
+    raise ValueError(f'{where}: the answer of {row_id!r} is empty')
+  return Row(row_id, category, turns, functions, truth)
+
+
+def _messages(turn: Any, where: str) -> tuple[Mapping[str, str], ...]:
+  if not isinstance(turn, list):
+    raise ValueError(f'{where}: "question": a turn is no list of messages')
+  for message in turn:
+    if not isinstance(message, dict):
+      raise ValueError(f'{where}: "question": a message is no object')
+    files.field(message, 'role', str, where)
+    if not isinstance(message.get('content'), str):
+      raise ValueError(f'{where}: "question": "content" of a message: no text')
+  return tuple(turn)
+
+
+def _function(function: Any, where: str) -> Mapping[str, Any]:
+  if not isinstance(function, dict):
+    raise ValueError(f'{where}: "function": not a list of objects')
+  name = files.field(function, 'name', str, where)
+  where = f'{where}: function {name!r}'
+  files.field(function, 'description', str, where)
+  parameters = files.field(function, 'parameters', dict, where)
+  required = files.field(parameters, 'required', list, where)
+  properties = files.field(parameters, 'properties', dict, where)
+  for key, described in properties.items():
+    if not isinstance(described, dict):
+      raise ValueError(f'{where}: {key!r} is no object')
+    kind = files.field(described, 'type', str, f'{where}: {key!r}')
+    if kind in _LISTS:
+      items = files.field(described, 'items', dict, f'{where}: {key!r}')
+      files.field(items, 'type', str, f'{where}: {key!r}: "items"')
+  if not all(isinstance(key, str) for key in required):
+    raise ValueError(f'{where}: "required" is no list of names')
+  return function
+
+
+def _multi_turn(row, where, row_id, category, turns, truth) -> Row:
+  if len(turns) != len(truth):
+    raise ValueError(
+      f'{where}: {len(turns)} turns, but an answer to {len(truth)}'
+    )
+  classes = files.field(row, 'involved_classes', list, where)
+  missed = row.get('missed_function', {})
+  if not isinstance(missed, dict) or not all(
+    turn.isdecimal() and isinstance(names, list)
+    for turn, names in missed.items()
+  ):
+    raise ValueError(f'{where}: "missed_function": not {{turn: [names]}}')
+  return Row(
+    row_id,
+    category,
+    turns,
+    (),
+    truth,
+    initial_config=files.field(row, 'initial_config', dict, where),
+    involved_classes=tuple(classes),
+    missed_function={int(t): tuple(names) for t, names in missed.items()},
+  )

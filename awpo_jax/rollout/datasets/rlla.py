@@ -6,7 +6,6 @@ files given are one pool, of which a part is held out.
 """
 
 import hashlib
-import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -76,7 +75,7 @@ def read_tasks(data: str | None) -> Iterator[types.Task]:
     data, suffixes=('.jsonl', '.parquet'), expected=EXPECTED
   ):
     parquet = path.suffix == '.parquet'
-    rows = _read_parquet(path) if parquet else files.read_json_lines(path)
+    rows = files.read_parquet(path) if parquet else files.read_json_lines(path)
     for index, (where, row) in enumerate(rows):
       yield _task(_flatten(row, where) if parquet else row, where, path, index)
 
@@ -113,21 +112,6 @@ def _kind(output: str, where: str) -> str:
   if not calls and tool_calls.section(answer, 'response') is None:
     raise ValueError(f'{where}: "output": neither <tool_call> nor <response>')
   return {0: 'reply', 1: 'single'}.get(len(calls), 'parallel')
-
-
-def _read_parquet(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-  try:
-    import pyarrow.parquet
-  except ImportError as error:
-    raise ImportError(
-      f'{path}: reading parquet needs pyarrow: pip install pyarrow'
-    ) from error
-  try:
-    rows = pyarrow.parquet.read_table(path).to_pylist()
-  except (pyarrow.ArrowException, OSError) as error:
-    raise ValueError(f'{path}: not a parquet file: {error}') from error
-  for index, row in enumerate(rows):
-    yield f'{path}: row {index}', row
 
 
 def _flatten(row: Mapping[str, Any], where: str) -> dict[str, str]:

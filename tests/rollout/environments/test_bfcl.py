@@ -8,7 +8,7 @@ import json
 import pytest
 
 from awpo_jax.rollout import tool_calls
-from awpo_jax.rollout.datasets import bfcl as rows_lib
+from awpo_jax.rollout.datasets import bfcl_episodes as rows_lib
 from awpo_jax.rollout.datasets import bfcl_tasks
 from awpo_jax.rollout.environments import bfcl, protocol, sandbox
 from tests import shared_data

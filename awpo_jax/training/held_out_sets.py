@@ -20,7 +20,7 @@ def check_best_metric(experiment: experiment_lib.Experiment) -> None:
     f'eval/{name}/{key}'
     for name, tasks in experiment.dataset.evals.items()
     for key in held_out.metric_names(
-      tasks[: run.eval_tasks], judged=experiment.judge is not None
+      tasks[: run.eval_tasks], judged=bool(experiment.scorers(name)['judge'])
     )
   ]
   if run.best_metric and run.best_metric not in known:
@@ -43,17 +43,15 @@ def evaluate(
   """
   metrics: dict[str, Any] = {}
   rows: list[dict[str, Any]] = []
-  judge = experiment.judge
-  if isinstance(judge, judging.Judging):
-    judge = judge.leniently
   for name, every in experiment.dataset.evals.items():
     tasks = every[: experiment.config.run.eval_tasks]
     texts = phases.answer(experiment, programs, mesh, params, tasks)
     scored = None
     if processes.is_first():
-      scored = held_out.score(
-        tasks, texts, reward=experiment.reward, judge=judge
-      )
+      scorers = experiment.scorers(name)
+      if isinstance(scorers['judge'], judging.Judging):
+        scorers['judge'] = scorers['judge'].leniently
+      scored = held_out.score(tasks, texts, **scorers)
     values, answers = processes.gather(scored)[0]
     metrics |= {f'eval/{name}/{key}': value for key, value in values.items()}
     rows += [{'set': name, **row} for row in answers]

@@ -1,0 +1,59 @@
+"""API-Bank: is any predicted call the expected one? As ToolRL decides it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from awpo_jax.evaluation import decoding
+from awpo_jax.rollout import tool_calls
+
+
+def is_correct(text: str, answer: tool_calls.ToolCall) -> bool:
+  """Whether a reply holds the expected call.
+
+  Read are the JSON lines between the last `<tool_call>` and the next
+  `</tool_call>`, of the whole text where there are no tags. An object without
+  a name or parameters counts as the parameters of the expected tool; what is no
+  object ends the reading, with what was found so far.
+
+  Args:
+    text: model output, anything.
+    answer: the expected call; names and values must be equal, letter by letter.
+  """
+  return any(
+    call.get('name') == answer.name
+    and call.get('parameters') == dict(answer.parameters)
+    for call in predicted_calls(text, answer.name)
+  )
+
+
+def predicted_calls(text: str, name: str) -> list[Mapping[str, Any]]:
+  """The calls that `is_correct` compares; `name` is the expected tool's."""
+  block = text.rpartition('<tool_call>')[2].partition('</tool_call>')[0]
+  calls: list[Mapping[str, Any]] = []
+  for value in decoding.parse_lines(block):
+    if not isinstance(value, dict):
+      break
+    whole = {'name', 'parameters'} <= set(value)
+    calls.append(value if whole else {'name': name, 'parameters': value})
+  return calls
+
+
+def error_type(text: str, answer: tool_calls.ToolCall) -> str | None:
+  """What is wrong with a reply, for the breakdown; None where it is correct.
+
+  The names are ours: upstream only counts.
+  """
+  if is_correct(text, answer):
+    return None
+  calls = predicted_calls(text, answer.name)
+  if not calls:
+    return 'no_call'
+  same = [call for call in calls if call['name'] == answer.name]
+  if not same:
+    return 'wrong_name'
+  parameters = [call['parameters'] for call in same]
+  if any(
+    isinstance(x, dict) and set(x) == set(answer.parameters) for x in parameters
+  ):
+    return 'wrong_value'
+  return 'wrong_parameters'

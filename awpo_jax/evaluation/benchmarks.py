@@ -1,0 +1,203 @@
+"""The benchmarks by name: rows read, asked, scored."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from awpo_jax import types
+from awpo_jax.evaluation import (
+  api_bank,
+  bfcl,
+  bfcl_gold,
+  bfcl_prompts,
+  decoding,
+  mmlu_pro,
+  tables,
+)
+from awpo_jax.evaluation import items as items_lib
+from awpo_jax.rollout import chat, tool_calls
+from awpo_jax.rollout.datasets import api_bank as api_bank_rows
+from awpo_jax.rollout.datasets import bfcl as bfcl_rows
+from awpo_jax.rollout.datasets import mmlu_pro as mmlu_pro_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Where rows come from and how they are asked.
+
+  Attributes:
+    data: folder, file, or data set of the hub.
+    style: of the prompts: `rlla`; `template`, the row's own messages with tools
+      for the chat template; `rlla_template`, RLLA's text and layout of answers
+      with tools for the chat template, as `--prompt_style=template` trains.
+    categories: of BFCL; none: those that are there and can be asked.
+    examples: file of worked MMLU-Pro examples; empty: none are shown.
+    skipped: collects bad rows; None: the first one raises.
+  """
+
+  data: str | None
+  style: chat.Style = chat.DEFAULT_STYLE
+  categories: tuple[str, ...] = ()
+  examples: str = ''
+  skipped: list[str] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+  """A benchmark.
+
+  Attributes:
+    folder: its name among several in one folder.
+    load: a source -> its items; raises `ValueError` as the readers do.
+    columns: by aggregation, of the main table.
+  """
+
+  folder: str
+  load: Callable[[Source], list[items_lib.Item]]
+  columns: Mapping[str, tables.Columns]
+
+
+def load_bfcl(source: Source) -> list[items_lib.Item]:
+  """BFCL's single-turn rows."""
+  chosen = source.categories
+  multi_turn = [name for name in chosen if name in bfcl_rows.MULTI_TURN]
+  if multi_turn:
+    raise ValueError(
+      f'--categories={",".join(multi_turn)}: only single-turn categories are '
+      'run so far.'
+    )
+  rows = bfcl_rows.read(source.data, chosen, source.skipped)
+  return [
+    _bfcl_item(row, source.style)
+    for row in rows
+    if row.category not in bfcl_rows.MULTI_TURN
+  ]
+
+
+def _bfcl_item(row: bfcl_rows.Row, style: chat.Style) -> items_lib.Item:
+  gold = bfcl_gold.answer(row)
+  task = bfcl_prompts.task(row, gold)
+  if style.prompt_style == 'template':
+    talk: Any = bfcl_prompts.talk(row)
+    decode: Callable[[str], Any] = decoding.decode_template
+  else:
+    where = 'template' if style.prompt_style == 'rlla_template' else 'rlla'
+    talk = items_lib.task_talk(task, chat.Style(where))
+    decode = decoding.decode_rlla
+  return items_lib.Item(
+    row_id=row.row_id,
+    category=row.category,
+    task=task,
+    talk=talk,
+    score=functools.partial(_score_bfcl, row, decode),
+    gold=(gold,),
+    expected=list(row.ground_truth) or 'no call'
+    if 'live_relevance' not in row.category
+    else 'any call',
+  )
+
+
+def _score_bfcl(row, decode, texts: Sequence[str], sample: int):
+  del sample
+  calls = decode(texts[0])
+  verdict = bfcl.check_calls(
+    calls, row.functions, row.ground_truth, row.category
+  )
+  return items_lib.Result(verdict.valid, verdict.error_type, calls)
+
+
+def load_api_bank(source: Source) -> list[items_lib.Item]:
+  """API-Bank in ToolRL's form; its prompts are ready, whatever the style."""
+  return [
+    items_lib.Item(
+      row_id=row.row_id,
+      category=row.level,
+      task=task,
+      talk=items_lib.task_talk(task, chat.DEFAULT_STYLE),
+      score=functools.partial(_score_api_bank, row.answer),
+      gold=(task.ground_truth,),
+      expected=row.answer._asdict(),
+    )
+    for row in api_bank_rows.read(source.data, source.skipped)
+    for task in [_api_bank_task(row)]
+  ]
+
+
+def _api_bank_task(row: api_bank_rows.Row) -> types.Task:
+  gold = tool_calls.render_answer('The ground truth.', [row.answer])
+  return types.Task(row.row_id, row.system, row.user, (), gold, row.level)
+
+
+def _score_api_bank(answer, texts: Sequence[str], sample: int):
+  del sample
+  error = api_bank.error_type(texts[0], answer)
+  calls = api_bank.predicted_calls(texts[0], answer.name)
+  return items_lib.Result(error is None, error, list(calls))
+
+
+def load_mmlu_pro(source: Source) -> list[items_lib.Item]:
+  """MMLU-Pro, asked in one user message."""
+  examples = (
+    mmlu_pro_rows.read_examples(source.examples) if source.examples else []
+  )
+  return [
+    _mmlu_pro_item(row, mmlu_pro.prompt(row, examples))
+    for row in mmlu_pro_rows.read(source.data, source.skipped)
+  ]
+
+
+def _mmlu_pro_item(row: mmlu_pro_rows.Row, prompt: str) -> items_lib.Item:
+  gold = f'The answer is ({row.answer}).'
+  task = types.Task(row.row_id, '', prompt, (), gold, row.category)
+  return items_lib.Item(
+    row_id=row.row_id,
+    category=row.category,
+    task=task,
+    talk=items_lib.task_talk(task, chat.DEFAULT_STYLE),
+    score=functools.partial(_score_mmlu_pro, row),
+    gold=(gold,),
+    expected=row.answer,
+  )
+
+
+def _score_mmlu_pro(row, texts: Sequence[str], sample: int):
+  letter = mmlu_pro.extract(texts[0])
+  chosen = letter or mmlu_pro.drawn_option(row, sample)
+  error = None
+  if chosen != row.answer:
+    error = 'no_choice' if letter is None else 'wrong_choice'
+  return items_lib.Result(error is None, error, letter)
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+  'bfcl': Benchmark('bfcl', load_bfcl, tables.BFCL),
+  'apibank': Benchmark('apibank', load_api_bank, tables.API_BANK),
+  'mmlu_pro': Benchmark('mmlu_pro', load_mmlu_pro, tables.MMLU_PRO),
+}
+"""Choices of `--benchmarks`."""
+
+
+def place(data: str, name: str) -> str:
+  """Where a benchmark's rows are: in its own folder within `data`, if any."""
+  inner = pathlib.Path(data).expanduser() / BENCHMARKS[name].folder
+  return str(inner) if inner.is_dir() else data
+
+
+def written_calls(calls: Any, text: str) -> str:
+  """An answer as Qwen's tool template writes it, for the result files.
+
+  It holds the calls that were read, each in a section of its own, and so reads
+  the same to a handler of upstream's; without calls the text, less its tags.
+  """
+  if not calls:
+    rest = tool_calls.strip_thought(text)
+    return rest.replace('<tool_call>', '').replace('</tool_call>', '').strip()
+  return '\n'.join(
+    f'<tool_call>\n{json.dumps({"name": name, "arguments": values})}\n'
+    '</tool_call>'
+    for call in calls
+    for name, values in call.items()
+  )

@@ -1,0 +1,103 @@
+"""What a benchmark asks, made ready: how to ask it, how to score the answer."""
+
+import collections
+import dataclasses
+import hashlib
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from awpo_jax import types
+from awpo_jax.rollout import chat, conversations, prompts
+
+# Yields what is to be answered next and is sent the answer. A single-turn row
+# yields once; environments go on until the row is over.
+Episode: TypeAlias = Generator[conversations.Conversation, str, None]
+
+
+class Result(NamedTuple):
+  """What an answer is worth.
+
+  Attributes:
+    correct: whether it counts as right.
+    error: what is wrong, in the benchmark's own words; None where right.
+    decoded: what was read in it, as JSON.
+  """
+
+  correct: bool
+  error: str | None
+  decoded: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+  """A row of a benchmark.
+
+  Attributes:
+    row_id: unique within the benchmark.
+    category: the row of the table it counts in.
+    task: the row as RLLA would have it; of a multi-turn row its first turn.
+    talk: the first conversation, in the style of the prompts.
+    episode: starts the row.
+    multi_turn: whether it may ask more than once.
+    score: of all answers of an episode, and the number of the sample.
+    gold: answers that ought to be right.
+    expected: the ground truth, as JSON, for reports.
+  """
+
+  row_id: str
+  category: str
+  task: types.Task
+  talk: conversations.Conversation
+  score: Callable[[Sequence[str], int], Result]
+  gold: tuple[str, ...]
+  expected: Any
+  start: Callable[[], Episode] | None = None
+
+  @property
+  def multi_turn(self) -> bool:
+    """Whether it may ask more than once."""
+    return self.start is not None
+
+  def episode(self) -> Episode:
+    """Starts the row."""
+    return _once(self.talk) if self.start is None else self.start()
+
+
+def _once(talk: conversations.Conversation) -> Episode:
+  yield talk
+
+
+def task_talk(
+  task: types.Task, style: chat.Style
+) -> conversations.Conversation:
+  """A task's conversation, as `prompts.encode_prompt` writes it."""
+  system, tools = task.system, list[dict[str, Any]]()
+  if style.prompt_style == 'template' and task.tools:
+    system, tools = prompts.without_tools(system), chat.tool_schemas(task.tools)
+  messages = [{'role': 'user', 'content': task.user}]
+  if system:
+    messages.insert(0, {'role': 'system', 'content': system})
+  return conversations.Conversation(tuple(messages), tuple(tools))
+
+
+def pick(items: Sequence[Item], limit: int) -> list[Item]:
+  """At most `limit` rows of each category (0: all), in their order.
+
+  Always the same ones: those whose hashed ids are smallest.
+  """
+  if not limit:
+    return list(items)
+  by_category = collections.defaultdict(list)
+  for item in items:
+    by_category[item.category].append(item.row_id)
+  kept = {
+    row_id
+    for ids in by_category.values()
+    for row_id in sorted(ids, key=hashed)[:limit]
+  }
+  return [item for item in items if item.row_id in kept]
+
+
+def hashed(row_id: str) -> str:
+  """An order of rows that has nothing to do with theirs."""
+  return hashlib.sha256(row_id.encode()).hexdigest()

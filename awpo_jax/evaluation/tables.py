@@ -1,0 +1,219 @@
+"""From the rows of each category to the columns of a table.
+
+Facts of upstream's aggregation: `shared/scoring.md`, sections 1.6, 3 and 4. A
+column is None where one of its categories was not run.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+# Category -> accuracy, a number or an array of resampled ones; and row counts.
+Accuracies: TypeAlias = Mapping[str, Any]
+Counts: TypeAlias = Mapping[str, int]
+Columns: TypeAlias = Callable[[Accuracies, Counts], dict[str, Any]]
+
+_SIMPLE = ('simple_python', 'simple_java', 'simple_javascript')
+_NON_LIVE = ('multiple', 'parallel', 'parallel_multiple')
+_LIVE = (
+  'live_simple',
+  'live_multiple',
+  'live_parallel',
+  'live_parallel_multiple',
+)
+_MULTI_TURN = (
+  'multi_turn_base',
+  'multi_turn_miss_func',
+  'multi_turn_miss_param',
+  'multi_turn_long_context',
+)
+_WEB_SEARCH = ('web_search_base', 'web_search_no_snippet')
+_MEMORY = ('memory_kv', 'memory_vector', 'memory_rec_sum')
+
+
+def _mean(values: Sequence[Any]) -> Any:
+  if not values or any(value is None for value in values):
+    return None
+  return sum(values) / len(values)
+
+
+def _of(accuracies: Accuracies, names: Sequence[str]) -> list[Any]:
+  return [accuracies.get(name) for name in names]
+
+
+def _by_rows(
+  accuracies: Accuracies, counts: Counts, names: Sequence[str]
+) -> Any:
+  """The mean over the rows of some categories."""
+  values = _of(accuracies, names)
+  if not values or any(value is None for value in values):
+    return None
+  total = sum(counts[name] for name in names)
+  parts = zip(values, names, strict=True)
+  return sum(value * counts[name] for value, name in parts) / total
+
+
+def bfcl_v4(accuracies: Accuracies, counts: Counts) -> dict[str, Any]:
+  """Columns of the leaderboard since v4."""
+  simple = _mean(_of(accuracies, _SIMPLE))
+  parts = {
+    'Non-Live': _mean([simple, *_of(accuracies, _NON_LIVE)]),
+    'Live': _by_rows(accuracies, counts, _LIVE),
+    'Irrelevance': _mean(_of(accuracies, ('irrelevance', 'live_irrelevance'))),
+    'Multi-Turn': _mean(_of(accuracies, _MULTI_TURN)),
+    'Agentic': _mean(
+      [_mean(_of(accuracies, _WEB_SEARCH)), _mean(_of(accuracies, _MEMORY))]
+    ),
+  }
+  shares = (0.1, 0.1, 0.1, 0.3, 0.4)
+  overall = None
+  if all(value is not None for value in parts.values()):
+    overall = sum(
+      share * value for share, value in zip(shares, parts.values(), strict=True)
+    )
+  return {
+    'Overall': overall,
+    **parts,
+    'Relevance': accuracies.get('live_relevance'),
+  }
+
+
+def bfcl_v3(accuracies: Accuracies, counts: Counts) -> dict[str, Any]:
+  """Columns from April 2025 up to v4."""
+  simple = _mean(_of(accuracies, _SIMPLE))
+  parts = {
+    'Live': _by_rows(
+      accuracies, counts, (*_LIVE, 'live_irrelevance', 'live_relevance')
+    ),
+    'Non-Live': _mean([simple, *_of(accuracies, (*_NON_LIVE, 'irrelevance'))]),
+    'Multi-Turn': _mean(_of(accuracies, _MULTI_TURN)),
+  }
+  return {
+    'Overall': _mean(list(parts.values())),
+    **parts,
+    'Irrelevance': _mean(_of(accuracies, ('irrelevance', 'live_irrelevance'))),
+    'Relevance': accuracies.get('live_relevance'),
+  }
+
+
+def over_rows(accuracies: Accuracies, counts: Counts) -> dict[str, Any]:
+  """Overall by rows."""
+  return {'Overall': _by_rows(accuracies, counts, list(accuracies))}
+
+
+def by_rows(accuracies: Accuracies, counts: Counts) -> dict[str, Any]:
+  """Overall by rows, then each category."""
+  return {**over_rows(accuracies, counts), **accuracies}
+
+
+BFCL: Mapping[str, Columns] = {'v4': bfcl_v4, 'v3': bfcl_v3}
+API_BANK: Mapping[str, Columns] = {'v4': by_rows, 'v3': by_rows}
+MMLU_PRO: Mapping[str, Columns] = {'v4': over_rows, 'v3': over_rows}
+
+
+def summarize(
+  correct: Mapping[str, np.ndarray], columns: Columns, *, resamples: int
+) -> dict[str, Any]:
+  """Columns and categories, each with a 95% interval.
+
+  The interval is a percentile bootstrap over the rows of each category; the
+  draws are always the same.
+
+  Args:
+    correct: category -> bool[rows, samples].
+    columns: of the table.
+    resamples: draws of the bootstrap; 0: no intervals.
+
+  Returns:
+    `columns`: name -> `mean@k` and its interval, None where it was not run.
+    `categories`: name -> rows, `mean@k` and `pass@k` with intervals. With one
+    sample both are the accuracy.
+  """
+  rng = np.random.default_rng(0)
+  counts = {name: len(rows) for name, rows in correct.items()}
+  drawn: dict[str, np.ndarray] = {}
+  categories = {}
+  for name, rows in correct.items():
+    per_row = np.stack([rows.mean(axis=1), rows.any(axis=1)])
+    # One at a time: all at once would take resamples x rows of memory.
+    means = (
+      np.array(
+        [
+          per_row[:, rng.integers(len(rows), size=len(rows))].mean(axis=1)
+          for _ in range(resamples)
+        ]
+      )
+      .reshape(resamples, 2)
+      .T
+    )
+    drawn[name] = means[0]
+    categories[name] = {
+      'rows': len(rows),
+      'mean@k': _interval(per_row[0].mean(), means[0]),
+      'pass@k': _interval(per_row[1].mean(), means[1]),
+    }
+  accuracies = {n: float(rows.mean()) for n, rows in correct.items()}
+  values, spread = columns(accuracies, counts), columns(drawn, counts)
+  return {
+    'columns': {
+      name: None if value is None else _interval(value, spread[name])
+      for name, value in values.items()
+    },
+    'categories': categories,
+  }
+
+
+def _interval(value: float, drawn: np.ndarray) -> dict[str, float | None]:
+  low = high = None
+  if len(drawn):
+    low, high = (float(x) for x in np.percentile(drawn, (2.5, 97.5)))
+  return {'value': float(value), 'low': low, 'high': high}
+
+
+def markdown(title: str, summary: Mapping[str, Any], samples: int) -> str:
+  """The summary as two tables, in percent."""
+  columns = summary['columns']
+  lines = [
+    f'## {title}',
+    '',
+    _line(columns),
+    _line(['---:'] * len(columns)),
+    _line(_percent(value) for value in columns.values()),
+    '',
+  ]
+  head = ['category', 'rows', 'accuracy']
+  if samples > 1:
+    head[2:] = [f'mean@{samples}', f'pass@{samples}']
+  lines += [_line(head), _line(['---', *['---:'] * (len(head) - 1)])]
+  for name, each in summary['categories'].items():
+    cells = [name, str(each['rows']), _percent(each['mean@k'])]
+    if samples > 1:
+      cells.append(_percent(each['pass@k']))
+    lines.append(_line(cells))
+  errors = [
+    (name, kind, count)
+    for name, kinds in summary.get('errors', {}).items()
+    for kind, count in kinds.items()
+  ]
+  if errors:
+    lines += ['', _line(['category', 'error', 'answers'])]
+    lines += [_line(['---', '---', '---:'])]
+    lines += [_line([name, kind, str(n)]) for name, kind, n in errors]
+  if summary.get('cannot_pass'):
+    rows = ', '.join(summary['cannot_pass'])
+    lines += ['', f'No answer can pass: {rows}.']
+  return '\n'.join(lines) + '\n'
+
+
+def _line(cells) -> str:
+  return f'| {" | ".join(cells)} |'
+
+
+def _percent(value: Mapping[str, float | None] | None) -> str:
+  if value is None:
+    return '—'
+  text = f'{100 * value["value"]:.2f}'  # type: ignore[operator]
+  if value['low'] is None or value['high'] is None:
+    return text
+  return f'{text} ({100 * value["low"]:.1f}–{100 * value["high"]:.1f})'

@@ -1,0 +1,134 @@
+"""BFCL's rows as prompts, and answers made from their ground truth."""
+
+import pytest
+
+from awpo_jax.evaluation import (
+  benchmarks,
+  bfcl,
+  bfcl_gold,
+  bfcl_prompts,
+  decoding,
+)
+from awpo_jax.rollout import chat, prompts
+from awpo_jax.rollout.datasets import bfcl as rows
+from tests import shared_data
+from tests.evaluation import bfcl_cases
+
+
+@pytest.fixture(scope='module')
+def items(tmp_path_factory):
+  folder = bfcl_cases.write(tmp_path_factory.mktemp('rows') / 'bfcl')
+  return {
+    style: {
+      item.row_id: item
+      for item in benchmarks.load_bfcl(
+        benchmarks.Source(str(folder), chat.Style(style))
+      )
+    }
+    for style in ('rlla', 'template', 'rlla_template')
+  }
+
+
+def test_rlla(items):
+  item = items['rlla']['simple_java_0']
+  system, user = item.talk.messages
+  assert user['content'] == (
+    '**Dialogue Records History**\n<user> Open /a.\n'
+    f'{bfcl_prompts.REQUEST} </user>'
+  )
+  (tool,) = prompts.parse_tools(system['content'])
+  assert tool.name == 'Store.open'
+  assert tool.description == (
+    'Opens a store. Note that the provided function is in Java 8 SDK syntax.'
+  )
+  assert tool.parameters['tags'] == {
+    'type': 'string',
+    'description': 'Its tags. A Java value of type ArrayList, written as a '
+    'string. Its elements are of type String.',
+  }
+  assert item.task.system == system['content'] and not item.talk.tools
+
+
+def test_template(items):
+  item = items['template']['parallel_multiple_0']
+  assert [dict(x) for x in item.talk.messages] == [
+    {'role': 'user', 'content': 'Both.'}
+  ]
+  weather, _ = (tool['function'] for tool in item.talk.tools)
+  properties = weather['parameters']['properties']
+  assert weather['name'] == 'weather.get'
+  assert weather['parameters']['type'] == 'object'
+  assert weather['parameters']['required'] == ['city']
+  assert [
+    properties[name]['type'] for name in ('city', 'wind', 'hours', 'area')
+  ] == ['string', 'number', 'array', 'object']
+  assert properties['stops']['items'] == {'type': 'object'}
+  # Scoring goes by the documentation as it was.
+  assert (
+    bfcl_cases.WEATHER['parameters']['properties']['wind']['type'] == 'float'
+  )
+
+
+def test_rlla_with_tools_for_the_template(items):
+  item = items['rlla_template']['parallel_0']
+  system, user = item.talk.messages
+  assert user == items['rlla']['parallel_0'].talk.messages[1]
+  assert '1. Name: clock' not in system['content']
+  assert '<tool_call>' in system['content']
+  assert [tool['function']['name'] for tool in item.talk.tools] == ['clock']
+
+
+def test_turns_of_a_dialogue():
+  messages = [
+    {'role': 'system', 'content': 'passed over'},
+    {'role': 'user', 'content': 'one'},
+    {'role': 'assistant', 'content': '<think> so </think>'},
+    {'role': 'user', 'content': 'two'},
+  ]
+  row = rows.Row('x_0', 'live_simple', (tuple(messages),), (), ())
+  request = bfcl_prompts.REQUEST
+  assert bfcl_prompts.task(row, '').user == (
+    '**Dialogue Records History**\n'
+    f'<user> one\n{request} </user>\n<think> so </think>\n'
+    f'<user> two\n{request} </user>'
+  )
+
+
+@pytest.mark.parametrize('style', ['rlla', 'template', 'rlla_template'])
+def test_ground_truth_passes_but_for_rows_that_nothing_passes(items, style):
+  failed = {
+    name
+    for name, item in items[style].items()
+    if not item.score(item.gold, 0).correct
+  }
+  assert failed == {'live_simple_1'} and len(items[style]) == 11
+
+
+def test_written_calls_are_read_as_they_were(items):
+  for item in items['rlla'].values():
+    calls = decoding.decode_rlla(item.gold[0])
+    text = benchmarks.written_calls(calls, item.gold[0])
+    assert (decoding.decode_template(text) or []) == calls
+  text = '<think> <tool_call> </think> said <tool_call>\nno JSON'
+  assert benchmarks.written_calls([], text) == 'said \nno JSON'
+
+
+def test_ground_truth_of_the_real_rows_passes_but_for_known_ones():
+  folder = str(shared_data.path('bfcl'))
+  known = rows.read(folder, (*rows.NON_LIVE, *rows.LIVE))
+  failed = set()
+  for row in known:
+    calls = decoding.decode_rlla(bfcl_gold.answer(row))
+    verdict = bfcl.check_calls(
+      calls, row.functions, row.ground_truth, row.category
+    )
+    if not verdict.valid:
+      failed.add(row.row_id)
+  here = {row.row_id for row in known}
+  assert failed == here & set(bfcl_gold.UNPASSABLE)
+
+
+def test_multi_turn_is_refused_by_name(tmp_path):
+  source = benchmarks.Source('x', categories=('multi_turn_base',))
+  with pytest.raises(ValueError, match='multi_turn_base.*single-turn'):
+    benchmarks.load_bfcl(source)

@@ -1,0 +1,124 @@
+"""Columns, intervals and the Markdown table, by hand."""
+
+import numpy as np
+import pytest
+
+from awpo_jax.evaluation import tables
+
+# Rows and accuracy of each category.
+RUN = {
+  'simple_python': (4, 0.5),
+  'simple_java': (2, 1.0),
+  'simple_javascript': (2, 0.0),
+  'multiple': (4, 0.75),
+  'parallel': (4, 0.25),
+  'parallel_multiple': (4, 1.0),
+  'irrelevance': (2, 0.5),
+  'live_simple': (10, 0.5),
+  'live_multiple': (30, 0.7),
+  'live_parallel': (5, 0.2),
+  'live_parallel_multiple': (5, 0.6),
+  'live_irrelevance': (20, 0.9),
+  'live_relevance': (10, 0.3),
+  'multi_turn_base': (2, 0.5),
+  'multi_turn_miss_func': (2, 0.0),
+  'multi_turn_miss_param': (2, 0.0),
+  'multi_turn_long_context': (2, 0.5),
+}
+AGENTIC = {
+  'web_search_base': (2, 0.4),
+  'web_search_no_snippet': (2, 0.2),
+  'memory_kv': (2, 0.1),
+  'memory_vector': (2, 0.2),
+  'memory_rec_sum': (2, 0.3),
+}
+
+
+def _columns(columns, run):
+  return columns(
+    {name: accuracy for name, (_, accuracy) in run.items()},
+    {name: rows for name, (rows, _) in run.items()},
+  )
+
+
+def test_v4():
+  # simple: (0.5 + 1 + 0) / 3 = 0.5; Non-Live: (0.5 + 0.75 + 0.25 + 1) / 4
+  # Live: (5 + 21 + 1 + 3) / 50 = 0.6; Irrelevance: (0.5 + 0.9) / 2
+  # Agentic: (0.3 + 0.2) / 2; Overall: 0.1 (0.625 + 0.6 + 0.7) + 0.3 x 0.25
+  # + 0.4 x 0.25 = 0.1925 + 0.075 + 0.1
+  got = _columns(tables.bfcl_v4, RUN | AGENTIC)
+  assert got == pytest.approx(
+    {
+      'Overall': 0.3675,
+      'Non-Live': 0.625,
+      'Live': 0.6,
+      'Irrelevance': 0.7,
+      'Multi-Turn': 0.25,
+      'Agentic': 0.25,
+      'Relevance': 0.3,
+    }
+  )
+
+
+def test_v3():
+  # Non-Live: (0.5 + 0.75 + 0.25 + 1 + 0.5) / 5 = 0.6
+  # Live: (5 + 21 + 1 + 3 + 18 + 3) / 80 = 0.6375
+  # Overall: (0.6 + 0.6375 + 0.25) / 3
+  got = _columns(tables.bfcl_v3, RUN)
+  assert got['Non-Live'] == pytest.approx(0.6)
+  assert got['Live'] == pytest.approx(0.6375)
+  assert got['Overall'] == pytest.approx(1.4875 / 3)
+
+
+@pytest.mark.parametrize('missing', ['simple_java', 'parallel', 'live_simple'])
+def test_a_column_lacks_what_was_not_run(missing):
+  run = {name: value for name, value in RUN.items() if name != missing}
+  got = _columns(tables.bfcl_v4, run)
+  assert got['Live' if missing == 'live_simple' else 'Non-Live'] is None
+  assert got['Overall'] is None and got['Irrelevance'] is not None
+
+
+def test_by_rows():
+  got = _columns(tables.by_rows, {'level-1': (3, 1.0), 'level-2': (1, 0.0)})
+  assert got == {'Overall': 0.75, 'level-1': 1.0, 'level-2': 0.0}
+
+
+def test_mean_and_pass_at_k():
+  # Rows: both right, one of two, none: mean 1/2, pass@2 2/3.
+  correct = {'a': np.array([[1, 1], [1, 0], [0, 0]], bool)}
+  got = tables.summarize(correct, tables.over_rows, resamples=0)
+  assert got['categories']['a']['mean@k']['value'] == pytest.approx(1 / 2)
+  assert got['categories']['a']['pass@k']['value'] == pytest.approx(2 / 3)
+  assert got['columns']['Overall']['value'] == pytest.approx(1 / 2)
+  assert got['columns']['Overall']['low'] is None
+
+
+def test_the_interval_is_that_of_a_share():
+  # 400 rows, 30% right: standard error sqrt(.3 x .7 / 400) = 0.0229, and
+  # 1.96 of them on either side.
+  correct = {'a': np.arange(400)[:, None] < 120}
+  got = tables.summarize(correct, tables.over_rows, resamples=4000)
+  for value in (got['columns']['Overall'], got['categories']['a']['mean@k']):
+    assert value['value'] == pytest.approx(0.3)
+    assert value['low'] == pytest.approx(0.3 - 0.0449, abs=0.005)
+    assert value['high'] == pytest.approx(0.3 + 0.0449, abs=0.005)
+  again = tables.summarize(correct, tables.over_rows, resamples=4000)
+  assert again == got
+
+
+def test_markdown():
+  correct = {'a': np.array([[True], [False]]), 'b': np.array([[True]])}
+  summary = tables.summarize(correct, tables.by_rows, resamples=0)
+  summary |= {'errors': {'a': {'bad': 1}}, 'cannot_pass': ['a_1']}
+  summary['columns']['More'] = None
+  assert tables.markdown('x', summary, 1) == (
+    '## x\n\n| Overall | a | b | More |\n| ---: | ---: | ---: | ---: |\n'
+    '| 66.67 | 50.00 | 100.00 | — |\n\n'
+    '| category | rows | accuracy |\n| --- | ---: | ---: |\n'
+    '| a | 2 | 50.00 |\n| b | 1 | 100.00 |\n\n'
+    '| category | error | answers |\n| --- | --- | ---: |\n| a | bad | 1 |\n\n'
+    'No answer can pass: a_1.\n'
+  )
+  assert '| category | rows | mean@2 | pass@2 |' in (
+    tables.markdown('x', summary, 2)
+  )
