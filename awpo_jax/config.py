@@ -15,6 +15,8 @@ from absl import flags as absl_flags
 from awpo_jax import config_objective as objective
 from awpo_jax import config_rules
 from awpo_jax.models import adapters, induction
+from awpo_jax.ops import mismatch, schedules
+from awpo_jax.rollout import prompts
 
 
 class ConfigError(ValueError):
@@ -84,7 +86,7 @@ class DataConfig:
     'error',
     'A prompt longer than the last bucket: refuse it, drop it and say so, or '
     'cut it on the left.',
-    ('error', 'drop', 'truncate_left'),
+    prompts.OVERLONG,
   )
   prompt_style: str = _flag(
     'rlla',
@@ -143,7 +145,7 @@ class SftConfig:
   sft_schedule: str = _flag(
     'cosine',
     'Learning rate after the warm-up.',
-    ('constant', 'linear', 'cosine'),
+    schedules.SCHEDULES,
   )
   sft_warmup: int = _flag(10, 'Updates of linear warm-up.')
 
@@ -160,13 +162,13 @@ class RlConfig:
   old_logprobs: str = _flag(
     'trainer',
     'Log-probabilities the ratio starts from.',
-    ('sampler', 'trainer'),
+    mismatch.OLD_LOGPROBS,
   )
   learning_rate: float = _flag(1e-6, 'Peak learning rate.')
   schedule: str = _flag(
     'constant',
     'Learning rate after the warm-up.',
-    ('constant', 'linear', 'cosine'),
+    schedules.SCHEDULES,
   )
   warmup: int = _flag(0, 'Updates of linear warm-up.')
 
@@ -199,7 +201,10 @@ class Config:
   rl: RlConfig = RlConfig()
   optimizer: OptimizerConfig = OptimizerConfig()
   advantage: objective.AdvantageConfig = objective.AdvantageConfig()
+  shaping: objective.ShapingConfig = objective.ShapingConfig()
+  selection: objective.SelectionConfig = objective.SelectionConfig()
   loss: objective.LossConfig = objective.LossConfig()
+  numbers: objective.NumbersConfig = objective.NumbersConfig()
 
 
 # Flags that may differ when an unfinished run goes on: none of its numbers
@@ -258,6 +263,7 @@ def _define(field, hint, module: str, flag_values) -> None:
       str: absl_flags.DEFINE_string,
       int: absl_flags.DEFINE_integer,
       float: absl_flags.DEFINE_float,
+      bool: absl_flags.DEFINE_bool,
       float | None: absl_flags.DEFINE_float,
     }
     define[hint](name, default, text, **options)

@@ -8,12 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from awpo_jax import types
+from awpo_jax import config_objective, types
+from awpo_jax.ops import algorithms
 from awpo_jax.rollout import prompts as prompts_lib
-from awpo_jax.rollout import sampling, scoring
+from awpo_jax.rollout import sampling, scoring, thinking
+from awpo_jax.training import clock as clock_lib
 from awpo_jax.training import experiment as experiment_lib
+from awpo_jax.training import filling, sharding, train_step
 from awpo_jax.training import programs as programs_lib
-from awpo_jax.training import sharding, train_step
 
 Step = Callable[
   [train_step.TrainState, int], tuple[train_step.TrainState, 'Report']
@@ -31,6 +33,7 @@ class Report:
     ids: the prompts of the step, for a message.
     transcripts: rows for the transcripts file.
     started: `time.perf_counter()` at the start of the step.
+    scored: the rollout batch of the phase `rl`.
   """
 
   phase: str
@@ -39,6 +42,7 @@ class Report:
   ids: Sequence[str]
   transcripts: Sequence[Mapping[str, Any]]
   started: float
+  scored: filling.Scored | None = None
 
 
 def make_sft_step(
@@ -64,7 +68,7 @@ def make_sft_step(
       response_buckets=config.data.response_buckets,
       pad_id=experiment.pad_id,
       stop_ids=experiment.stop_ids,
-      overlong=_cut_or_error(config.data.overlong),
+      overlong=config.data.overlong,
       task_ids=[item.task.task_id for item in chosen],
     )
     batch = _imitation(prompts, completions)
@@ -83,10 +87,6 @@ def make_sft_step(
     )
 
   return step
-
-
-def _cut_or_error(overlong: str) -> str:
-  return 'error' if overlong == 'drop' else overlong
 
 
 def _lengths(batch: types.Batch) -> tuple[int, int]:
@@ -128,27 +128,19 @@ def make_rl_step(
       where `--kl_coef` is not 0.
   """
   config, devices = experiment.config, mesh.devices.size
+  referred = config_objective.has_reference(config)
 
   def step(state, index):
-    started = time.perf_counter()
-    clock = _Clock(started)
-    tasks, prompts = next_prompts(experiment, index)
-    samples = sample_ids(prompts.ids, config.rl.samples)
-    completions = programs.sample[prompts.tokens.shape[-1]](
-      state.params,
-      *sharding.place_split(sharding.split((prompts, samples), devices), mesh),
-      sharding.place_replicated(
-        sampling.facts(config.run.seed, 'train', index, 0), mesh
-      ),
+    clock = clock_lib.Clock()
+    scored, metrics, transcripts = _collect(
+      experiment, programs, mesh, state.params, index, clock
     )
-    completions = sharding.merge(jax.device_get(completions))
-    clock.lap('sample')
-    rollout, metrics, transcripts = score_rollout(
-      experiment, tasks, prompts, samples, completions
+    rollout = scored.rollout
+    shape = (
+      rollout.prompts.tokens.shape[-1],
+      rollout.completions.tokens.shape[-1],
     )
-    clock.lap('score')
-    shape = prompts.tokens.shape[-1], rollout.completions.tokens.shape[-1]
-    references = (reference(),) if reference and config.loss.kl_coef else ()
+    references = (reference(),) if reference and referred else ()
     prepared = programs.prepare[shape](
       state.params,
       sharding.place_split(sharding.split(rollout, devices), mesh),
@@ -156,49 +148,96 @@ def make_rl_step(
     )
     batch, sums = jax.device_get((prepared.batch, prepared.metrics))
     clock.lap('prepare')
-    updates = []
-    for part in sharding.cut(
-      sharding.merge(batch),
-      minibatches=config.rl.minibatches,
-      devices=devices,
-      micro=config.rl.micro,
-    ):
-      state, update = programs.update['rl'][shape](
-        state, sharding.place_split(part, mesh)
-      )
-      updates.append(update)
-    # The next rollout needs these parameters: waiting here costs nothing and
-    # makes the times true.
-    jax.block_until_ready(state.params)
+    state, updates = _update(
+      programs.update['rl'][shape], state, sharding.merge(batch), config, mesh
+    )
     clock.lap('update')
     metrics |= {name: _mean(*pair) for name, pair in sums.items()}
-    metrics |= clock.laps
-    metrics['time/step'] = time.perf_counter() - started
-    sampled = completions.policy_mask.sum() / clock.laps['time/sample']
-    metrics['tokens/sampled_per_second'] = float(sampled)
     return state, Report(
       phase='rl',
       updates=updates,
-      metrics=metrics,
-      ids=[task.task_id for task in tasks],
+      metrics=metrics | clock.laps | {'time/step': clock.total()},
+      ids=[task.task_id for task in scored.tasks],
       transcripts=transcripts,
-      started=started,
+      started=clock.started,
+      scored=scored,
     )
 
   return step
 
 
-class _Clock:
-  """Seconds between the parts of a step, as `time/<part>`."""
+def _update(program, state, batch, config, mesh):
+  """An update on each mini-batch of a prepared rollout batch."""
+  updates = []
+  for part in sharding.cut(
+    batch,
+    minibatches=config.rl.minibatches,
+    devices=mesh.devices.size,
+    micro=config.rl.micro,
+  ):
+    state, update = program(state, sharding.place_split(part, mesh))
+    updates.append(update)
+  # The next rollout needs these parameters: waiting here costs nothing and
+  # makes the times true.
+  jax.block_until_ready(state.params)
+  return state, updates
 
-  def __init__(self, started: float):
-    self._last = started
-    self.laps: dict[str, float] = {}
 
-  def lap(self, name: str) -> None:
-    now = time.perf_counter()
-    self.laps[f'time/{name}'] = now - self._last
-    self._last = now
+def _collect(
+  experiment: experiment_lib.Experiment,
+  programs: programs_lib.Programs,
+  mesh: jax.sharding.Mesh,
+  params: types.ArrayTree,
+  index: int,
+  clock: clock_lib.Clock,
+) -> tuple[filling.Scored, dict[str, Any], list[dict[str, Any]]]:
+  """Samples and scores a rollout batch, in as many rounds as it takes.
+
+  Returns:
+    The batch, its metrics, and transcripts of the first round.
+  """
+  config = experiment.config
+  judged = algorithms.reads_reasoning(
+    advantage=config.advantage.advantage, gate=config.advantage.gate
+  )
+  rounds: list[filling.Scored] = []
+  useful: list[np.ndarray] = []
+  transcripts, sampled = [], 0
+  for number in range(config.selection.sampling_rounds):
+    tasks, prompts = next_prompts(experiment, index, number)
+    samples = sample_ids(prompts.ids, config.rl.samples)
+    completions = _sample(
+      experiment, programs, mesh, params, prompts, samples, (index, number)
+    )
+    sampled += int(completions.policy_mask.sum())
+    clock.lap('sample')
+    scored, rows = score_rollout(
+      experiment, tasks, prompts, samples, completions
+    )
+    transcripts = transcripts or rows
+    rounds.append(scored)
+    useful.append(filling.differs(scored.rollout.rewards, judged=judged))
+    clock.lap('score')
+    if sum(map(np.sum, useful)) >= len(tasks):
+      break
+  filled = filling.fill(rounds, useful, pad_id=experiment.pad_id)
+  metrics = part_means(filled.parts)
+  metrics['selection/rounds'] = len(rounds)
+  metrics['selection/differs'] = float(np.mean(np.concatenate(useful)))
+  rate = sampled / clock.laps['time/sample']
+  return filled, metrics | {'tokens/sampled_per_second': rate}, transcripts
+
+
+def _sample(experiment, programs, mesh, params, prompts, samples, numbers):
+  """Completions of prompts, on the host; `numbers` are step and round."""
+  seed = experiment.config.run.seed
+  inputs = sharding.split((prompts, samples), mesh.devices.size)
+  completions = programs.sample[prompts.tokens.shape[-1]](
+    params,
+    *sharding.place_split(inputs, mesh),
+    sharding.place_replicated(sampling.facts(seed, 'train', *numbers), mesh),
+  )
+  return sharding.merge(jax.device_get(completions))
 
 
 def _mean(total: float, count: float) -> float | None:
@@ -206,12 +245,17 @@ def _mean(total: float, count: float) -> float | None:
 
 
 def next_prompts(
-  experiment: experiment_lib.Experiment, index: int
+  experiment: experiment_lib.Experiment, index: int, number: int = 0
 ) -> tuple[list[types.Task], types.Prompts]:
-  """Tasks and padded prompts of a rollout batch, by its number."""
+  """Tasks and padded prompts of a rollout batch, by step and round.
+
+  A step has prompts for all its rounds, used or not: what a step sees hangs on
+  no other step.
+  """
   config = experiment.config
   size = config.rl.prompts_per_step
-  order = range(index * size, (index + 1) * size)
+  first = (index * config.selection.sampling_rounds + number) * size
+  order = range(first, first + size)
   tasks = [experiment.dataset.train[experiment.prompt_order[i]] for i in order]
   return tasks, encode_batch(experiment, tasks, list(order))
 
@@ -228,7 +272,7 @@ def encode_batch(
     ids,
     buckets=data.prompt_buckets,
     pad_id=experiment.pad_id,
-    overlong=_cut_or_error(data.overlong),
+    overlong=data.overlong,
     task_ids=[task.task_id for task in tasks],
   )
 
@@ -245,11 +289,11 @@ def score_rollout(
   prompts: types.Prompts,
   samples: np.ndarray,
   completions: types.Completions,
-) -> tuple[types.Rollout, dict[str, Any], list[dict[str, Any]]]:
+) -> tuple[filling.Scored, list[dict[str, Any]]]:
   """Rewards of a rollout batch, cut to the response bucket it needs.
 
   Returns:
-    The rollout, the means of the reward's parts, and transcripts.
+    The batch, and transcripts.
   """
   texts = prompts_lib.decode_completions(
     experiment.tokenizer, completions, experiment.stop_ids
@@ -264,9 +308,6 @@ def score_rollout(
   completions = jax.tree.map(
     lambda x: x[:, :, :width] if x.ndim == 3 else x, completions
   )
-  metrics = {
-    f'reward/{name}': _finite_mean(values) for name, values in parts.items()
-  }
   transcripts = [
     {
       'task_id': task.task_id,
@@ -284,8 +325,21 @@ def score_rollout(
     completions=completions,
     rewards=rewards,
     sample_ids=samples,
+    thinking=_thinking(experiment, completions),
   )
-  return rollout, metrics, transcripts
+  return filling.Scored(tasks, rollout, parts), transcripts
+
+
+def _thinking(experiment, completions) -> np.ndarray | None:
+  """Tokens of the chain of thought, where the algorithm asks for them."""
+  if experiment.config.shaping.shaper != 'egpo':
+    return None
+  return thinking.thinking_mask(experiment.tokenizer, completions)
+
+
+def part_means(parts: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  """Mean of each part of the outcome, where it was had, as `reward/<part>`."""
+  return {f'reward/{name}': _finite_mean(x) for name, x in parts.items()}
 
 
 def _finite_mean(values: np.ndarray) -> float | None:

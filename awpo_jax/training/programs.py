@@ -10,14 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from awpo_jax import config as config_lib
-from awpo_jax import types
-from awpo_jax.models import decoder as decoder_lib
+from awpo_jax import config_objective, types
 from awpo_jax.models import lora
-from awpo_jax.ops import advantages
 from awpo_jax.rollout import sampling
+from awpo_jax.training import bind, prepare, sharding, train_step
 from awpo_jax.training import experiment as experiment_lib
-from awpo_jax.training import objectives, prepare, sharding, train_step
 from awpo_jax.training import shapes as shapes_lib
 
 _COMPILE_EVENT = '/jax/core/compile/backend_compile_duration'
@@ -90,7 +87,8 @@ def compile_programs(
     sampler = make_sampler(experiment, mesh, temperature=config.rl.temperature)
     preparer = make_preparer(experiment, mesh)
     rows, samples = config.rl.prompts_per_step // devices, config.rl.samples
-    references = (lora.split(params)[0],) if config.loss.kl_coef else ()
+    referred = config_objective.has_reference(config)
+    references = (lora.split(params)[0],) if referred else ()
     if references:
       lowered['reference',] = make_reference(mesh).lower(params)
     for s in prompts:
@@ -191,41 +189,12 @@ def make_preparer(
   parameters.
   """
   axes: dict[str, Any] = {'batch': 0, 'metrics': None}
-  referred = bool(experiment.config.loss.kl_coef)
+  referred = config_objective.has_reference(experiment.config)
   return sharding.pmapped(
-    bound_prepare(experiment.config, experiment.decoder),
+    bind.bound_prepare(experiment.config, experiment.decoder),
     mesh,
     in_axes=(None, 0, None) if referred else (None, 0),
     out_axes=prepare.Prepared(**axes),
-  )
-
-
-def bound_prepare(
-  config: config_lib.Config, decoder: decoder_lib.Decoder
-) -> functools.partial[prepare.Prepared]:
-  """`prepare.prepare_rollout` with its flags bound."""
-  logprobs = functools.partial(
-    objectives.completion_logprobs,
-    decoder=decoder,
-    temperature=config.rl.temperature,
-    chunk=config.model.logprob_chunk,
-  )
-  advantage, loss = config.advantage, config.loss
-  return functools.partial(
-    prepare.prepare_rollout,
-    awpo_advantages=functools.partial(
-      advantages.awpo_advantages, **dataclasses.asdict(advantage)
-    ),
-    clip_radius=functools.partial(
-      advantages.clip_radius,
-      clip=loss.clip,
-      clip_min=loss.clip_min,
-      clip_max=loss.clip_max,
-    ),
-    gate=advantage.gate,
-    logprobs=logprobs if config.rl.old_logprobs == 'trainer' else None,
-    ref_logprobs=logprobs if config.loss.kl_coef else None,
-    micro=config.rl.micro,
   )
 
 
@@ -236,49 +205,11 @@ def make_update(
   tx: optax.GradientTransformation,
 ) -> jax.stages.Wrapped:
   """(state, mini-batch) -> (state, metrics), over all devices."""
-  objective = make_objective(experiment, phase)
-  run = functools.partial(
-    train_step.train_step,
-    weigh=objective['weigh'],
-    terms=objective['terms'],
-    tx=tx,
-  )
+  objective = bind.make_objective(experiment.config, experiment.decoder, phase)
+  run = functools.partial(train_step.train_step, **objective, tx=tx)
   return sharding.pmapped(
     run, mesh, in_axes=(None, 0), out_axes=None, donate=(0,)
   )
-
-
-def make_objective(
-  experiment: experiment_lib.Experiment, phase: str
-) -> dict[str, Callable[..., Any]]:
-  """The `weigh` and `terms` of a phase, its flags bound."""
-  config = experiment.config
-  common: dict[str, Any] = {
-    'decoder': experiment.decoder,
-    'chunk': config.model.logprob_chunk,
-  }
-  if phase == 'sft':
-    return {
-      'weigh': functools.partial(objectives.weigh, aggregation='token-mean'),
-      'terms': functools.partial(objectives.sft_terms, **common),
-    }
-  return {
-    'weigh': functools.partial(
-      objectives.weigh,
-      aggregation=config.loss.aggregation,
-      max_length=config.data.response_buckets[-1],
-    ),
-    'terms': functools.partial(
-      objectives.rl_terms,
-      temperature=config.rl.temperature,
-      clip_high_factor=config.loss.clip_high_factor,
-      dual_clip=config.loss.dual_clip,
-      entropy_coef=config.loss.entropy_coef,
-      kl_coef=config.loss.kl_coef,
-      kl_estimator=config.loss.kl_estimator,
-      **common,
-    ),
-  }
 
 
 def check_devices(config: Any, devices: int) -> Iterable[str]:

@@ -14,6 +14,7 @@ from awpo_jax.ops import collectives
 from awpo_jax.training import objectives
 
 Weigh = Callable[[types.Batch, types.AllSum], types.Batch]
+Before = Callable[[types.ArrayTree, types.Batch, types.AllSum], types.Batch]
 TermsFn = Callable[
   [types.ArrayTree, types.Batch], tuple[types.Array, objectives.Terms]
 ]
@@ -77,6 +78,7 @@ def train_step(
   weigh: Weigh,
   terms: TermsFn,
   tx: optax.GradientTransformation,
+  before: Before | None = None,
   axis_name: str | None = None,
 ) -> tuple[TrainState, StepMetrics]:
   """One update.
@@ -92,6 +94,8 @@ def train_step(
     weigh: adds the weights, e.g. `objectives.weigh`.
     terms: loss and metrics of a microbatch, e.g. `objectives.rl_terms`.
     tx: the optimizer.
+    before: adds what the terms need to know of the whole mini-batch under the
+      present parameters, e.g. `objectives.find_pull`; None for nothing.
     axis_name: of the data axis; None on one device.
 
   Returns:
@@ -101,10 +105,13 @@ def train_step(
   all_sum = collectives.make_all_sum(axis_name)
   all_max = collectives.make_all_max(axis_name)
   trained, frozen = lora.split(state.params)
+  batch = weigh(batch, all_sum)
+  if before is not None:
+    batch = before(state.params, batch, all_sum)
   grads, local = accumulate(
     lambda trained, micro: terms(lora.join(trained, frozen), micro),
     trained,
-    weigh(batch, all_sum),
+    batch,
   )
   grads, sums = all_sum((grads, local.sums))
   grad_norm = optax.tree.norm(grads)
@@ -218,9 +225,10 @@ def update_metrics(
   if 'kl' in updates[0].sums:
     metrics['kl'] = mean('kl')
   if 'clip_fraction' in updates[0].sums:
+    metrics['clip/fraction'] = mean('clip_fraction')
+  if 'ratio_abs_log' in updates[0].sums:
     largest = max(float(u.maxima['ratio_abs_log_max']) for u in updates)
     metrics |= {
-      'clip/fraction': mean('clip_fraction'),
       'ratio/abs_log_mean': mean('ratio_abs_log'),
       'ratio/first_abs_log_mean': mean('ratio_abs_log', updates[:1]),
       'ratio/abs_log_max': largest,

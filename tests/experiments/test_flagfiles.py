@@ -13,6 +13,12 @@ FILES = sorted(
 )
 
 
+# Lines on top of any experiment: given after its own flags file.
+ALGORITHMS = [file for file in FILES if '/algorithms/' in file]
+FILES = [file for file in FILES if file not in ALGORITHMS]
+QUICKSTART = '--flagfile=experiments/quickstart.flags'
+
+
 @pytest.fixture(autouse=True)
 def from_the_root(monkeypatch):
   monkeypatch.chdir(ROOT)
@@ -68,3 +74,23 @@ def test_starts_where_the_warm_start_of_the_quickstart_ends(name):
   ]
   whole, rest = (config.run for config in parsed)
   assert rest.init_from == f'{whole.output_dir}/checkpoints/{whole.sft_steps}'
+
+
+@pytest.mark.parametrize('file', ALGORITHMS)
+def test_an_algorithm_goes_on_top_of_an_experiment(file):
+  text = pathlib.Path(file).read_text()
+  assert text.startswith('#')
+  config = config_lib.parse([QUICKSTART, f'--flagfile={file}'])
+  # It says nothing of data, model or length of the run.
+  plain = config_lib.parse([QUICKSTART])
+  for section in ('run', 'data', 'model', 'sft', 'optimizer'):
+    assert getattr(config, section) == getattr(plain, section)
+
+
+def test_no_two_algorithms_are_the_same():
+  assert len(ALGORITHMS) > 20
+  parsed = [
+    config_lib.to_flagfile(config_lib.parse([QUICKSTART, f'--flagfile={x}']))
+    for x in ALGORITHMS
+  ]
+  assert len(set(parsed)) == len(parsed)
