@@ -14,7 +14,8 @@ MINE = """
   from awpo_jax.ops import estimators
 
   def median(rewards, samples, **_):  # --estimator=median
-    return jnp.where(samples.valid, rewards - jnp.median(rewards, 1, keepdims=True), 0)
+    middle = jnp.median(rewards, axis=1, keepdims=True)
+    return jnp.where(samples.valid, rewards - middle, 0.0)
 
   estimators.ESTIMATORS['median'] = median
 
