@@ -212,6 +212,10 @@ class Rollout:
     sample_ids: i32[P, G], unique in the run.
     thinking: bool[P, G, Sc], tokens of the chain of thought; None unless the
       algorithm asks for them.
+    trainer_logprobs: f32[P, G, Sc], log-probability under the trainer before
+      the first update, beside the sampler's in `completions`; 0 where not
+      chosen by the policy; None until `prepare_rollout`, and where it does not
+      compute them (`--old_logprobs=sampler`).
   """
 
   prompts: Prompts
@@ -219,6 +223,7 @@ class Rollout:
   rewards: Rewards
   sample_ids: Array
   thinking: Array | None = None
+  trainer_logprobs: Array | None = None
 
 
 @record

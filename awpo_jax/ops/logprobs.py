@@ -27,27 +27,40 @@ class TokenLogprobs:
   entropy: Array
 
 
-def logits_logprobs(
-  logits: Array, targets: Array, *, temperature: float = 1.0
-) -> TokenLogprobs:
-  """Log-probability of the targets and entropy, over the full vocabulary.
-
-    log p = log_softmax(logits / temperature),   H = -sum_v p_v log p_v
+def log_distribution(logits: Array, *, temperature: float = 1.0) -> Array:
+  """log p = log_softmax(logits / temperature), in float32.
 
   Args:
     logits: float[..., V]; -inf is a token that cannot occur.
-    targets: i32[...] in [0, V).
     temperature: above 0.
+  """
+  return jax.nn.log_softmax(logits.astype(jnp.float32) / temperature, axis=-1)
+
+
+def score_targets(log_p: Array, targets: Array) -> TokenLogprobs:
+  """Log-probability of the targets and entropy H = -sum_v p_v log p_v.
+
+  Args:
+    log_p: f32[..., V], of `log_distribution`.
+    targets: i32[...] in [0, V).
 
   Returns:
     `TokenLogprobs` shaped like `targets`.
   """
-  chex.assert_equal_shape_prefix([logits, targets], targets.ndim)
-  log_p = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature, axis=-1)
+  chex.assert_equal_shape_prefix([log_p, targets], targets.ndim)
   chosen = jnp.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
   finite = jnp.where(jnp.isneginf(log_p), 0.0, log_p)
   return TokenLogprobs(
     logprobs=chosen, entropy=-jnp.sum(jnp.exp(log_p) * finite, axis=-1)
+  )
+
+
+def logits_logprobs(
+  logits: Array, targets: Array, *, temperature: float = 1.0
+) -> TokenLogprobs:
+  """`score_targets` of the `log_distribution` of logits: see there."""
+  return score_targets(
+    log_distribution(logits, temperature=temperature), targets
   )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from awpo_jax import types
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.ops import logprobs as logprobs_lib
 
 # Purposes keep the keys of one seed apart.
 PURPOSES = {'init': 0, 'train': 1, 'eval': 2, 'data': 3, 'generate': 4}
@@ -234,15 +235,13 @@ def draw(
   Returns:
     i32[N] tokens, f32[N] log-probabilities, f32[N] entropies in nats.
   """
-  logprobs = jax.nn.log_softmax(logits / (temperature or 1.0))
-  probs = jnp.exp(logprobs)
+  log_p = logprobs_lib.log_distribution(logits, temperature=temperature or 1.0)
   if temperature:
-    token = inverse_cdf(probs, uniform)
+    token = inverse_cdf(jnp.exp(log_p), uniform)
   else:
     token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-  chosen = jnp.take_along_axis(logprobs, token[:, None], axis=-1)[:, 0]
-  entropy = -jnp.sum(jnp.where(probs > 0, probs * logprobs, 0.0), axis=-1)
-  return token, chosen, entropy
+  scores = logprobs_lib.score_targets(log_p, token)
+  return token, scores.logprobs, scores.entropy
 
 
 def prefill(

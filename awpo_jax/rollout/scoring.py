@@ -83,7 +83,8 @@ def _check_bounds(
   bounds: np.ndarray, result: types.Score, task: types.Task
 ) -> None:
   """Bounds say how well a group does: they belong to the task."""
-  if np.any(bounds != np.float32([result.minimum, result.maximum])):
+  given = np.asarray([result.minimum, result.maximum], np.float32)
+  if np.any(bounds != given):
     raise ValueError(
       f'The reward of task {task.task_id} has bounds {bounds.tolist()} for one '
       f'answer and [{result.minimum}, {result.maximum}] for another: return '

@@ -44,6 +44,11 @@ class Report:
   started: float
   scored: filling.Scored | None = None
 
+  @property
+  def rollout(self) -> types.Rollout | None:
+    """What was sampled and scored, on the host; None for `sft`."""
+    return self.scored.rollout if self.scored else None
+
 
 def make_sft_step(
   experiment: experiment_lib.Experiment,
@@ -146,13 +151,20 @@ def make_rl_step(
       sharding.place_split(sharding.split(rollout, devices), mesh),
       *references,
     )
-    batch, sums = jax.device_get((prepared.batch, prepared.metrics))
+    prepared = jax.device_get(prepared)
+    rollout = dataclasses.replace(
+      rollout, trainer_logprobs=sharding.merge(prepared.trainer_logprobs)
+    )
     clock.lap('prepare')
     state, updates = _update(
-      programs.update['rl'][shape], state, sharding.merge(batch), config, mesh
+      programs.update['rl'][shape],
+      state,
+      sharding.merge(prepared.batch),
+      config,
+      mesh,
     )
     clock.lap('update')
-    metrics |= {name: _mean(*pair) for name, pair in sums.items()}
+    metrics |= {name: _mean(*pair) for name, pair in prepared.metrics.items()}
     return state, Report(
       phase='rl',
       updates=updates,
@@ -160,7 +172,7 @@ def make_rl_step(
       ids=[task.task_id for task in scored.tasks],
       transcripts=transcripts,
       started=clock.started,
-      scored=scored,
+      scored=scored._replace(rollout=rollout),
     )
 
   return step

@@ -68,10 +68,12 @@ class Prepared:
 
   Attributes:
     batch: `types.Batch` without the axis of microbatches.
+    trainer_logprobs: for `types.Rollout`.
     metrics: name -> f32[2], a sum and its count over all devices.
   """
 
   batch: types.Batch
+  trainer_logprobs: types.Array | None
   metrics: dict[str, types.Array]
 
 
@@ -128,8 +130,11 @@ def prepare_rollout(
     ),
     **fields,
   )
+  own = batch.old_logprobs is completions.logprobs
   return Prepared(
-    batch=batch, metrics=all_sum(_metrics(rollout, batch, made, samples))
+    batch=batch,
+    trainer_logprobs=None if own else batch.old_logprobs,
+    metrics=all_sum(_metrics(rollout, batch, made, samples)),
   )
 
 

@@ -188,7 +188,7 @@ def make_preparer(
   With a KL term a third argument is what the reference does not share with the
   parameters.
   """
-  axes: dict[str, Any] = {'batch': 0, 'metrics': None}
+  axes: dict[str, Any] = {'batch': 0, 'trainer_logprobs': 0, 'metrics': None}
   referred = config_objective.has_reference(experiment.config)
   return sharding.pmapped(
     bind.bound_prepare(experiment.config, experiment.decoder),

@@ -67,6 +67,18 @@ def test_rl_reports_rewards_times_and_updates():
     assert 0 < metrics['length/mean'] <= tiny_run.RESPONSE_BUCKETS[-1]
 
 
+def test_rl_reports_the_rollout_with_both_log_probabilities():
+  _, reports = _after('rl', 2)
+  for report in reports:
+    rollout = report.rollout
+    policy = rollout.completions.policy_mask
+    sampler, trainer = rollout.completions.logprobs, rollout.trainer_logprobs
+    assert policy.any()
+    # Two programs of one model: near, and not one array under two names.
+    np.testing.assert_allclose(sampler[policy], trainer[policy], atol=1e-5)
+    assert (sampler[policy] != trainer[policy]).any()
+
+
 def test_rl_starts_each_rollout_with_ratios_of_one():
   _, reports = _after('rl', 2)
   for report in reports:

@@ -82,7 +82,7 @@ def _on_four_devices():
     tiny.make_prepare(trainer=False),
     mesh,
     in_axes=(None, 0),
-    out_axes=prepare.Prepared(batch=0, metrics=None),
+    out_axes=prepare.Prepared(batch=0, trainer_logprobs=0, metrics=None),
   )
   got = jax.device_get(run(weights, rollout))
   return got.replace(batch=sharding.merge(got.batch))
@@ -208,6 +208,7 @@ def test_old_logprobs_of_the_trainer():
       part.old_logprobs[whole], want[whole], rtol=1e-4, atol=1e-5
     )
     assert not part.old_logprobs[~whole].any()
+  np.testing.assert_array_equal(got.trainer_logprobs, got.batch.old_logprobs)
   sampler = _rollout().completions.logprobs
   gap = np.abs(sampler - got.batch.old_logprobs)[policy].sum()
   np.testing.assert_allclose(
@@ -216,10 +217,11 @@ def test_old_logprobs_of_the_trainer():
 
 
 def test_old_logprobs_of_the_sampler_are_taken_as_they_are():
-  got = tiny.prepared(_rollout(), trainer=False).batch
+  got = tiny.prepared(_rollout(), trainer=False)
   np.testing.assert_array_equal(
-    got.old_logprobs, _rollout().completions.logprobs
+    got.batch.old_logprobs, _rollout().completions.logprobs
   )
+  assert got.trainer_logprobs is None
 
 
 def test_without_a_gate_the_judge_need_not_answer():

@@ -29,6 +29,7 @@ _UNSERVED_SHARE = 0.3  # of the `none` tasks; the others miss their tool
 _OFFER_WEIGHTS = (6, 3, 1)  # of 4, 5 and 6 offered tools
 _LAZY_SHARE = 0.1  # of the demonstrations
 
+# At most 150 tokens besides the offered tools, which each prompt lists.
 _SYSTEM = """\
 **Available Tools**
 {tools}
@@ -202,13 +203,12 @@ def _draw(tasks: Tasks, index: int) -> _Draw:
       _phrase(rng, request, call, tasks.held_out_phrasings, sentences)
     )
   joined = _join(sentences)
-  request = ' '.join(joined)
   made = () if kind == 'none' else tuple(calls)
   tools = tuple(request.tool() for request in offered)
   task = types.Task(
     task_id=f'quickstart_{tasks.name}_{tasks.seed}_{index}',
     system=_SYSTEM.format(tools=_list_tools(tools)),
-    user=_USER.format(request),
+    user=_USER.format(' '.join(joined)),
     tools=tools,
     ground_truth=_answer(rng, joined, made, calls[0].name),
     kind=kind,
