@@ -51,6 +51,7 @@ class RunConfig:
     '', 'Metric whose best checkpoint stays too: eval/held_out/accuracy, say.'
   )
   transcripts: int = _flag(2, 'Groups of each rollout kept as transcripts.')
+  archive: bool = _flag(False, 'Keep every rollout, in <output_dir>/archive.')
   profile_steps: tuple[int, ...] = _flag(
     (), 'First and last step that jax.profiler traces, e.g. 20,22.'
   )

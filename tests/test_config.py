@@ -108,6 +108,7 @@ OTHERS = {
   'keep_checkpoints': 11,
   'best_metric': 'eval/x/accuracy',
   'transcripts': 12,
+  'archive': True,
   'profile_steps': (2, 4),
   'wandb_project': 'w',
   'compilation_cache': '',

@@ -11,6 +11,7 @@ import numpy as np
 
 from awpo_jax import config as config_lib
 from awpo_jax import types
+from awpo_jax.evaluation import held_out
 from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import induction
@@ -118,6 +119,23 @@ def make_experiment(config: config_lib.Config) -> Experiment:
       for name, count in _counts(loaded).items()
     },
   )
+
+
+def check_best_metric(experiment: Experiment) -> None:
+  """Raises `ConfigError` where `--best_metric` will not be measured."""
+  run = experiment.config.run
+  known = [
+    f'eval/{name}/{key}'
+    for name, tasks in experiment.dataset.evals.items()
+    for key in held_out.metric_names(
+      tasks[: run.eval_tasks], judged=experiment.judge is not None
+    )
+  ]
+  if run.best_metric and run.best_metric not in known:
+    raise config_lib.ConfigError(
+      f'--best_metric={run.best_metric} is not measured; there are: '
+      f'{", ".join(known)}.'
+    )
 
 
 def _counts(dataset: types.Dataset) -> dict[str, int]:

@@ -13,6 +13,7 @@ import jax
 from awpo_jax import config as config_lib
 from awpo_jax.evaluation import held_out
 from awpo_jax.training import (
+  archive,
   checkpoints,
   folders,
   optimizer,
@@ -82,7 +83,7 @@ def train(
     # type, and `experiments/train.py` its traceback.
     with _refusing(ValueError, *_ABSENT):
       experiment = experiment_lib.make_experiment(config)
-      check_best_metric(experiment)
+      experiment_lib.check_best_metric(experiment)
     with contextlib.closing(
       checkpoints.make_manager(
         folder / checkpoints.RUN_SUBFOLDER,
@@ -110,23 +111,6 @@ def _use_compilation_cache(config: config_lib.Config) -> None:
   if config.run.compilation_cache:
     path = pathlib.Path(config.run.compilation_cache).expanduser()
     jax.config.update('jax_compilation_cache_dir', str(path))
-
-
-def check_best_metric(experiment: experiment_lib.Experiment) -> None:
-  """Raises `ConfigError` where `--best_metric` will not be measured."""
-  run = experiment.config.run
-  known = [
-    f'eval/{name}/{key}'
-    for name, tasks in experiment.dataset.evals.items()
-    for key in held_out.metric_names(
-      tasks[: run.eval_tasks], judged=experiment.judge is not None
-    )
-  ]
-  if run.best_metric and run.best_metric not in known:
-    raise config_lib.ConfigError(
-      f'--best_metric={run.best_metric} is not measured; there are: '
-      f'{", ".join(known)}.'
-    )
 
 
 class _Run:
@@ -180,6 +164,7 @@ class _Run:
         resume_step=step,
         wandb_project=run.wandb_project or None,
       ) as self.log,
+      archive.writing(self.config, step) as self.archive,
       contextlib.closing(progress_lib.Progress(self.total, step)) as self.bar,
       signals.handled_by(self._on_signal),
       jax.transfer_guard('disallow'),
@@ -294,6 +279,8 @@ class _Run:
       evaluated = self._evaluate(state, step)
       metrics |= evaluated
     self.log.write_transcripts(step, report.transcripts)
+    if self.archive is not None and report.scored is not None:
+      self.archive.append(step, report.scored)
     self._log(step, metrics)
     self.keep_folder()
     self.bar.update(step, progress_lib.headline(metrics))
