@@ -36,23 +36,27 @@ def _train(key, estimator):
   """Logits [20, 99] after training, and how often each category comes true."""
   first, key = jax.random.split(key)
   rates = jax.random.uniform(first, (CATEGORIES,))
-  category = jnp.arange(QUESTIONS) % CATEGORIES
   tx = optax.adam(0.05)
   logits = jnp.zeros((CATEGORIES, len(PROBABILITIES)))
+  shape = (CATEGORIES, QUESTIONS // CATEGORIES, SAMPLES)
+  look_up = jax.vmap(functools.partial(jnp.searchsorted, method='scan'))
 
   def step(carry, key):
     logits, state = carry
     happens, says = jax.random.split(key)
-    true = jax.random.uniform(happens, (QUESTIONS,)) < rates[category]
-    rows = logits[category]
-    said = jax.random.categorical(says, rows, shape=(SAMPLES, QUESTIONS)).T
-    p = jnp.asarray(PROBABILITIES, jnp.float32)[said]
-    rewards = jnp.where(true[:, None], jnp.log(p), jnp.log1p(-p))
-    scores = estimators.estimate(rewards, _samples(), estimator=estimator)
+    true = jax.random.uniform(happens, shape[:2]) < rates[:, None]
+    total = jnp.cumsum(jax.nn.softmax(logits), axis=-1)
+    drawn = jax.random.uniform(says, (CATEGORIES, shape[1] * SAMPLES))
+    said = jnp.minimum(look_up(total, drawn), len(PROBABILITIES) - 1)
+    p = jnp.asarray(PROBABILITIES, jnp.float32)[said].reshape(shape)
+    rewards = jnp.where(true[..., None], jnp.log(p), jnp.log1p(-p))
+    scores = estimators.estimate(
+      rewards.reshape(QUESTIONS, SAMPLES), _samples(), estimator=estimator
+    ).reshape(said.shape)
 
     def loss(logits):
       table = jax.nn.log_softmax(logits)
-      return -jnp.mean(scores * table[category[:, None], said])
+      return -jnp.mean(scores * jnp.take_along_axis(table, said, axis=1))
 
     updates, state = tx.update(jax.grad(loss)(logits), state)
     return (optax.apply_updates(logits, updates), state), None
