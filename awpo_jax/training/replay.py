@@ -1,6 +1,5 @@
 """Past rollouts under other flags: what would have been."""
 
-import functools
 import os
 import pathlib
 from collections.abc import Mapping
@@ -52,6 +51,15 @@ def replay(
     )
     for name, config in variants.items()
   }
+
+
+def steps(
+  made: advantages_lib.Advantages,
+) -> list[advantages_lib.Advantages]:
+  """The advantages of each step of `replay`."""
+  return [
+    jax.tree.map(lambda x, i=i: x[i], made) for i in range(len(made.gate))
+  ]
 
 
 def radii(
@@ -112,7 +120,7 @@ def score_vectors(
 
   leaves, tree = jax.tree.flatten(params)
 
-  @functools.partial(jax.jit)
+  @jax.jit
   def along(key: Any) -> types.Array:
     keys = jax.random.split(key, len(leaves))
     direction = [

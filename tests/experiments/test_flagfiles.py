@@ -1,10 +1,12 @@
 """Every flags file parses, and says what it is."""
 
 import pathlib
+import shlex
 
 import pytest
 
 from awpo_jax import config as config_lib
+from awpo_jax.training import grid
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BASE = 'experiments/base.flags'
@@ -15,7 +17,9 @@ FILES = sorted(
 
 # Lines on top of any experiment: given after its own flags file.
 ALGORITHMS = [file for file in FILES if '/algorithms/' in file]
-FILES = [file for file in FILES if file not in ALGORITHMS]
+# Grids, of flags of `ablate.py`.
+GRIDS = [file for file in FILES if '/ablations/' in file]
+FILES = [file for file in FILES if file not in (*ALGORITHMS, *GRIDS)]
 QUICKSTART = '--flagfile=experiments/quickstart.flags'
 
 
@@ -94,3 +98,23 @@ def test_no_two_algorithms_are_the_same():
     for x in ALGORITHMS
   ]
   assert len(set(parsed)) == len(parsed)
+
+
+@pytest.mark.parametrize('file', GRIDS)
+def test_every_cell_of_a_grid_parses(file):
+  lines = pathlib.Path(file).read_text().splitlines()
+  assert lines[0].startswith('#')
+  values = {}
+  for line in lines:
+    if line.startswith('--'):
+      name, _, value = line.removeprefix('--').partition('=')
+      values.setdefault(name, []).append(value)
+  seeds = values['seeds'][0].split(',')
+  cells = [grid.parse_cell(text, len(seeds)) for text in values['cell']]
+  assert values['baseline'][0] in [cell.name for cell in cells]
+  base = shlex.split(values['base'][0])
+  for flags in (
+    shlex.split(values['warm_start'][0]),
+    *(['--init_from=x', *cell.flags] for cell in cells),
+  ):
+    config_lib.parse([*base, *flags, '--output_dir=x', '--seed=1'])
