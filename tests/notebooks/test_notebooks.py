@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from awpo_jax.training import archive
-from tests import whole_runs
+from tests import tiny_dataset, whole_runs
 
 FILES = sorted((whole_runs.ROOT / 'notebooks').glob('*.ipynb'))
 NAMES = ['clipping', 'gating', 'group_stats', 'theory', 'weighting']
@@ -24,14 +24,12 @@ def _code(notebook):
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """The folder of a run with an archive, by `experiments/notebooks.flags`."""
+  """The folder of a run of seconds that kept its rollouts."""
   base = tmp_path_factory.mktemp('notebooks')
-  flags = [
-    '--flagfile=experiments/notebooks.flags',
-    f'--output_dir={base / "run"}',
-    f'--compilation_cache={base / "cache"}',
-  ]
-  done = whole_runs.forked(flags, base)
+  flags = tiny_dataset.flags(
+    base / 'run', '--archive', '--cpu_devices=1', '--sft_steps=2'
+  )
+  done = whole_runs.forked([*flags, '--prompts_per_step=8'], base)
   assert done.returncode == 0, done.stderr
   return base / 'run'
 
