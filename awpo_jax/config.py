@@ -20,6 +20,8 @@ from awpo_jax import (
 )
 from awpo_jax import config_objective as objective
 from awpo_jax.models import adapters, induction
+from awpo_jax.ops import mismatch, schedules
+from awpo_jax.rollout import prompts
 
 
 class ConfigError(ValueError):
@@ -59,6 +61,7 @@ class RunConfig:
     '', 'Metric whose best checkpoint stays too: eval/held_out/accuracy, say.'
   )
   transcripts: int = _flag(2, 'Groups of each rollout kept as transcripts.')
+  archive: bool = _flag(False, 'Keep every rollout, in <output_dir>/archive.')
   profile_steps: tuple[int, ...] = _flag(
     (), 'First and last step that jax.profiler traces, e.g. 20,22.'
   )
@@ -99,7 +102,7 @@ class DataConfig:
     'error',
     'A prompt longer than the last bucket: refuse it, drop it and say so, or '
     'cut it on the left.',
-    ('error', 'drop', 'truncate_left'),
+    prompts.OVERLONG,
   )
   prompt_style: str = _flag(
     'rlla',
@@ -166,7 +169,7 @@ class SftConfig:
   sft_schedule: str = _flag(
     'cosine',
     'Learning rate after the warm-up.',
-    ('constant', 'linear', 'cosine'),
+    schedules.SCHEDULES,
   )
   sft_warmup: int = _flag(10, 'Updates of linear warm-up.')
 
@@ -188,13 +191,13 @@ class RlConfig:
   old_logprobs: str = _flag(
     'trainer',
     'Log-probabilities the ratio starts from.',
-    ('sampler', 'trainer'),
+    mismatch.OLD_LOGPROBS,
   )
   learning_rate: float = _flag(1e-6, 'Peak learning rate.')
   schedule: str = _flag(
     'constant',
     'Learning rate after the warm-up.',
-    ('constant', 'linear', 'cosine'),
+    schedules.SCHEDULES,
   )
   warmup: int = _flag(0, 'Updates of linear warm-up.')
 
@@ -232,7 +235,10 @@ class Config:
   rl: RlConfig = RlConfig()
   optimizer: OptimizerConfig = OptimizerConfig()
   advantage: objective.AdvantageConfig = objective.AdvantageConfig()
+  shaping: objective.ShapingConfig = objective.ShapingConfig()
+  selection: objective.SelectionConfig = objective.SelectionConfig()
   loss: objective.LossConfig = objective.LossConfig()
+  numbers: objective.NumbersConfig = objective.NumbersConfig()
 
 
 # Flags that may differ when an unfinished run goes on: none of its numbers
@@ -304,6 +310,7 @@ def _define(field, hint, module: str, flag_values) -> None:
       str: absl_flags.DEFINE_string,
       int: absl_flags.DEFINE_integer,
       float: absl_flags.DEFINE_float,
+      bool: absl_flags.DEFINE_bool,
       float | None: absl_flags.DEFINE_float,
     }
     define[hint](name, default, text, **options)

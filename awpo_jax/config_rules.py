@@ -6,6 +6,7 @@ import urllib.parse
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
+from awpo_jax import config_algorithms
 from awpo_jax.models import adapters
 
 Rule: TypeAlias = tuple[bool, str]
@@ -78,6 +79,7 @@ def rules(config: Any, values: dict[str, Any]) -> Iterator[Rule]:
     yield from _rl_rules(config.rl)
     yield from _advantage_rules(config.advantage, config.data)
     yield from _loss_rules(config.loss)
+    yield from config_algorithms.rules(config)
   yield (
     config.loss.kl_coef != 0 and not config.run.rl_steps,
     f'--kl_coef={config.loss.kl_coef} is a term of RL, but --rl_steps=0: leave '
@@ -310,20 +312,29 @@ def _advantage_rules(advantage, data) -> Iterator[Rule]:
 
 
 def _loss_rules(loss) -> Iterator[Rule]:
+  # CISPO and GMPO bound other things than a distance to 1 from below.
+  top = 1 if loss.loss not in ('cispo', 'gmpo') else math.inf
   yield (
-    not 0 < loss.clip_min <= loss.clip_max < 1,
+    not 0 < loss.clip_min <= loss.clip_max < top and loss.clip == 'linear',
     f'--clip_min={loss.clip_min} and --clip_max={loss.clip_max}: need '
     '0 < clip_min <= clip_max < 1.',
   )
-  yield from _above_0(loss, ['clip_high_factor'])
-  bound = loss.dual_clip
   yield (
-    bound is not None and not (bound > 1 and math.isfinite(bound)),
-    f'--dual_clip={bound}: above 1, or leave it out.',
+    not 0 < loss.clip_max < top and loss.clip != 'linear',
+    f'--clip_max={loss.clip_max}: above 0 and below {top}.',
   )
+  yield from _above_0(loss, ['clip_high_factor'])
   yield from _at_least_0(loss, ['entropy_coef', 'kl_coef'])
   yield (
-    loss.kl_coef > 0 and loss.kl_estimator == 'k1',
+    loss.kl_coef > 0
+    and loss.kl_estimator == 'k1'
+    and loss.kl_placement == 'loss'
+    and loss.kl_weight == 'none',
     '--kl_estimator=k1 holds nothing back: the gradient of its mean is 0. Set '
-    'k3+, k2 or k3.',
+    'k3+, k2 or k3, --kl_weight=ratio or --kl_placement=reward.',
+  )
+  yield (
+    loss.kl_weight == 'ratio' and loss.kl_estimator not in ('k1', 'k3'),
+    f'--kl_weight=ratio corrects the value of k1 or k3, whose gradient it '
+    f'takes: not --kl_estimator={loss.kl_estimator}.',
   )

@@ -239,6 +239,8 @@ class Rollout:
     completions: `Completions`.
     rewards: `Rewards`.
     sample_ids: i32[P, G], unique in the run.
+    thinking: bool[P, G, Sc], tokens of the chain of thought; None unless the
+      algorithm asks for them.
     trainer_logprobs: f32[P, G, Sc], log-probability under the trainer before
       the first update, beside the sampler's in `completions`; 0 where not
       chosen by the policy; None until `prepare_rollout`, and where it does not
@@ -249,6 +251,7 @@ class Rollout:
   completions: Completions
   rewards: Rewards
   sample_ids: Array
+  thinking: Array | None = None
   trainer_logprobs: Array | None = None
 
 
@@ -267,11 +270,17 @@ class Batch:
     old_logprobs: f32[M, P, G, Sc], what the ratio starts from: of the sampler,
       or of the trainer before the first update (`prepare_rollout`); 0 where
       not chosen by the policy.
-    advantages: f32[M, P, G].
+    advantages: f32[M, P, G]; f32[M, P, G, Sc] where tokens differ.
     clip_radius: f32[M, P], the same number everywhere.
     ref_logprobs: f32[M, P, G, Sc], of the reference policy; 0 where not chosen
       by the policy; None without a KL term.
+    clip_high: f32[M, P, G], upper radius of each sample; None where it is
+      `clip_radius` times a number.
+    correction: f32[M, P, G, Sc], weights of the surrogate for where sampler
+      and trainer disagree; None for none.
     weights: f32[M, P, G, Sc]; None until the step has weighed it.
+    pull: f32[M], factor of the mean of log ratios that a trust region over the
+      whole mini-batch adds; None until the step has found it, or without one.
   """
 
   prompt_tokens: Array
@@ -285,4 +294,7 @@ class Batch:
   advantages: Array
   clip_radius: Array
   ref_logprobs: Array | None = None
+  clip_high: Array | None = None
+  correction: Array | None = None
   weights: Array | None = None
+  pull: Array | None = None

@@ -74,12 +74,17 @@ class Result:
   stderr: str
 
 
+def environment() -> dict[str, str]:
+  """Of a process that runs a program of the repository."""
+  return os.environ | _ENVIRONMENT | {'PYTHONPATH': str(ROOT)}
+
+
 def command(flags: Sequence[str], folder: pathlib.Path = ROOT) -> Result:
   """Runs `python experiments/train.py` in a folder as a user does."""
   done = subprocess.run(
     [sys.executable, ROOT / TRAIN, *flags],
     cwd=folder,
-    env=os.environ | _ENVIRONMENT | {'PYTHONPATH': str(ROOT)},
+    env=environment(),
     capture_output=True,
     text=True,
     timeout=_SECONDS,

@@ -4,25 +4,20 @@ Our reading of arXiv:2512.19126; everything here is computed once per rollout
 batch, over all devices, and is constant for differentiation.
 """
 
+import dataclasses
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
 
 from awpo_jax import types
-from awpo_jax.ops import choices, collectives, masked, mechanisms
+from awpo_jax.ops import choices, collectives, estimators, masked, mechanisms
 from awpo_jax.ops import group_stats as group_stats_lib
 
 Array = types.Array
-
-REWARD_SCALES = mechanisms.REWARD_SCALES
-MIXES = mechanisms.MIXES
-MIX_ADVANTAGES = mechanisms.MIX_ADVANTAGES
-GATES = mechanisms.GATES
-SATURATIONS = mechanisms.SATURATIONS
-DIFFICULTIES = mechanisms.DIFFICULTIES
-DIFFICULTY_SCOPES = mechanisms.DIFFICULTY_SCOPES
-COMBINATIONS = mechanisms.COMBINATIONS
-CLIPS = mechanisms.CLIPS
+# Rewards f32[P, G], 0 where not valid -> advantages, shaped alike or [P, G, T].
+Standardize = Callable[[Array], Array]
 
 
 @types.record
@@ -60,7 +55,8 @@ def valid_samples(
   Args:
     outcome_valid: bool[P, G].
     reasoning_valid: bool[P, G].
-    gate: a key of `GATES`; with `none` the judge's failures change nothing.
+    gate: a key of `mechanisms.GATES`; with `none` the judge's failures change
+      nothing.
 
   Returns:
     bool[P, G].
@@ -68,21 +64,11 @@ def valid_samples(
   Raises:
     ValueError: if `gate` is unknown.
   """
-  choices.pick('gate', GATES, gate)
+  choices.pick('gate', mechanisms.GATES, gate)
   outcome_valid = jnp.asarray(outcome_valid, bool)
   if gate == 'none':
     return outcome_valid
   return outcome_valid & jnp.asarray(reasoning_valid, bool)
-
-
-def _standardize(
-  rewards: Array, valid: Array, *, ddof: int
-) -> tuple[Array, group_stats_lib.GroupStats]:
-  """(R - mu) / (s + eps), exactly 0 where flat or not valid; and mu, s."""
-  stats = group_stats_lib.group_stats(rewards, valid, ddof=ddof)
-  deviation = masked.fill(rewards, valid) - stats.mean[:, None]
-  scale = stats.std[:, None] + mechanisms.EPSILON
-  return masked.fill(deviation, valid) / scale, stats
 
 
 def grpo_advantages(rewards: Array, valid: Array, *, ddof: int = 1) -> Array:
@@ -101,8 +87,60 @@ def grpo_advantages(rewards: Array, valid: Array, *, ddof: int = 1) -> Array:
   """
   chex.assert_rank([rewards, valid], 2)
   valid = jnp.asarray(valid, bool)
-  advantages, _ = _standardize(rewards, valid, ddof=ddof)
-  return jax.lax.stop_gradient(advantages)
+  return jax.lax.stop_gradient(
+    estimators.standardize(rewards, valid, ddof=ddof)
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """AWPO's mechanisms as functions, one per flag, their numbers bound."""
+
+  scale: Callable[..., Array]
+  mix: Callable[..., Array]
+  chosen: Callable[..., Array]
+  gate: Callable[..., Array]
+  saturated: Callable[..., Array]
+  difficulty: Callable[..., Array]
+  scope: Callable[..., Array]
+  share: Callable[..., Array]
+
+
+def make_parts(
+  *,
+  reward_scale: str,
+  mix: str,
+  mix_weight: float,
+  mix_advantage: str,
+  gate: str,
+  tau: float,
+  saturation: str,
+  difficulty: str,
+  band: tuple[float, float],
+  base: float,
+  priority: float,
+  floor: float,
+  difficulty_scope: str,
+  combine: str,
+) -> Parts:
+  """The functions that flag values name; arguments as of `awpo_advantages`."""
+  pick = choices.pick
+  weight = pick('difficulty', mechanisms.DIFFICULTIES, difficulty)
+  mixed = pick('mix', mechanisms.MIXES, mix)
+  opened = pick('gate', mechanisms.GATES, gate)
+  numbers = {'band': band, 'base': base, 'priority': priority, 'floor': floor}
+  return Parts(
+    scale=pick('reward_scale', mechanisms.REWARD_SCALES, reward_scale),
+    mix=lambda out, rea: mixed(out, rea, mix_weight=mix_weight),
+    chosen=pick('mix_advantage', mechanisms.MIX_ADVANTAGES, mix_advantage),
+    gate=lambda s_out, s_mix: opened(s_out, s_mix, tau=tau),
+    saturated=pick('saturation', mechanisms.SATURATIONS, saturation),
+    difficulty=lambda p: weight(p, **numbers),
+    scope=pick(
+      'difficulty_scope', mechanisms.DIFFICULTY_SCOPES, difficulty_scope
+    ),
+    share=pick('combine', mechanisms.COMBINATIONS, combine),
+  )
 
 
 def _bounds(low: Array, high: Array, counted: Array) -> tuple[Array, ...]:
@@ -113,22 +151,72 @@ def _bounds(low: Array, high: Array, counted: Array) -> tuple[Array, ...]:
   return low, high, jnp.where(high > low, high - low, 1.0)
 
 
-def _gate(
-  s_out: Array, s_mix: Array, p: Array, high: Array, gate, tau, saturation
-) -> Array:
-  """w of each group, 0 where it is saturated."""
-  w = choices.pick('gate', GATES, gate)(s_out, s_mix, tau=tau)
-  saturated = choices.pick('saturation', SATURATIONS, saturation)(p, high)
-  return masked.fill(w, ~saturated)
+def _joined(parts: Parts, w: Array, d: Array, a_out: Array, a_mix: Array):
+  """The two advantages, weighted and added, shaped like them."""
+
+  def column(x: Array) -> Array:
+    return x.reshape(-1, *(1,) * (a_out.ndim - 1))
+
+  share = column(parts.share(w))
+  return parts.scope(column(d), share * a_out, column(w) * a_mix)
 
 
-def _joined(
-  w: Array, d: Array, a_out: Array, a_mix: Array, combine, difficulty_scope
-) -> Array:
-  """The two advantages, weighted and added: [P, G]."""
-  share = choices.pick('combine', COMBINATIONS, combine)(w)
-  scope = choices.pick('difficulty_scope', DIFFICULTY_SCOPES, difficulty_scope)
-  return scope(d[:, None], share[:, None] * a_out, w[:, None] * a_mix)
+def compose(
+  outcome: Array,
+  reasoning: Array,
+  valid: Array,
+  outcome_min: Array,
+  outcome_max: Array,
+  *,
+  parts: Parts,
+  standardize: Standardize,
+  ddof: int,
+) -> Advantages:
+  """AWPO's advantages from its parts and an estimator, `standardize`.
+
+    A = d [(1 - w) A_out + w A_mix]
+
+  Args:
+    outcome, reasoning, valid, outcome_min, outcome_max: as of
+      `awpo_advantages`.
+    parts: of `make_parts`.
+    standardize: makes A_out of R_out and A_mix of R_mix.
+    ddof: of the standard deviations that the gate compares.
+
+  Returns:
+    `Advantages`.
+  """
+  chex.assert_rank([outcome, reasoning, valid], 2)
+  chex.assert_equal_shape([outcome, reasoning, valid])
+  chex.assert_shape([outcome_min, outcome_max], (outcome.shape[0],))
+  counted = masked.count(valid, axis=1) >= 2
+  low, high, span = _bounds(outcome_min, outcome_max, counted)
+  # Rewards: scaled, mixed, standardized.
+  unit = parts.scale(span)
+  r_out = masked.fill(outcome, valid) / unit[:, None]
+  r_rea = masked.fill(reasoning, valid)
+  r_mix = parts.mix(r_out, r_rea)
+  a_out, a_mix = standardize(r_out), standardize(parts.chosen(r_mix, r_rea))
+  # Gate and difficulty weight: one number per group.
+  out, mix = (
+    group_stats_lib.group_stats(r, valid, ddof=ddof) for r in (r_out, r_mix)
+  )
+  p = jnp.clip((out.mean - low / unit) / (span / unit), 0.0, 1.0)
+  w = masked.fill(parts.gate(out.std, mix.std), ~parts.saturated(p, high))
+  w, d = masked.fill(w, counted), masked.fill(parts.difficulty(p), counted)
+  return jax.lax.stop_gradient(
+    Advantages(
+      advantages=_joined(parts, w, d, a_out, a_mix),
+      gate=w,
+      difficulty=d,
+      counted=counted,
+      solve_rate=masked.fill(p, counted),
+      outcome_std=out.std,
+      mix_std=mix.std,
+      outcome_advantages=a_out,
+      mix_advantages=a_mix,
+    )
+  )
 
 
 def awpo_advantages(
@@ -154,27 +242,17 @@ def awpo_advantages(
   difficulty_scope: str = 'whole',
   combine: str = 'convex',
 ) -> Advantages:
-  """AWPO's advantages (our reading), once per rollout batch.
-
-    A = d [(1 - w) A_out + w A_mix]
+  """AWPO's advantages (our reading), once per rollout batch: see `compose`.
 
   With gate and difficulty `none` this is `grpo_advantages(outcome, valid)`, bit
-  for bit, and `reasoning` is not looked at.
+  for bit, and `reasoning` is not looked at. The flags are keys of the dicts of
+  `mechanisms`, and their numbers.
 
   Args:
     outcome: float[P, G], R_out; anything, even NaN, where not valid.
     reasoning: float[P, G] in [0, 1], R_rea; likewise.
     valid: bool[P, G], from `valid_samples` with the same gate.
-    outcome_min: float[P], the worst outcome each prompt allows.
-    outcome_max: float[P], the best outcome each prompt allows.
-    reward_scale, mix, mix_advantage, gate, saturation, difficulty,
-      difficulty_scope, combine: keys of the dicts of `mechanisms`.
-    mix_weight: of the reasoning reward; in (0, 1) with the mix `convex`.
-    ddof: 1 for unbiased standard deviations, 0 for biased ones.
-    tau: variance of the outcome up to which the gate `binary` opens.
-    band, base, priority: solve rates that the difficulty `banded` favors, and
-      its weights outside and inside of them.
-    floor: smallest weight of the difficulty `parabola`.
+    outcome_min, outcome_max: float[P], bounds of each prompt's outcome.
 
   Returns:
     `Advantages`; a group with fewer than two valid samples is 0 throughout.
@@ -182,41 +260,32 @@ def awpo_advantages(
   Raises:
     ValueError: if a flag value is unknown or `mix_weight` out of range.
   """
-  chex.assert_rank([outcome, reasoning, valid], 2)
-  chex.assert_equal_shape([outcome, reasoning, valid])
-  chex.assert_shape([outcome_min, outcome_max], (outcome.shape[0],))
   valid = jnp.asarray(valid, bool)
-  counted = masked.count(valid, axis=1) >= 2
-  low, high, span = _bounds(outcome_min, outcome_max, counted)
-  pick = choices.pick
-  # Rewards: scaled, mixed, standardized.
-  unit = pick('reward_scale', REWARD_SCALES, reward_scale)(span)
-  r_out = masked.fill(outcome, valid) / unit[:, None]
-  r_rea = masked.fill(reasoning, valid & (gate != 'none'))
-  r_mix = pick('mix', MIXES, mix)(r_out, r_rea, mix_weight=mix_weight)
-  r_add = pick('mix_advantage', MIX_ADVANTAGES, mix_advantage)(r_mix, r_rea)
-  a_out, stats_out = _standardize(r_out, valid, ddof=ddof)
-  stats_mix = group_stats_lib.group_stats(r_mix, valid, ddof=ddof)
-  a_mix, _ = _standardize(r_add, valid, ddof=ddof)
-  # Gate and difficulty weight: one number per group.
-  p = jnp.clip((stats_out.mean - low / unit) / (span / unit), 0.0, 1.0)
-  w = _gate(stats_out.std, stats_mix.std, p, high, gate, tau, saturation)
-  d = pick('difficulty', DIFFICULTIES, difficulty)(
-    p, band=band, base=base, priority=priority, floor=floor
+  parts = make_parts(
+    reward_scale=reward_scale,
+    mix=mix,
+    mix_weight=mix_weight,
+    mix_advantage=mix_advantage,
+    gate=gate,
+    tau=tau,
+    saturation=saturation,
+    difficulty=difficulty,
+    band=band,
+    base=base,
+    priority=priority,
+    floor=floor,
+    difficulty_scope=difficulty_scope,
+    combine=combine,
   )
-  w, d = masked.fill(w, counted), masked.fill(d, counted)
-  return jax.lax.stop_gradient(
-    Advantages(
-      advantages=_joined(w, d, a_out, a_mix, combine, difficulty_scope),
-      gate=w,
-      difficulty=d,
-      counted=counted,
-      solve_rate=masked.fill(p, counted),
-      outcome_std=stats_out.std,
-      mix_std=stats_mix.std,
-      outcome_advantages=a_out,
-      mix_advantages=a_mix,
-    )
+  return compose(
+    outcome,
+    masked.fill(reasoning, valid & (gate != 'none')),
+    valid,
+    outcome_min,
+    outcome_max,
+    parts=parts,
+    standardize=lambda r: estimators.standardize(r, valid, ddof=ddof),
+    ddof=ddof,
   )
 
 
@@ -256,7 +325,7 @@ def clip_radius(
   Args:
     gate: f32[P], w.
     counted: bool[P], True where a group has two or more valid samples.
-    clip: a key of `CLIPS`.
+    clip: a key of `mechanisms.CLIPS`.
     clip_min: radius of `linear` at wbar = 1.
     clip_max: radius at wbar = 0, and where no group counts.
     all_sum: adds each leaf of a tree up over all devices.
@@ -268,7 +337,7 @@ def clip_radius(
     ValueError: if `clip` is unknown.
   """
   chex.assert_rank([gate, counted], 1)
-  radius = choices.pick('clip', CLIPS, clip)
+  radius = choices.pick('clip', mechanisms.CLIPS, clip)
   total, groups = all_sum((masked.sum(gate, counted), masked.count(counted)))
   wbar = total / jnp.maximum(groups, 1.0)
   result = radius(wbar, clip_min=clip_min, clip_max=clip_max)

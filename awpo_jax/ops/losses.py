@@ -37,10 +37,10 @@ def log_ratio(logprobs: Array, old_logprobs: Array, mask: Array) -> Array:
 
 
 def _per_row(values: float | Array) -> Array:
-  """A number, or f32[N] as a column that broadcasts over tokens."""
+  """A number, f32[N] as a column that broadcasts over tokens, or f32[N, T]."""
   values = jax.lax.stop_gradient(jnp.asarray(values, jnp.float32))
-  chex.assert_rank(values, {0, 1})
-  return values[:, None] if values.ndim else values
+  chex.assert_rank(values, {0, 1, 2})
+  return values[:, None] if values.ndim == 1 else values
 
 
 def clipped_surrogate(
@@ -50,19 +50,22 @@ def clipped_surrogate(
   clip_low: float | Array,
   clip_high: float | Array,
   dual_clip: float | None = None,
+  two_sided: float | None = None,
 ) -> Array:
   """Pessimistic policy-gradient loss of each token (arXiv:1707.06347, Eq. 7).
 
     L = -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A),   r = exp(log_ratio)
 
-  and with a dual clip c (arXiv:1912.09729), where A < 0: min(L, -c A).
+  and with a dual clip c (arXiv:1912.09729), where A < 0: min(L, -c A). With
+  two_sided (arXiv:2505.07291) the first r is min(r, two_sided).
 
   Args:
     log_ratio: f32[N, T], log policy - log behavior; 0 where masked.
-    advantages: f32[N], held constant under differentiation.
+    advantages: f32[N] or f32[N, T], constant under differentiation.
     clip_low: how far below 1 the ratio still counts; a number or f32[N].
     clip_high: how far above 1 the ratio still counts; a number or f32[N].
     dual_clip: bound > 1 of the loss in units of |A| where A < 0; None for none.
+    two_sided: bound of the ratio that is not clipped; None for none.
 
   Returns:
     f32[N, T]; weighting and summing belong to the caller.
@@ -70,13 +73,15 @@ def clipped_surrogate(
   Raises:
     ValueError: if `dual_clip` is not above 1.
   """
-  chex.assert_rank([log_ratio, advantages], [2, 1])
+  chex.assert_rank([log_ratio, advantages], [2, {1, 2}])
   chex.assert_equal_shape_prefix([log_ratio, advantages], 1)
   if dual_clip is not None and not dual_clip > 1:
     raise ValueError(f'dual_clip={dual_clip!r} must be above 1, or None')
   ratio = jnp.exp(log_ratio)
   clipped = jnp.clip(ratio, 1.0 - _per_row(clip_low), 1.0 + _per_row(clip_high))
   advantages = _per_row(advantages)
+  if two_sided is not None:
+    ratio = jnp.minimum(ratio, two_sided)
   loss = -jnp.minimum(ratio * advantages, clipped * advantages)
   if dual_clip is None:
     return loss
@@ -119,6 +124,18 @@ def k3(u: Array) -> Array:
   return jnp.minimum(jnp.expm1(-u) + u, MAX_K3)
 
 
+def _with_gradient_of_k2(u: Array, value: Array) -> Array:
+  surrogate = k2(u)
+  return (
+    surrogate - jax.lax.stop_gradient(surrogate) + jax.lax.stop_gradient(value)
+  )
+
+
+def k1_plus(u: Array) -> Array:
+  """The value of k1 with the gradient of k2."""
+  return _with_gradient_of_k2(u, k1(u))
+
+
 def k3_plus(u: Array) -> Array:
   """The value of k3 with the gradient of k2.
 
@@ -126,17 +143,34 @@ def k3_plus(u: Array) -> Array:
   tokens, the gradient of KL(policy || reference); k3's own is that of
   KL(reference || policy).
   """
-  surrogate = k2(u)
-  return (
-    surrogate - jax.lax.stop_gradient(surrogate) + jax.lax.stop_gradient(k3(u))
-  )
+  return _with_gradient_of_k2(u, k3(u))
 
 
 KL_ESTIMATORS: dict[str, Callable[[Array], Array]] = {
   'k1': k1,
   'k2': k2,
   'k3': k3,
+  'k1+': k1_plus,
   'k3+': k3_plus,
+}
+
+
+def plain_kl(log_ratio: Array) -> Array:
+  """1: the estimate as it is, right for tokens of the policy itself."""
+  return jnp.ones_like(log_ratio)
+
+
+def ratio_kl(log_ratio: Array) -> Array:
+  """r, with its gradient: unbiased on an older policy's tokens (2512.02556).
+
+  For k1 and k3, whose value is the KL's; a plus form would count it twice.
+  """
+  return jnp.exp(log_ratio)
+
+
+KL_WEIGHTS: dict[str, Callable[[Array], Array]] = {
+  'none': plain_kl,
+  'ratio': ratio_kl,
 }
 
 
@@ -149,8 +183,8 @@ def kl_estimate(
 
   k1, k2 and k3 of u as in http://joschu.net/blog/kl-approx.html; k3 is capped
   at 10. Outside of the clamps the gradient is 0. As a term of a loss, on tokens
-  that the policy has drawn, k2 and k3+ have the expected gradient of that KL;
-  k1 has none.
+  that the policy has drawn, k2, k1+ and k3+ have the expected gradient of that
+  KL; k1 has none.
 
   Args:
     logprobs: float[N, T], of the policy.

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from awpo_jax import types
+from awpo_jax.ops import choices
 from awpo_jax.rollout import chat, tokenizers
 
 _SYSTEM = """\
@@ -43,7 +44,6 @@ and its "parameters"; without parameters these are {{}}.
 3. The history shows earlier turns in the same tags and what tools returned as \
 `<obs>`."""
 _FIRST_TOOL = re.compile(r'^1\. Name: ', re.MULTILINE)
-_OVERLONG = ('error', 'truncate_left')
 # Stands for the list in a system text whose tools the chat template writes. It
 # may ask for other keys (Qwen's, after this text, for "arguments"), but a call
 # without "parameters" has the worst reward.
@@ -173,6 +173,26 @@ def encode_response(
   )
 
 
+def _refuse(tokens: np.ndarray, largest: int, name: str | int) -> np.ndarray:
+  if len(tokens) > largest:
+    raise ValueError(
+      f'prompt of task {name}: {len(tokens)} tokens, but the largest of '
+      f'--prompt_buckets is {largest}; add a larger one, or truncate with '
+      '--overlong=truncate_left'
+    )
+  return tokens
+
+
+def _cut_left(tokens: np.ndarray, largest: int, name: str | int) -> np.ndarray:
+  del name
+  return tokens[-largest:]
+
+
+# What becomes of a prompt longer than the largest bucket. With `drop` it is
+# left out when the data is loaded; one that still comes up is an error.
+OVERLONG = {'error': _refuse, 'drop': _refuse, 'truncate_left': _cut_left}
+
+
 def prompt_batch(
   encoded: Sequence[np.ndarray],
   ids: Sequence[int],
@@ -189,8 +209,8 @@ def prompt_batch(
     ids: P positions in the run's data order.
     buckets: the widths a batch may have.
     pad_id: fills the columns before the prompt.
-    overlong: what becomes of a prompt longer than the largest bucket: `error`,
-      or `truncate_left`, which keeps its end and so loses the first tools.
+    overlong: what becomes of a prompt longer than the largest bucket, a key of
+      `OVERLONG`; `truncate_left` keeps its end and so loses the first tools.
     task_ids: P names for the error message; `ids` where there are none.
 
   Returns:
@@ -199,17 +219,9 @@ def prompt_batch(
   Raises:
     ValueError: a prompt is too long, or `overlong` is unknown.
   """
-  if overlong not in _OVERLONG:
-    raise ValueError(f'overlong {overlong!r}: choose among {_OVERLONG}')
-  largest = max(buckets)
-  for name, tokens in zip(task_ids or ids, encoded, strict=True):
-    if len(tokens) > largest and overlong == 'error':
-      raise ValueError(
-        f'prompt of task {name}: {len(tokens)} tokens, but the largest of '
-        f'--prompt_buckets is {largest}; add a larger one, or truncate with '
-        '--overlong=truncate_left'
-      )
-  encoded = [tokens[-largest:] for tokens in encoded]
+  fit = choices.pick('overlong', OVERLONG, overlong)
+  largest, names = max(buckets), task_ids or ids
+  encoded = [fit(x, largest, n) for x, n in zip(encoded, names, strict=True)]
   width = smallest_bucket(max(map(len, encoded)), buckets)
   tokens = np.full((len(encoded), width), pad_id, np.int32)
   mask = np.zeros((len(encoded), width), bool)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 
 from awpo_jax import config as config_lib
-from awpo_jax.training import checkpoints, profiler, run_model
+from awpo_jax.training import archive, checkpoints, profiler, run_model
 from awpo_jax.training import metrics as metrics_lib
 
 FLAGS_FILE = 'flags.json'
@@ -15,6 +15,7 @@ FLAGFILE = 'run.flags'
 # What a run may have made before its first step was written.
 _FOLDERS = (
   checkpoints.RUN_SUBFOLDER,
+  archive.FOLDER,
   run_model.TOKENIZER_FOLDER,
   run_model.UNFINISHED_TOKENIZER,
   metrics_lib.TENSORBOARD_FOLDER,

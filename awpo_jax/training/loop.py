@@ -15,6 +15,7 @@ from awpo_jax import config as config_lib
 from awpo_jax import types
 from awpo_jax.rollout.judges import judging
 from awpo_jax.training import (
+  archive,
   checkpoints,
   folders,
   held_out_sets,
@@ -151,6 +152,7 @@ class _Run:
       )
       if processes.is_first()
       else metrics_lib.NoLog() as self.log,
+      archive.writing(self.config, step) as self.archive,
       contextlib.closing(
         progress_lib.Progress(self.total, step, silent=not processes.is_first())
       ) as self.bar,
@@ -286,6 +288,8 @@ class _Run:
       evaluated = self._evaluate(state, step)
       metrics |= evaluated
     self.log.write_transcripts(step, report.transcripts)
+    if self.archive is not None and report.scored is not None:
+      self.archive.append(step, report.scored)
     self._log(step, metrics)
     self.keep_folder()
     self.bar.update(step, progress_lib.headline(metrics))

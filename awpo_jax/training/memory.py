@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from awpo_jax import config as config_lib
+from awpo_jax import config_objective
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
@@ -103,7 +104,7 @@ def parts(plan: Plan, mesh: sharding.AnyMesh) -> dict[str, int]:
     'parameters': held(state.params),
     'gradients': held(gradients),
     'optimizer': held(state.opt_state),
-    'reference': held(trained) if config.loss.kl_coef else 0,
+    'reference': held(trained) if config_objective.has_reference(config) else 0,
     'cache': sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache))
     // cut,
     'logits': 4 * rows * chunk * model.vocab_size // cut,

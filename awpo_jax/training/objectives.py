@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from awpo_jax import types
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.ops import choices, losses, masked, policy_losses
 from awpo_jax.ops import logprobs as logprobs_lib
-from awpo_jax.ops import losses
 
 
 @types.record
@@ -92,6 +92,39 @@ def completion_logprobs(
   return scores.logprobs.reshape(shape), scores.entropy.reshape(shape)
 
 
+def prompt_logprob(
+  params: types.ArrayTree,
+  batch: types.Batch,
+  *,
+  decoder: decoder_lib.Decoder,
+  temperature: float,
+  chunk: int,
+) -> types.Array:
+  """f32[P], mean log-probability of a prompt's tokens but for its first.
+
+  Arguments as of `completion_logprobs`.
+  """
+  bound: Callable[..., Any] = functools.partial(
+    decoder.apply, {'params': params}
+  )
+  mask = batch.prompt_mask
+  hidden, _ = bound(
+    batch.prompt_tokens,
+    decoder_lib.token_positions(mask),
+    mask,
+    method='hidden',
+  )
+  scores = logprobs_lib.token_logprobs(
+    hidden[:, :-1],
+    bound(method='head'),
+    batch.prompt_tokens[:, 1:],
+    temperature=temperature,
+    chunk=chunk,
+  )
+  # Padding stands on the left: a token that has one before it is predicted.
+  return masked.mean(scores.logprobs, mask[:, 1:] & mask[:, :-1], axis=-1)
+
+
 def weigh(
   batch: types.Batch,
   all_sum: types.AllSum,
@@ -136,27 +169,32 @@ def rl_terms(
   *,
   decoder: decoder_lib.Decoder,
   temperature: float = 1.0,
+  loss: str = 'ppo',
   clip_high_factor: float = 1.0,
-  dual_clip: float | None = None,
   entropy_coef: float = 0.0,
   kl_coef: float = 0.0,
   kl_estimator: str = 'k3+',
+  kl_weight: str = 'none',
+  prompts: int = 1,
   chunk: int = 128,
+  **numbers: Any,
 ) -> tuple[types.Array, Terms]:
-  """Clipped surrogate on policy tokens, with entropy bonus and KL term.
+  """Loss of the policy's tokens, with entropy bonus and KL term.
 
   Args:
     params: of `decoder`.
     batch: one weighed microbatch, [P, ...].
     decoder: the model.
     temperature: of the sampler.
+    loss: a key of `policy_losses.LOSSES`.
     clip_high_factor: upper clip radius over the lower one; 1 is symmetric.
-    dual_clip: bound on -ratio where the advantage is negative; None is off.
     entropy_coef: weight of the entropy bonus.
     kl_coef: weight of the KL to the reference, under the same token weights; 0
       needs no `batch.ref_logprobs`.
-    kl_estimator: a key of `losses.KL_ESTIMATORS`.
+    kl_estimator, kl_weight: keys of the dicts of `losses`.
+    prompts: of the whole mini-batch, for group losses.
     chunk: positions whose logits exist at once.
+    **numbers: of the loss.
 
   Returns:
     The microbatch's share of the loss and its metrics.
@@ -164,61 +202,140 @@ def rl_terms(
   logprobs, entropy = completion_logprobs(
     params, batch, decoder=decoder, temperature=temperature, chunk=chunk
   )
-  rows = batch.tokens.shape[-1]
-  assert batch.weights is not None
-  weights = batch.weights.reshape(-1, rows)
-  used = weights > 0
-  log_ratio = losses.log_ratio(
-    logprobs.reshape(-1, rows), batch.old_logprobs.reshape(-1, rows), used
+  tokens = _tokens(batch, logprobs, clip_high_factor)
+  weights = _rows(batch.weights)
+  entropy = jnp.sum(weights * jnp.where(tokens.mask, _rows(entropy), 0.0))
+  surrogate = policy_losses.weighted_loss(
+    tokens,
+    weights,
+    loss=loss,
+    samples=batch.tokens.shape[1],
+    prompts=prompts,
+    correction=_rows(batch.correction),
+    **numbers,
   )
-  radius = jnp.broadcast_to(
-    batch.clip_radius[:, None], batch.advantages.shape
-  ).reshape(-1)
-  advantages = batch.advantages.reshape(-1)
-  per_token = losses.clipped_surrogate(
-    log_ratio,
-    advantages,
-    clip_low=radius,
-    clip_high=radius * clip_high_factor,
-    dual_clip=dual_clip,
-  )
-  entropy = jnp.where(used, entropy.reshape(-1, rows), 0.0)
-  surrogate = jnp.sum(weights * per_token)
-  entropy = jnp.sum(weights * entropy)
-  loss = surrogate - entropy_coef * entropy
-  further = {}
+  total = surrogate - entropy_coef * entropy
+  sums = {'surrogate': surrogate, 'entropy': entropy}
   if kl_coef:
-    further['kl'] = _kl(logprobs, batch, kind=kl_estimator)
-    loss += kl_coef * further['kl']
-  clipped = losses.is_clipped(
-    log_ratio,
-    advantages,
-    clip_low=radius,
-    clip_high=radius * clip_high_factor,
+    sums['kl'] = _kl(tokens, weights, kind=kl_estimator, weight=kl_weight)
+    total += kl_coef * sums['kl']
+  if batch.pull is not None:
+    sums['trust_region'] = _pulled(tokens, weights, batch.pull, **numbers)
+    total += sums['trust_region']
+  sums |= {'loss': total, **_ratios(tokens, weights, loss)}
+  largest = jnp.max(jnp.abs(tokens.log_ratio))
+  return total, jax.lax.stop_gradient(
+    Terms(sums=sums, maxima={'ratio_abs_log_max': largest})
   )
-  size = jnp.abs(log_ratio)
-  sums = {
-    'weight': jnp.sum(weights),
-    'loss': loss,
-    'surrogate': surrogate,
-    'entropy': entropy,
-    'clip_fraction': jnp.sum(weights * clipped),
-    'ratio_abs_log': jnp.sum(weights * size),
-    **further,
-  }
-  maxima = {'ratio_abs_log_max': jnp.max(jnp.where(used, size, 0.0))}
-  return loss, jax.lax.stop_gradient(Terms(sums=sums, maxima=maxima))
 
 
-def _kl(logprobs: types.Array, batch: types.Batch, *, kind: str) -> types.Array:
+def _rows(values: types.Array | None) -> Any:
+  """[P, G, Sc] as [N, T]; None stays None."""
+  return values if values is None else values.reshape(-1, values.shape[-1])
+
+
+def _tokens(
+  batch: types.Batch, logprobs: types.Array, clip_high_factor: float
+) -> policy_losses.Tokens:
+  """What a loss may read of a microbatch, one row after another."""
+  mask = _rows(batch.weights) > 0
+  samples = batch.tokens.shape[1]
+  low = jnp.repeat(batch.clip_radius, samples)[:, None]
+  high = low * clip_high_factor
+  if batch.clip_high is not None:
+    high = batch.clip_high.reshape(-1, 1)
+  advantages = batch.advantages
+  if advantages.ndim == 2:
+    advantages = advantages[..., None]
+  reference = _rows(batch.ref_logprobs)
+  return policy_losses.Tokens(
+    logprobs=jnp.where(mask, _rows(logprobs), 0.0),
+    log_ratio=losses.log_ratio(
+      _rows(logprobs), _rows(batch.old_logprobs), mask
+    ),
+    mask=mask,
+    advantages=_rows(advantages),
+    clip_low=low,
+    clip_high=high,
+    ref_logprobs=(
+      None if reference is None else jnp.where(mask, reference, 0.0)
+    ),
+  )
+
+
+def _ratios(
+  tokens: policy_losses.Tokens, weights: types.Array, loss: str
+) -> dict[str, types.Array]:
+  """Metrics: how far the policy has moved, how often the clip held it."""
+  size = jnp.sum(weights * jnp.abs(tokens.log_ratio))
+  sums = {'weight': jnp.sum(weights), 'ratio_abs_log': size}
+  clipped = policy_losses.is_clipped(tokens, loss=loss)
+  if clipped is not None:
+    sums['clip_fraction'] = jnp.sum(weights * clipped)
+  return sums
+
+
+def _kl(
+  tokens: policy_losses.Tokens, weights: types.Array, *, kind: str, weight: str
+) -> types.Array:
   """Weighted sum of the estimates of KL(policy || reference)."""
-  assert batch.ref_logprobs is not None and batch.weights is not None
-  rows = (-1, logprobs.shape[-1])
-  weights = batch.weights.reshape(rows)
+  assert tokens.ref_logprobs is not None
   per_token = losses.kl_estimate(
-    logprobs.reshape(rows),
-    batch.ref_logprobs.reshape(rows),
-    weights > 0,
-    kind=kind,
+    tokens.logprobs, tokens.ref_logprobs, tokens.mask, kind=kind
   )
-  return jnp.sum(weights * per_token)
+  corrected = choices.pick('kl_weight', losses.KL_WEIGHTS, weight)
+  return jnp.sum(weights * corrected(tokens.log_ratio) * per_token)
+
+
+def find_pull(
+  params: types.ArrayTree,
+  batch: types.Batch,
+  all_sum: types.AllSum,
+  *,
+  decoder: decoder_lib.Decoder,
+  temperature: float,
+  chunk: int,
+  disco_beta: float,
+  disco_delta: float,
+) -> types.Batch:
+  """Adds the factor of a trust region over the whole mini-batch (DisCO's).
+
+  The gradient of (beta / 2) max(0, KL - delta)^2 is beta max(0, KL - delta)
+  times that of the KL. The factor needs the KL of all microbatches and devices,
+  so it is found beforehand; what is left to differentiate adds up.
+
+  Args:
+    params: before the update.
+    batch: weighed, [M, P, ...] of this device.
+    all_sum: over all devices.
+    decoder, temperature, chunk: as of `completion_logprobs`.
+    disco_beta, disco_delta: as of `policy_losses.kl_penalty`.
+  """
+
+  def kl(micro: types.Batch) -> types.Array:
+    logprobs, _ = completion_logprobs(
+      params, micro, decoder=decoder, temperature=temperature, chunk=chunk
+    )
+    tokens = _tokens(micro, logprobs, 1.0)
+    return -jnp.sum(_rows(micro.weights) * tokens.log_ratio)
+
+  total = all_sum(jnp.sum(jax.lax.map(kl, batch)))
+  slope = jax.grad(
+    lambda x: policy_losses.kl_penalty(x, beta=disco_beta, delta=disco_delta)
+  )
+  pull = jnp.broadcast_to(slope(total), batch.clip_radius.shape[:1])
+  return dataclasses.replace(batch, pull=jax.lax.stop_gradient(pull))
+
+
+def _pulled(
+  tokens: policy_losses.Tokens,
+  weights: types.Array,
+  pull: types.Array,
+  *,
+  disco_beta: float,
+  **_,
+) -> types.Array:
+  """This microbatch's share of the trust region: its value and gradient."""
+  kl = -jnp.sum(weights * tokens.log_ratio)
+  value = jnp.sum(weights) * jnp.square(pull) / (2.0 * disco_beta)
+  return value + pull * (kl - jax.lax.stop_gradient(kl))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from awpo_jax import config as config_lib
+from awpo_jax.ops import choices, schedules
 
 
 def make_schedule(
@@ -16,7 +17,7 @@ def make_schedule(
 
   Args:
     peak: after the warm-up.
-    schedule: `constant`, `linear` or `cosine`, from the end of the warm-up.
+    schedule: a key of `schedules.SCHEDULES`, from the end of the warm-up.
     warmup: updates of linear rise from 0.
     total: updates in all.
     final: learning rate at the end, as a fraction of the peak; unused by
@@ -26,11 +27,8 @@ def make_schedule(
     update number (from 0) -> learning rate.
   """
   rest = max(total - warmup, 1)
-  decay = {
-    'constant': optax.constant_schedule(peak),
-    'linear': optax.linear_schedule(peak, peak * final, rest),
-    'cosine': optax.cosine_decay_schedule(peak, rest, alpha=final),
-  }[schedule]
+  make = choices.pick('schedule', schedules.SCHEDULES, schedule)
+  decay = make(peak, final, rest)
   # The first update moves too: the rise starts at 1 / (warmup + 1).
   rise = optax.linear_schedule(peak / (warmup + 1), peak, max(warmup, 1))
   return optax.join_schedules([rise, decay], [warmup]) if warmup else decay
@@ -123,22 +121,22 @@ def make_optimizers(
 def make_schedules(config: config_lib.Config) -> dict[str, optax.Schedule]:
   """Phase -> learning rate by update."""
   run, sft, rl = config.run, config.sft, config.rl
-  schedules = {}
+  made = {}
   if run.sft_steps:
-    schedules['sft'] = make_schedule(
+    made['sft'] = make_schedule(
       peak=sft.sft_learning_rate,
       schedule=sft.sft_schedule,
       warmup=sft.sft_warmup,
       total=run.sft_steps,
     )
   if run.rl_steps:
-    schedules['rl'] = make_schedule(
+    made['rl'] = make_schedule(
       peak=rl.learning_rate,
       schedule=rl.schedule,
       warmup=rl.warmup,
       total=run.rl_steps * rl.minibatches,
     )
-  return schedules
+  return made
 
 
 def rounding_warning(config: config_lib.Config) -> str | None:

@@ -8,13 +8,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from awpo_jax import types
+from awpo_jax import config_objective, types
+from awpo_jax.ops import algorithms
 from awpo_jax.rollout import demonstrations as demonstrations_lib
 from awpo_jax.rollout import prompts as prompts_lib
-from awpo_jax.rollout import sampling
-from awpo_jax.training import chunks, processes, scored, sharding, train_step
+from awpo_jax.rollout import sampling, thinking
+from awpo_jax.training import chunks, filling, processes, sharding, train_step
+from awpo_jax.training import clock as clock_lib
 from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import programs as programs_lib
+from awpo_jax.training import scored as scored_lib
 
 Step = Callable[
   [train_step.TrainState, int], tuple[train_step.TrainState, 'Report']
@@ -32,7 +35,7 @@ class Report:
     ids: the prompts of the step, for a message.
     transcripts: rows for the transcripts file.
     started: `time.perf_counter()` at the start of the step.
-    rollout: what was sampled and scored, on the host; None for `sft`.
+    scored: the rollout batch of the phase `rl`.
   """
 
   phase: str
@@ -41,7 +44,12 @@ class Report:
   ids: Sequence[str]
   transcripts: Sequence[Mapping[str, Any]]
   started: float
-  rollout: types.Rollout | None = None
+  scored: filling.Scored | None = None
+
+  @property
+  def rollout(self) -> types.Rollout | None:
+    """What was sampled and scored, on the host; None for `sft`."""
+    return self.scored.rollout if self.scored else None
 
 
 def make_sft_step(
@@ -68,7 +76,7 @@ def make_sft_step(
       response_buckets=config.data.response_buckets,
       pad_id=experiment.pad_id,
       stop_ids=experiment.stop_ids,
-      overlong=_cut_or_error(config.data.overlong),
+      overlong=config.data.overlong,
       task_ids=[item.task.task_id for item in chosen],
       reader=experiment.reader,
     )
@@ -87,10 +95,6 @@ def make_sft_step(
     )
 
   return step
-
-
-def _cut_or_error(overlong: str) -> str:
-  return 'error' if overlong == 'drop' else overlong
 
 
 def _lengths(batch: types.Batch) -> tuple[int, int]:
@@ -132,6 +136,7 @@ def make_rl_step(
       where `--kl_coef` is not 0.
   """
   config = experiment.config
+  referred = config_objective.has_reference(config)
   dealt = sharding.deal(
     config.rl.prompts_per_step,
     minibatches=config.rl.minibatches,
@@ -142,31 +147,16 @@ def make_rl_step(
   dealt = np.searchsorted(rows, dealt)
 
   def step(state, index):
-    started = time.perf_counter()
-    clock = _Clock(started)
-    every, prompts = next_prompts(experiment, index)
-    tasks, prompts = (
-      [every[i] for i in rows],
-      jax.tree.map(lambda x: x[rows], prompts),
+    clock = clock_lib.Clock()
+    scored, metrics, transcripts = _collect(
+      experiment, programs, mesh, state.params, index, rows, clock
     )
-    samples = sample_ids(prompts.ids, config.rl.samples)
-    completions, texts = chunks.sample(
-      experiment,
-      programs.sample[prompts.tokens.shape[-1]],
-      mesh,
-      state.params,
-      tasks,
-      prompts,
-      samples,
-      sampling.facts(config.run.seed, 'train', index, 0),
+    rollout = scored.rollout
+    shape = (
+      rollout.prompts.tokens.shape[-1],
+      rollout.completions.tokens.shape[-1],
     )
-    clock.lap('sample')
-    rollout, metrics, transcripts = score_rollout(
-      experiment, tasks, prompts, samples, completions, texts
-    )
-    clock.lap('score')
-    shape = prompts.tokens.shape[-1], rollout.completions.tokens.shape[-1]
-    references = (reference(),) if reference and config.loss.kl_coef else ()
+    references = (reference(),) if reference and referred else ()
     prepared = programs.prepare[shape](
       state.params,
       sharding.place_split(jax.tree.map(lambda x: x[dealt], rollout), mesh),
@@ -180,47 +170,93 @@ def make_rl_step(
       rollout, trainer_logprobs=sharding.collect(trainer_logprobs, dealt)
     )
     clock.lap('prepare')
-    updates = []
-    for part in sharding.cut(
-      batch, minibatches=config.rl.minibatches, micro=config.rl.micro
-    ):
-      state, update = programs.update['rl'][shape](
-        state, sharding.place_split(part, mesh)
-      )
-      updates.append(update)
-    # The next rollout needs these parameters: waiting here costs nothing and
-    # makes the times true.
-    jax.block_until_ready(state.params)
+    state, updates = _update(
+      programs.update['rl'][shape], state, batch, config, mesh
+    )
     clock.lap('update')
     metrics |= {name: _mean(*pair) for name, pair in sums.items()}
-    metrics |= clock.laps
-    metrics['time/step'] = time.perf_counter() - started
-    sampled = completions.policy_mask.sum() / clock.laps['time/sample']
-    metrics['tokens/sampled_per_second'] = float(sampled)
+    ids = processes.gather([task.task_id for task in scored.tasks])
     return state, Report(
       phase='rl',
       updates=updates,
-      metrics=metrics,
-      ids=[task.task_id for task in every],
+      metrics=metrics | clock.laps | {'time/step': clock.total()},
+      ids=[name for some in ids for name in some],
       transcripts=transcripts,
-      started=started,
-      rollout=rollout,
+      started=clock.started,
+      scored=scored._replace(rollout=rollout),
     )
 
   return step
 
 
-class _Clock:
-  """Seconds between the parts of a step, as `time/<part>`."""
+def _update(program, state, batch, config, mesh):
+  """An update on each mini-batch of a prepared rollout batch."""
+  updates = []
+  for part in sharding.cut(
+    batch, minibatches=config.rl.minibatches, micro=config.rl.micro
+  ):
+    state, update = program(state, sharding.place_split(part, mesh))
+    updates.append(update)
+  # The next rollout needs these parameters: waiting here costs nothing and
+  # makes the times true.
+  jax.block_until_ready(state.params)
+  return state, updates
 
-  def __init__(self, started: float):
-    self._last = started
-    self.laps: dict[str, float] = {}
 
-  def lap(self, name: str) -> None:
-    now = time.perf_counter()
-    self.laps[f'time/{name}'] = now - self._last
-    self._last = now
+def _collect(
+  experiment: experiment_lib.Experiment,
+  programs: programs_lib.Programs,
+  mesh: jax.sharding.Mesh,
+  params: types.ArrayTree,
+  index: int,
+  rows: np.ndarray,
+  clock: clock_lib.Clock,
+) -> tuple[filling.Scored, dict[str, Any], list[dict[str, Any]]]:
+  """Samples and scores a rollout batch, in as many rounds as it takes.
+
+  Returns:
+    The batch (of its prompts, `rows`, those of this process), its metrics, and
+    transcripts of the first round.
+  """
+  config = experiment.config
+  judged = algorithms.reads_reasoning(
+    advantage=config.advantage.advantage, gate=config.advantage.gate
+  )
+  rounds: list[filling.Scored] = []
+  useful: list[np.ndarray] = []
+  transcripts, sampled = [], 0
+  for number in range(config.selection.sampling_rounds):
+    tasks, prompts = next_prompts(experiment, index, number)
+    tasks = [tasks[i] for i in rows]
+    prompts = jax.tree.map(lambda x: x[rows], prompts)
+    samples = sample_ids(prompts.ids, config.rl.samples)
+    completions, texts = chunks.sample(
+      experiment,
+      programs.sample[prompts.tokens.shape[-1]],
+      mesh,
+      params,
+      tasks,
+      prompts,
+      samples,
+      sampling.facts(config.run.seed, 'train', index, number),
+    )
+    sampled += int(completions.policy_mask.sum())
+    clock.lap('sample')
+    scored, shown = score_rollout(
+      experiment, tasks, prompts, samples, completions, texts
+    )
+    transcripts = transcripts or shown
+    rounds.append(scored)
+    useful.append(filling.differs(scored.rollout.rewards, judged=judged))
+    clock.lap('score')
+    if sum(map(np.sum, useful)) >= len(tasks):
+      break
+  filled = filling.fill(rounds, useful, pad_id=experiment.pad_id)
+  metrics = part_means({**filled.parts, 'differs': np.concatenate(useful)})
+  metrics['selection/differs'] = metrics.pop('reward/differs')
+  metrics['selection/rounds'] = len(rounds)
+  rate = sum(processes.gather(sampled)) / clock.laps['time/sample']
+  return filled, metrics | {'tokens/sampled_per_second': rate}, transcripts
 
 
 def _mean(total: float, count: float) -> float | None:
@@ -228,12 +264,17 @@ def _mean(total: float, count: float) -> float | None:
 
 
 def next_prompts(
-  experiment: experiment_lib.Experiment, index: int
+  experiment: experiment_lib.Experiment, index: int, number: int = 0
 ) -> tuple[list[types.Task], types.Prompts]:
-  """Tasks and padded prompts of a rollout batch, by its number."""
+  """Tasks and padded prompts of a rollout batch, by step and round.
+
+  A step has prompts for all its rounds, used or not: what a step sees hangs on
+  no other step.
+  """
   config = experiment.config
   size = config.rl.prompts_per_step
-  order = range(index * size, (index + 1) * size)
+  first = (index * config.selection.sampling_rounds + number) * size
+  order = range(first, first + size)
   tasks = [experiment.dataset.train[experiment.prompt_order[i]] for i in order]
   return tasks, encode_batch(experiment, tasks, list(order))
 
@@ -250,7 +291,7 @@ def encode_batch(
     ids,
     buckets=data.prompt_buckets,
     pad_id=experiment.pad_id,
-    overlong=_cut_or_error(data.overlong),
+    overlong=data.overlong,
     task_ids=[task.task_id for task in tasks],
   )
 
@@ -268,7 +309,7 @@ def score_rollout(
   samples: np.ndarray,
   completions: types.Completions,
   texts: Sequence[Sequence[Any]] | None = None,
-) -> tuple[types.Rollout, dict[str, Any], list[dict[str, Any]]]:
+) -> tuple[filling.Scored, list[dict[str, Any]]]:
   """Rewards of a rollout batch, cut to the response bucket it needs.
 
   Args:
@@ -281,20 +322,21 @@ def score_rollout(
       decoded here.
 
   Returns:
-    The rollout, the means of the reward's parts, and transcripts.
+    The batch, and transcripts.
   """
   config = experiment.config
   if texts is None:
     texts = prompts_lib.decode_completions(
       experiment.tokenizer, completions, experiment.stop_ids
     )
-  rewards, parts = scored.score(experiment, texts, tasks)
+  rewards, parts = scored_lib.score(experiment, texts, tasks)
   # Of every process: they run the same program, and one writes.
   told = processes.gather(
     {
       'longest': int(completions.mask.sum(axis=-1).max()),
-      'parts': {name: scored.sum_and_count(x) for name, x in parts.items()},
-      'transcripts': scored.transcripts(config, tasks, prompts, texts, rewards),
+      'transcripts': scored_lib.transcripts(
+        config, tasks, prompts, texts, rewards
+      ),
     }
   )
   longest = max(x['longest'] for x in told)
@@ -302,13 +344,6 @@ def score_rollout(
   completions = jax.tree.map(
     lambda x: x[:, :, :width] if x.ndim == 3 else x, completions
   )
-  names = dict.fromkeys(name for x in told for name in x['parts'])
-  metrics = {
-    f'reward/{name}': _mean(
-      *np.sum([x['parts'].get(name, (0, 0)) for x in told], axis=0)
-    )
-    for name in names
-  }
   shown = [x for process in told for x in process['transcripts']]
   transcripts = [row for _, row in sorted(shown, key=lambda x: x[0])]
   rollout = types.Rollout(
@@ -316,8 +351,30 @@ def score_rollout(
     completions=completions,
     rewards=rewards,
     sample_ids=samples,
+    thinking=_thinking(experiment, completions),
   )
-  return rollout, metrics, transcripts
+  return filling.Scored(tasks, rollout, parts), transcripts
+
+
+def _thinking(experiment, completions) -> np.ndarray | None:
+  """Tokens of the chain of thought, where the algorithm asks for them."""
+  if experiment.config.shaping.shaper != 'egpo':
+    return None
+  return thinking.thinking_mask(experiment.tokenizer, completions)
+
+
+def part_means(parts: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  """Mean of each part of the outcome, where it was had, as `reward/<part>`."""
+  told = processes.gather(
+    {name: scored_lib.sum_and_count(x) for name, x in parts.items()}
+  )
+  names = dict.fromkeys(name for some in told for name in some)
+  return {
+    f'reward/{name}': _mean(
+      *np.sum([some.get(name, (0, 0)) for some in told], axis=0)
+    )
+    for name in names
+  }
 
 
 def answer(

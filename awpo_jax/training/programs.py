@@ -11,20 +11,14 @@ import jax.numpy as jnp
 import optax
 
 from awpo_jax import config as config_lib
-from awpo_jax import types
+from awpo_jax import config_objective, types
 from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import lora
-from awpo_jax.ops import advantages, collectives
+from awpo_jax.ops import collectives
 from awpo_jax.rollout import sampling
 from awpo_jax.rollout.environments import protocol
-from awpo_jax.training import (
-  objectives,
-  prepare,
-  sharding,
-  train_step,
-  turn_programs,
-)
+from awpo_jax.training import bind, prepare, sharding, train_step, turn_programs
 from awpo_jax.training import shapes as shapes_lib
 
 _COMPILE_EVENT = '/jax/core/compile/backend_compile_duration'
@@ -139,7 +133,8 @@ def lower_programs(
     preparer = make_preparer(experiment, mesh)
     rows, samples = config.rl.prompts_per_step // devices, config.rl.samples
     at_once = config.rl.rollout_micro or rows
-    references = (lora.split(params)[0],) if config.loss.kl_coef else ()
+    referred = config_objective.has_reference(config)
+    references = (lora.split(params)[0],) if referred else ()
     if references:
       lowered['reference',] = make_reference(mesh).lower(params)
     for s in prompts:
@@ -258,45 +253,17 @@ def make_preparer(
   parameters.
   """
   axes: dict[str, Any] = {'batch': 0, 'trainer_logprobs': 0, 'metrics': None}
-  referred = bool(experiment.config.loss.kl_coef)
+  referred = config_objective.has_reference(experiment.config)
   return sharding.mapped(
-    functools.partial(
-      bound_prepare(experiment.config, experiment.decoder),
+    bind.bound_prepare(
+      experiment.config,
+      experiment.decoder,
       # Under `pmap` each device sees its own part alone.
       parts=sharding.parts(mesh) if sharding.is_sharded(mesh) else 1,
     ),
     mesh,
     in_axes=(None, 0, None) if referred else (None, 0),
     out_axes=prepare.Prepared(**axes),
-  )
-
-
-def bound_prepare(
-  config: config_lib.Config, decoder: decoder_lib.Decoder
-) -> functools.partial[prepare.Prepared]:
-  """`prepare.prepare_rollout` with its flags bound."""
-  logprobs = functools.partial(
-    objectives.completion_logprobs,
-    decoder=decoder,
-    temperature=config.rl.temperature,
-    chunk=config.model.logprob_chunk,
-  )
-  advantage, loss = config.advantage, config.loss
-  return functools.partial(
-    prepare.prepare_rollout,
-    awpo_advantages=functools.partial(
-      advantages.awpo_advantages, **dataclasses.asdict(advantage)
-    ),
-    clip_radius=functools.partial(
-      advantages.clip_radius,
-      clip=loss.clip,
-      clip_min=loss.clip_min,
-      clip_max=loss.clip_max,
-    ),
-    gate=advantage.gate,
-    logprobs=logprobs if config.rl.old_logprobs == 'trainer' else None,
-    ref_logprobs=logprobs if config.loss.kl_coef else None,
-    micro=config.rl.micro,
   )
 
 
@@ -307,11 +274,10 @@ def make_update(
   tx: optax.GradientTransformation,
 ) -> jax.stages.Wrapped:
   """(state, mini-batch) -> (state, metrics), over all devices."""
-  objective = make_objective(experiment, phase)
+  objective = bind.make_objective(experiment.config, experiment.decoder, phase)
   run = functools.partial(
     train_step.train_step,
-    weigh=objective['weigh'],
-    terms=objective['terms'],
+    **objective,
     tx=tx,
     constrain=functools.partial(sharding.constrain_state, mesh=mesh)
     if sharding.is_sharded(mesh)
@@ -320,39 +286,6 @@ def make_update(
   return sharding.mapped(
     run, mesh, in_axes=(None, 0), out_axes=None, donate=(0,), rows_axis=1
   )
-
-
-def make_objective(
-  experiment: Parts, phase: str
-) -> dict[str, Callable[..., Any]]:
-  """The `weigh` and `terms` of a phase, its flags bound."""
-  config = experiment.config
-  common: dict[str, Any] = {
-    'decoder': experiment.decoder,
-    'chunk': config.model.logprob_chunk,
-  }
-  if phase == 'sft':
-    return {
-      'weigh': functools.partial(objectives.weigh, aggregation='token-mean'),
-      'terms': functools.partial(objectives.sft_terms, **common),
-    }
-  return {
-    'weigh': functools.partial(
-      objectives.weigh,
-      aggregation=config.loss.aggregation,
-      max_length=config.data.response_buckets[-1],
-    ),
-    'terms': functools.partial(
-      objectives.rl_terms,
-      temperature=config.rl.temperature,
-      clip_high_factor=config.loss.clip_high_factor,
-      dual_clip=config.loss.dual_clip,
-      entropy_coef=config.loss.entropy_coef,
-      kl_coef=config.loss.kl_coef,
-      kl_estimator=config.loss.kl_estimator,
-      **common,
-    ),
-  }
 
 
 def check_model(
@@ -375,12 +308,15 @@ def check_model(
 
 def check_devices(config: Any, devices: int) -> Iterable[str]:
   """What does not divide over the devices, as text with the remedy."""
-  environment = config.environment.environment
-  if environment != 'none' and jax.process_count() > 1:
-    yield (
-      f'--environment={environment} runs its calls in one process, here are '
-      f'{jax.process_count()}: leave out --distributed.'
-    )
+  if jax.process_count() > 1:
+    # Each of these puts together what one process has.
+    for flag, used in (
+      ('--environment', config.environment.environment != 'none'),
+      ('--archive', config.run.archive),
+      ('--sampling_rounds', config.selection.sampling_rounds > 1),
+    ):
+      if used:
+        yield f'{flag} is for one process, here are {jax.process_count()}.'
   unit = devices * config.rl.micro * config.rl.minibatches
   if config.run.rl_steps and config.rl.prompts_per_step % unit:
     yield (

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from awpo_jax import config as config_lib
-from awpo_jax import types
+from awpo_jax import config_objective, types
 from awpo_jax.training import sharding
 
 
@@ -85,6 +85,11 @@ class Shapes:
         outcome_max=self.array(jnp.float32, rows),
       ),
       sample_ids=self.array(jnp.int32, *group),
+      thinking=(
+        self.array(jnp.bool_, *shape)
+        if self._config.shaping.shaper == 'egpo'
+        else None
+      ),
     )
 
   def batch(self, phase: str, prompt: int, response: int) -> types.Batch:
@@ -97,7 +102,14 @@ class Shapes:
       samples = rl.samples
     group = (prompts // self._devices // micro, micro)
     row, token = (*group, samples), (*group, samples, response)
-    referred = phase == 'rl' and self._config.loss.kl_coef
+    rl_phase = phase == 'rl'
+    referred = rl_phase and config_objective.has_reference(self._config)
+    loss = self._config.loss
+
+    def optional(wanted, shape):
+      return self._array(jnp.float32, *shape) if wanted else None
+
+    by_token = rl_phase and config_objective.has_token_advantages(self._config)
     return types.Batch(
       prompt_tokens=self.array(jnp.int32, *group, prompt),
       prompt_mask=self.array(jnp.bool_, *group, prompt),
@@ -107,7 +119,9 @@ class Shapes:
       policy_mask=self.array(jnp.bool_, *token),
       valid=self.array(jnp.bool_, *row),
       old_logprobs=self.array(jnp.float32, *token),
-      advantages=self.array(jnp.float32, *row),
+      advantages=self.array(jnp.float32, *(token if by_token else row)),
       clip_radius=self.array(jnp.float32, *group),
-      ref_logprobs=self.array(jnp.float32, *token) if referred else None,
+      ref_logprobs=optional(referred, token),
+      clip_high=optional(rl_phase and loss.clip_high != 'factor', row),
+      correction=optional(rl_phase and loss.mismatch != 'none', token),
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import jax
 
 from awpo_jax import config as config_lib
-from awpo_jax import types
+from awpo_jax import config_objective, types
 from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import lora
@@ -108,7 +108,7 @@ def restore_reference(
     CheckpointError: the checkpoint of that step is not there any more.
   """
   begun = config.run.sft_steps
-  if not config.loss.kl_coef or step <= begun:
+  if not config_objective.has_reference(config) or step <= begun:
     return None
   trained, _ = lora.split(params)
   try:

@@ -15,6 +15,7 @@ from awpo_jax.training import objectives
 
 Constrain = Callable[[types.ArrayTree], types.ArrayTree]
 Weigh = Callable[[types.Batch, types.AllSum], types.Batch]
+Before = Callable[[types.ArrayTree, types.Batch, types.AllSum], types.Batch]
 TermsFn = Callable[
   [types.ArrayTree, types.Batch], tuple[types.Array, objectives.Terms]
 ]
@@ -78,6 +79,7 @@ def train_step(
   weigh: Weigh,
   terms: TermsFn,
   tx: optax.GradientTransformation,
+  before: Before | None = None,
   constrain: Constrain = collectives.identity,
   axis_name: str | None = None,
 ) -> tuple[TrainState, StepMetrics]:
@@ -94,6 +96,8 @@ def train_step(
     weigh: adds the weights, e.g. `objectives.weigh`.
     terms: loss and metrics of a microbatch, e.g. `objectives.rl_terms`.
     tx: the optimizer.
+    before: adds what the terms need to know of the whole mini-batch under the
+      present parameters, e.g. `objectives.find_pull`; None for nothing.
     constrain: says of a tree like the parameters how it lies on the devices,
       for gradients; nothing to say where it is whole on each.
     axis_name: of the data axis; None on one device.
@@ -105,10 +109,13 @@ def train_step(
   all_sum = collectives.make_all_sum(axis_name)
   all_max = collectives.make_all_max(axis_name)
   trained, frozen = lora.split(state.params)
+  batch = weigh(batch, all_sum)
+  if before is not None:
+    batch = before(state.params, batch, all_sum)
   grads, local = accumulate(
     lambda trained, micro: terms(lora.join(trained, frozen), micro),
     trained,
-    weigh(batch, all_sum),
+    batch,
     constrain=constrain,
   )
   grads, sums = all_sum((grads, local.sums))
@@ -228,9 +235,10 @@ def update_metrics(
   if 'kl' in updates[0].sums:
     metrics['kl'] = mean('kl')
   if 'clip_fraction' in updates[0].sums:
+    metrics['clip/fraction'] = mean('clip_fraction')
+  if 'ratio_abs_log' in updates[0].sums:
     largest = max(float(u.maxima['ratio_abs_log_max']) for u in updates)
     metrics |= {
-      'clip/fraction': mean('clip_fraction'),
       'ratio/abs_log_mean': mean('ratio_abs_log'),
       'ratio/first_abs_log_mean': mean('ratio_abs_log', updates[:1]),
       'ratio/abs_log_max': largest,

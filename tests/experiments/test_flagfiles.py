@@ -2,13 +2,14 @@
 
 import pathlib
 import re
+import shlex
 
 import jax
 import pytest
 
 from awpo_jax import config as config_lib
 from awpo_jax import config_evaluation
-from awpo_jax.training import memory, programs
+from awpo_jax.training import grid, memory, programs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BASE = 'experiments/base.flags'
@@ -21,6 +22,14 @@ ALL_FILES = sorted(
 # Those of evaluate.py, which has flags of its own.
 EVALUATIONS = [file for file in ALL_FILES if '/eval_' in file]
 FILES = [file for file in ALL_FILES if file not in EVALUATIONS]
+
+
+# Lines on top of any experiment: given after its own flags file.
+ALGORITHMS = [file for file in FILES if '/algorithms/' in file]
+# Grids, of flags of `ablate.py`.
+GRIDS = [file for file in FILES if '/ablations/' in file]
+FILES = [file for file in FILES if file not in (*ALGORITHMS, *GRIDS)]
+QUICKSTART = '--flagfile=experiments/quickstart.flags'
 
 
 @pytest.fixture(autouse=True)
@@ -152,3 +161,43 @@ def test_the_table_of_memory_in_a_header_is_what_is_computed(file):
   assert found == {
     part: f'{size / 2**30:.1f}' for part, size in parts.items() if size
   }
+
+
+@pytest.mark.parametrize('file', ALGORITHMS)
+def test_an_algorithm_goes_on_top_of_an_experiment(file):
+  text = pathlib.Path(file).read_text()
+  assert text.startswith('#')
+  config = config_lib.parse([QUICKSTART, f'--flagfile={file}'])
+  # It says nothing of data, model or length of the run.
+  plain = config_lib.parse([QUICKSTART])
+  for section in ('run', 'data', 'model', 'sft', 'optimizer'):
+    assert getattr(config, section) == getattr(plain, section)
+
+
+def test_no_two_algorithms_are_the_same():
+  assert len(ALGORITHMS) > 20
+  parsed = [
+    config_lib.to_flagfile(config_lib.parse([QUICKSTART, f'--flagfile={x}']))
+    for x in ALGORITHMS
+  ]
+  assert len(set(parsed)) == len(parsed)
+
+
+@pytest.mark.parametrize('file', GRIDS)
+def test_every_cell_of_a_grid_parses(file):
+  lines = pathlib.Path(file).read_text().splitlines()
+  assert lines[0].startswith('#')
+  values = {}
+  for line in lines:
+    if line.startswith('--'):
+      name, _, value = line.removeprefix('--').partition('=')
+      values.setdefault(name, []).append(value)
+  seeds = values['seeds'][0].split(',')
+  cells = [grid.parse_cell(text, len(seeds)) for text in values['cell']]
+  assert values['baseline'][0] in [cell.name for cell in cells]
+  base = shlex.split(values['base'][0])
+  for flags in (
+    shlex.split(values['warm_start'][0]),
+    *(['--init_from=x', *cell.flags] for cell in cells),
+  ):
+    config_lib.parse([*base, *flags, '--output_dir=x', '--seed=1'])

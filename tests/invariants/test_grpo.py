@@ -1,5 +1,6 @@
 """Without gate, difficulty and dynamic clip AWPO is GRPO."""
 
+import dataclasses
 import functools
 
 import jax
@@ -75,9 +76,9 @@ def test_four_updates_equal_plain_grpo():
   assert tiny.distance(state.params, want) > 0.1 * tiny.norm(moved)
 
 
-def _grpo(outcome, reasoning, valid, *_):
-  """The place of `awpo_advantages`, with GRPO in it."""
-  del reasoning
+def _grpo(rewards, samples, **_):
+  """The place of `rollout_advantages`, with GRPO in it."""
+  outcome, valid = rewards.outcome, samples.valid
   nothing = np.zeros(outcome.shape[0], np.float32)
   result = advantages.grpo_advantages(outcome, valid)
   return advantages.Advantages(
@@ -96,9 +97,12 @@ def _grpo(outcome, reasoning, valid, *_):
 @functools.cache
 def _grpo_state():
   run = functools.partial(
-    tiny.make_prepare(**tiny.GRPO),
-    awpo_advantages=_grpo,
-    clip_radius=lambda *_, **__: np.float32(0.2),
+    tiny.make_prepare(),
+    algorithm=dataclasses.replace(
+      tiny.make_algorithm(**tiny.GRPO),
+      advantages=_grpo,
+      clip_radius=lambda *_, **__: np.float32(0.2),
+    ),
   )
   batch = jax.device_get(tiny.jit(run)(tiny.params(), _rollout()).batch)
   return tiny.updates(tiny.initial_state(), batch)[0]

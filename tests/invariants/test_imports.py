@@ -18,6 +18,7 @@ FLOORS = (
   'models',
   'rollout',
   'evaluation',
+  'config_algorithms',
   'config_rules',
   'config_objective',
   'config_judge',

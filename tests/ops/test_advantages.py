@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
 
-from awpo_jax.ops import advantages
+from awpo_jax.ops import advantages, mechanisms
 from tests.ops import awpo_cases as cases
 from tests.ops import awpo_reference
 
@@ -164,7 +164,7 @@ class WorkedNumbersTest(chex.TestCase):
     reasoning = np.float32([[0.8, 0.6, 0.1, 0.4]] * 6)
     groups = (outcome, reasoning, np.ones((6, 4), bool))
     bounds = np.float32([-3, 0] * 3), np.float32([4, 1] * 3)
-    for scale in advantages.REWARD_SCALES:
+    for scale in mechanisms.REWARD_SCALES:
       for saturation, want in (
         ('solved_calls', [False, True]),
         ('solved', [False, False]),
@@ -202,14 +202,14 @@ class EveryFlagTest(chex.TestCase):
       for name in seen:
         seen[name].add(settings.get(name))
     for name, choices in (
-      ('reward_scale', advantages.REWARD_SCALES),
-      ('mix', advantages.MIXES),
-      ('mix_advantage', advantages.MIX_ADVANTAGES),
-      ('gate', advantages.GATES),
-      ('saturation', advantages.SATURATIONS),
-      ('difficulty', advantages.DIFFICULTIES),
-      ('difficulty_scope', advantages.DIFFICULTY_SCOPES),
-      ('combine', advantages.COMBINATIONS),
+      ('reward_scale', mechanisms.REWARD_SCALES),
+      ('mix', mechanisms.MIXES),
+      ('mix_advantage', mechanisms.MIX_ADVANTAGES),
+      ('gate', mechanisms.GATES),
+      ('saturation', mechanisms.SATURATIONS),
+      ('difficulty', mechanisms.DIFFICULTIES),
+      ('difficulty_scope', mechanisms.DIFFICULTY_SCOPES),
+      ('combine', mechanisms.COMBINATIONS),
     ):
       self.assertEqual(seen[name] - {None}, set(choices))
 
@@ -286,7 +286,7 @@ class ValidSamplesTest(parameterized.TestCase):
   def test_truth_table(self):
     outcome = np.array([[True, True, False, False]])
     reasoning = np.array([[True, False, True, False]])
-    for gate in advantages.GATES:
+    for gate in mechanisms.GATES:
       got = advantages.valid_samples(outcome, reasoning, gate=gate)
       want = outcome if gate == 'none' else [[True, False, False, False]]
       np.testing.assert_array_equal(got, want)

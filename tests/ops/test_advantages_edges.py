@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
 
-from awpo_jax.ops import advantages
+from awpo_jax.ops import advantages, estimators, mechanisms
 from tests.ops import awpo_cases as cases
 
 GRPO = {'gate': 'none', 'difficulty': 'none'}
@@ -43,7 +43,7 @@ class PlainGrpoTest(chex.TestCase):
     missing = np.full((24, 5), np.nan, np.float32)
     want = _straight_line_grpo(jnp.asarray(rewards), jnp.asarray(valid))
     for combine, scope in itertools.product(
-      advantages.COMBINATIONS, advantages.DIFFICULTY_SCOPES
+      mechanisms.COMBINATIONS, mechanisms.DIFFICULTY_SCOPES
     ):
       got = advantages.awpo_advantages(
         rewards,
@@ -184,7 +184,7 @@ class DegenerateGroupsTest(chex.TestCase):
     outcome[0] = [4, 1, -3, 4]
 
     def total(rewards):
-      standardized, _ = advantages._standardize(rewards, valid, ddof=1)
+      standardized = estimators.standardize(rewards, valid)
       return jnp.sum(
         standardized * np.arange(24.0, dtype=np.float32).reshape(6, 4)
       )

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from absl.testing import parameterized
 
-from awpo_jax.ops import advantages, collectives
+from awpo_jax.ops import advantages, collectives, mechanisms
 
 GATE = np.float32([0.516861, 0.999997, 0, 0.575192, 0, 0.524143])
 COUNTED = np.ones(6, bool)
@@ -43,7 +43,7 @@ class ClipRadiusTest(chex.TestCase):
     )
     np.testing.assert_allclose(got, 0.15, rtol=1e-6)
 
-  @parameterized.parameters(*advantages.CLIPS)
+  @parameterized.parameters(*mechanisms.CLIPS)
   def test_no_group_counts(self, clip):
     got = advantages.clip_radius(
       np.full(3, np.nan, np.float32), np.zeros(3, bool), clip=clip, clip_max=0.3

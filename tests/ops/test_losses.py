@@ -8,44 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
 
-from awpo_jax.ops import advantages, collectives, losses
-
-
-def _reference_batch():
-  """Eight rows of two groups, five positions: the setting of the numbers."""
-  i, t = np.arange(8)[:, None], np.arange(5)[None, :]
-  lengths = np.array([5, 3, 4, 2, 5, 1, 3, 4])
-  old = -1.6 - 0.1 * (1 + (3 * i + 2 * t) % 7)
-  new = old + 0.3 * ((5 * i + 3 * t) % 11 - 5)
-  ref = old - 0.02 * ((i + t) % 5 - 2)
-  outcome = np.float32([[1, 0, 0, 1], [0, 0, 0, 1]])
-  scores = advantages.grpo_advantages(outcome, np.ones((2, 4), bool))
-  return (
-    np.float32(new),
-    np.float32(old),
-    np.float32(ref),
-    (t < lengths[:, None]),
-    np.asarray(scores).reshape(8),
-  )
-
-
-NEW, OLD, REF, MASK, SCORES = _reference_batch()
-
-
-def _value_and_gradient(per_token, *, aggregation, max_length=None):
-  """The weighted loss at `NEW`, and the summed size of its gradient."""
-  weights = losses.token_weights(
-    MASK,
-    aggregation=aggregation,
-    all_sum=collectives.identity,
-    max_length=max_length,
-  )
-
-  def loss(logprobs):
-    return jnp.sum(weights * per_token(logprobs))
-
-  value, gradient = jax.jit(jax.value_and_grad(loss))(NEW)
-  return value, jnp.sum(jnp.abs(gradient))
+from awpo_jax.ops import collectives, losses
+from tests.ops import reference_batch
+from tests.ops.reference_batch import MASK, NEW, OLD, REF, SCORES
 
 
 class ReferenceNumbersTest(parameterized.TestCase):
@@ -67,7 +32,9 @@ class ReferenceNumbersTest(parameterized.TestCase):
         dual_clip=dual_clip,
       )
 
-    got = _value_and_gradient(per_token, aggregation=aggregation, max_length=5)
+    got = reference_batch.value_and_gradient(
+      per_token, aggregation=aggregation, max_length=5
+    )
     np.testing.assert_allclose(got, (value, size), atol=1e-5)
 
   @parameterized.parameters(
@@ -76,12 +43,15 @@ class ReferenceNumbersTest(parameterized.TestCase):
     ('k3', 0.605973, 1.168973),
     # The value of k3, the gradient of k2.
     ('k3+', 0.605973, 0.865185),
+    ('k1+', -0.075556, 0.865185),
   )
   def test_kl(self, kind, value, size):
     def per_token(logprobs):
       return losses.kl_estimate(logprobs, REF, MASK, kind=kind)
 
-    got = _value_and_gradient(per_token, aggregation='token-mean')
+    got = reference_batch.value_and_gradient(
+      per_token, aggregation='token-mean'
+    )
     np.testing.assert_allclose(got, (value, size), atol=1e-5)
 
 
@@ -212,6 +182,7 @@ class KlEstimateTest(chex.TestCase):
     ('k2', [0.2402265, 0.2402265]),  # .6931472^2 / 2
     ('k3', [0.1931472, 0.3068528]),  # 1/2 + .6931472 - 1, 2 - .6931472 - 1
     ('k3+', [0.1931472, 0.3068528]),
+    ('k1+', [0.6931472, -0.6931472]),
   )
   def test_by_hand(self, kind, want):
     fn = self.variant(functools.partial(losses.kl_estimate, kind=kind))

@@ -149,8 +149,11 @@ def test_overlong_prompts_are_refused_or_cut_from_the_left():
   np.testing.assert_array_equal(
     batch.tokens, [[0, 0, 10, 11], [11, 12, 13, 14]]
   )
-  with pytest.raises(ValueError, match="overlong 'drop'"):
+  # What is dropped was left out before.
+  with pytest.raises(ValueError, match='task 4: 5 '):
     prompts.prompt_batch(*arguments, **options, overlong='drop')
+  with pytest.raises(ValueError, match="overlong='cut'.*truncate_left"):
+    prompts.prompt_batch(*arguments, **options, overlong='cut')
 
 
 def make_demonstrations(tokenizer, responses, buckets=(4, 8), task_ids=None):

@@ -47,12 +47,12 @@ def test_the_sampled_tokens_are_trained_on_as_they_are():
   rows = [[*spelt, stop], [*whole, stop], [*spelt[:3], *spelt[:4]], [stop]]
   sampled = _completions(rows)
   samples = phases.sample_ids(prompts.ids, 1)
-  rollout, _, transcripts = phases.score_rollout(
+  scored, transcripts = phases.score_rollout(
     experiment, tasks, prompts, samples, sampled
   )
   # Both rows read alike to the rewards, and stay what they were.
   assert [row['response'] for row in transcripts] == [WORD, WORD]
-  kept = rollout.completions
+  kept = scored.rollout.completions
   for row, tokens, mask in zip(rows, kept.tokens, kept.mask, strict=True):
     np.testing.assert_array_equal(tokens[0][mask[0]], row)
   width = kept.tokens.shape[-1]

@@ -134,14 +134,15 @@ def test_rewards_of_a_rollout(last, width):
   # Even code points: b, d, f, h, j; 2 share - 1: 1, -1, no reward, 1.
   tasks, prompts = phases.next_prompts(tiny_run.experiment(), 0)
   texts = [['b', 'a'], ['z', last], ['?', 'ab'], ['b', 'b']]
-  rollout, metrics, transcripts = phases.score_rollout(
+  scored, transcripts = phases.score_rollout(
     tiny_run.experiment(),
     tasks,
     prompts,
     phases.sample_ids(prompts.ids, 2),
     _completions(texts),
   )
-  rewards, completions = rollout.rewards, rollout.completions
+  rewards, completions = scored.rollout.rewards, scored.rollout.completions
+  metrics = phases.part_means(scored.parts)
   valid = [[True, True], [False, True], [True, True], [True, True]]
   np.testing.assert_array_equal(rewards.outcome_valid, valid)
   np.testing.assert_allclose(

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from awpo_jax.training import objectives, prepare, sharding
+from awpo_jax.training import prepare, sharding
 from tests.ops import awpo_cases, awpo_reference
 from tests.training import adapted, row_by_row, tiny
 
@@ -140,6 +140,10 @@ def test_metrics_are_sums_and_counts():
     'length/finished': (completions.finished.sum(), samples),
     'entropy': (1.5 * policy, policy),
     'ratio/sampler_abs_log_mean': (0, policy),
+    'selection/tokens': (
+      (completions.policy_mask & valid[..., None]).sum(),
+      policy,
+    ),
   }
   elsewhere = {
     'gate/amplified',
@@ -233,10 +237,8 @@ def test_without_a_gate_the_judge_need_not_answer():
 def test_log_probabilities_of_the_reference(with_adapters):
   decoder = adapted.DECODER if with_adapters else tiny.DECODER
   run = functools.partial(
-    tiny.make_prepare(trainer=False),
-    ref_logprobs=functools.partial(
-      objectives.completion_logprobs, decoder=decoder, temperature=1.0, chunk=3
-    ),
+    tiny.make_prepare(),
+    scores=tiny.make_scores(trainer=False, decoder=decoder, reference=True),
   )
   if with_adapters:
     policy, reference = adapted.params(seed=2), adapted.trained(seed=1)

@@ -9,10 +9,23 @@ import numpy as np
 import pytest
 
 from awpo_jax import config as config_lib
-from awpo_jax import config_objective
-from awpo_jax.ops import advantages
+from awpo_jax.ops import (
+  advantages,
+  algorithms,
+  clip_high,
+  mismatch,
+  selection,
+  shapers,
+)
 from awpo_jax.rollout import sampling
-from awpo_jax.training import objectives, phases, prepare, programs, sharding
+from awpo_jax.training import (
+  bind,
+  objectives,
+  phases,
+  prepare,
+  programs,
+  sharding,
+)
 from tests import test_config
 from tests.models import decoder_reference
 from tests.training import tiny_run
@@ -109,7 +122,9 @@ def test_what_does_not_divide_is_named(flags, devices, named):
 def _others():
   """The tiny experiment with a value other than the default in every flag."""
   others = test_config.OTHERS
-  config = config_lib.parse([test_config.as_flag(*x) for x in others.items()])
+  config = test_config.unchecked(
+    [test_config.as_flag(*x) for x in others.items()]
+  )
   return dataclasses.replace(tiny_run.experiment(), config=config)
 
 
@@ -119,64 +134,134 @@ def _assert_bound(bound, function, wanted):
   assert bound.keywords == wanted
 
 
+def _section(name):
+  """Names of the flags of a section."""
+  return {x.name for x in dataclasses.fields(config_lib.sections()[name])}
+
+
+def _values(*names):
+  return {name: test_config.OTHERS[name] for name in names}
+
+
+MODEL = {'temperature': 0.7, 'chunk': 13}
+
+
 def test_every_mechanism_is_bound_by_its_flags():
-  experiment, others = _others(), test_config.OTHERS
-  bound = programs.bound_prepare(experiment.config, experiment.decoder)
-  keywords = dict(bound.keywords)
-  _assert_bound(
-    keywords.pop('clip_radius'),
-    advantages.clip_radius,
-    {name: others[name] for name in ('clip', 'clip_min', 'clip_max')},
-  )
-  names = {x.name for x in dataclasses.fields(config_objective.AdvantageConfig)}
-  _assert_bound(
-    keywords.pop('awpo_advantages'),
-    advantages.awpo_advantages,
-    {name: others[name] for name in names},
-  )
-  assert bound.func is prepare.prepare_rollout
-  _assert_bound(
-    keywords.pop('ref_logprobs'),
-    objectives.completion_logprobs,
-    {'decoder': experiment.decoder, 'temperature': 0.7, 'chunk': 13},
-  )
-  # `--old_logprobs=sampler`: those of the trainer are not computed.
-  assert keywords == {'gate': 'binary', 'logprobs': None, 'micro': 2}
-
-
-def test_old_logprobs_of_the_trainer():
   experiment = _others()
-  rl = dataclasses.replace(experiment.config.rl, old_logprobs='trainer')
-  config = dataclasses.replace(experiment.config, rl=rl)
-  bound = programs.bound_prepare(config, experiment.decoder)
+  made = bind.make_algorithm(experiment.config)
   _assert_bound(
-    bound.keywords['logprobs'],
+    made.samples,
+    algorithms.make_samples,
+    _values('advantage', 'gate', 'correct'),
+  )
+  _assert_bound(
+    made.advantages,
+    algorithms.rollout_advantages,
+    _values(*_section('advantage') - {'correct'}) | {'max_length': 16},
+  )
+  _assert_bound(made.shape, shapers.shape, _values(*_section('shaping')))
+  _assert_bound(
+    made.clip_radius,
+    advantages.clip_radius,
+    _values('clip', 'clip_min', 'clip_max'),
+  )
+  _assert_bound(
+    made.select,
+    selection.selected,
+    _values(*_section('selection') - {'sampling_rounds'}),
+  )
+  _assert_bound(
+    made.clip_high,
+    clip_high.upper_radius,
+    _values('clip_high', 'clip_high_factor', 'clip_high_delta'),
+  )
+  _assert_bound(
+    made.correction,
+    mismatch.mismatch_weights,
+    _values(*('mismatch', 'mismatch_level', 'mismatch_low', 'mismatch_high')),
+  )
+  # 0.01 of k2 at u = 2: 0.01 * 2^2 / 2
+  log_p = np.float32([[[-1]]])
+  np.testing.assert_allclose(
+    made.penalty(log_p, log_p - 2, log_p < 0), [[[0.02]]], rtol=1e-6
+  )
+
+
+def test_what_is_off_is_not_computed():
+  made = bind.make_algorithm(_config())
+  assert made.clip_high is made.correction is made.penalty is None
+
+
+@pytest.mark.parametrize('source', ['trainer', 'sampler'])
+def test_log_probabilities_are_bound_by_their_flags(source):
+  experiment = _others()
+  rl = dataclasses.replace(experiment.config.rl, old_logprobs=source)
+  config = dataclasses.replace(experiment.config, rl=rl)
+  bound = bind.bound_prepare(config, experiment.decoder)
+  assert bound.func is prepare.prepare_rollout
+  scores = bound.keywords['scores']
+  assert scores.old('theirs', lambda: 'ours') == (
+    'ours' if source == 'trainer' else 'theirs'
+  )
+  _assert_bound(
+    scores.logprobs,
     objectives.completion_logprobs,
-    {'decoder': experiment.decoder, 'temperature': 0.7, 'chunk': 13},
+    MODEL | {'decoder': experiment.decoder},
+  )
+  # Shaped by egpo, with a KL: no prompts, but a reference.
+  assert scores.prompt is None and scores.reference and scores.micro == 2
+  shaping = dataclasses.replace(config.shaping, shaper='arm')
+  config = dataclasses.replace(config, shaping=shaping)
+  bound = bind.bound_prepare(config, experiment.decoder)
+  _assert_bound(
+    bound.keywords['scores'].prompt,
+    objectives.prompt_logprob,
+    MODEL | {'decoder': experiment.decoder},
   )
 
 
 def test_every_objective_is_bound_by_its_flags():
-  experiment, others = _others(), test_config.OTHERS
-  model = {'decoder': experiment.decoder, 'chunk': 13}
-  sft = programs.make_objective(experiment, 'sft')
+  experiment = _others()
+  config, decoder = experiment.config, experiment.decoder
+  sft = bind.make_objective(config, decoder, 'sft')
+  assert sft.keys() == {'weigh', 'terms'}
   _assert_bound(sft['weigh'], objectives.weigh, {'aggregation': 'token-mean'})
-  _assert_bound(sft['terms'], objectives.sft_terms, model)
-  rl = programs.make_objective(experiment, 'rl')
+  _assert_bound(
+    sft['terms'], objectives.sft_terms, {'decoder': decoder, 'chunk': 13}
+  )
+  rl = bind.make_objective(config, decoder, 'rl')
+  assert rl.keys() == {'weigh', 'terms'}
   _assert_bound(
     rl['weigh'],
     objectives.weigh,
     {'aggregation': 'seq-mean-token-mean', 'max_length': 16},
   )
-  names = (
-    *('temperature', 'clip_high_factor', 'dual_clip', 'entropy_coef'),
-    *('kl_coef', 'kl_estimator'),
+  names = ('loss', 'clip_high_factor', 'entropy_coef', 'kl_estimator')
+  wanted = _values(*names, 'kl_weight', *_section('numbers')) | {
+    'decoder': decoder,
+    'prompts': 24 // 3,
+    # It is in the reward.
+    'kl_coef': 0.0,
+    **MODEL,
+  }
+  _assert_bound(rl['terms'], objectives.rl_terms, wanted)
+
+
+def test_a_group_loss_finds_its_trust_region_first():
+  experiment = _others()
+  loss = dataclasses.replace(
+    experiment.config.loss, loss='disco', kl_placement='loss'
   )
+  config = dataclasses.replace(experiment.config, loss=loss)
+  rl = bind.make_objective(config, experiment.decoder, 'rl')
   _assert_bound(
-    rl['terms'],
-    objectives.rl_terms,
-    model | {name: others[name] for name in names},
+    rl['before'],
+    objectives.find_pull,
+    MODEL
+    | {'decoder': experiment.decoder}
+    | _values('disco_beta', 'disco_delta'),
   )
+  assert rl['terms'].keywords['kl_coef'] == test_config.OTHERS['kl_coef']
 
 
 def _run(sampler, samples):

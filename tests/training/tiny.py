@@ -4,6 +4,7 @@ Compiled programs are shared by all tests of a process, and compiled without
 optimizations: compiling is nearly all the time these tests take.
 """
 
+import dataclasses
 import functools
 import os
 
@@ -12,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from awpo_jax import config as config_lib
 from awpo_jax import types
 from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.ops import advantages, losses
+from awpo_jax.ops import losses, mismatch
 from awpo_jax.rollout import sampling
 from awpo_jax.training import (
+  bind,
   objectives,
   optimizer,
   prepare,
@@ -144,16 +147,42 @@ def with_rewards(rollout: types.Rollout, **fields) -> types.Rollout:
 
 def make_prepare(*, trainer: bool = True, clip: str = 'linear', **flags):
   """`prepare_rollout` with flags bound, for one device or a mapped axis."""
-  logprobs = functools.partial(
-    objectives.completion_logprobs, decoder=DECODER, temperature=1.0, chunk=3
-  )
   return functools.partial(
     prepare.prepare_rollout,
-    awpo_advantages=functools.partial(advantages.awpo_advantages, **flags),
-    clip_radius=functools.partial(advantages.clip_radius, clip=clip),
-    gate=flags.get('gate', 'ratio'),
-    logprobs=logprobs if trainer else None,
-    micro=MINIBATCH,
+    algorithm=make_algorithm(clip=clip, **flags),
+    scores=make_scores(trainer=trainer),
+  )
+
+
+def make_algorithm(**flags) -> prepare.Algorithm:
+  """The defaults, and flags by their names."""
+  config = config_lib.Config()
+  sections = {
+    name: dataclasses.replace(
+      getattr(config, name),
+      **{
+        field.name: flags.pop(field.name)
+        for field in dataclasses.fields(section)
+        if field.name in flags
+      },
+    )
+    for name, section in config_lib.sections().items()
+  }
+  assert not flags, flags
+  return bind.make_algorithm(config_lib.Config(**sections))
+
+
+def make_scores(
+  *, trainer: bool = True, decoder=DECODER, **options
+) -> prepare.Scores:
+  """Log-probabilities by the decoder; `options` are fields of `Scores`."""
+  logprobs = functools.partial(
+    objectives.completion_logprobs, decoder=decoder, temperature=1.0, chunk=3
+  )
+  return prepare.Scores(
+    old=mismatch.OLD_LOGPROBS['trainer' if trainer else 'sampler'],
+    logprobs=logprobs,
+    **{'prompt': None, 'reference': False, 'micro': MINIBATCH, **options},
   )
 
 

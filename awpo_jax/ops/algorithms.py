@@ -1,0 +1,291 @@
+"""How outcome and reasoning become one advantage: the flag `advantage`.
+
+`awpo` joins them by gate and difficulty weight, whatever the estimator; the
+others have their own way of adding two rewards. Each takes the scored samples
+of a rollout batch and gives `advantages.Advantages`.
+"""
+
+from collections.abc import Callable, Mapping
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from awpo_jax import types
+from awpo_jax.ops import advantages as advantages_lib
+from awpo_jax.ops import choices, collectives, estimators, masked, selection
+from awpo_jax.ops import group_stats as group_stats_lib
+from awpo_jax.ops import samples as samples_lib
+
+Array = types.Array
+Samples = samples_lib.Samples
+
+
+# Rewards before anything else.
+
+
+def unconditioned(reasoning: Array, samples: Samples) -> Array:
+  """R_rea as it comes."""
+  del samples
+  return reasoning
+
+
+def where_correct(reasoning: Array, samples: Samples) -> Array:
+  """R_rea where the outcome is correct, else 0: GDPO's order of priority."""
+  return masked.fill(reasoning, samples.correct)
+
+
+CONDITIONS: Mapping[str, Callable[..., Array]] = {
+  'none': unconditioned,
+  'correct': where_correct,
+}
+
+
+# Joint advantages.
+
+
+def awpo(
+  rewards: types.Rewards,
+  samples: Samples,
+  *,
+  ddof: int,
+  eps: float,
+  estimator: str,
+  batch_norm: str,
+  all_sum: types.AllSum,
+  **parts,
+) -> advantages_lib.Advantages:
+  """A = d [(1 - w) A_out + w A_mix], A_out and A_mix by the estimator."""
+  if parts['gate'] == 'none':
+    rewards = rewards.replace(reasoning=jnp.zeros_like(rewards.outcome))
+
+  def standardize(reward: Array) -> Array:
+    return estimators.estimate(
+      reward,
+      samples,
+      estimator=estimator,
+      batch_norm=batch_norm,
+      ddof=ddof,
+      eps=eps,
+      all_sum=all_sum,
+    )
+
+  return advantages_lib.compose(
+    rewards.outcome,
+    rewards.reasoning,
+    samples.valid,
+    rewards.outcome_min,
+    rewards.outcome_max,
+    parts=advantages_lib.make_parts(**parts),
+    standardize=standardize,
+    ddof=ddof,
+  )
+
+
+def gdpo_sum(
+  rewards: Array,
+  had: Array,
+  weights: Array,
+  *,
+  ddof: int = 1,
+  eps: float = 1e-6,
+) -> Array:
+  """S = sum_k w_k A_k, A_k of each reward on its own (arXiv:2601.05242).
+
+  Args:
+    rewards: float[K, P, G]; anything, even NaN, where not had.
+    had: bool[K, P, G].
+    weights: f32[K], of the standardized rewards.
+    ddof: 1 for unbiased standard deviations, 0 for biased ones.
+    eps: added to them.
+
+  Returns:
+    f32[P, G]; a reward that is the same throughout a group adds 0, one that is
+    missing is left out.
+  """
+  chex.assert_rank([rewards, had], 3)
+  scores = [
+    w * estimators.standardize(r, h, ddof=ddof, eps=eps)
+    for r, h, w in zip(rewards, had, weights, strict=True)
+  ]
+  return sum(scores[1:], scores[0])
+
+
+def gdpo(
+  rewards: types.Rewards,
+  samples: Samples,
+  *,
+  mix_weight: float,
+  ddof: int,
+  eps: float,
+  batch_norm: str,
+  all_sum: types.AllSum,
+  **_,
+) -> advantages_lib.Advantages:
+  """GDPO of outcome (weight 1) and reasoning (`mix_weight`), then a batch norm.
+
+  The published forms differ in that norm: `row` is the paper's and TRL's (with
+  eps 1e-4), `token` verl's and the authors' fork's.
+  """
+  both = jnp.stack([rewards.outcome, rewards.reasoning])
+  had = jnp.broadcast_to(samples.valid, both.shape)
+  total = gdpo_sum(
+    both, had, jnp.float32([1.0, mix_weight]), ddof=ddof, eps=eps
+  )
+  norm = choices.pick('batch_norm', estimators.BATCH_NORMS, batch_norm)
+  normed = norm(total, samples, all_sum=all_sum, ddof=ddof, eps=eps)
+  return _described(normed, rewards, samples, ddof=ddof, eps=eps)
+
+
+def papo(
+  rewards: types.Rewards,
+  samples: Samples,
+  *,
+  mix_weight: float,
+  ddof: int,
+  eps: float,
+  **_,
+) -> advantages_lib.Advantages:
+  """A_out + lam A_proc, decoupled (process-aware PAPO, arXiv:2603.26535).
+
+  A_out is GRPO's of the binary outcome; A_proc standardizes the reasoning over
+  the correct samples of a group alone, and is 0 elsewhere, where fewer than two
+  are correct, and where they differ by no more than eps. lam is `mix_weight`.
+  """
+  binary = samples.correct.astype(jnp.float32)
+  outcome = estimators.standardize(binary, samples.valid, ddof=ddof, eps=eps)
+  right = samples.valid & samples.correct
+  spread = group_stats_lib.group_stats(rewards.reasoning, right, ddof=ddof).std
+  process = estimators.standardize(rewards.reasoning, right, ddof=ddof, eps=eps)
+  process = masked.fill(process, (spread > eps)[:, None])
+  total = outcome + mix_weight * process
+  return _described(total, rewards, samples, ddof=ddof, eps=eps)
+
+
+def _described(
+  total: Array, rewards: types.Rewards, samples: Samples, *, ddof, eps
+) -> advantages_lib.Advantages:
+  """A finished advantage with what is logged of it: no gate, no weight."""
+  valid = samples.valid
+  stats = group_stats_lib.group_stats(rewards.outcome, valid, ddof=ddof)
+  other = group_stats_lib.group_stats(rewards.reasoning, valid, ddof=ddof)
+  counted = stats.count >= 2
+  span = jnp.maximum(rewards.outcome_max - rewards.outcome_min, eps)
+  rate = jnp.clip((stats.mean - rewards.outcome_min) / span, 0.0, 1.0)
+  each = (
+    estimators.standardize(r, valid, ddof=ddof, eps=eps)
+    for r in (rewards.outcome, rewards.reasoning)
+  )
+  return advantages_lib.Advantages(
+    total,
+    jnp.zeros(counted.shape, jnp.float32),
+    counted.astype(jnp.float32),
+    counted,
+    masked.fill(rate, counted),
+    stats.std,
+    other.std,
+    *each,
+  )
+
+
+ADVANTAGES: dict[str, Callable[..., advantages_lib.Advantages]] = {
+  'awpo': awpo,
+  'gdpo': gdpo,
+  'papo': papo,
+}
+
+
+def reads_reasoning(*, advantage: str, gate: str) -> bool:
+  """Whether an algorithm needs a judge: then a sample without is not valid."""
+  return advantage != 'awpo' or gate != 'none'
+
+
+def make_samples(
+  rollout: types.Rollout,
+  logprobs: Array,
+  *,
+  advantage: str,
+  gate: str,
+  correct: float | None,
+) -> Samples:
+  """What the estimators may know of a rollout batch.
+
+  Args:
+    rollout: of this device.
+    logprobs: f32[P, G, T], of the policy before the update.
+    advantage, gate: flags; they say whether a sample needs a judge.
+    correct: share of the way to the best outcome that counts as correct.
+
+  Returns:
+    `Samples`, without what only some algorithms ask for.
+  """
+  rewards, completions = rollout.rewards, rollout.completions
+  judged = reads_reasoning(advantage=advantage, gate=gate)
+  valid = advantages_lib.valid_samples(
+    rewards.outcome_valid,
+    rewards.reasoning_valid,
+    gate='always' if judged else 'none',
+  )
+  return Samples(
+    valid=valid,
+    mask=completions.policy_mask,
+    correct=samples_lib.is_correct(
+      rewards.outcome,
+      valid,
+      rewards.outcome_min,
+      rewards.outcome_max,
+      share=correct,
+    ),
+    logprobs=logprobs,
+    entropy=completions.entropy,
+    thinking=rollout.thinking,
+  )
+
+
+def rollout_advantages(
+  rewards: types.Rewards,
+  samples: Samples,
+  *,
+  advantage: str = 'awpo',
+  condition: str = 'none',
+  max_length: int = 0,
+  length_buffer: int = 0,
+  length_penalty: float = 1.0,
+  all_sum: types.AllSum = collectives.identity,
+  **flags,
+) -> advantages_lib.Advantages:
+  """Advantages of a rollout batch by the flags of `AdvantageConfig`.
+
+  Args:
+    rewards: of P groups; anything, even NaN, where not valid.
+    samples: of `make_samples`.
+    advantage: a key of `ADVANTAGES`.
+    condition: a key of `CONDITIONS`.
+    max_length, length_buffer, length_penalty: of `selection.length_penalty`,
+      added to the outcome.
+    all_sum: adds each leaf of a tree up over all devices.
+    **flags: of the estimator and of AWPO's parts.
+
+  Returns:
+    `Advantages`, constant under differentiation; 0 where not valid.
+
+  Raises:
+    ValueError: if a flag value is unknown.
+  """
+  function = choices.pick('advantage', ADVANTAGES, advantage)
+  conditioned = choices.pick('condition', CONDITIONS, condition)
+  outcome = masked.fill(rewards.outcome, samples.valid)
+  if length_buffer:
+    outcome += selection.length_penalty(
+      masked.count(samples.mask, axis=-1),
+      max_length=max_length,
+      buffer=length_buffer,
+      penalty=length_penalty,
+    )
+  reasoning = masked.fill(rewards.reasoning, samples.valid)
+  rewards = rewards.replace(
+    outcome=outcome, reasoning=conditioned(reasoning, samples)
+  )
+  return jax.lax.stop_gradient(
+    function(rewards, samples, all_sum=all_sum, **flags)
+  )

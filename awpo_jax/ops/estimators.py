@@ -1,0 +1,242 @@
+"""Advantage estimators, one small function per value of the flag `estimator`.
+
+Each takes the rewards of a rollout batch, f32[P, G] and 0 where not valid, and
+its `Samples`; it returns f32[P, G], or f32[P, G, T] where tokens differ. AWPO
+calls it for the outcome and for the mixed reward; with `gate=none` what is left
+is the estimator itself, on the outcome. mu and s are mean and standard
+deviation over the valid samples of a group.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax.numpy as jnp
+
+from awpo_jax import types
+from awpo_jax.ops import choices, collectives, masked
+from awpo_jax.ops import group_stats as group_stats_lib
+from awpo_jax.ops import samples as samples_lib
+
+Array = types.Array
+Samples = samples_lib.Samples
+Functions = Mapping[str, Callable[..., Array]]
+
+_WHITEN_EPSILON = 1e-8  # Under the root, as in verl.
+
+
+def standardize(
+  rewards: Array, valid: Array, *, ddof: int = 1, eps: float = 1e-6
+) -> Array:
+  """(r - mu) / (s + eps), exactly 0 where flat or not valid."""
+  stats = group_stats_lib.group_stats(rewards, valid, ddof=ddof)
+  deviation = masked.fill(rewards, valid) - stats.mean[:, None]
+  return masked.fill(deviation, valid) / (stats.std[:, None] + eps)
+
+
+def centered(rewards: Array, samples: Samples) -> Array:
+  """r - mu; 0 where not valid or alone."""
+  stats = group_stats_lib.group_stats(rewards, samples.valid)
+  return masked.fill(rewards - stats.mean[:, None], samples.counted)
+
+
+# Norms over the whole batch.
+
+
+def _moments(
+  values: Array, weights: Array, ddof: int, all_sum: types.AllSum
+) -> tuple[Array, Array]:
+  """Mean and variance under weights, over all devices."""
+  total, count = all_sum((jnp.sum(weights * values), jnp.sum(weights)))
+  mean = total / jnp.maximum(count, 1.0)
+  squares = all_sum(jnp.sum(weights * jnp.square(values - mean)))
+  return mean, squares / jnp.maximum(count - ddof, 1.0)
+
+
+def token_norm(
+  values: Array, samples: Samples, *, all_sum: types.AllSum, **_
+) -> Array:
+  """(x - mean) / sqrt(var + 1e-8) over the tokens of the batch, as verl's.
+
+  Long answers weigh more. A row without a token has no say and is 0.
+  """
+  weights = samples.mask & samples.valid[..., None]
+  if values.ndim == 2:
+    weights = jnp.sum(weights, axis=-1)
+  weights = weights.astype(jnp.float32)
+  mean, variance = _moments(values, weights, 1, all_sum)
+  scaled = (values - mean) / jnp.sqrt(variance + _WHITEN_EPSILON)
+  return masked.fill(scaled, weights > 0)
+
+
+def row_norm(
+  values: Array, samples: Samples, *, all_sum: types.AllSum, ddof, eps
+) -> Array:
+  """(x - mean) / (std + eps) over the rows of the batch, as TRL's."""
+  if values.ndim == 3:
+    raise ValueError(
+      'batch_norm=row knows one advantage a row, but a KL in the reward gives '
+      'tokens their own: set batch_norm=token'
+    )
+  weights = samples.valid.astype(jnp.float32)
+  mean, variance = _moments(values, weights, ddof, all_sum)
+  scaled = (values - mean) / (masked.sqrt(variance) + eps)
+  return masked.fill(scaled, samples.valid)
+
+
+def no_norm(values: Array, samples: Samples, **_) -> Array:
+  """As they are."""
+  del samples
+  return values
+
+
+BATCH_NORMS: Functions = {'token': token_norm, 'row': row_norm, 'none': no_norm}
+
+
+# Estimators.
+
+
+def grpo(rewards: Array, samples: Samples, *, ddof, eps, **_) -> Array:
+  """(r - mu) / (s + eps) (arXiv:2402.03300)."""
+  return standardize(rewards, samples.valid, ddof=ddof, eps=eps)
+
+
+def dr_grpo(rewards: Array, samples: Samples, **_) -> Array:
+  """r - mu (arXiv:2503.20783): hard and easy groups keep their size."""
+  return centered(rewards, samples)
+
+
+def batch_std(
+  rewards: Array, samples: Samples, *, all_sum, ddof, eps, **_
+) -> Array:
+  """(r - mu) / (std over the batch + eps) (arXiv:2508.08221)."""
+  weights = samples.valid.astype(jnp.float32)
+  _, variance = _moments(rewards, weights, ddof, all_sum)
+  return centered(rewards, samples) / (masked.sqrt(variance) + eps)
+
+
+def rloo(rewards: Array, samples: Samples, **_) -> Array:
+  """r - mean of the others = G / (G - 1) (r - mu) (arXiv:2402.14740)."""
+  count = masked.count(samples.valid, axis=1)[:, None]
+  return centered(rewards, samples) * count / jnp.maximum(count - 1.0, 1.0)
+
+
+def reinforce_pp(
+  rewards: Array, samples: Samples, *, all_sum, ddof, eps, batch_norm, **_
+) -> Array:
+  """REINFORCE++ (arXiv:2501.03262): returns of tokens, then the batch norm.
+
+    R_t = r - sum_{u >= t} beta kl_u,   no baseline of the group
+
+  Without a KL in the reward R_t = r for every token of a row.
+  """
+  returns = rewards
+  if samples.penalty is not None:
+    paid = masked.fill(samples.penalty, samples.mask)
+    later = jnp.cumsum(paid[..., ::-1], axis=-1)[..., ::-1]
+    returns = masked.fill(rewards[..., None] - later, samples.mask)
+  return _batch_normed(returns, samples, batch_norm, all_sum, ddof, eps)
+
+
+def _batch_normed(values, samples, batch_norm, all_sum, ddof, eps) -> Array:
+  norm = choices.pick('batch_norm', BATCH_NORMS, batch_norm)
+  return norm(values, samples, all_sum=all_sum, ddof=ddof, eps=eps)
+
+
+def reinforce_pp_baseline(
+  rewards: Array, samples: Samples, *, all_sum, ddof, eps, batch_norm, **_
+) -> Array:
+  """REINFORCE++ with r - mu for the reward (arXiv:2501.03262)."""
+  kept = samples.replace(valid=samples.counted)
+  return _batch_normed(
+    centered(rewards, samples), kept, batch_norm, all_sum, ddof, eps
+  )
+
+
+def opo(rewards: Array, samples: Samples, **_) -> Array:
+  """r - sum(len r) / sum(len) (arXiv:2505.23585): long answers weigh more."""
+  total = jnp.sum(samples.length * rewards, axis=1, keepdims=True)
+  length = jnp.sum(samples.length, axis=1, keepdims=True)
+  return masked.fill(rewards - total / jnp.maximum(length, 1), samples.counted)
+
+
+def gpg(rewards: Array, samples: Samples, *, all_sum, **_) -> Array:
+  """(N / number of rewards that are not 0) (r - mu) (arXiv:2504.02546)."""
+  rows, nonzero = all_sum(
+    (masked.count(samples.valid), masked.count(samples.valid & (rewards != 0)))
+  )
+  return centered(rewards, samples) * rows / jnp.maximum(nonzero, 1.0)
+
+
+def pass_at_k(rewards: Array, samples: Samples, *, ddof, eps, **_) -> Array:
+  """(best - second best) / (s + eps) for the best sample (arXiv:2503.19595)."""
+  stats = group_stats_lib.group_stats(rewards, samples.valid, ddof=ddof)
+  ordered = jnp.sort(jnp.where(samples.valid, rewards, -jnp.inf), axis=1)
+  lead = stats.maximum - ordered[:, -2] if rewards.shape[1] > 1 else 0.0
+  best = samples.counted & (rewards == stats.maximum[:, None])
+  return masked.fill((lead / (stats.std + eps))[:, None], best)
+
+
+def sign(rewards: Array, samples: Samples, **_) -> Array:
+  """1 where correct, -1 where not: what DisCO tells apart (arXiv:2505.12366).
+
+  The size of the reward does not matter; the flag `correct` sets what counts.
+  """
+  del rewards
+  return masked.fill(jnp.where(samples.correct, 1.0, -1.0), samples.valid)
+
+
+ESTIMATORS: dict[str, Callable[..., Array]] = {
+  'grpo': grpo,
+  'dr_grpo': dr_grpo,
+  'batch_std': batch_std,
+  'rloo': rloo,
+  'reinforce_pp': reinforce_pp,
+  'reinforce_pp_baseline': reinforce_pp_baseline,
+  'opo': opo,
+  'gpg': gpg,
+  'pass_at_k': pass_at_k,
+  'sign': sign,
+}
+# Those that spread a KL in the reward over tokens by themselves.
+TOKEN_RETURNS = frozenset({'reinforce_pp'})
+
+
+def estimate(
+  rewards: Array,
+  samples: Samples,
+  *,
+  estimator: str,
+  batch_norm: str = 'token',
+  ddof: int = 1,
+  eps: float = 1e-6,
+  all_sum: types.AllSum = collectives.identity,
+) -> Array:
+  """Advantages of one reward.
+
+  Args:
+    rewards: float[P, G]; anything, even NaN, where not valid.
+    samples: of the same rollout batch.
+    estimator: a key of `ESTIMATORS`.
+    batch_norm: a key of `BATCH_NORMS`, for the estimators that have one.
+    ddof: 1 for unbiased standard deviations, 0 for biased ones.
+    eps: added to standard deviations that divide.
+    all_sum: adds each leaf of a tree up over all devices.
+
+  Returns:
+    f32[P, G], or f32[P, G, T] with token returns; 0 where not valid.
+
+  Raises:
+    ValueError: if a flag value is unknown.
+  """
+  function = choices.pick('estimator', ESTIMATORS, estimator)
+  rewards = masked.fill(rewards, samples.valid)
+  if samples.penalty is not None and estimator not in TOKEN_RETURNS:
+    paid = masked.sum(samples.penalty, samples.mask, axis=-1)
+    rewards = masked.fill(rewards - paid, samples.valid)
+  return function(
+    rewards,
+    samples,
+    batch_norm=batch_norm,
+    ddof=ddof,
+    eps=eps,
+    all_sum=all_sum,
+  )

@@ -1,0 +1,112 @@
+"""Filling a rollout batch with groups that differ (dynamic sampling, DAPO).
+
+A group whose samples have equal rewards teaches nothing. Shapes stay static:
+further rounds are sampled whole, here their groups are put together, and what
+is still missing is made up of groups that do not differ.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from awpo_jax import types
+
+
+class Scored(NamedTuple):
+  """A rollout batch with its rewards, on the host.
+
+  Attributes:
+    tasks: P of them.
+    rollout: of NumPy arrays.
+    parts: name -> f32[P, G], what the outcome is made of; NaN where missing.
+  """
+
+  tasks: Sequence[types.Task]
+  rollout: types.Rollout
+  parts: Mapping[str, np.ndarray]
+
+
+def differs(rewards: types.Rewards, *, judged: bool) -> np.ndarray:
+  """bool[P], groups whose valid samples have unequal rewards.
+
+  Args:
+    rewards: of NumPy arrays.
+    judged: whether the reasoning counts, too; a sample needs both rewards then.
+  """
+  valid = rewards.outcome_valid
+  if judged:
+    valid = valid & rewards.reasoning_valid
+  found = _spread(rewards.outcome, valid)
+  return found | _spread(rewards.reasoning, valid) if judged else found
+
+
+def _spread(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
+  high = np.where(valid, values, -np.inf).max(axis=1)
+  return high > np.where(valid, values, np.inf).min(axis=1)
+
+
+def fill(
+  rounds: Sequence[Scored], useful: Sequence[np.ndarray], *, pad_id: int
+) -> Scored:
+  """One batch of the rounds': groups that differ first, in order.
+
+  Args:
+    rounds: at least one, of P groups each.
+    useful: bool[P] of each round, of `differs`.
+    pad_id: fills what is padded.
+  """
+  if len(rounds) == 1:
+    return rounds[0]
+  size = len(rounds[0].tasks)
+  good = np.concatenate(useful)
+  # Stable: the order of sampling within both kinds, then of the chosen.
+  chosen = np.sort(np.argsort(~good, kind='stable')[:size])
+  joined = jax.tree.map(
+    lambda *x: np.concatenate(x)[chosen],
+    *_alike([item.rollout for item in rounds], pad_id),
+  )
+  names = list(dict.fromkeys(n for item in rounds for n in item.parts))
+  missing = np.full(joined.sample_ids.shape, np.nan, np.float32)
+  tasks = [task for item in rounds for task in item.tasks]
+  return Scored(
+    [tasks[i] for i in chosen],
+    joined,
+    {
+      name: np.concatenate([item.parts.get(name, missing) for item in rounds])[
+        chosen
+      ]
+      for name in names
+    },
+  )
+
+
+def _alike(
+  rollouts: Sequence[types.Rollout], pad_id: int
+) -> list[types.Rollout]:
+  """Rollouts padded to the widest prompt and the widest completion."""
+  prompt = max(x.prompts.tokens.shape[-1] for x in rollouts)
+  answer = max(x.completions.tokens.shape[-1] for x in rollouts)
+
+  def left(x: np.ndarray, value: int) -> np.ndarray:
+    pad = [(0, 0), (prompt - x.shape[-1], 0)]
+    return np.pad(x, pad, constant_values=value)
+
+  def right(x: np.ndarray, value: int = 0) -> np.ndarray:
+    pad = [(0, 0), (0, 0), (0, answer - x.shape[-1])]
+    return np.pad(x, pad, constant_values=value) if x.ndim == 3 else x
+
+  def pad(rollout: types.Rollout) -> types.Rollout:
+    prompts, completions = rollout.prompts, rollout.completions
+    return rollout.replace(
+      prompts=prompts.replace(
+        tokens=left(prompts.tokens, pad_id), mask=left(prompts.mask, 0)
+      ),
+      completions=jax.tree.map(right, completions).replace(
+        tokens=right(completions.tokens, pad_id)
+      ),
+      thinking=None if rollout.thinking is None else right(rollout.thinking),
+    )
+
+  return [pad(rollout) for rollout in rollouts]

@@ -1,0 +1,133 @@
+"""Past rollouts under other flags: what would have been."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from awpo_jax import config as config_lib
+from awpo_jax import types
+from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.ops import advantages as advantages_lib
+from awpo_jax.training import archive as archive_lib
+from awpo_jax.training import bind, folders, objectives
+
+
+def variant(run: str | os.PathLike[str], *flags: str) -> config_lib.Config:
+  """The configuration of a run with other flags.
+
+  Args:
+    run: its folder.
+    *flags: `--gate=binary` and the like.
+  """
+  file = pathlib.Path(run) / folders.FLAGFILE
+  return config_lib.parse([f'--flagfile={file}', *flags])
+
+
+def advantages(
+  config: config_lib.Config, rollout: types.Rollout
+) -> advantages_lib.Advantages:
+  """What the flags would have made of a rollout, before any shaping."""
+  algorithm = bind.make_algorithm(config)
+  old = rollout.trainer_logprobs
+  if old is None:
+    old = rollout.completions.logprobs
+  samples = algorithm.samples(rollout, old)
+  return jax.device_get(algorithm.advantages(rollout.rewards, samples))
+
+
+def replay(
+  archive: archive_lib.Archive, variants: Mapping[str, config_lib.Config]
+) -> dict[str, advantages_lib.Advantages]:
+  """Advantages of all steps under each variant, [steps, P, ...]."""
+  rollouts = [archive.rollout(step) for step in archive.steps]
+  return {
+    name: jax.tree.map(
+      lambda *x: np.stack(x), *(advantages(config, x) for x in rollouts)
+    )
+    for name, config in variants.items()
+  }
+
+
+def steps(
+  made: advantages_lib.Advantages,
+) -> list[advantages_lib.Advantages]:
+  """The advantages of each step of `replay`."""
+  return [
+    jax.tree.map(lambda x, i=i: x[i], made) for i in range(len(made.gate))
+  ]
+
+
+def radii(
+  config: config_lib.Config, made: advantages_lib.Advantages
+) -> np.ndarray:
+  """f32[steps], the clip radius of each step of `replay`."""
+  radius = bind.make_algorithm(config).clip_radius
+  pairs = zip(made.gate, made.counted, strict=True)
+  return np.array([radius(gate, counted) for gate, counted in pairs])
+
+
+def score_vectors(
+  decoder: decoder_lib.Decoder,
+  params: types.ArrayTree,
+  rollout: types.Rollout,
+  *,
+  directions: int,
+  seed: int = 0,
+  chunk: int = 128,
+) -> np.ndarray:
+  """Z = grad log pi of each answer, projected on random directions.
+
+  A projection is the derivative of all log-probabilities along one direction of
+  the parameters: one forward pass each, no gradient of any row is formed.
+
+  Args:
+    decoder: of the policy.
+    params: at the time of the rollout, or near it.
+    rollout: P * G answers.
+    directions: K, well below P * G.
+    seed: fixes the directions.
+    chunk: positions whose logits exist at once.
+
+  Returns:
+    f32[P * G, K].
+  """
+  completions = rollout.completions
+  groups = rollout.sample_ids.shape
+  batch = types.Batch(
+    prompt_tokens=rollout.prompts.tokens,
+    prompt_mask=rollout.prompts.mask,
+    tokens=completions.tokens,
+    mask=completions.mask,
+    positions=completions.positions,
+    policy_mask=completions.policy_mask,
+    valid=np.ones(groups, bool),
+    old_logprobs=completions.logprobs,
+    advantages=np.zeros(groups, np.float32),
+    clip_radius=np.zeros(groups[:1], np.float32),
+  )
+
+  def total(params: types.ArrayTree) -> types.Array:
+    logprobs, _ = objectives.completion_logprobs(
+      params, batch, decoder=decoder, temperature=1.0, chunk=chunk
+    )
+    kept = jnp.where(batch.policy_mask, logprobs, 0.0)
+    return jnp.sum(kept, axis=-1).reshape(-1)
+
+  leaves, tree = jax.tree.flatten(params)
+
+  @jax.jit
+  def along(key: Any) -> types.Array:
+    keys = jax.random.split(key, len(leaves))
+    direction = [
+      jax.random.normal(k, x.shape, x.dtype)
+      for k, x in zip(keys, leaves, strict=True)
+    ]
+    return jax.jvp(total, (params,), (jax.tree.unflatten(tree, direction),))[1]
+
+  keys = jax.random.split(jax.random.key(seed), directions)
+  return np.stack([np.asarray(along(key)) for key in keys], axis=1)

@@ -1,0 +1,86 @@
+"""Runs a grid of flags x seeds and compares its cells.
+
+python experiments/ablate.py --flagfile=experiments/ablations/quickstart.flags
+
+What has ended is not run again, what was stopped goes on, what failed is tried
+again. Writes report.md, runs.csv, curves.png, scores.png and differences.png
+to --output_dir.
+"""
+
+import pathlib
+import shlex
+import sys
+
+from absl import app, flags
+
+from awpo_jax.training import comparison, comparison_plots, grid
+from awpo_jax.training import metrics as metrics_lib
+
+_OUTPUT = flags.DEFINE_string('output_dir', '', 'Folder of everything.')
+_BASE = flags.DEFINE_string('base', '', 'Flags of all cells.')
+_WARM = flags.DEFINE_string(
+  'warm_start', '', 'Flags of one run a seed that all cells start from.'
+)
+_CELLS = flags.DEFINE_multi_string(
+  'cell', [], '`name: flags`, or `name x5: flags` for the first five seeds.'
+)
+_SEEDS = flags.DEFINE_list('seeds', ['0'], 'Seeds, the same for all cells.')
+_BASELINE = flags.DEFINE_string('baseline', '', 'Cell others differ from.')
+_SET = flags.DEFINE_string('set', 'held_out', 'Evaluation set of the tables.')
+_JOBS = flags.DEFINE_integer('jobs', 1, 'Processes at once.', lower_bound=1)
+_DEVICES = flags.DEFINE_list('devices', [], 'CUDA devices, one a process.')
+_SECONDS = flags.DEFINE_float('seconds', 0, 'Limit of a cell; 0 for none.')
+_PROGRAM = pathlib.Path(__file__).with_name('train.py')
+
+
+def _grid() -> grid.Grid:
+  seeds = tuple(int(seed) for seed in _SEEDS.value)
+  cells = tuple(grid.parse_cell(text, len(seeds)) for text in _CELLS.value)
+  names = [cell.name for cell in cells]
+  for wrong, problem in (
+    (not _OUTPUT.value, '--output_dir is not set: name the folder.'),
+    (not cells, '--cell is not set: name at least one.'),
+    (len(set(names)) < len(names), f'--cell: a name twice among {names}.'),
+    (len(set(seeds)) < len(seeds), f'--seeds: a seed twice among {seeds}.'),
+    (_BASELINE.value not in names, f'--baseline: choose one of {names}.'),
+  ):
+    if wrong:
+      raise ValueError(problem)
+  base, warm = shlex.split(_BASE.value), shlex.split(_WARM.value)
+  folder = pathlib.Path(_OUTPUT.value).absolute()
+  return grid.Grid(
+    folder, tuple(base), cells, seeds, tuple(warm), _SECONDS.value
+  )
+
+
+def main(arguments: list[str]) -> None:
+  try:
+    if len(arguments) > 1:
+      raise ValueError(f'not a flag: {" ".join(arguments[1:])}')
+    made = _grid()
+  except ValueError as error:
+    sys.exit(f'{error}')
+  failed = grid.execute(
+    made, _PROGRAM, jobs=_JOBS.value, devices=_DEVICES.value
+  )
+  scores = comparison.read(made, _SET.value)
+  text = comparison.markdown(scores, failed, baseline=_BASELINE.value)
+  folder = made.folder
+  (folder / 'report.md').write_text(text + '\n')
+  comparison.write_csv(scores, failed, folder / 'runs.csv')
+  key, curves = f'eval/{_SET.value}/accuracy', {}
+  for run in grid.runs(made)[1]:
+    if run.finished:
+      rows = metrics_lib.read_metrics(run.folder / metrics_lib.METRICS_FILE)
+      curves.setdefault(run.name, {})[run.seed] = comparison.curve(rows, key)
+  comparison_plots.plot_curves(curves, folder / 'curves.png', label=key)
+  comparison_plots.plot_scores(scores, folder / 'scores.png')
+  comparison_plots.plot_scores(
+    scores, folder / 'differences.png', baseline=_BASELINE.value
+  )
+  print(f'\n{text}\n\n{folder / "report.md"}')
+  sys.exit(1 if failed else 0)
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,200 @@
+"""Joint advantages of two rewards: reference numbers, by hand, and AWPO's."""
+
+import numpy as np
+import pytest
+
+from awpo_jax import config as config_lib
+from awpo_jax import types
+from awpo_jax.ops import advantages, algorithms, estimators
+from awpo_jax.training import bind
+from tests.ops import awpo_cases
+from tests.ops import reference_batch as reference
+from tests.ops.test_estimators import REFERENCE, make_samples
+
+
+def _rewards(outcome, reasoning, low=0, high=1):
+  outcome = np.float32(outcome)
+  prompts = len(outcome)
+  return types.Rewards(
+    outcome=outcome,
+    outcome_valid=np.ones(outcome.shape, bool),
+    reasoning=np.float32(reasoning),
+    reasoning_valid=np.ones(outcome.shape, bool),
+    outcome_min=np.full(prompts, low, np.float32),
+    outcome_max=np.full(prompts, high, np.float32),
+  )
+
+
+def _flags(**changed):
+  config = config_lib.Config()
+  flags = bind.make_algorithm(config).advantages.keywords
+  return {**flags, **changed}
+
+
+def _made(rewards, samples, **changed):
+  return algorithms.rollout_advantages(rewards, samples, **_flags(**changed))
+
+
+@pytest.mark.parametrize(
+  ('flags', 'want'),
+  [
+    (
+      {'batch_norm': 'token'},
+      [
+        *(0.812402, -0.379226, -1.755199, 0.812402),
+        *(-0.127405, -1.503378, -0.127405, 1.248568),
+      ],
+    ),
+    (
+      {'batch_norm': 'row', 'eps': 1e-4},
+      [
+        *(0.864791, -0.231731, -1.497852, 0.864791),
+        *(0, -1.266121, 0, 1.266121),
+      ],
+    ),
+  ],
+)
+def test_gdpo_reference_numbers(flags, want):
+  rewards = _rewards(reference.OUTCOME, reference.FORMAT)
+  got = _made(rewards, REFERENCE, advantage='gdpo', **flags)
+  np.testing.assert_allclose(np.reshape(got.advantages, 8), want, atol=1e-5)
+  assert not got.gate.any()
+  np.testing.assert_array_equal(got.difficulty, [1, 1])
+  np.testing.assert_allclose(got.solve_rate, [0.5, 0.25])
+
+
+def test_gdpo_tells_apart_what_a_sum_does_not():
+  # Totals (0, 1) and (0, 2): GRPO has -+.7071 for both.
+  both = np.float32([[[0, 1], [0, 1]], [[0, 0], [0, 1]]])
+  had = np.ones(both.shape, bool)
+  got = algorithms.gdpo_sum(both, had, np.ones(2))
+  half = np.sqrt(0.5)
+  np.testing.assert_allclose(
+    got, [[-half, half], [-2 * half, 2 * half]], rtol=1e-5
+  )
+  total = advantages.grpo_advantages(both.sum(axis=0), had[0])
+  np.testing.assert_allclose(total, [[-half, half]] * 2, rtol=1e-5)
+  # A reward that is missing is left out, a weight counts after the norm.
+  had[1, 1] = False
+  both[1, 1] = np.nan
+  got = algorithms.gdpo_sum(both, had, np.array([2.0, 1.0]))
+  np.testing.assert_allclose(got, [[-2 * half, 2 * half]] * 2, rtol=1e-5)
+
+
+def test_papo_by_hand():
+  # Outcome 1 1 1 0: mean 3/4, std 1/2: .5 .5 .5 -1.5. Reasoning .2 .4 .6 of
+  # the correct ones: mean .4, std .2: -1 0 1, and nothing for the wrong one.
+  # The second group has one correct sample, the third three that are equal.
+  rewards = _rewards(
+    [[1, 1, 1, 0], [0, 0, 0, 1], [1, 1, 1, 0]],
+    [[0.2, 0.4, 0.6, 1], [0.9, 0.1, 0.2, 0.3], [0.1, 0.1, 0.1, 0.9]],
+  )
+  samples = make_samples(
+    np.ones((3, 4)), np.ones((3, 4), int), correct=rewards.outcome == 1
+  )
+  got = _made(rewards, samples, advantage='papo', mix_weight=0.5)
+  outcome = np.array([0.5, 0.5, 0.5, -1.5])
+  np.testing.assert_allclose(
+    got.advantages,
+    [outcome + [-0.5, 0, 0.5, 0], [-0.5, -0.5, -0.5, 1.5], outcome],
+    atol=1e-5,
+  )
+
+
+def test_reasoning_where_the_outcome_is_correct():
+  rewards = _rewards([[1, 1, 0, 0]], [[0.2, 0.4, 0.6, 0.8]])
+  samples = make_samples(
+    np.ones((1, 4)), np.ones((1, 4), int), correct=rewards.outcome == 1
+  )
+  always = {'gate': 'always', 'difficulty': 'none', 'saturation': 'none'}
+  got = _made(rewards, samples, condition='correct', **always)
+  want = advantages.grpo_advantages(
+    np.float32([[1.2, 1.4, 0, 0]]), np.ones((1, 4), bool)
+  )
+  np.testing.assert_allclose(got.advantages, want, atol=1e-6)
+
+
+def test_awpo_is_awpo_bit_for_bit():
+  # The flags' defaults are those of the function, whatever the estimator.
+  outcome, reasoning, valid, low, high = awpo_cases.random_groups(3)
+  rewards = types.Rewards(outcome, valid, reasoning, valid, low, high)
+  samples = make_samples(valid, np.ones(valid.shape, int))
+  got = _made(rewards, samples)
+  want = advantages.awpo_advantages(outcome, reasoning, valid, low, high)
+  for ours, theirs in zip(
+    (got.advantages, got.gate, got.difficulty, got.mix_std),
+    (want.advantages, want.gate, want.difficulty, want.mix_std),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize('estimator', estimators.ESTIMATORS)
+def test_without_a_gate_the_estimator_is_left(estimator):
+  outcome, reasoning, valid, low, high = awpo_cases.random_groups(4)
+  rewards = types.Rewards(outcome, valid, reasoning, valid, low, high)
+  samples = make_samples(valid, np.full(valid.shape, 2), correct=valid)
+  got = _made(
+    rewards, samples, gate='none', difficulty='none', estimator=estimator
+  )
+  want = estimators.estimate(outcome, samples, estimator=estimator)
+  counted = valid.sum(axis=1) >= 2
+  np.testing.assert_array_equal(got.advantages[counted], want[counted])
+
+
+def test_long_answers_lose_outcome():
+  # Limit 8, buffer 4: lengths 4, 6, 8 lose 0, 1/2, 1 of 1, 1, 1.
+  rewards = _rewards([[1, 1, 1]], np.zeros((1, 3)))
+  samples = make_samples(np.ones((1, 3)), [[4, 6, 8]])
+  got = _made(
+    rewards,
+    samples,
+    gate='none',
+    difficulty='none',
+    estimator='dr_grpo',
+    max_length=8,
+    length_buffer=4,
+  )
+  np.testing.assert_allclose(got.advantages, [[0.5, 0, -0.5]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('share', 'want'),
+  [(None, [[0, 0, 0]]), (1.0, [[0, 0, 1]]), (0.5, [[0, 1, 1]])],
+)
+def test_what_is_correct(share, want):
+  # Bounds -3 and 4; half of the way is .5. What is not valid is not correct.
+  completions = types.Completions(
+    tokens=np.zeros((1, 4, 1), np.int32),
+    mask=np.ones((1, 4, 1), bool),
+    policy_mask=np.ones((1, 4, 1), bool),
+    positions=np.zeros((1, 4, 1), np.int32),
+    turn=np.zeros((1, 4, 1), np.int32),
+    logprobs=np.zeros((1, 4, 1), np.float32),
+    entropy=np.zeros((1, 4, 1), np.float32),
+    finished=np.ones((1, 4), bool),
+  )
+  rewards = _rewards([[-3, 0.5, 4, np.nan]], np.zeros((1, 4)), -3, 4)
+  rewards = rewards.replace(outcome_valid=np.isfinite(rewards.outcome))
+  rollout = types.Rollout(
+    prompts=None, completions=completions, rewards=rewards, sample_ids=None
+  )
+  samples = algorithms.make_samples(
+    rollout, completions.logprobs, advantage='awpo', gate='none', correct=share
+  )
+  np.testing.assert_array_equal(samples.correct, [[*want[0], 0]])
+
+
+@pytest.mark.parametrize('advantage', algorithms.ADVANTAGES)
+@pytest.mark.parametrize('gate', ['none', 'ratio'])
+def test_who_needs_a_judge(advantage, gate):
+  got = algorithms.reads_reasoning(advantage=advantage, gate=gate)
+  assert got == (advantage != 'awpo' or gate != 'none')
+
+
+def test_unknown_values_are_refused():
+  rewards = _rewards(reference.OUTCOME, reference.FORMAT)
+  with pytest.raises(ValueError, match='awpo, gdpo, papo'):
+    _made(rewards, REFERENCE, advantage='sum')
+  with pytest.raises(ValueError, match='none, correct'):
+    _made(rewards, REFERENCE, condition='right')

@@ -1,0 +1,149 @@
+"""Parts of algorithms that do not go together are refused by name."""
+
+import pytest
+
+from awpo_jax import config as config_lib
+
+GRPO = ('--gate=none', '--difficulty=none', '--clip=fixed')
+
+
+def _parse(*flags):
+  needed = ('--output_dir=run', '--model=model.json', '--rl_steps=2')
+  return config_lib.parse([*needed, *GRPO, *flags])
+
+
+REWARD = ('--kl_placement=reward', '--kl_coef=0.1')
+DISCO = ('--loss=disco', '--estimator=sign', '--correct=1')
+PER_ROW = '--aggregation=seq-mean-token-mean'
+WRONG = {
+  # What the sources leave open has no default.
+  '--loss=dro needs --dro_beta': ['--loss=dro'],
+  '--shaper=arm needs --arm_alpha': ['--shaper=arm', '--correct=1'],
+  '--shaper=arm needs --correct': ['--shaper=arm', '--arm_alpha=1'],
+  '--shaper=token_entropy needs --entropy_kappa': [
+    *('--shaper=token_entropy', '--entropy_alpha=0.4'),
+  ],
+  '--shaper=token_entropy needs --entropy_alpha': [
+    *('--shaper=token_entropy', '--entropy_kappa=2'),
+  ],
+  '--clip_high=adaptive needs --clip_high_delta': ['--clip_high=adaptive'],
+  '--advantage=papo needs --correct': ['--advantage=papo'],
+  '--condition=correct needs --correct': [
+    *('--condition=correct', '--gate=always'),
+  ],
+  '--estimator=sign needs --correct': ['--estimator=sign', '--loss=disco_b'],
+  # Two rewards with their own way.
+  '--advantage=gdpo needs one: name a judge': [
+    *('--advantage=gdpo', '--judge=none'),
+  ],
+  '--advantage=gdpo has an estimator of its own': [
+    *('--advantage=gdpo', '--estimator=rloo'),
+  ],
+  '--advantage=gdpo knows no gate': ['--advantage=gdpo', '--gate=ratio'],
+  '--advantage=papo knows no difficulty': [
+    *('--advantage=papo', '--correct=1', '--difficulty=banded'),
+  ],
+  '--advantage=gdpo has no gate for --clip=linear': [
+    *('--advantage=gdpo', '--clip=linear'),
+  ],
+  '--estimator=sign knows no gate': [*DISCO, '--gate=ratio'],
+  '--gate=none does not read': ['--condition=correct', '--correct=1'],
+  # Losses.
+  '--loss=ppo and --estimator=sign': ['--estimator=sign', '--correct=1'],
+  '--loss=disco and --estimator=grpo': ['--loss=disco'],
+  '--loss=sapo has no clip': ['--loss=sapo', '--clip=linear'],
+  '--dual_clip=3.0 belongs to --loss=ppo': [
+    *('--loss=reinforce', '--dual_clip=3'),
+  ],
+  '--two_sided=4.0 belongs to --loss=ppo': [
+    *('--loss=gspo', PER_ROW, '--two_sided=4'),
+  ],
+  '--loss=gspo has one number an answer': ['--loss=gspo'],
+  '--loss=luspo has one number an answer': [
+    *('--loss=luspo', '--aggregation=token-sum'),
+  ],
+  '--loss=disco bounds a mean over tokens': [*DISCO, PER_ROW],
+  'but --loss=disco compares groups': [
+    *(*DISCO, '--mismatch=tis', '--old_logprobs=trainer'),
+  ],
+  '--mismatch=icepop corrects': [
+    *('--mismatch=icepop', '--old_logprobs=sampler'),
+  ],
+  # KL.
+  '--loss=apa holds to the policy': ['--loss=apa', '--kl_coef=0.1'],
+  '--kl_placement=reward needs --kl_coef': ['--kl_placement=reward'],
+  '--kl_weight=ratio is of a term': [
+    *(*REWARD, '--kl_weight=ratio', '--kl_estimator=k3'),
+  ],
+  '--kl_weight=ratio corrects the value': [
+    *('--kl_coef=0.1', '--kl_weight=ratio', '--kl_estimator=k2'),
+  ],
+  'changes the reward that --gate=ratio reads': [*REWARD, '--gate=ratio'],
+  '--kl_placement=reward needs one graded reward': [
+    *(*REWARD, '--advantage=gdpo'),
+  ],
+  # Tokens.
+  'which --loss=gspo does not know': [
+    *('--loss=gspo', PER_ROW, '--shaper=token_entropy'),
+    *('--entropy_alpha=0.4', '--entropy_kappa=2'),
+  ],
+  'but --estimator=sign has none': [*DISCO, '--shaper=egpo'],
+  'but --loss=gmpo is of whole answers': [
+    *('--loss=gmpo', PER_ROW, '--entropy_share=0.2'),
+  ],
+  'which --loss=gspo with --clip_high=factor does not know': [
+    *(*REWARD, '--estimator=reinforce_pp', '--loss=gspo', PER_ROW),
+  ],
+  '--batch_norm=row do not know': [
+    *(*REWARD, '--estimator=reinforce_pp', '--batch_norm=row'),
+  ],
+  '--clip_high=adaptive needs one advantage': [
+    *('--clip_high=adaptive', '--clip_high_delta=0.1'),
+    *('--shaper=token_entropy', '--entropy_alpha=0.4', '--entropy_kappa=2'),
+  ],
+  # Numbers.
+  '--eps=0.0': ['--eps=0'],
+  '--correct=1.5': ['--correct=1.5'],
+  '--entropy_share=0.0': ['--entropy_share=0'],
+  '--sampling_rounds=0': ['--sampling_rounds=0'],
+  '--length_buffer=999 is longer': ['--length_buffer=999'],
+  '--length_buffer=-1': ['--length_buffer=-1'],
+  '--sapo_tau=(1.0,)': ['--sapo_tau=1'],
+  '--vespo_positive=(0.0, 1.0)': ['--vespo_positive=0,1'],
+  '--egpo_alpha=nan': ['--egpo_alpha=nan'],
+  '--egpo_lambda=-1.0': ['--egpo_lambda=-1'],
+  '--mismatch_high=0.0': ['--mismatch_high=0'],
+  '--tv_bound=-0.1': ['--tv_bound=-0.1'],
+  '--clip_max=1.5: above 0 and below 1': ['--clip_max=1.5'],
+  '--clip_max=-1.0: above 0 and below inf': [
+    *('--clip_max=-1', '--loss=cispo'),
+  ],
+}
+
+
+@pytest.mark.parametrize('named', WRONG)
+def test_what_makes_no_sense_is_refused_by_name(named):
+  with pytest.raises(config_lib.ConfigError) as raised:
+    _parse(*WRONG[named])
+  assert named in str(raised.value)
+  # Nothing else is wrong with it.
+  assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+  'flags',
+  [
+    # Any estimator under AWPO's gate, weight and clip.
+    ['--gate=ratio', '--difficulty=banded', '--estimator=opo'],
+    ['--loss=gspo', PER_ROW, '--clip=linear', '--clip_min=1e-4'],
+    ['--loss=cispo', '--clip_max=10', '--clip_high_factor=0.02'],
+    ['--loss=dro', '--dro_beta=0.1', '--mismatch=tis', '--mismatch_level=row'],
+    ['--advantage=gdpo', '--loss=sapo', '--shaper=egpo'],
+    [*REWARD, '--estimator=rloo', '--kl_estimator=k1'],
+    [*REWARD, '--estimator=reinforce_pp', '--empty_groups=drop'],
+    ['--kl_coef=0.1', '--kl_weight=ratio', '--kl_estimator=k1'],
+    [*DISCO, '--unfinished=drop', '--sampling_rounds=4'],
+  ],
+)
+def test_what_goes_together_is_let_through(flags):
+  _parse(*flags)

@@ -1,0 +1,149 @@
+"""Rollouts come back as they were, whole or not at all."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+import tensorstore as ts
+
+from awpo_jax import types
+from awpo_jax.training import archive, filling
+from tests.training import tiny
+
+
+def _scored(seed, *, width=tiny.RESPONSE, **parts):
+  rollout = tiny.rollout(seed)
+  completions = jax.tree.map(
+    lambda x: x[:, :, :width] if x.ndim == 3 else x, rollout.completions
+  )
+  task = types.Task('', '', '', (), '', '')
+  return filling.Scored(
+    [
+      dataclasses.replace(task, task_id=f'{seed}_{p}')
+      for p in range(tiny.PROMPTS)
+    ],
+    rollout.replace(completions=completions),
+    parts,
+  )
+
+
+def _writer(folder, resume_step=0):
+  return archive.Writer(
+    folder, prompt_width=12, response_width=9, resume_step=resume_step
+  )
+
+
+def _assert_same(got, want):
+  jax.tree.map(np.testing.assert_array_equal, got, want)
+  assert jax.tree.map(lambda x: x.dtype, got) == jax.tree.map(
+    lambda x: x.dtype, want
+  )
+
+
+PART = np.float32([[1, np.nan, 0, 1]] * tiny.PROMPTS)
+
+
+def test_every_array_comes_back(tmp_path):
+  writer = _writer(tmp_path)
+  first = _scored(0, solved=PART)
+  # Another bucket, and other parts.
+  second = _scored(1, width=4, correctness=2 * PART)
+  writer.append(3, first)
+  # Readable while it is written to; what is opened once does not change.
+  early = archive.open_archive(tmp_path)
+  writer.append(5, second)
+  got = archive.open_archive(tmp_path)
+  assert early.steps == [3] and got.steps == [3, 5] and len(got) == 2
+  _assert_same(got.rollout(3), first.rollout)
+  _assert_same(got.rollout(5), second.rollout)
+  assert got.tasks(5)[:2] == ['1_0', '1_1']
+  np.testing.assert_array_equal(got.parts(3)['solved'], PART)
+  np.testing.assert_array_equal(got.parts(5)['correctness'], 2 * PART)
+  assert list(got.parts(3)) == ['solved']
+
+
+def test_arrays_are_lazy(tmp_path):
+  _writer(tmp_path).append(1, _scored(0))
+  step = archive.open_archive(tmp_path)[1]
+  tokens = step['completions/tokens']
+  assert isinstance(tokens, ts.TensorStore)
+  assert tokens.shape == (tiny.PROMPTS, tiny.SAMPLES, tiny.RESPONSE)
+  np.testing.assert_array_equal(
+    tokens[2:4].read().result(), tiny.rollout(0).completions.tokens[2:4]
+  )
+  with pytest.raises(KeyError, match='no step 2, but .1.'):
+    archive.open_archive(tmp_path)[2]
+  with pytest.raises(KeyError, match='rewards/style'):
+    step['rewards/style']
+
+
+def test_what_some_algorithms_ask_for_is_kept(tmp_path):
+  scored = _scored(0)
+  mask = scored.rollout.completions.policy_mask
+  rollout = scored.rollout.replace(
+    thinking=mask, trainer_logprobs=np.where(mask, -1, 0).astype(np.float32)
+  )
+  _writer(tmp_path).append(1, scored._replace(rollout=rollout))
+  _assert_same(archive.open_archive(tmp_path).rollout(1), rollout)
+
+
+@pytest.mark.parametrize('resume_step', [0, 3, 4, 9])
+def test_cut_where_the_run_goes_on(tmp_path, resume_step):
+  writer = _writer(tmp_path)
+  for step in (3, 5):
+    writer.append(step, _scored(step))
+  writer = _writer(tmp_path, resume_step)
+  kept = [step for step in (3, 5) if step <= resume_step]
+  assert archive.open_archive(tmp_path).steps == kept
+  # Rows that were cut are written over, by fewer tokens too.
+  writer.append(11, _scored(7, width=4))
+  got = archive.open_archive(tmp_path)
+  assert got.steps == [*kept, 11]
+  for step in kept:
+    _assert_same(got.rollout(step), _scored(step).rollout)
+  _assert_same(got.rollout(11), _scored(7, width=4).rollout)
+
+
+def test_a_step_is_there_once_its_line_is_whole(tmp_path):
+  writer = _writer(tmp_path)
+  writer.append(1, _scored(0))
+  writer.append(2, _scored(1))
+  index = tmp_path / archive.INDEX_FILE
+  whole = index.read_bytes()
+  first = whole.index(b'\n') + 1
+  # However many bytes of the second line a killed process left.
+  for length in (first, first + 1, len(whole) - 1):
+    index.write_bytes(whole[:length])
+    assert archive.open_archive(tmp_path).steps == [1]
+  # And a writer goes on from there.
+  _writer(tmp_path, 5).append(6, _scored(2))
+  assert archive.open_archive(tmp_path).steps == [1, 6]
+  assert len([json.loads(x) for x in index.read_text().splitlines()]) == 2
+
+
+def test_steps_come_in_order(tmp_path):
+  writer = _writer(tmp_path)
+  writer.append(2, _scored(0))
+  with pytest.raises(ValueError, match='Step 2 comes after step 2'):
+    writer.append(2, _scored(0))
+
+
+def test_no_archive(tmp_path):
+  with pytest.raises(FileNotFoundError, match='--archive'):
+    archive.open_archive(tmp_path)
+
+
+def test_it_is_compressed(tmp_path):
+  _writer(tmp_path).append(1, _scored(0))
+  scored = _scored(0)
+  raw = sum(x.nbytes for x in jax.tree.leaves(scored.rollout))
+  stored = sum(
+    x.stat().st_size
+    for x in tmp_path.rglob('*')
+    if x.is_file() and 'c' in x.relative_to(tmp_path).parts
+  )
+  assert stored < 0.6 * raw
+  tokens = scored.rollout.completions.policy_mask.sum()
+  assert archive.bytes_per_token(tmp_path) > stored / tokens
