@@ -17,10 +17,10 @@ from awpo_jax import (
   config_environment,
   config_judge,
   config_rules,
+  config_training,
 )
 from awpo_jax import config_objective as objective
 from awpo_jax.models import adapters, induction
-from awpo_jax.ops import mismatch, schedules
 from awpo_jax.rollout import prompts
 
 
@@ -160,66 +160,6 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class SftConfig:
-  """Supervised fine-tuning on demonstrations."""
-
-  sft_batch: int = _flag(32, 'Demonstrations of an update.')
-  sft_micro: int = _flag(8, 'Demonstrations of a microbatch.')
-  sft_learning_rate: float = _flag(1e-3, 'Peak learning rate.')
-  sft_schedule: str = _flag(
-    'cosine',
-    'Learning rate after the warm-up.',
-    schedules.SCHEDULES,
-  )
-  sft_warmup: int = _flag(10, 'Updates of linear warm-up.')
-
-
-@dataclasses.dataclass(frozen=True)
-class RlConfig:
-  """Rollouts and the updates on them."""
-
-  prompts_per_step: int = _flag(32, 'Prompts of a rollout batch, P.')
-  samples: int = _flag(8, 'Answers sampled for each prompt, G.')
-  rollout_micro: int = _flag(
-    0,
-    'Prompts that each device answers at once; 0: all of its share. They are '
-    'judged while the next are answered.',
-  )
-  minibatches: int = _flag(4, 'Updates on each rollout batch.')
-  micro: int = _flag(1, 'Prompts of a microbatch; all their answers with them.')
-  temperature: float = _flag(1.0, 'Of sampler and trainer alike.')
-  old_logprobs: str = _flag(
-    'trainer',
-    'Log-probabilities the ratio starts from.',
-    mismatch.OLD_LOGPROBS,
-  )
-  learning_rate: float = _flag(1e-6, 'Peak learning rate.')
-  schedule: str = _flag(
-    'constant',
-    'Learning rate after the warm-up.',
-    schedules.SCHEDULES,
-  )
-  warmup: int = _flag(0, 'Updates of linear warm-up.')
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-  """AdamW, for both phases."""
-
-  adam_b1: float = _flag(0.9, 'Decay of the first moment.')
-  adam_b2: float = _flag(0.999, 'Decay of the second moment.')
-  adam_eps: float = _flag(1e-8, 'Added to the root of the second moment.')
-  weight_decay: float = _flag(0.0, 'Decoupled weight decay.')
-  max_grad_norm: float = _flag(1.0, 'Global norm gradients are clipped to.')
-  first_moment_dtype: str = _flag(
-    'float32',
-    'Of the first moment; the second is float32, as bfloat16 could not move '
-    'by 1 - adam_b2.',
-    ('float32', 'bfloat16'),
-  )
-
-
-@dataclasses.dataclass(frozen=True)
 class Config:
   """Everything an experiment is."""
 
@@ -231,9 +171,9 @@ class Config:
     config_environment.EnvironmentConfig()
   )
   model: ModelConfig = ModelConfig()
-  sft: SftConfig = SftConfig()
-  rl: RlConfig = RlConfig()
-  optimizer: OptimizerConfig = OptimizerConfig()
+  sft: config_training.SftConfig = config_training.SftConfig()
+  rl: config_training.RlConfig = config_training.RlConfig()
+  optimizer: config_training.OptimizerConfig = config_training.OptimizerConfig()
   advantage: objective.AdvantageConfig = objective.AdvantageConfig()
   shaping: objective.ShapingConfig = objective.ShapingConfig()
   selection: objective.SelectionConfig = objective.SelectionConfig()

@@ -303,7 +303,7 @@ def disco(
 
 
 GROUP_LOSSES: Losses = {'disco': disco, 'disco_b': disco_b}
-LOSSES: Losses = TOKEN_LOSSES | ROW_LOSSES | GROUP_LOSSES
+LOSSES: Losses = {**TOKEN_LOSSES, **ROW_LOSSES, **GROUP_LOSSES}
 # Those that take the radius of the flag `clip`.
 CLIPPED = frozenset({'ppo', 'gspo', 'gspo_token', 'luspo', 'cispo', 'gmpo'})
 # Those that read `ref_logprobs`.

@@ -220,7 +220,8 @@ def prompt_batch(
     ValueError: a prompt is too long, or `overlong` is unknown.
   """
   fit = choices.pick('overlong', OVERLONG, overlong)
-  largest, names = max(buckets), task_ids or ids
+  largest = max(buckets)
+  names: Sequence[str | int] = task_ids or ids
   encoded = [fit(x, largest, n) for x, n in zip(encoded, names, strict=True)]
   width = smallest_bucket(max(map(len, encoded)), buckets)
   tokens = np.full((len(encoded), width), pad_id, np.int32)

@@ -12,7 +12,7 @@ from awpo_jax import config_objective, types
 from awpo_jax.ops import algorithms
 from awpo_jax.rollout import demonstrations as demonstrations_lib
 from awpo_jax.rollout import prompts as prompts_lib
-from awpo_jax.rollout import sampling, thinking
+from awpo_jax.rollout import sampling
 from awpo_jax.training import chunks, filling, processes, sharding, train_step
 from awpo_jax.training import clock as clock_lib
 from awpo_jax.training import experiment as experiment_lib
@@ -174,7 +174,7 @@ def make_rl_step(
       programs.update['rl'][shape], state, batch, config, mesh
     )
     clock.lap('update')
-    metrics |= {name: _mean(*pair) for name, pair in sums.items()}
+    metrics |= {name: scored_lib.mean(*pair) for name, pair in sums.items()}
     ids = processes.gather([task.task_id for task in scored.tasks])
     return state, Report(
       phase='rl',
@@ -224,7 +224,8 @@ def _collect(
   )
   rounds: list[filling.Scored] = []
   useful: list[np.ndarray] = []
-  transcripts, sampled = [], 0
+  transcripts: list[dict[str, Any]] = []
+  sampled = 0
   for number in range(config.selection.sampling_rounds):
     tasks, prompts = next_prompts(experiment, index, number)
     tasks = [tasks[i] for i in rows]
@@ -252,15 +253,13 @@ def _collect(
     if sum(map(np.sum, useful)) >= len(tasks):
       break
   filled = filling.fill(rounds, useful, pad_id=experiment.pad_id)
-  metrics = part_means({**filled.parts, 'differs': np.concatenate(useful)})
+  metrics = scored_lib.part_means(
+    {**filled.parts, 'differs': np.concatenate(useful)}
+  )
   metrics['selection/differs'] = metrics.pop('reward/differs')
   metrics['selection/rounds'] = len(rounds)
   rate = sum(processes.gather(sampled)) / clock.laps['time/sample']
   return filled, metrics | {'tokens/sampled_per_second': rate}, transcripts
-
-
-def _mean(total: float, count: float) -> float | None:
-  return float(total) / float(count) if count else None
 
 
 def next_prompts(
@@ -351,30 +350,9 @@ def score_rollout(
     completions=completions,
     rewards=rewards,
     sample_ids=samples,
-    thinking=_thinking(experiment, completions),
+    thinking=scored_lib.thinking_of(experiment, completions),
   )
   return filling.Scored(tasks, rollout, parts), transcripts
-
-
-def _thinking(experiment, completions) -> np.ndarray | None:
-  """Tokens of the chain of thought, where the algorithm asks for them."""
-  if experiment.config.shaping.shaper != 'egpo':
-    return None
-  return thinking.thinking_mask(experiment.tokenizer, completions)
-
-
-def part_means(parts: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  """Mean of each part of the outcome, where it was had, as `reward/<part>`."""
-  told = processes.gather(
-    {name: scored_lib.sum_and_count(x) for name, x in parts.items()}
-  )
-  names = dict.fromkeys(name for some in told for name in some)
-  return {
-    f'reward/{name}': _mean(
-      *np.sum([some.get(name, (0, 0)) for some in told], axis=0)
-    )
-    for name in names
-  }
 
 
 def answer(

@@ -221,7 +221,7 @@ def _metrics(
   rewards, completions = rollout.rewards, rollout.completions
   policy, every = completions.policy_mask, jnp.ones_like(completions.finished)
   gap = jnp.abs(completions.logprobs - batch.old_logprobs)
-  size = jnp.abs(batch.advantages)
+  size: types.Array = jnp.abs(batch.advantages)
   if size.ndim == 3:
     size = masked.mean(size, policy, axis=-1)
   moved = jnp.any(size != 0, axis=-1)

@@ -18,7 +18,14 @@ from awpo_jax.models import lora
 from awpo_jax.ops import collectives
 from awpo_jax.rollout import sampling
 from awpo_jax.rollout.environments import protocol
-from awpo_jax.training import bind, prepare, sharding, train_step, turn_programs
+from awpo_jax.training import (
+  bind,
+  mapping,
+  prepare,
+  sharding,
+  train_step,
+  turn_programs,
+)
 from awpo_jax.training import shapes as shapes_lib
 
 _COMPILE_EVENT = '/jax/core/compile/backend_compile_duration'
@@ -241,7 +248,7 @@ def make_sampler(
       temperature=temperature,
     )
 
-  return sharding.mapped(run, mesh, in_axes=(None, 0, 0, None), out_axes=0)
+  return mapping.mapped(run, mesh, in_axes=(None, 0, 0, None), out_axes=0)
 
 
 def make_preparer(
@@ -254,7 +261,7 @@ def make_preparer(
   """
   axes: dict[str, Any] = {'batch': 0, 'trainer_logprobs': 0, 'metrics': None}
   referred = config_objective.has_reference(experiment.config)
-  return sharding.mapped(
+  return mapping.mapped(
     bind.bound_prepare(
       experiment.config,
       experiment.decoder,
@@ -283,7 +290,7 @@ def make_update(
     if sharding.is_sharded(mesh)
     else collectives.identity,
   )
-  return sharding.mapped(
+  return mapping.mapped(
     run, mesh, in_axes=(None, 0), out_axes=None, donate=(0,), rows_axis=1
   )
 

@@ -1,14 +1,14 @@
 """A rollout batch scored: rewards, and rows for whoever reads along."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from awpo_jax import config as config_lib
 from awpo_jax import types
-from awpo_jax.rollout import episodes, scoring
+from awpo_jax.rollout import episodes, scoring, thinking
 from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import processes
 
@@ -68,3 +68,29 @@ def sum_and_count(values: np.ndarray) -> tuple[float, int]:
 
 def _or_none(values, valid, p: int, g: int) -> float | None:
   return float(values[p, g]) if valid[p, g] else None
+
+
+def mean(total: float, count: float) -> float | None:
+  """None of nothing."""
+  return float(total) / float(count) if count else None
+
+
+def thinking_of(
+  experiment: experiment_lib.Experiment, completions: types.Completions
+) -> np.ndarray | None:
+  """Tokens of the chain of thought, where the algorithm asks for them."""
+  if experiment.config.shaping.shaper != 'egpo':
+    return None
+  return thinking.thinking_mask(experiment.tokenizer, completions)
+
+
+def part_means(parts: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  """Mean of each part of the outcome, where it was had, as `reward/<part>`."""
+  told = processes.gather({name: sum_and_count(x) for name, x in parts.items()})
+  names = dict.fromkeys(name for some in told for name in some)
+  return {
+    f'reward/{name}': mean(
+      *np.sum([some.get(name, (0, 0)) for some in told], axis=0)
+    )
+    for name in names
+  }

@@ -11,8 +11,8 @@ import numpy as np
 from awpo_jax import types
 from awpo_jax.rollout import episodes, sampling, turns
 from awpo_jax.training import experiment as experiment_lib
+from awpo_jax.training import mapping, sharding
 from awpo_jax.training import shapes as shapes_lib
-from awpo_jax.training import sharding
 
 
 class TurnPrograms(NamedTuple):
@@ -83,7 +83,7 @@ def _make(experiment, mesh, *, temperature: float):
     key = sampling.fact_key(facts)
     return turns.go_on(params, state, shared, key, tokens, lengths, **common)
 
-  mapped = functools.partial(sharding.mapped, mesh=mesh, out_axes=0)
+  mapped = functools.partial(mapping.mapped, mesh=mesh, out_axes=0)
   return (
     mapped(begin, in_axes=(None, 0, 0, None)),
     mapped(go_on, in_axes=(None, 0, 0, None, 0, 0), donate=(1,)),

@@ -23,6 +23,7 @@ FLOORS = (
   'config_objective',
   'config_judge',
   'config_devices',
+  'config_training',
   'config_environment',
   'config',
   'config_evaluation',

@@ -11,7 +11,7 @@ import pytest
 from awpo_jax import types
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.rollout import sampling
-from awpo_jax.training import objectives, sharding, train_step
+from awpo_jax.training import mapping, objectives, sharding, train_step
 from tests.training import row_by_row, tiny
 
 # Every axis divides over four.
@@ -141,7 +141,7 @@ def test_the_sampler_cuts_its_cache_by_rows_and_heads():
     *sharding.place_split(sharding.split(inputs, 2), mesh),
     sharding.place_replicated(facts, mesh),
   )
-  mapped = sharding.mapped(run, mesh, in_axes=(None, 0, 0, None), out_axes=0)
+  mapped = mapping.mapped(run, mesh, in_axes=(None, 0, 0, None), out_axes=0)
   compiled = mapped.lower(*arguments).compile(compiler_options=tiny.quick())
   rows = prompts * samples
   cache = rf'f32\[(\d+),(\d+),{columns},8\]'

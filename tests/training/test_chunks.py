@@ -93,7 +93,7 @@ def test_a_part_is_judged_while_the_next_is_sampled(params, program):
   experiment = _with(rollout_micro=1, judge=patient)
   tasks, (completions, texts) = _sample(experiment, sampler, params)
   assert len(calls) == 2
-  rollout, _, transcripts = phases.score_rollout(
+  scored, transcripts = phases.score_rollout(
     experiment,
     tasks,
     phases.next_prompts(experiment, 0)[1],
@@ -108,7 +108,8 @@ def test_a_part_is_judged_while_the_next_is_sampled(params, program):
     for group in texts
     for text in group
   ]
-  np.testing.assert_allclose(rollout.rewards.reasoning.ravel(), wanted)
+  reasoning = scored.rollout.rewards.reasoning
+  np.testing.assert_allclose(reasoning.ravel(), wanted)
   assert [row['response'] for row in transcripts] == [*texts[0], *texts[1]]
   patient.close()
 

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from awpo_jax import config as config_lib
+from awpo_jax import config_training
 from awpo_jax.training import optimizer
 
 
@@ -52,7 +53,10 @@ def test_a_schedule_shorter_than_its_warm_up_stays_finite():
 
 @pytest.mark.parametrize(
   ('section', 'name'),
-  [(config_lib.SftConfig, 'sft_schedule'), (config_lib.RlConfig, 'schedule')],
+  [
+    (config_training.SftConfig, 'sft_schedule'),
+    (config_training.RlConfig, 'schedule'),
+  ],
 )
 def test_every_choice_of_the_flags_is_a_schedule(section, name):
   choices = {x.name: x.metadata['choices'] for x in dataclasses.fields(section)}
@@ -141,7 +145,7 @@ def test_the_flag_of_the_first_moment(monkeypatch):
   for dtype in ('float32', 'bfloat16'):
     config = config_lib.Config(
       run=config_lib.RunConfig(rl_steps=1),
-      optimizer=config_lib.OptimizerConfig(first_moment_dtype=dtype),
+      optimizer=config_training.OptimizerConfig(first_moment_dtype=dtype),
     )
     optimizer.make_optimizers(config)
   assert seen == ['float32', 'bfloat16']

@@ -8,6 +8,7 @@ import pytest
 
 from awpo_jax import types
 from awpo_jax.training import phases
+from awpo_jax.training import scored as scored_lib
 from tests.training import tiny_run
 
 
@@ -142,7 +143,7 @@ def test_rewards_of_a_rollout(last, width):
     _completions(texts),
   )
   rewards, completions = scored.rollout.rewards, scored.rollout.completions
-  metrics = phases.part_means(scored.parts)
+  metrics = scored_lib.part_means(scored.parts)
   valid = [[True, True], [False, True], [True, True], [True, True]]
   np.testing.assert_array_equal(rewards.outcome_valid, valid)
   np.testing.assert_allclose(

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from awpo_jax.training import prepare, sharding
+from awpo_jax.training import mapping, prepare, sharding
 from tests.ops import awpo_cases, awpo_reference
 from tests.training import adapted, row_by_row, tiny
 
@@ -78,7 +78,7 @@ def _on_four_devices():
   mesh = sharding.data_mesh()
   rollout = sharding.place_split(sharding.split(_rollout(), 4), mesh)
   weights = sharding.place_replicated(tiny.params(), mesh)
-  run = sharding.mapped(
+  run = mapping.mapped(
     tiny.make_prepare(trainer=False),
     mesh,
     in_axes=(None, 0),

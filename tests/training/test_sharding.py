@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from awpo_jax.training import sharding
+from awpo_jax.training import mapping, sharding
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_pmapped_maps_the_data_axis_over_the_mesh():
   def add(scale, x, *, axis_name):
     return scale * x, jax.lax.psum(x, axis_name)
 
-  mapped = sharding.mapped(add, mesh, in_axes=(None, 0), out_axes=(0, None))
+  mapped = mapping.mapped(add, mesh, in_axes=(None, 0), out_axes=(0, None))
   own, total = mapped(10, np.array([[1, 2], [3, 4]]))
   np.testing.assert_array_equal(own, [[10, 20], [30, 40]])
   np.testing.assert_array_equal(total, [4, 6])

@@ -21,6 +21,7 @@ from awpo_jax.ops import losses, mismatch
 from awpo_jax.rollout import sampling
 from awpo_jax.training import (
   bind,
+  mapping,
   objectives,
   optimizer,
   prepare,
@@ -354,7 +355,7 @@ class Mapped:
     number = sharding.place_replicated(number, self.mesh)
     arguments = state, sharding.place_split(batch, self.mesh), number
     if self._compiled is None:
-      mapped = sharding.mapped(
+      mapped = mapping.mapped(
         self._step,
         self.mesh,
         in_axes=(None, 0, None),
