@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from awpo_jax.ops import collectives, losses, policy_losses
-from awpo_jax.training import objectives, sharding, train_step
+from awpo_jax.training import mapping, objectives, sharding, train_step
 from tests.training import row_by_row, tiny
 
 # A KL beyond delta, so that the trust region pulls.
@@ -91,14 +91,15 @@ def _step(loss):
 
 
 def _cut(loss, devices, micro):
-  (batch,) = sharding.cut(
-    _batch(loss), minibatches=1, devices=devices, micro=micro
-  )
+  batch = sharding.split(_batch(loss), devices)
+  (batch,) = sharding.cut(batch, minibatches=1, micro=micro)
   if devices == 1:
     batch = jax.tree.map(lambda x: x[0], batch)
     return tiny.jit(_step(loss))(tiny.initial_state(), batch)
   mesh = sharding.data_mesh(jax.devices()[:devices])
-  mapped = sharding.pmapped(_step(loss), mesh, in_axes=(None, 0), out_axes=None)
+  mapped = mapping.mapped(
+    _step(loss), mesh, in_axes=(None, 0), out_axes=None, rows_axis=1
+  )
   arguments = (
     sharding.place_replicated(tiny.initial_state(), mesh),
     sharding.place_split(batch, mesh),
