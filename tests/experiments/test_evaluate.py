@@ -226,6 +226,9 @@ def test_a_model_that_has_changed_is_another(evaluate, model, tmp_path):
 def test_other_settings_need_another_folder(evaluate, tmp_path):
   flags = ('--policy=oracle', '--benchmarks=apibank')
   assert evaluate(*flags).returncode == 0
+  # Others of the same policy join them.
+  assert evaluate('--policy=oracle', '--benchmarks=mmlu_pro').returncode == 0
+  assert list(scores(tmp_path / 'results')) == ['apibank', 'mmlu_pro']
   # What changes no answer may change.
   result = evaluate(*flags, '--resamples=0', '--batch=7')
   assert result.returncode == 0 and '| level-1 | 2 | 100.00 |' in result.stdout
