@@ -101,9 +101,15 @@ def make_experiment(config: config_lib.Config) -> Experiment:
   judge = None
   if data.judge != 'none':
     judge = plugins.load(data.judge, JUDGES, flag='judge')
+  skipped: list[str] | None = [] if data.bad_rows == 'skip' else None
   loaded = datasets.load(
-    data.dataset, seed=config.run.seed, data=data.data or None
+    data.dataset,
+    seed=config.run.seed,
+    data=data.data or None,
+    skipped=skipped,
   )
+  if skipped:
+    print(f'{len(skipped)} bad rows left out, the first: {skipped[0]}')
   loaded, eval_rewards = eval_sets.with_benchmarks(config, loaded)
   _check_sizes(config, loaded)
   tokenizer, generation = run_model.make_tokenizer(config, loaded)
