@@ -205,6 +205,7 @@ def test_prompts_that_do_not_fit(evaluate, model):
   assert '2 of 2 prompts are longer than 8 tokens' in result.stderr
   result = evaluate(*flags, '--overlong=wrong', folder='other')
   assert result.returncode == 0 and '| level-1 | no_call | 2 |' in result.stdout
+  assert 'too long, counted as wrong: 2' in result.stdout
 
 
 def test_a_model_that_has_changed_is_another(evaluate, model, tmp_path):
