@@ -86,6 +86,9 @@ class DataConfig:
     'package.module:function.',
   )
   data: str = _flag('', 'Folder or file of each data set, joined by commas.')
+  bad_rows: str = _flag(
+    'error', 'A bad row is refused, or left out and said.', ('error', 'skip')
+  )
   tokenizer: str = _flag(
     '',
     'Hugging Face tokenizer, path or name; empty: that of --model where its '

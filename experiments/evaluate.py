@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
   except KeyboardInterrupt:
     print('Stopped: the same command goes on from here.', file=sys.stderr)
     sys.exit(130)
-  print(evaluation.table(scores, settings.samples))
+  print(evaluation.table(scores))
   print(f'Written to {settings.output_dir}.')
 
 

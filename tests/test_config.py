@@ -111,6 +111,7 @@ OTHERS = {
   'rl_steps': 6,
   'eval_every': 7,
   'eval_tasks': 8,
+  'bad_rows': 'skip',
   'eval_benchmarks': ('bfcl', 'apibank'),
   'eval_data': 'benchmarks',
   'eval_batch': 9,

@@ -59,7 +59,7 @@ def ask(
   from one reading of it. What
   is drawn for a row depends on nothing else: neither on its batch nor on what
   was answered before a kill. A row that cannot be asked, as its prompt is too
-  long, has the answer of no text.
+  long, has no answer, which is written down as well.
 
   Args:
     items: rows.
@@ -155,7 +155,7 @@ def _rows(each: _Running) -> list[dict]:
     {
       'id': each.item.row_id,
       'sample': sample,
-      'answers': [reply.text for reply in replies] or [''],
+      'answers': [reply.text for reply in replies],
       'seconds': each.seconds / len(each.samples),
       'tokens': sum(reply.tokens for reply in replies),
     }

@@ -20,7 +20,7 @@ from awpo_jax.evaluation import (
 from awpo_jax.evaluation import items as items_lib
 from awpo_jax.rollout import chat, tool_calls
 from awpo_jax.rollout.datasets import api_bank as api_bank_rows
-from awpo_jax.rollout.datasets import bfcl as bfcl_rows
+from awpo_jax.rollout.datasets import bfcl_rows
 from awpo_jax.rollout.datasets import mmlu_pro as mmlu_pro_rows
 
 

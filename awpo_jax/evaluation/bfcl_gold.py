@@ -10,7 +10,7 @@ from typing import Any
 
 from awpo_jax.evaluation import bfcl
 from awpo_jax.rollout import tool_calls
-from awpo_jax.rollout.datasets import bfcl as rows
+from awpo_jax.rollout.datasets import bfcl_rows as rows
 
 UNPASSABLE = (
   'live_simple_106-63-0',

@@ -7,7 +7,7 @@ from typing import Any
 from awpo_jax import types
 from awpo_jax.evaluation import bfcl
 from awpo_jax.rollout import chat, conversations, prompts
-from awpo_jax.rollout.datasets import bfcl as rows
+from awpo_jax.rollout.datasets import bfcl_rows as rows
 
 REQUEST = (
   'If no tool fits, or a parameter that is needed is missing, say so in the '

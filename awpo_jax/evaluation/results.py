@@ -34,10 +34,18 @@ def score(
     missing = [key for key in keys if key not in answers.texts]
     if missing:
       raise ValueError(f'no answer to {missing[0]}')
-    texts = tuple(answers.texts[key] for key in keys)
+    # A row that could not be asked is answered by no text.
+    texts = tuple(answers.texts[key] or ('',) for key in keys)
     results = tuple(item.score(x, g) for g, x in enumerate(texts))
     scored.append(Scored(item, texts, results))
   return scored
+
+
+def unasked(
+  items: Sequence[items_lib.Item], answers: store.Answers
+) -> list[str]:
+  """Rows whose prompts were too long."""
+  return [x.row_id for x in items if not answers.texts[store.Key(x.row_id, 0)]]
 
 
 def by_category(scored: Iterable[Scored]) -> dict[str, np.ndarray]:

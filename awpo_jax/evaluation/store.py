@@ -19,7 +19,8 @@ class Answers:
   """The answers of a benchmark, one JSON object a line.
 
   Attributes:
-    texts: what was answered, by key; several texts where a row asked again.
+    texts: what was answered, by key; several texts where a row asked again,
+      none where it could not be asked.
   """
 
   def __init__(self, path: pathlib.Path):

@@ -203,6 +203,9 @@ def markdown(title: str, summary: Mapping[str, Any], samples: int) -> str:
   if summary.get('cannot_pass'):
     rows = ', '.join(summary['cannot_pass'])
     lines += ['', f'No answer can pass: {rows}.']
+  if summary.get('too_long'):
+    count = len(summary['too_long'])
+    lines += ['', f'Prompts that were too long, counted as wrong: {count}.']
   return '\n'.join(lines) + '\n'
 
 

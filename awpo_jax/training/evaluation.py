@@ -1,12 +1,13 @@
 """Benchmarks from their rows to their tables, with a policy in between."""
 
 import collections
+import contextlib
 import dataclasses
 import json
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -109,23 +110,28 @@ def evaluate(config: config_evaluation.EvaluationConfig) -> dict[str, Any]:
     scores[name] = {
       **_summary(name, scored, config),
       'skipped_rows': skipped or [],
+      'too_long': results.unasked(items, answers),
       'answers_per_second': _rate(len(answers.texts), answers.seconds),
       'tokens_per_second': _rate(answers.tokens, answers.seconds),
     }
     _write(folder / name, name, scored, config)
     clock.lap('score_and_write')
-  scores = {'benchmarks': scores, 'seconds_of_last_start': dict(clock.seconds)}
-  results.write_text(
-    folder / SCORES_FILE, json.dumps(scores, indent=2, ensure_ascii=False)
-  )
-  results.write_text(folder / TABLE_FILE, table(scores, config.samples))
+  file = folder / SCORES_FILE
+  # Other benchmarks of the same policy may be there from earlier starts.
+  earlier = json.loads(file.read_text())['benchmarks'] if file.is_file() else {}
+  scores = {
+    'benchmarks': earlier | scores,
+    'seconds_of_last_start': dict(clock.seconds),
+  }
+  results.write_text(file, json.dumps(scores, indent=2, ensure_ascii=False))
+  results.write_text(folder / TABLE_FILE, table(scores))
   return scores
 
 
-def table(scores: Mapping[str, Any], samples: int) -> str:
+def table(scores: Mapping[str, Any]) -> str:
   """The Markdown table of all benchmarks."""
   return '\n'.join(
-    tables.markdown(name, summary, samples)
+    tables.markdown(name, summary, summary['samples'])
     for name, summary in scores['benchmarks'].items()
   )
 
@@ -221,47 +227,30 @@ def _items(name, config, style, skipped) -> list[items_lib.Item]:
 
 def _answer(name, items, answers, config, load, style, clock) -> None:
   """Answers every row that has no answer."""
-  wanted = [
-    item
+  missing = {
+    key: item
     for item in items
-    if any(
-      store.Key(item.row_id, sample) not in answers.texts
-      for sample in range(config.samples)
-    )
-  ]
+    for key in (store.Key(item.row_id, g) for g in range(config.samples))
+    if key not in answers.texts
+  }
+  wanted = list({item.row_id: item for item in missing.values()}.values())
   if not wanted:
     return
   if config.policy == 'model':
     policy = _model(load(), style, config)
   else:
     policy = _fixed(wanted, config)
-  encode, longest = (
-    policy.encode,
-    min(policy.longest, config.prompt_buckets[-1]),
-  )
+  longest = min(policy.longest, config.prompt_buckets[-1])
   if config.overlong == 'error':
-    _refuse_overlong(name, wanted, encode, longest)
-  clock.lap('encode')
-  total = len(items) * config.samples
-  missing = sum(
-    store.Key(item.row_id, sample) not in answers.texts
-    for item in wanted
-    for sample in range(config.samples)
-  )
-  bar = progress.Progress(total, total - missing, unit='answer')
-  done = total - missing
-
-  def advance(count: int) -> None:
-    nonlocal done
-    done += count
-    bar.update(done, name)
+    _refuse_overlong(name, wanted, policy.encode, longest)
+  clock.lap('check_prompts')
 
   def fitting(talk: conversations.Conversation) -> np.ndarray | None:
-    tokens = encode(talk)
+    tokens = policy.encode(talk)
     return tokens if len(tokens) <= longest else None
 
   compiling = policy.compile_seconds()
-  try:
+  with _advancing(name, len(items) * config.samples, len(missing)) as advance:
     asking.ask(
       wanted,
       answers,
@@ -272,12 +261,29 @@ def _answer(name, items, answers, config, load, style, clock) -> None:
       batch=config.batch,
       advance=advance,
     )
-  finally:
-    bar.close()
   clock.lap('answer')
   compiling = policy.compile_seconds() - compiling
   clock.seconds['compile'] += compiling
   clock.seconds['answer'] -= compiling
+
+
+@contextlib.contextmanager
+def _advancing(
+  name: str, total: int, missing: int
+) -> Iterator[Callable[[int], None]]:
+  """A progress bar that is told how many more answers are there."""
+  done = total - missing
+  bar = progress.Progress(total, done, unit='answer')
+
+  def advance(count: int) -> None:
+    nonlocal done
+    done += count
+    bar.update(done, name)
+
+  try:
+    yield advance
+  finally:
+    bar.close()
 
 
 def _refuse_overlong(name, items, encode, longest: int) -> None:
@@ -307,18 +313,14 @@ def _model(policy: policies.Policy, style, config) -> _Policy:
     temperature=config.temperature,
     seed=config.seed,
   )
-  known: dict[int, np.ndarray] = {}
 
   def encode(talk: conversations.Conversation) -> np.ndarray:
-    # The first conversation of a row is asked for twice, and lives as long.
-    if id(talk) not in known:
-      known[id(talk)] = chat.encode(
-        policy.tokenizer,
-        talk.messages,
-        tools=talk.tools,
-        enable_thinking=style.enable_thinking,
-      )
-    return known[id(talk)]
+    return chat.encode(
+      policy.tokenizer,
+      talk.messages,
+      tools=talk.tools,
+      enable_thinking=style.enable_thinking,
+    )
 
   def generate(encoded, ids) -> list[list[asking.Reply]]:
     return [

@@ -126,9 +126,15 @@ def make_experiment(config: config_lib.Config) -> Experiment:
   judge = judges.make_judge(
     data.judge, config.judge, run=os.path.abspath(config.run.output_dir)
   )
+  skipped: list[str] | None = [] if data.bad_rows == 'skip' else None
   loaded = datasets.load(
-    data.dataset, seed=config.run.seed, data=data.data or None
+    data.dataset,
+    seed=config.run.seed,
+    data=data.data or None,
+    skipped=skipped,
   )
+  if skipped:
+    print(f'{len(skipped)} bad rows left out, the first: {skipped[0]}')
   loaded, eval_rewards = eval_sets.with_benchmarks(config, loaded)
   _check_sizes(config, loaded)
   environment = _environment(config, loaded)

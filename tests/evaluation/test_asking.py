@@ -130,11 +130,11 @@ def test_multi_turn_rows_of_a_category_advance_together(tmp_path, samples):
   assert {first, second} <= set(seen)
 
 
-def test_what_does_not_fit_is_answered_by_no_text(tmp_path):
+def test_what_does_not_fit_has_no_answer(tmp_path):
   items = [make_item('r', 'too long'), make_item('s', 'b')]
   policy, texts, done = run(items, tmp_path)
   assert policy.batches == [['b']] and done == 2
-  assert texts['r', 0] == ('',)
+  assert texts['r', 0] == ()
 
 
 def test_sample_ids_are_facts():

@@ -10,7 +10,7 @@ from awpo_jax.evaluation import (
   decoding,
 )
 from awpo_jax.rollout import chat, prompts
-from awpo_jax.rollout.datasets import bfcl as rows
+from awpo_jax.rollout.datasets import bfcl_rows as rows
 from tests import shared_data
 from tests.evaluation import bfcl_cases
 

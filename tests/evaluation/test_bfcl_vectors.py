@@ -4,7 +4,7 @@ import gzip
 import json
 
 from awpo_jax.evaluation import bfcl, bfcl_values, literals
-from awpo_jax.rollout.datasets import bfcl as rows
+from awpo_jax.rollout.datasets import bfcl_rows as rows
 from tests import shared_data
 
 

@@ -114,7 +114,6 @@ def test_a_kill_loses_nothing_and_repeats_nothing(evaluate, model, tmp_path):
   flags = (
     f'--model={model}',
     '--benchmarks=apibank,mmlu_pro',
-    '--samples=2',
     '--temperature=1',
     '--max_tokens=4',
     '--prompt_buckets=384',
@@ -128,7 +127,7 @@ def test_a_kill_loses_nothing_and_repeats_nothing(evaluate, model, tmp_path):
   assert killed.returncode == -9
   path = tmp_path / 'results' / 'mmlu_pro' / ANSWERS
   before = path.read_bytes()
-  assert before.count(b'\n') == 4
+  assert before.count(b'\n') == 2
   path.write_bytes(before[:-3])  # As if killed while writing.
   assert evaluate(*flags).returncode == 0
   for name in ('apibank', 'mmlu_pro'):
@@ -206,6 +205,7 @@ def test_prompts_that_do_not_fit(evaluate, model):
   assert '2 of 2 prompts are longer than 8 tokens' in result.stderr
   result = evaluate(*flags, '--overlong=wrong', folder='other')
   assert result.returncode == 0 and '| level-1 | no_call | 2 |' in result.stdout
+  assert 'too long, counted as wrong: 2' in result.stdout
 
 
 def test_a_model_that_has_changed_is_another(evaluate, model, tmp_path):
@@ -226,6 +226,9 @@ def test_a_model_that_has_changed_is_another(evaluate, model, tmp_path):
 def test_other_settings_need_another_folder(evaluate, tmp_path):
   flags = ('--policy=oracle', '--benchmarks=apibank')
   assert evaluate(*flags).returncode == 0
+  # Others of the same policy join them.
+  assert evaluate('--policy=oracle', '--benchmarks=mmlu_pro').returncode == 0
+  assert list(scores(tmp_path / 'results')) == ['apibank', 'mmlu_pro']
   # What changes no answer may change.
   result = evaluate(*flags, '--resamples=0', '--batch=7')
   assert result.returncode == 0 and '| level-1 | 2 | 100.00 |' in result.stdout

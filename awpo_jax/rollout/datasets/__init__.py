@@ -1,5 +1,6 @@
 """What an experiment trains and is measured on, by name."""
 
+import inspect
 from collections.abc import Mapping
 
 from awpo_jax import types
@@ -24,7 +25,13 @@ DATASETS = {
 _ENDLESS = 10**7
 
 
-def load(spec: str, *, seed: int, data: str | None = None) -> types.Dataset:
+def load(
+  spec: str,
+  *,
+  seed: int,
+  data: str | None = None,
+  skipped: list[str] | None = None,
+) -> types.Dataset:
   """The data set, or the mixture, that `--dataset` and `--data` name.
 
   Args:
@@ -33,6 +40,8 @@ def load(spec: str, *, seed: int, data: str | None = None) -> types.Dataset:
     seed: of everything drawn.
     data: handed on as it is; with several data sets as many places, separated
       by commas, one each (empty for one that reads no files).
+    skipped: collects what is wrong with bad rows, which are then left out;
+      None: the first one raises. Handed on to what takes it.
 
   Returns:
     The data set; of several, `merge`'s.
@@ -48,12 +57,12 @@ def load(spec: str, *, seed: int, data: str | None = None) -> types.Dataset:
       f'--dataset={spec} --data={data}: expected different data sets and as '
       'many places, separated by commas (empty for one that reads no files)'
     )
-  loaded = {
-    name: plugins.load(name, DATASETS, flag='dataset')(
-      seed=seed, data=place or None
-    )
-    for name, place in zip(names, places, strict=True)
-  }
+  loaded = {}
+  for name, place in zip(names, places, strict=True):
+    function = plugins.load(name, DATASETS, flag='dataset')
+    takes = 'skipped' in inspect.signature(function).parameters
+    options = {'skipped': skipped} if takes else {}
+    loaded[name] = function(seed=seed, data=place or None, **options)
   return loaded[spec] if len(names) == 1 else merge(loaded)
 
 

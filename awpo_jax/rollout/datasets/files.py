@@ -83,7 +83,8 @@ def read_rows(
   """The records of a file of JSON Lines, of a JSON array, or of parquet.
 
   Args:
-    path: parquet where its suffix says so; an array where it begins with `[`.
+    path: parquet where its suffix says so; an array in a `.json` file that
+      begins with `[`.
     parse: makes a record of an object and its `file:line`; raises `ValueError`
       where it is a bad row.
     skipped: collects what is wrong with bad rows, which are then left out;
@@ -94,7 +95,7 @@ def read_rows(
   """
   if path.suffix == '.parquet':
     rows = _parquet_objects(path)
-  elif path.read_bytes()[:1] == b'[':
+  elif path.suffix == '.json' and path.read_bytes()[:1] == b'[':
     rows = _array_objects(path)
   else:
     rows = _line_objects(path)

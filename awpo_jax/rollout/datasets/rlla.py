@@ -5,7 +5,10 @@ own parquet files, `{prompt: [system, user], reward_model: {ground_truth}}`. All
 files given are one pool, of which a part is held out.
 """
 
+import functools
 import hashlib
+import itertools
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,7 +29,9 @@ PLACEHOLDERS = (
 """The two thoughts of rows that were made for RL and hold no rationale."""
 
 
-def load(*, seed: int, data: str | None = None) -> types.Dataset:
+def load(
+  *, seed: int, data: str | None = None, skipped: list[str] | None = None
+) -> types.Dataset:
   """RLLA's rows, split by a hash of the dialogue.
 
   A prompt that occurs several times counts once, with a real rationale where
@@ -36,6 +41,7 @@ def load(*, seed: int, data: str | None = None) -> types.Dataset:
   Args:
     seed: unused, nothing is drawn.
     data: folders, files and glob patterns, separated by commas.
+    skipped: collects what is wrong with bad rows; None: the first one raises.
 
   Returns:
     Training prompts; of those with a real rationale (of all, if none has one)
@@ -47,7 +53,7 @@ def load(*, seed: int, data: str | None = None) -> types.Dataset:
       the same id, or so few rows that one side of the split is empty.
   """
   del seed
-  tasks = _distinct(read_tasks(data))
+  tasks = _distinct(read_tasks(data, skipped))
   held_out = [task for task in tasks if _is_held_out(task)]
   train = [task for task in tasks if not _is_held_out(task)]
   if not (train and held_out):
@@ -65,7 +71,9 @@ def load(*, seed: int, data: str | None = None) -> types.Dataset:
   )
 
 
-def read_tasks(data: str | None) -> Iterator[types.Task]:
+def read_tasks(
+  data: str | None, skipped: list[str] | None = None
+) -> Iterator[types.Task]:
   """All rows of all files as tasks, repeated prompts among them.
 
   Raises:
@@ -74,10 +82,8 @@ def read_tasks(data: str | None) -> Iterator[types.Task]:
   for path in files.find(
     data, suffixes=('.jsonl', '.parquet'), expected=EXPECTED
   ):
-    parquet = path.suffix == '.parquet'
-    rows = files.read_parquet(path) if parquet else files.read_json_lines(path)
-    for index, (where, row) in enumerate(rows):
-      yield _task(_flatten(row, where) if parquet else row, where, path, index)
+    parse = functools.partial(_task, path=path, count=itertools.count())
+    yield from files.read_rows(path, parse, skipped)
 
 
 def has_rationale(output: str) -> bool:
@@ -86,7 +92,12 @@ def has_rationale(output: str) -> bool:
   return thought is not None and thought.strip() not in PLACEHOLDERS
 
 
-def _task(row: Mapping[str, Any], where: str, path, index) -> types.Task:
+def _task(
+  row: Mapping[str, Any], where: str, path: pathlib.Path, count: Iterator[int]
+) -> types.Task:
+  index = next(count)
+  if path.suffix == '.parquet':
+    row = _flatten(row, where)
   system = files.field(row, 'instruction', str, where)
   output = files.field(row, 'output', str, where)
   try:

@@ -6,6 +6,7 @@ and no requests that want words instead of calls.
 """
 
 import collections
+import functools
 import json
 import pathlib
 import re
@@ -31,7 +32,9 @@ EXPECTED = (
 _EARLIER_RESULT = re.compile(r'API_call_\d')
 
 
-def load(*, seed: int, data: str | None = None) -> types.Dataset:
+def load(
+  *, seed: int, data: str | None = None, skipped: list[str] | None = None
+) -> types.Dataset:
   """Seal-Tools' requests: trained on `dev`, measured on both tests.
 
   Left out, with a warning that says how many: rows whose right calls are not
@@ -41,6 +44,7 @@ def load(*, seed: int, data: str | None = None) -> types.Dataset:
   Args:
     seed: unused, nothing is drawn.
     data: the folder.
+    skipped: collects what is wrong with bad rows; None: the first one raises.
 
   Returns:
     Training prompts and a demonstration of each, whose thought is made from the
@@ -62,7 +66,7 @@ def load(*, seed: int, data: str | None = None) -> types.Dataset:
   offered = read_candidates(folder / 'candidates.jsonl', tools)
   splits = {}
   for split, name in SPLITS.items():
-    splits[split], left_out = read_tasks(folder / name, offered)
+    splits[split], left_out = read_tasks(folder / name, offered, skipped)
     if not splits[split]:
       raise ValueError(f'{folder / name}: no rows, or none that can be used')
     for reason, count in left_out.items():
@@ -110,13 +114,16 @@ def read_candidates(
 
 
 def read_tasks(
-  path: pathlib.Path, offered: Mapping[str, tuple[types.Tool, ...]]
+  path: pathlib.Path,
+  offered: Mapping[str, tuple[types.Tool, ...]],
+  skipped: list[str] | None = None,
 ) -> tuple[list[types.Task], Mapping[str, int]]:
   """The rows of a file that can be used.
 
   Args:
     path: one of the files with queries.
     offered: of `read_candidates`.
+    skipped: as in `load`.
 
   Returns:
     The tasks, and how many rows were left out by reason.
@@ -124,22 +131,25 @@ def read_tasks(
   Raises:
     ValueError: a bad row, or one without candidates.
   """
-  tasks: list[types.Task] = []
-  left_out: collections.Counter[str] = collections.Counter()
-  for where, row in files.read_json_lines(path):
-    row_id = files.field(row, 'id', str, where)
-    if row_id not in offered:
-      raise ValueError(f'{where}: {row_id!r} is not in candidates.jsonl')
-    tools = offered[row_id]
-    query = files.field(row, 'query', str, where)
-    calls = _calls(row, where)
-    if not {call.name for call in calls} <= {tool.name for tool in tools}:
-      left_out['a right call is not among the offered tools'] += 1
-    elif any(_needs_result(call) for call in calls):
-      left_out['a parameter is the result of an earlier call'] += 1
-    else:
-      tasks.append(_task(row_id, query, tools, calls))
-  return tasks, left_out
+  parse = functools.partial(_read_row, offered=offered)
+  rows = files.read_rows(path, parse, skipped)
+  left_out = collections.Counter(row for row in rows if isinstance(row, str))
+  return [row for row in rows if isinstance(row, types.Task)], left_out
+
+
+def _read_row(row: Mapping[str, Any], where: str, offered) -> types.Task | str:
+  """The task, or why the row is left out."""
+  row_id = files.field(row, 'id', str, where)
+  if row_id not in offered:
+    raise ValueError(f'{where}: {row_id!r} is not in candidates.jsonl')
+  tools = offered[row_id]
+  query = files.field(row, 'query', str, where)
+  calls = _calls(row, where)
+  if not {call.name for call in calls} <= {tool.name for tool in tools}:
+    return 'a right call is not among the offered tools'
+  if any(_needs_result(call) for call in calls):
+    return 'a parameter is the result of an earlier call'
+  return _task(row_id, query, tools, calls)
 
 
 def _calls(row: Mapping[str, Any], where: str) -> list[tool_calls.ToolCall]:

@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from awpo_jax.rollout.datasets import api_bank, bfcl, files, mmlu_pro
+from awpo_jax.rollout.datasets import api_bank, bfcl_rows, files, mmlu_pro
 from tests import shared_data
 from tests.evaluation import bfcl_cases
 
@@ -33,11 +33,11 @@ def _lines(path, rows):
 
 def test_bfcl(tmp_path):
   folder = bfcl_cases.write(tmp_path / 'bfcl')
-  rows = bfcl.read(str(folder))
+  rows = bfcl_rows.read(str(folder))
   assert collections.Counter(row.category for row in rows) == {
     name: len(known) for name, known in bfcl_cases.ROWS.items()
   }
-  (row,) = bfcl.read(str(folder), ['parallel'])
+  (row,) = bfcl_rows.read(str(folder), ['parallel'])
   text, functions, truth = bfcl_cases.ROWS['parallel'][0]
   assert row.row_id == 'parallel_0' and row.turns[0][0]['content'] == text
   assert [*row.functions] == functions and [*row.ground_truth] == truth
@@ -62,9 +62,9 @@ def test_bad_rows_of_bfcl_are_named_or_left_out(tmp_path, change, problem):
   first, second = map(json.loads, path.read_text().splitlines())
   _lines(path, [first | change, second])
   with pytest.raises(ValueError, match=f'live_simple.json:1.*{problem}'):
-    bfcl.read(str(folder), ['live_simple'])
+    bfcl_rows.read(str(folder), ['live_simple'])
   skipped = []
-  (kept,) = bfcl.read(str(folder), ['live_simple'], skipped)
+  (kept,) = bfcl_rows.read(str(folder), ['live_simple'], skipped)
   assert kept.row_id == second['id']
   assert len(skipped) == 1 and 'live_simple.json:1' in skipped[0]
 
@@ -91,23 +91,23 @@ def test_multi_turn_rows(tmp_path):
   answer = {'id': row['id'], 'ground_truth': [["cd(folder='x')"], []]}
   _lines(tmp_path / name, [row])
   _lines(tmp_path / 'possible_answer' / name, [answer])
-  (read,) = bfcl.read(str(tmp_path))
+  (read,) = bfcl_rows.read(str(tmp_path))
   assert [len(turn) for turn in read.turns] == [1, 0]
   assert read.ground_truth == (["cd(folder='x')"], [])
   assert read.missed_function == {1: ('ls',)}
   _lines(tmp_path / name, [row | {'question': []}])
   with pytest.raises(ValueError, match='0 turns, but an answer to 2'):
-    bfcl.read(str(tmp_path))
+    bfcl_rows.read(str(tmp_path))
 
 
 @pytest.mark.parametrize('data', [None, 'nowhere'])
-@pytest.mark.parametrize('read', [bfcl.read, api_bank.read, mmlu_pro.read])
+@pytest.mark.parametrize('read', [bfcl_rows.read, api_bank.read, mmlu_pro.read])
 def test_nothing_there(read, data):
   with pytest.raises(ValueError, match=f'--data.*{data or "missing"}'):
     read(data)
 
 
-@pytest.mark.parametrize('read', [bfcl.read, api_bank.read, mmlu_pro.read])
+@pytest.mark.parametrize('read', [bfcl_rows.read, api_bank.read, mmlu_pro.read])
 def test_an_empty_folder(read, tmp_path):
   with pytest.raises(ValueError, match='expected'):
     read(str(tmp_path))
@@ -115,7 +115,7 @@ def test_an_empty_folder(read, tmp_path):
 
 def test_unknown_category(tmp_path):
   with pytest.raises(ValueError, match='--categories=simple.*simple_python'):
-    bfcl.read(str(tmp_path), ['simple'])
+    bfcl_rows.read(str(tmp_path), ['simple'])
 
 
 def test_a_data_set_of_the_hub(tmp_path, monkeypatch):
@@ -127,7 +127,7 @@ def test_a_data_set_of_the_hub(tmp_path, monkeypatch):
     return str(folder)
 
   monkeypatch.setattr(files.huggingface_hub, 'snapshot_download', download)
-  assert len(bfcl.read('owner/name')) == len(bfcl.read(str(folder)))
+  assert len(bfcl_rows.read('owner/name')) == len(bfcl_rows.read(str(folder)))
   assert asked == [('owner/name', 'dataset')]
 
 
@@ -211,7 +211,7 @@ def test_bad_questions_are_named(tmp_path, change, problem):
 
 
 def test_the_real_rows():
-  rows = bfcl.read(str(shared_data.path('bfcl')))
+  rows = bfcl_rows.read(str(shared_data.path('bfcl')))
   assert len(rows) == 2225 and len({row.row_id for row in rows}) == 2225
   assert len(api_bank.read(str(shared_data.path('apibank')))) == 291
   assert len(mmlu_pro.read(str(shared_data.path('mmlu_pro')))) == 1400

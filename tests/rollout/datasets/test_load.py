@@ -1,5 +1,7 @@
 """Data sets by name, and several in one run."""
 
+import json
+
 import pytest
 
 from awpo_jax import types
@@ -64,3 +66,18 @@ def test_what_cannot_be_loaded_is_refused():
     datasets.load('rla', seed=0)
   with pytest.raises(ValueError, match='quickstart: .* train on it alone'):
     datasets.load(f'{OWN},quickstart', seed=0, data='a,')
+
+
+def test_bad_rows_are_left_out_where_that_is_allowed(tmp_path):
+  row = {'instruction': 'Be brief.', 'output': '<response> b </response>'}
+  lines = [json.dumps(row | {'input': f'user {i}'}) for i in range(60)]
+  lines.insert(3, json.dumps(row))
+  (tmp_path / 'rows.jsonl').write_text('\n'.join(lines))
+  with pytest.raises(ValueError, match='rows.jsonl:4: no field "input"'):
+    datasets.load('rlla', seed=0, data=str(tmp_path))
+  skipped = []
+  dataset = datasets.load('rlla', seed=0, data=str(tmp_path), skipped=skipped)
+  assert len(skipped) == 1 and 'rows.jsonl:4' in skipped[0]
+  assert len(dataset.train) + len(dataset.evals['held_out']) == 60
+  # A function that knows nothing of it is called as before.
+  assert datasets.load(OWN, seed=0, data='x', skipped=[]).train

@@ -161,3 +161,11 @@ def test_real_demonstrations_are_right():
     answer = tool_calls.parse(demonstration.response)
     for call in answer.calls:
       assert call.name in answer.thought
+
+
+def test_bad_rows_are_left_out_where_that_is_allowed(tmp_path):
+  data = write(tmp_path, **{'dev.jsonl': [*FOLDER['dev.jsonl'], {'id': 'one'}]})
+  skipped = []
+  dataset = seal_tools.load(seed=0, data=data, skipped=skipped)
+  assert len(dataset.train) == 2
+  assert len(skipped) == 1 and 'dev.jsonl:5: no field "query"' in skipped[0]
