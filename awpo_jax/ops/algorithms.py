@@ -5,6 +5,7 @@ others have their own way of adding two rewards. Each takes the scored samples
 of a rollout batch and gives `advantages.Advantages`.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import chex
@@ -57,7 +58,8 @@ def awpo(
 ) -> advantages_lib.Advantages:
   """A = d [(1 - w) A_out + w A_mix], A_out and A_mix by the estimator."""
   if parts['gate'] == 'none':
-    rewards = rewards.replace(reasoning=jnp.zeros_like(rewards.outcome))
+    nothing = jnp.zeros_like(rewards.outcome)
+    rewards = dataclasses.replace(rewards, reasoning=nothing)
 
   def standardize(reward: Array) -> Array:
     return estimators.estimate(
@@ -283,8 +285,8 @@ def rollout_advantages(
       penalty=length_penalty,
     )
   reasoning = masked.fill(rewards.reasoning, samples.valid)
-  rewards = rewards.replace(
-    outcome=outcome, reasoning=conditioned(reasoning, samples)
+  rewards = dataclasses.replace(
+    rewards, outcome=outcome, reasoning=conditioned(reasoning, samples)
   )
   return jax.lax.stop_gradient(
     function(rewards, samples, all_sum=all_sum, **flags)

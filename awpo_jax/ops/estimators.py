@@ -7,6 +7,7 @@ is the estimator itself, on the outcome. mu and s are mean and standard
 deviation over the valid samples of a group.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
@@ -109,8 +110,8 @@ def batch_std(
 ) -> Array:
   """(r - mu) / (std over the batch + eps) (arXiv:2508.08221)."""
   weights = samples.valid.astype(jnp.float32)
-  _, variance = _moments(rewards, weights, ddof, all_sum)
-  return centered(rewards, samples) / (masked.sqrt(variance) + eps)
+  deviation = masked.sqrt(_moments(rewards, weights, ddof, all_sum)[1])
+  return centered(rewards, samples) / (deviation + eps)
 
 
 def rloo(rewards: Array, samples: Samples, **_) -> Array:
@@ -128,7 +129,7 @@ def reinforce_pp(
 
   Without a KL in the reward R_t = r for every token of a row.
   """
-  returns = rewards
+  returns: Array = rewards
   if samples.penalty is not None:
     paid = masked.fill(samples.penalty, samples.mask)
     later = jnp.cumsum(paid[..., ::-1], axis=-1)[..., ::-1]
@@ -145,7 +146,7 @@ def reinforce_pp_baseline(
   rewards: Array, samples: Samples, *, all_sum, ddof, eps, batch_norm, **_
 ) -> Array:
   """REINFORCE++ with r - mu for the reward (arXiv:2501.03262)."""
-  kept = samples.replace(valid=samples.counted)
+  kept = dataclasses.replace(samples, valid=samples.counted)
   return _batch_normed(
     centered(rewards, samples), kept, batch_norm, all_sum, ddof, eps
   )

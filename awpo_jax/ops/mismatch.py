@@ -96,5 +96,5 @@ def mismatch_weights(
   correct = choices.pick('mismatch', MISMATCHES, mismatch)
   level = choices.pick('mismatch_level', LEVELS, mismatch_level)
   w = jnp.exp(level(losses.log_ratio(trainer, sampler, mask)))
-  w = correct(w, low=mismatch_low, high=mismatch_high)
-  return jax.lax.stop_gradient(masked.fill(w, mask))
+  corrected = correct(w, low=mismatch_low, high=mismatch_high)
+  return jax.lax.stop_gradient(masked.fill(corrected, mask))

@@ -167,7 +167,7 @@ def encode_response(
   )
 
 
-def _refuse(tokens: np.ndarray, largest: int, name: str | int) -> np.ndarray:
+def _refuse(tokens: np.ndarray, largest: int, name: str) -> np.ndarray:
   if len(tokens) > largest:
     raise ValueError(
       f'prompt of task {name}: {len(tokens)} tokens, but the largest of '
@@ -177,7 +177,7 @@ def _refuse(tokens: np.ndarray, largest: int, name: str | int) -> np.ndarray:
   return tokens
 
 
-def _cut_left(tokens: np.ndarray, largest: int, name: str | int) -> np.ndarray:
+def _cut_left(tokens: np.ndarray, largest: int, name: str) -> np.ndarray:
   del name
   return tokens[-largest:]
 
@@ -214,7 +214,8 @@ def prompt_batch(
     ValueError: a prompt is too long, or `overlong` is unknown.
   """
   fit = choices.pick('overlong', OVERLONG, overlong)
-  largest, names = max(buckets), task_ids or ids
+  largest = max(buckets)
+  names = [str(name) for name in task_ids or ids]
   encoded = [fit(x, largest, n) for x, n in zip(encoded, names, strict=True)]
   width = _bucket(max(map(len, encoded)), buckets)
   tokens = np.full((len(encoded), width), pad_id, np.int32)

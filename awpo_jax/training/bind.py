@@ -129,17 +129,20 @@ def _penalty(loss) -> Callable[..., types.Array] | None:
 
 def make_objective(
   config: config_lib.Config, decoder: decoder_lib.Decoder, phase: str
-) -> dict[str, Callable[..., Any]]:
+) -> dict[str, Any]:
   """`weigh`, `terms` and perhaps `before` of a phase, its flags bound."""
   if phase == 'sft':
-    model = {'decoder': decoder, 'chunk': config.model.logprob_chunk}
     return {
       'weigh': functools.partial(objectives.weigh, aggregation='token-mean'),
-      'terms': functools.partial(objectives.sft_terms, **model),
+      'terms': functools.partial(
+        objectives.sft_terms,
+        decoder=decoder,
+        chunk=config.model.logprob_chunk,
+      ),
     }
   loss, numbers = config.loss, config.numbers
   model = _model(config, decoder)
-  objective: dict[str, Callable[..., Any]] = {
+  objective: dict[str, Any] = {
     'weigh': functools.partial(
       objectives.weigh,
       aggregation=loss.aggregation,

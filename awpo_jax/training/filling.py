@@ -5,6 +5,7 @@ further rounds are sampled whole, here their groups are put together, and what
 is still missing is made up of groups that do not differ.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -42,7 +43,7 @@ def differs(rewards: types.Rewards, *, judged: bool) -> np.ndarray:
   return found | _spread(rewards.reasoning, valid) if judged else found
 
 
-def _spread(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
+def _spread(values: types.Array, valid: types.Array) -> np.ndarray:
   high = np.where(valid, values, -np.inf).max(axis=1)
   return high > np.where(valid, values, np.inf).min(axis=1)
 
@@ -89,22 +90,26 @@ def _alike(
   prompt = max(x.prompts.tokens.shape[-1] for x in rollouts)
   answer = max(x.completions.tokens.shape[-1] for x in rollouts)
 
-  def left(x: np.ndarray, value: int) -> np.ndarray:
+  def left(x: types.Array, value: int) -> np.ndarray:
     pad = [(0, 0), (prompt - x.shape[-1], 0)]
     return np.pad(x, pad, constant_values=value)
 
-  def right(x: np.ndarray, value: int = 0) -> np.ndarray:
+  def right(x: types.Array, value: int = 0) -> types.Array:
     pad = [(0, 0), (0, 0), (0, answer - x.shape[-1])]
     return np.pad(x, pad, constant_values=value) if x.ndim == 3 else x
 
   def pad(rollout: types.Rollout) -> types.Rollout:
     prompts, completions = rollout.prompts, rollout.completions
-    return rollout.replace(
-      prompts=prompts.replace(
-        tokens=left(prompts.tokens, pad_id), mask=left(prompts.mask, 0)
+    return dataclasses.replace(
+      rollout,
+      prompts=dataclasses.replace(
+        prompts,
+        tokens=left(prompts.tokens, pad_id),
+        mask=left(prompts.mask, 0),
       ),
-      completions=jax.tree.map(right, completions).replace(
-        tokens=right(completions.tokens, pad_id)
+      completions=dataclasses.replace(
+        jax.tree.map(right, completions),
+        tokens=right(completions.tokens, pad_id),
       ),
       thinking=None if rollout.thinking is None else right(rollout.thinking),
     )

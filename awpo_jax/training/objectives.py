@@ -241,7 +241,7 @@ def _tokens(
   mask = _rows(batch.weights) > 0
   samples = batch.tokens.shape[1]
   low = jnp.repeat(batch.clip_radius, samples)[:, None]
-  high = low * clip_high_factor
+  high: types.Array = low * clip_high_factor
   if batch.clip_high is not None:
     high = batch.clip_high.reshape(-1, 1)
   advantages = batch.advantages
@@ -268,7 +268,10 @@ def _ratios(
 ) -> dict[str, types.Array]:
   """Metrics: how far the policy has moved, how often the clip held it."""
   size = jnp.sum(weights * jnp.abs(tokens.log_ratio))
-  sums = {'weight': jnp.sum(weights), 'ratio_abs_log': size}
+  sums: dict[str, types.Array] = {
+    'weight': jnp.sum(weights),
+    'ratio_abs_log': size,
+  }
   clipped = policy_losses.is_clipped(tokens, loss=loss)
   if clipped is not None:
     sums['clip_fraction'] = jnp.sum(weights * clipped)

@@ -214,7 +214,8 @@ def _collect(
   )
   rounds: list[filling.Scored] = []
   useful: list[np.ndarray] = []
-  transcripts, sampled = [], 0
+  transcripts: list[dict[str, Any]] = []
+  sampled = 0
   for number in range(config.selection.sampling_rounds):
     tasks, prompts = next_prompts(experiment, index, number)
     samples = sample_ids(prompts.ids, config.rl.samples)

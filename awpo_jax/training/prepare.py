@@ -107,7 +107,7 @@ def prepare_rollout(
   made = algorithm.advantages(rollout.rewards, samples, all_sum=all_sum)
   advantages = algorithm.shape(made.advantages, samples)
   radius = algorithm.clip_radius(made.gate, made.counted, all_sum=all_sum)
-  fields = {}
+  fields: dict[str, types.Array] = {}
   if algorithm.clip_high is not None:
     fields['clip_high'] = algorithm.clip_high(
       advantages, radius, samples, all_sum=all_sum
@@ -205,12 +205,12 @@ def _metrics(
   rewards, completions = rollout.rewards, rollout.completions
   policy, every = completions.policy_mask, jnp.ones_like(completions.finished)
   gap = jnp.abs(completions.logprobs - batch.old_logprobs)
-  size = jnp.abs(batch.advantages)
+  size: types.Array = jnp.abs(batch.advantages)
   if size.ndim == 3:
     size = masked.mean(size, policy, axis=-1)
   moved = jnp.any(size != 0, axis=-1)
   amplified = advantages_lib.amplified_groups(made)
-  pairs = {
+  pairs: dict[str, tuple[types.Array, types.Array]] = {
     'reward/outcome': (rewards.outcome, rewards.outcome_valid),
     'reward/reasoning': (rewards.reasoning, rewards.reasoning_valid),
     'reward/valid': (batch.valid, jnp.ones_like(batch.valid)),

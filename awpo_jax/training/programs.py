@@ -205,7 +205,9 @@ def make_update(
   tx: optax.GradientTransformation,
 ) -> jax.stages.Wrapped:
   """(state, mini-batch) -> (state, metrics), over all devices."""
-  objective = bind.make_objective(experiment.config, experiment.decoder, phase)
+  objective: dict[str, Any] = bind.make_objective(
+    experiment.config, experiment.decoder, phase
+  )
   run = functools.partial(train_step.train_step, **objective, tx=tx)
   return sharding.pmapped(
     run, mesh, in_axes=(None, 0), out_axes=None, donate=(0,)
