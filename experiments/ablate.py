@@ -13,8 +13,7 @@ import sys
 
 from absl import app, flags
 
-from awpo_jax.training import comparison, comparison_plots, grid
-from awpo_jax.training import metrics as metrics_lib
+from awpo_jax.training import comparison_plots, grid
 
 _OUTPUT = flags.DEFINE_string('output_dir', '', 'Folder of everything.')
 _BASE = flags.DEFINE_string('base', '', 'Flags of all cells.')
@@ -63,22 +62,10 @@ def main(arguments: list[str]) -> None:
   failed = grid.execute(
     made, _PROGRAM, jobs=_JOBS.value, devices=_DEVICES.value
   )
-  scores = comparison.read(made, _SET.value)
-  text = comparison.markdown(scores, failed, baseline=_BASELINE.value)
-  folder = made.folder
-  (folder / 'report.md').write_text(text + '\n')
-  comparison.write_csv(scores, failed, folder / 'runs.csv')
-  key, curves = f'eval/{_SET.value}/accuracy', {}
-  for run in grid.runs(made)[1]:
-    if run.finished:
-      rows = metrics_lib.read_metrics(run.folder / metrics_lib.METRICS_FILE)
-      curves.setdefault(run.name, {})[run.seed] = comparison.curve(rows, key)
-  comparison_plots.plot_curves(curves, folder / 'curves.png', label=key)
-  comparison_plots.plot_scores(scores, folder / 'scores.png')
-  comparison_plots.plot_scores(
-    scores, folder / 'differences.png', baseline=_BASELINE.value
+  text = comparison_plots.write_report(
+    made, failed, baseline=_BASELINE.value, name=_SET.value
   )
-  print(f'\n{text}\n\n{folder / "report.md"}')
+  print(f'\n{text}\n\n{made.folder / comparison_plots.REPORT_FILE}')
   sys.exit(1 if failed else 0)
 
 

@@ -58,9 +58,8 @@ def awpo(
 ) -> advantages_lib.Advantages:
   """A = d [(1 - w) A_out + w A_mix], A_out and A_mix by the estimator."""
   if parts['gate'] == 'none':
-    rewards = dataclasses.replace(
-      rewards, reasoning=jnp.zeros_like(rewards.outcome)
-    )
+    nothing = jnp.zeros_like(rewards.outcome)
+    rewards = dataclasses.replace(rewards, reasoning=nothing)
 
   def standardize(reward: Array) -> Array:
     return estimators.estimate(

@@ -110,8 +110,8 @@ def batch_std(
 ) -> Array:
   """(r - mu) / (std over the batch + eps) (arXiv:2508.08221)."""
   weights = samples.valid.astype(jnp.float32)
-  variance = _moments(rewards, weights, ddof, all_sum)[1]
-  return centered(rewards, samples) / (masked.sqrt(variance) + eps)
+  deviation = masked.sqrt(_moments(rewards, weights, ddof, all_sum)[1])
+  return centered(rewards, samples) / (deviation + eps)
 
 
 def rloo(rewards: Array, samples: Samples, **_) -> Array:
@@ -129,7 +129,7 @@ def reinforce_pp(
 
   Without a KL in the reward R_t = r for every token of a row.
   """
-  returns = rewards
+  returns: Array = rewards
   if samples.penalty is not None:
     paid = masked.fill(samples.penalty, samples.mask)
     later = jnp.cumsum(paid[..., ::-1], axis=-1)[..., ::-1]

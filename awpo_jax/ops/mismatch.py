@@ -95,6 +95,6 @@ def mismatch_weights(
   """
   correct = choices.pick('mismatch', MISMATCHES, mismatch)
   level = choices.pick('mismatch_level', LEVELS, mismatch_level)
-  ratio = jnp.exp(level(losses.log_ratio(trainer, sampler, mask)))
-  weights = correct(ratio, low=mismatch_low, high=mismatch_high)
-  return jax.lax.stop_gradient(masked.fill(weights, mask))
+  w = jnp.exp(level(losses.log_ratio(trainer, sampler, mask)))
+  corrected = correct(w, low=mismatch_low, high=mismatch_high)
+  return jax.lax.stop_gradient(masked.fill(corrected, mask))

@@ -9,7 +9,7 @@ A token loss is f32[N, T], a row loss f32[N], a group loss f32[P]. They differ
 in what a rewritten ratio is the ratio of; aggregation is the caller's.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from awpo_jax import types
 from awpo_jax.ops import choices, losses, masked
 
 Array = types.Array
-Losses = Mapping[str, Callable[..., Array]]
+Losses = dict[str, Callable[..., Array]]
 
 MAX_ROW_LOG_RATIO = 10.0  # As of GSPO's own script.
 

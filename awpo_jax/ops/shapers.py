@@ -36,7 +36,8 @@ def egpo(
   H is the mean entropy over the tokens of the chain of thought, 0 without one.
   The bonus is at most lam |A| / alpha: no sign flips, and what is 0 stays 0.
   """
-  assert samples.thinking is not None
+  if samples.thinking is None:
+    raise ValueError('shaper=egpo needs the tokens of the chain of thought')
   thought = samples.mask & samples.thinking
   entropy = masked.mean(samples.entropy, thought, axis=-1)
   bonus = jnp.minimum(entropy, jnp.abs(advantages) / egpo_alpha)
@@ -66,7 +67,8 @@ def arm(
   over the 20% least likely tokens of the answer): what the policy is sure of
   gains less. Not zero-mean in the group; a is not known from the paper.
   """
-  assert samples.prompt_logprob is not None
+  if samples.prompt_logprob is None:
+    raise ValueError('shaper=arm needs the log-probability of the prompt')
   low = _least_likely(samples, arm_share)
   answer = jnp.exp(masked.mean(samples.logprobs, low, axis=-1))
   shift = jnp.exp(samples.prompt_logprob)[:, None] - answer

@@ -173,7 +173,7 @@ def encode_response(
   )
 
 
-def _refuse(tokens: np.ndarray, largest: int, name: str | int) -> np.ndarray:
+def _refuse(tokens: np.ndarray, largest: int, name: str) -> np.ndarray:
   if len(tokens) > largest:
     raise ValueError(
       f'prompt of task {name}: {len(tokens)} tokens, but the largest of '
@@ -183,7 +183,7 @@ def _refuse(tokens: np.ndarray, largest: int, name: str | int) -> np.ndarray:
   return tokens
 
 
-def _cut_left(tokens: np.ndarray, largest: int, name: str | int) -> np.ndarray:
+def _cut_left(tokens: np.ndarray, largest: int, name: str) -> np.ndarray:
   del name
   return tokens[-largest:]
 
@@ -221,7 +221,7 @@ def prompt_batch(
   """
   fit = choices.pick('overlong', OVERLONG, overlong)
   largest = max(buckets)
-  names: Sequence[str | int] = task_ids or ids
+  names = [str(name) for name in task_ids or ids]
   encoded = [fit(x, largest, n) for x, n in zip(encoded, names, strict=True)]
   width = smallest_bucket(max(map(len, encoded)), buckets)
   tokens = np.full((len(encoded), width), pad_id, np.int32)

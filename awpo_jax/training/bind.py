@@ -133,13 +133,13 @@ def make_objective(
 ) -> dict[str, Any]:
   """`weigh`, `terms` and perhaps `before` of a phase, its flags bound."""
   if phase == 'sft':
-    model: dict[str, Any] = {
-      'decoder': decoder,
-      'chunk': config.model.logprob_chunk,
-    }
     return {
       'weigh': functools.partial(objectives.weigh, aggregation='token-mean'),
-      'terms': functools.partial(objectives.sft_terms, **model),
+      'terms': functools.partial(
+        objectives.sft_terms,
+        decoder=decoder,
+        chunk=config.model.logprob_chunk,
+      ),
     }
   loss, numbers = config.loss, config.numbers
   model = _model(config, decoder)

@@ -1,4 +1,4 @@
-"""Pictures of a grid of runs."""
+"""Pictures of a grid of runs, and all that is written of it."""
 
 import os
 from collections.abc import Mapping
@@ -8,6 +8,10 @@ from matplotlib import figure as mpl_figure
 from matplotlib.backends import backend_agg
 
 from awpo_jax.training import comparison
+from awpo_jax.training import grid as grid_lib
+from awpo_jax.training import metrics as metrics_lib
+
+REPORT_FILE = 'report.md'
 
 
 def _figure(width: float, height: float, count: int = 1):
@@ -101,3 +105,39 @@ def plot_scores(
       axes.axvline(0, color='0.4', lw=0.8)
   figure.savefig(path, format='png', dpi=120)
   return figure
+
+
+def write_report(
+  grid: grid_lib.Grid,
+  failed: Mapping[tuple[str, int], str],
+  *,
+  baseline: str,
+  name: str,
+) -> str:
+  """Tables, CSV and pictures of what has come to its end, into its folder.
+
+  Args:
+    grid: as it was run.
+    failed: of `grid.execute`.
+    baseline: cell that the others are compared with.
+    name: of the evaluation set.
+
+  Returns:
+    The text of the report.
+  """
+  scores = comparison.read(grid, name)
+  text = comparison.markdown(scores, failed, baseline=baseline)
+  folder = grid.folder
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / REPORT_FILE).write_text(text + '\n', encoding='utf-8')
+  comparison.write_csv(scores, failed, folder / 'runs.csv')
+  key = f'eval/{name}/accuracy'
+  curves: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
+  for run in grid_lib.runs(grid)[1]:
+    if run.finished:
+      rows = metrics_lib.read_metrics(run.folder / metrics_lib.METRICS_FILE)
+      curves.setdefault(run.name, {})[run.seed] = comparison.curve(rows, key)
+  plot_curves(curves, folder / 'curves.png', label=key)
+  plot_scores(scores, folder / 'scores.png')
+  plot_scores(scores, folder / 'differences.png', baseline=baseline)
+  return text

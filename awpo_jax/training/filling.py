@@ -103,7 +103,9 @@ def _alike(
     return dataclasses.replace(
       rollout,
       prompts=dataclasses.replace(
-        prompts, tokens=left(prompts.tokens, pad_id), mask=left(prompts.mask, 0)
+        prompts,
+        tokens=left(prompts.tokens, pad_id),
+        mask=left(prompts.mask, 0),
       ),
       completions=dataclasses.replace(
         jax.tree.map(right, completions),

@@ -110,7 +110,7 @@ def prepare_rollout(
   made = algorithm.advantages(rollout.rewards, samples, all_sum=all_sum)
   advantages = algorithm.shape(made.advantages, samples)
   radius = algorithm.clip_radius(made.gate, made.counted, all_sum=all_sum)
-  fields = {}
+  fields: dict[str, types.Array] = {}
   if algorithm.clip_high is not None:
     fields['clip_high'] = algorithm.clip_high(
       advantages, radius, samples, all_sum=all_sum
@@ -226,7 +226,7 @@ def _metrics(
     size = masked.mean(size, policy, axis=-1)
   moved = jnp.any(size != 0, axis=-1)
   amplified = advantages_lib.amplified_groups(made)
-  pairs = {
+  pairs: dict[str, tuple[types.Array, types.Array]] = {
     'reward/outcome': (rewards.outcome, rewards.outcome_valid),
     'reward/reasoning': (rewards.reasoning, rewards.reasoning_valid),
     'reward/valid': (batch.valid, jnp.ones_like(batch.valid)),

@@ -1,0 +1,38 @@
+"""Whole runs under algorithms that ask for more than a batch of rewards."""
+
+import pytest
+
+from tests import whole_runs
+
+FOLDER = whole_runs.ROOT / 'experiments/algorithms'
+ALL = sorted(file.stem for file in FOLDER.glob('*.flags'))
+
+
+def _train(start, name, *flags):
+  result = start(
+    '--sft_steps=1',
+    '--rl_steps=1',
+    '--cpu_devices=1',
+    '--minibatches=4',
+    f'--flagfile=experiments/algorithms/{name}.flags',
+    '--length_buffer=4',
+    *flags,
+  )
+  assert result.returncode == 0, result.stderr
+
+
+def test_further_rounds_fill_a_batch(start, tmp_path):
+  # A judge and a reward that hardly differ in short answers of one letter.
+  _train(start, 'dapo', '--archive')
+  row = whole_runs.rows(tmp_path / 'run')[-1]
+  assert 1 <= row['selection/rounds'] <= 3
+  assert 0 < row['selection/differs'] <= 1
+  assert 0 < row['selection/tokens'] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ALL)
+def test_every_algorithm_trains(start, tmp_path, name):
+  _train(start, name)
+  row = whole_runs.rows(tmp_path / 'run')[-1]
+  assert row['phase'] == 'rl' and row['grad_norm'] > 0
