@@ -139,7 +139,7 @@ def test_a_real_model_follows_the_recipe(file):
   assert config.run.rl_steps == 105 and config.run.sft_steps == 0
   assert data.prompt_buckets == data.response_buckets == (2048,)
   assert (rl.temperature, loss.kl_coef, loss.entropy_coef) == (1, 0, 0)
-  assert (loss.clip_max, loss.dual_clip) == (0.2, 3)
+  assert (loss.clip_max, config.numbers.dual_clip) == (0.2, 3)
   assert loss.aggregation == 'token-mean' and not config.run.init_from
   # Adapters are new and small: the rate of all weights would not move them.
   assert (rl.learning_rate == 1e-6) == (config.model.lora_rank == 0)
