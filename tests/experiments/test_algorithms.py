@@ -15,14 +15,15 @@ def _train(start, name, *flags):
     '--cpu_devices=1',
     '--minibatches=4',
     f'--flagfile=experiments/algorithms/{name}.flags',
+    # Answers of eight tokens, none of them perfect.
     '--length_buffer=4',
+    '--correct=0.5',
     *flags,
   )
   assert result.returncode == 0, result.stderr
 
 
 def test_further_rounds_fill_a_batch(start, tmp_path):
-  # A judge and a reward that hardly differ in short answers of one letter.
   _train(start, 'dapo', '--archive')
   row = whole_runs.rows(tmp_path / 'run')[-1]
   assert 1 <= row['selection/rounds'] <= 3
