@@ -2,32 +2,23 @@
 
 import subprocess
 import sys
-import textwrap
 
 from tests import tiny_dataset, whole_runs
 
-# As README shows it.
-MINE = """
-  # mine.py
-  import jax.numpy as jnp
-  from absl import app
-  from awpo_jax.ops import estimators
-
-  def median(rewards, samples, **_):  # --estimator=median
-    middle = jnp.median(rewards, axis=1, keepdims=True)
-    return jnp.where(samples.valid, rewards - middle, 0.0)
-
-  estimators.ESTIMATORS['median'] = median
-
-  if __name__ == '__main__':
-    from experiments import train
-    app.run(train.main, flags_parser=train.parse)
-"""
+def _mine() -> str:
+  """The program that README.md shows."""
+  text = (whole_runs.ROOT / 'README.md').read_text('utf-8')
+  _, _, rest = text.partition('```python
+# mine.py
+import jax')
+  assert rest
+  return '# mine.py
+import jax' + rest.partition('```')[0]
 
 
 def test_a_function_and_an_entry(tmp_path):
   script = tmp_path / 'mine.py'
-  script.write_text(textwrap.dedent(MINE))
+  script.write_text(_mine())
   folder = tmp_path / 'run'
   flags = tiny_dataset.flags(
     folder, '--estimator=median', '--gate=none', '--difficulty=none'
