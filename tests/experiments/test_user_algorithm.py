@@ -5,15 +5,14 @@ import sys
 
 from tests import tiny_dataset, whole_runs
 
+
 def _mine() -> str:
   """The program that README.md shows."""
   text = (whole_runs.ROOT / 'README.md').read_text('utf-8')
-  _, _, rest = text.partition('```python
-# mine.py
-import jax')
+  first = '# mine.py\nimport jax'
+  _, _, rest = text.partition(f'```python\n{first}')
   assert rest
-  return '# mine.py
-import jax' + rest.partition('```')[0]
+  return first + rest.partition('```')[0]
 
 
 def test_a_function_and_an_entry(tmp_path):
