@@ -111,11 +111,11 @@ HOSTILE = [
 
 @pytest.mark.parametrize('text', HOSTILE, ids=lambda text: ascii(text[:20]))
 def test_hostile_output_is_no_call(text):
-  begun = time.perf_counter()
+  begun = time.process_time()
   assert decoding.decode_python(text) is None
   json.dumps(decoding.decode_template(f'[{text}]'))
   assert decoding.decode_rlla(text) == []
-  assert time.perf_counter() - begun < 2
+  assert time.process_time() - begun < 2
 
 
 def test_nothing_is_evaluated(tmp_path):

@@ -67,10 +67,10 @@ def test_javascript(text, kind, nested, value):
   ],
 )
 def test_hostile_text_takes_no_time(text):
-  begun = time.perf_counter()
+  begun = time.process_time()
   for part in (text, text[: literals.MAX_CHARS]):
     for kind in literals.JAVA_TYPES:
       literals.convert_java(part, kind, 'String')
     for kind in literals.JAVASCRIPT_TYPES:
       literals.convert_javascript(part, kind, 'String')
-  assert time.perf_counter() - begun < 5
+  assert time.process_time() - begun < 5

@@ -37,9 +37,9 @@ def test_extraction(text, letter):
   'text', ['answer: ' * 40000, 'answer:' + ' ' * 300000, 'answer is (' * 30000]
 )
 def test_hostile_output_takes_no_time(text):
-  begun = time.perf_counter()
+  begun = time.process_time()
   assert mmlu_pro.extract(text) is None
-  assert time.perf_counter() - begun < 2
+  assert time.process_time() - begun < 2
 
 
 def test_no_choice_draws_every_option_alike_and_the_same_again():
