@@ -108,15 +108,16 @@ def _failure(each: results_lib.Scored, sample: int, result) -> str:
   ]
   if item.talk.tools:
     parts.append(_part('tools', _json(item.talk.tools)))
-  pairs = itertools.zip_longest(answers, result.replies, fillvalue=())
-  for answer, replies in pairs:
+  # Only answers of an episode have replies.
+  replies = result.replies or itertools.repeat(())
+  for answer, replied in zip(answers, replies, strict=False):
     thought = tool_calls.section(answer, 'think')
     if thought is None:
       parts.append(_part('answer', answer))
     else:
       parts.append(_part('thought', thought.strip()))
       parts.append(_part('answer', tool_calls.strip_thought(answer).strip()))
-    parts += [_part(role, text) for role, text in replies]
+    parts += [_part(role, text) for role, text in replied]
   parts += [
     _part('read in it', _json(result.decoded)),
     _part('expected', _json(item.expected)),
