@@ -268,41 +268,43 @@ def _other(value):
   return f'{value}x' if isinstance(value, str) else []
 
 
+@pytest.fixture(scope='module')
+def upstream():
+  name = 'bfcl_eval.eval_checker.multi_turn_eval'
+  checker = pytest.importorskip(f'{name}.multi_turn_checker')
+  utils = pytest.importorskip(f'{name}.multi_turn_utils')
+
+  def check(row, turns):
+    before = set(vars(utils))
+    verdict = checker.multi_turn_checker(
+      [[[bfcl_turns.call_text(x)] for x in calls] for calls in turns],
+      [list(calls) for calls in row.ground_truth],
+      {
+        'id': row.row_id,
+        'initial_config': row.initial_config,
+        'involved_classes': list(row.involved_classes),
+      },
+      row.category,
+      'model',
+    )
+    # It keeps its simulators as globals, by names that come again.
+    for made in set(vars(utils)) - before:
+      delattr(utils, made)
+    return verdict.get('error_type')
+
+  return check
+
+
+@pytest.fixture(scope='module')
+def pool():
+  made = sandbox.Pool(sandbox.Limits(seconds=60, chars=1 << 22))
+  yield made
+  made.close()
+
+
 @bfcl_dialogues.needs_package
 class TestUpstream:
   """Verdict and error type are those of upstream's own checker."""
-
-  @pytest.fixture(scope='class')
-  def upstream(self):
-    name = 'bfcl_eval.eval_checker.multi_turn_eval'
-    checker = pytest.importorskip(f'{name}.multi_turn_checker')
-    utils = pytest.importorskip(f'{name}.multi_turn_utils')
-
-    def check(row, turns):
-      before = set(vars(utils))
-      verdict = checker.multi_turn_checker(
-        [[[bfcl_turns.call_text(x)] for x in calls] for calls in turns],
-        [list(calls) for calls in row.ground_truth],
-        {
-          'id': row.row_id,
-          'initial_config': row.initial_config,
-          'involved_classes': list(row.involved_classes),
-        },
-        row.category,
-        'model',
-      )
-      # It keeps its simulators as globals, by names that come again.
-      for made in set(vars(utils)) - before:
-        delattr(utils, made)
-      return verdict.get('error_type')
-
-    return check
-
-  @pytest.fixture(scope='class')
-  def pool(self):
-    made = sandbox.Pool(sandbox.Limits(seconds=60, chars=1 << 22))
-    yield made
-    made.close()
 
   def agrees(self, rows, upstream, pool):
     """Kind of rollout -> whether passed, of all rows."""
