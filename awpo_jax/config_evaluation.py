@@ -70,7 +70,8 @@ class EvaluationConfig:
   overlong: str = flag(
     'error',
     'A prompt longer than the last bucket or the model: refuse it, or count it '
-    'as answered by nothing.',
+    'as answered by nothing. One that grows too long in a later turn always '
+    'ends its row, which is wrong.',
     ('error', 'wrong'),
   )
   batch: int = flag(32, 'Prompts answered at once.')

@@ -18,7 +18,7 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
 from absl import app, flags  # noqa: E402
 
-from awpo_jax import config, config_evaluation  # noqa: E402
+from awpo_jax import config, config_evaluation, types  # noqa: E402
 from awpo_jax.training import evaluation  # noqa: E402
 
 config.define_section(config_evaluation.EvaluationConfig)
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
   try:
     settings = config_evaluation.from_flags(flags.FLAGS)
     scores = evaluation.evaluate(settings)
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, types.RewardUnavailable) as error:
     print(f'{type(error).__name__}: {error}', file=sys.stderr)
     sys.exit(2)
   except KeyboardInterrupt:

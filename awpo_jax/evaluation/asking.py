@@ -127,13 +127,13 @@ def _step(part, answers, encode, generate, advance) -> list[_Running]:
     replies = generate([prompt for _, prompt in asked], ids)
     for (each, _), reply in zip(asked, replies, strict=True):
       each.answers.append(reply)
-  seconds = (time.perf_counter() - begun) / len(part)
   over: list[_Running] = []
   rest: list[_Running] = []
   for each in part:
-    each.seconds += seconds
     again = each.prompt is not None and _asks_again(each, encode)
     (rest if again else over).append(each)
+  for each in part:  # Their share, tools that ran included.
+    each.seconds += (time.perf_counter() - begun) / len(part)
   answers.append([row for each in over for row in _rows(each)])
   advance(sum(len(each.samples) for each in over))
   return rest

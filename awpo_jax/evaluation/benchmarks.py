@@ -13,6 +13,7 @@ from awpo_jax.evaluation import (
   bfcl,
   bfcl_gold,
   bfcl_prompts,
+  bfcl_turns,
   decoding,
   mmlu_pro,
   tables,
@@ -22,6 +23,7 @@ from awpo_jax.rollout import chat, tool_calls
 from awpo_jax.rollout.datasets import api_bank as api_bank_rows
 from awpo_jax.rollout.datasets import bfcl_rows
 from awpo_jax.rollout.datasets import mmlu_pro as mmlu_pro_rows
+from awpo_jax.rollout.environments import bfcl as environments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Source:
     style: of the prompts: `rlla`; `template`, the row's own messages with tools
       for the chat template; `rlla_template`, RLLA's text and layout of answers
       with tools for the chat template, as `--prompt_style=template` trains.
-    categories: of BFCL; none: those that are there and can be asked.
+    categories: of BFCL; none: those that are there.
     examples: file of worked MMLU-Pro examples; empty: none are shown.
     skipped: collects bad rows; None: the first one raises.
   """
@@ -61,20 +63,38 @@ class Benchmark:
 
 
 def load_bfcl(source: Source) -> list[items_lib.Item]:
-  """BFCL's single-turn rows."""
-  chosen = source.categories
-  multi_turn = [name for name in chosen if name in bfcl_rows.MULTI_TURN]
-  if multi_turn:
-    raise ValueError(
-      f'--categories={",".join(multi_turn)}: only single-turn categories are '
-      'run so far.'
-    )
-  rows = bfcl_rows.read(source.data, chosen, source.skipped)
-  return [
-    _bfcl_item(row, source.style)
-    for row in rows
-    if row.category not in bfcl_rows.MULTI_TURN
-  ]
+  """BFCL's rows; those of several turns need the package `bfcl-eval`.
+
+  Raises:
+    bfcl.MissingPackage: it is not installed, and there are such rows.
+  """
+  rows = bfcl_rows.read(source.data, source.categories, source.skipped)
+  environment = None
+  if any(row.category in bfcl_rows.MULTI_TURN for row in rows):
+    environment = _environment()
+  items = []
+  for row in rows:
+    try:
+      items.append(
+        bfcl_turns.item(row, source.style, environment)
+        if environment and row.category in bfcl_rows.MULTI_TURN
+        else _bfcl_item(row, source.style)
+      )
+    except ValueError as error:
+      if source.skipped is None:
+        raise
+      source.skipped.append(str(error))
+  return items
+
+
+def _environment() -> environments.BfclEnvironment:
+  try:
+    return bfcl_turns.make_environment()
+  except environments.MissingPackage as error:
+    raise environments.MissingPackage(
+      f'{error}; or leave the rows of several turns out: --categories='
+      f'{",".join((*bfcl_rows.NON_LIVE, *bfcl_rows.LIVE))}'
+    ) from error
 
 
 def _bfcl_item(row: bfcl_rows.Row, style: chat.Style) -> items_lib.Item:

@@ -21,11 +21,15 @@ class Result(NamedTuple):
     correct: whether it counts as right.
     error: what is wrong, in the benchmark's own words; None where right.
     decoded: what was read in it, as JSON.
+    reason: more of what is wrong, in our words.
+    replies: of an episode, role and text of what came back after each answer.
   """
 
   correct: bool
   error: str | None
   decoded: Any = None
+  reason: str = ''
+  replies: tuple[tuple[tuple[str, str], ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +41,10 @@ class Item:
     category: the row of the table it counts in.
     task: the row as RLLA would have it; of a multi-turn row its first turn.
     talk: the first conversation, in the style of the prompts.
-    episode: starts the row.
-    multi_turn: whether it may ask more than once.
     score: of all answers of an episode, and the number of the sample.
-    gold: answers that ought to be right.
+    gold: answers that ought to be right, in the order in which it asks.
     expected: the ground truth, as JSON, for reports.
+    start: starts the row, where it may ask more than once.
   """
 
   row_id: str

@@ -8,6 +8,7 @@ import base64
 import collections
 import hashlib
 import html
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -107,16 +108,20 @@ def _failure(each: results_lib.Scored, sample: int, result) -> str:
   ]
   if item.talk.tools:
     parts.append(_part('tools', _json(item.talk.tools)))
-  for answer in answers:
+  # Only answers of an episode have replies.
+  replies = result.replies or itertools.repeat(())
+  for answer, replied in zip(answers, replies, strict=False):
     thought = tool_calls.section(answer, 'think')
     if thought is None:
       parts.append(_part('answer', answer))
     else:
       parts.append(_part('thought', thought.strip()))
       parts.append(_part('answer', tool_calls.strip_thought(answer).strip()))
+    parts += [_part(role, text) for role, text in replied]
   parts += [
     _part('read in it', _json(result.decoded)),
     _part('expected', _json(item.expected)),
+    *([_part('verdict', result.reason)] if result.reason else []),
   ]
   return (
     f'<details data-category="{_text(item.category)}" '

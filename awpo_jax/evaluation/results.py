@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from awpo_jax.evaluation import benchmarks, store
+from awpo_jax.evaluation import benchmarks, bfcl_turns, store
 from awpo_jax.evaluation import items as items_lib
 
 
@@ -41,11 +41,14 @@ def score(
   return scored
 
 
-def unasked(
-  items: Sequence[items_lib.Item], answers: store.Answers
-) -> list[str]:
-  """Rows whose prompts were too long."""
-  return [x.row_id for x in items if not answers.texts[store.Key(x.row_id, 0)]]
+def too_long(scored: Sequence[Scored], answers: store.Answers) -> list[str]:
+  """Rows whose prompts were too long, at once or in a later turn."""
+  return [
+    each.item.row_id
+    for each in scored
+    if not answers.texts[store.Key(each.item.row_id, 0)]
+    or each.results[0].error == bfcl_turns.UNFINISHED
+  ]
 
 
 def by_category(scored: Iterable[Scored]) -> dict[str, np.ndarray]:
@@ -111,18 +114,31 @@ def write_leaderboard(
     )
 
 
-def _written(each: Scored) -> str:
-  return benchmarks.written_calls(each.results[0].decoded, each.answers[0][0])
+def _written(each: Scored) -> str | list[list[str]]:
+  """The answer; of several turns the steps of each turn of the user."""
+  result, texts = each.results[0], each.answers[0]
+  if not each.item.multi_turn:
+    return benchmarks.written_calls(result.decoded, texts[0])
+  if result.error == bfcl_turns.UNFINISHED:
+    return f'Error during inference: {result.reason}'
+  rest = iter(texts)
+  return [
+    [benchmarks.written_calls(calls, next(rest)) for calls in turn]
+    for turn in result.decoded
+  ]
 
 
 def _failure(each: Scored, model: str) -> dict[str, Any]:
   item, result = each.item, each.results[0]
+  error: dict[str, Any] = {'error_type': result.error}
+  if item.multi_turn:
+    error = {'error': {'error_message': [result.reason], **error}}
   return {
     'id': item.row_id,
     'model_name': model,
     'test_category': item.category,
     'valid': False,
-    'error_type': result.error,
+    **error,
     'prompt': [dict(message) for message in item.talk.messages],
     'model_result_raw': list(each.answers[0]),
     'model_result_decoded': result.decoded,

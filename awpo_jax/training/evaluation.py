@@ -110,7 +110,7 @@ def evaluate(config: config_evaluation.EvaluationConfig) -> dict[str, Any]:
     scores[name] = {
       **_summary(name, scored, config),
       'skipped_rows': skipped or [],
-      'too_long': results.unasked(items, answers),
+      'too_long': results.too_long(scored, answers),
       'answers_per_second': _rate(len(answers.texts), answers.seconds),
       'tokens_per_second': _rate(answers.tokens, answers.seconds),
     }

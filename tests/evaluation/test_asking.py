@@ -137,6 +137,17 @@ def test_what_does_not_fit_has_no_answer(tmp_path):
   assert texts['r', 0] == ()
 
 
+def test_what_outgrows_the_prompt_ends_there(tmp_path):
+  def start():
+    yield talk('p1')
+    yield talk('too long')
+    raise AssertionError('asked again')
+
+  policy, texts, done = run([make_item('p', 'p', start=start)], tmp_path)
+  assert policy.batches == [['p1']] and done == 1
+  assert texts['p', 0] == (f'p1/{asking.sample_id("p", 0, 0)}',)
+
+
 def test_sample_ids_are_facts():
   ids = {
     asking.sample_id(r, g, t) for r in 'ab' for g in (0, 1) for t in (0, 1)

@@ -126,9 +126,3 @@ def test_ground_truth_of_the_real_rows_passes_but_for_known_ones():
       failed.add(row.row_id)
   here = {row.row_id for row in known}
   assert failed == here & set(bfcl_gold.UNPASSABLE)
-
-
-def test_multi_turn_is_refused_by_name(tmp_path):
-  source = benchmarks.Source('x', categories=('multi_turn_base',))
-  with pytest.raises(ValueError, match='multi_turn_base.*single-turn'):
-    benchmarks.load_bfcl(source)

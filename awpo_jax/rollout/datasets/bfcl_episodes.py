@@ -5,17 +5,13 @@ Apache-2.0); nothing of them is trained on. The tasks for training are of our
 own making, on the methods that the simulated APIs document.
 """
 
-import json
 import pathlib
-from collections.abc import Mapping
-from typing import Any
 
 from awpo_jax import types
 from awpo_jax.rollout import prompts
-from awpo_jax.rollout.datasets import bfcl_tasks
+from awpo_jax.rollout.datasets import bfcl_rows, bfcl_tasks
 from awpo_jax.rollout.environments import bfcl
 
-CATEGORIES = ('base', 'miss_func', 'miss_param', 'long_context')
 _NEW_TOOLS = (
   'I have updated some more functions you can choose from. What about now?'
 )
@@ -44,64 +40,63 @@ def load(*, seed: int, data: str | None = None) -> types.Dataset:
 
 def rows(folder: pathlib.Path) -> dict[str, list[types.Task]]:
   """The rows of each category that has a file in the folder."""
-  found = {}
-  for category in CATEGORIES:
-    file = folder / f'BFCL_v4_multi_turn_{category}.json'
-    if file.is_file():
-      answers = folder / 'possible_answer' / file.name
-      truth = {row['id']: row['ground_truth'] for row in _lines(answers)}
-      found[f'multi_turn_{category}'] = [
-        _task(row, truth, category) for row in _lines(file)
-      ]
+  found = [
+    name
+    for name in bfcl_rows.MULTI_TURN
+    if (folder / f'BFCL_v4_{name}.json').is_file()
+  ]
   if not found:
     raise FileNotFoundError(
       f'--data={folder}: no BFCL_v4_multi_turn_<category>.json; name the '
       'folder that holds them and possible_answer/'
     )
-  return found
+  return {
+    name: [task(row) for row in bfcl_rows.read(str(folder), [name])]
+    for name in found
+  }
 
 
-def _lines(file: pathlib.Path) -> list[dict[str, Any]]:
-  if not file.is_file():
-    raise FileNotFoundError(f'no {file}, which holds the reference answers')
+def task(row: bfcl_rows.Row, *, docs_in_text: bool = True) -> types.Task:
+  """A multi-turn row as an episode.
+
+  Args:
+    row: of `bfcl_rows.MULTI_TURN`.
+    docs_in_text: whether tools that come on offer later are documented in what
+      the user says there; else somebody else shows them.
+
+  Raises:
+    bfcl.MissingPackage: `bfcl-eval` is not installed.
+    ValueError: the row names what there is not.
+  """
   try:
-    return [json.loads(line) for line in file.read_text().splitlines()]
-  except ValueError as error:
-    raise ValueError(f'{file} is not JSON Lines: {error}') from error
-
-
-def _task(
-  row: Mapping[str, Any], truth: Mapping[str, Any], category: str
-) -> types.Task:
-  try:
-    tools = bfcl.tools_of(row['involved_classes'])
-    added = row.get('missed_function', {})
+    tools = bfcl.tools_of(row.involved_classes)
+    shown = row.missed_function if docs_in_text else {}
     return bfcl_tasks.make_task(
-      task_id=row['id'],
-      kind=category,
-      classes=row['involved_classes'],
-      config=row['initial_config'],
-      requests=_requests(row['question'], added, tools),
+      task_id=row.row_id,
+      kind=row.category.removeprefix('multi_turn_'),
+      classes=row.involved_classes,
+      config=row.initial_config,
+      requests=_requests(row.turns, shown, tools),
       truth=[
         [bfcl.parse_call(call, tools) for call in turn]
-        for turn in truth[row['id']]
+        for turn in row.ground_truth
       ],
-      added=added,
-      long_context=category == 'long_context',
+      added={str(turn): list(n) for turn, n in row.missed_function.items()},
+      long_context=row.category.endswith('long_context'),
     )
-  except (KeyError, TypeError) as error:
+  except bfcl.MissingPackage:
+    raise
+  except (KeyError, TypeError, ValueError) as error:
     raise ValueError(
-      f'row {row.get("id")}: not as BFCL has it: {error!r}'
+      f'row {row.row_id}: not as BFCL has it: {error!r}'
     ) from error
 
 
-def _requests(question, added, tools) -> list[str]:
+def _requests(turns, added, tools) -> list[str]:
   """What the user says in each turn, new tools in front of their turn."""
   requests = []
-  for number, messages in enumerate(question):
-    text = '\n'.join(message['content'] for message in messages)
-    new = [tools[name] for name in added.get(str(number), [])]
-    if new:
-      text = f'{prompts.render_tools(new)}\n{text or _NEW_TOOLS}'
-    requests.append(text)
+  for number, messages in enumerate(turns):
+    text = '\n'.join(message['content'] for message in messages) or _NEW_TOOLS
+    new = [tools[name] for name in added.get(number, ())]
+    requests.append(f'{prompts.render_tools(new)}\n{text}' if new else text)
   return requests

@@ -54,8 +54,8 @@ def package_folder() -> pathlib.Path:
 
 
 @functools.cache
-def documented(class_name: str) -> Mapping[str, types.Tool]:
-  """The documented methods of a class as tools, by name."""
+def docs_of(class_name: str) -> Mapping[str, Mapping[str, Any]]:
+  """Documentation of a class's methods as the package has it, by name."""
   file = (
     package_folder()
     / 'data'
@@ -63,13 +63,17 @@ def documented(class_name: str) -> Mapping[str, types.Tool]:
     / f'{bfcl_tools.MODULES[class_name]}.json'
   )
   docs = map(json.loads, file.read_text(encoding='utf-8').splitlines())
+  return {doc['name']: doc for doc in docs}
+
+
+@functools.cache
+def documented(class_name: str) -> Mapping[str, types.Tool]:
+  """The documented methods of a class as tools, by name."""
   return {
-    doc['name']: types.Tool(
-      doc['name'],
-      doc['description'] + _SYNTAX_NOTE,
-      doc['parameters']['properties'],
+    name: types.Tool(
+      name, doc['description'] + _SYNTAX_NOTE, doc['parameters']['properties']
     )
-    for doc in docs
+    for name, doc in docs_of(class_name).items()
   }
 
 
@@ -116,10 +120,12 @@ class Verdict(NamedTuple):
   Attributes:
     passed: turns of the user that are right, from the first on.
     reason: why the next one is not; '' where all are right.
+    error_type: upstream's name of that; None where all are right.
   """
 
   passed: int
   reason: str
+  error_type: str | None = None
 
 
 def check(
@@ -141,26 +147,31 @@ def check(
   """
   truth = scenario['truth']
   if len(turns) != len(truth):
-    return Verdict(0, f'{len(turns)} turns instead of {len(truth)}')
+    reason = f'{len(turns)} turns instead of {len(truth)}'
+    return Verdict(0, reason, 'multi_turn:force_terminated')
   program = program_of(scenario)
+  # A program of its own: the workers keep what its calls have led to as well.
+  other = program._replace(scenario={**program.scenario, 'truth': True})
   results: list[str] = []
   made: tuple[tool_calls.ToolCall, ...] = ()
   right: tuple[tool_calls.ToolCall, ...] = ()
   for turn, (calls, expected) in enumerate(zip(turns, truth, strict=True)):
     ran = pool.run(program, made, calls, inspect=True)
     gold = [tool_calls.ToolCall(*call) for call in expected]
-    wanted = pool.run(program, right, gold, inspect=True)
+    wanted = pool.run(other, right, gold, inspect=True)
     made, right = ran.history, wanted.history
     results += ran.texts
     if not gold:
       continue
     if not calls:
-      return Verdict(turn, 'no call')
+      return Verdict(turn, 'no call', 'multi_turn:empty_turn_model_response')
     for name, state in wanted.state.items():
       if ran.state is None or ran.state[name] != state:
-        return Verdict(turn, f'another state of {name}')
+        reason = f'another state of {name}'
+        return Verdict(turn, reason, 'multi_turn:instance_state_mismatch')
     if checks.share_contained(results, wanted.texts) < 1:
-      return Verdict(turn, 'a result is missing')
+      reason = 'a result is missing'
+      return Verdict(turn, reason, 'multi_turn:execution_response_mismatch')
   return Verdict(len(truth), '')
 
 
@@ -173,14 +184,21 @@ def program_of(scenario: Mapping[str, Any]) -> sandbox.Program:
 class BfclEnvironment:
   """Episodes on BFCL's simulators, with several turns of the user.
 
-  A tool runs only where its documentation has been shown. A turn of the model
-  without a call ends the user's turn; the last one ends the episode, and so
-  does one step more than `MAX_STEPS` within a turn.
+  A turn of the model without a call ends the user's turn; the last one ends
+  the episode, and so does one step more than `MAX_STEPS` within a turn.
   """
 
-  def __init__(self, limits: sandbox.Limits):
+  def __init__(self, limits: sandbox.Limits, *, only_offered: bool = True):
+    """Starts nothing yet; raises `MissingPackage`.
+
+    Args:
+      limits: of what calls may take.
+      only_offered: whether a tool runs only where its documentation has been
+        shown; the leaderboard runs every public method of the classes.
+    """
     package_folder()
     self._pool = sandbox.Pool(limits)
+    self._only_offered = only_offered
 
   def reset(self, task: types.Task) -> protocol.State:
     scenario = task.scenario
@@ -201,18 +219,18 @@ class BfclEnvironment:
   ) -> protocol.Step:
     if not calls:
       return self._next_request(state)
-    offered = [call for call in calls if call.name in state['offered']]
+    runs = [
+      call.name in state['offered'] or not self._only_offered for call in calls
+    ]
+    offered = [call for call, on in zip(calls, runs, strict=True) if on]
     history = [tool_calls.ToolCall(*call) for call in state['history']]
     ran = self._pool.run(program_of(state['scenario']), history, offered)
     texts = iter(ran.texts)
     observations = tuple(
       protocol.Observation(
-        'obs',
-        next(texts)
-        if call.name in state['offered']
-        else checks.not_offered(call.name),
+        'obs', next(texts) if on else checks.not_offered(call.name)
       )
-      for call in calls
+      for call, on in zip(calls, runs, strict=True)
     )
     stopped = state['steps'] + 1 > MAX_STEPS
     *before, turn = state['turns']
@@ -248,15 +266,24 @@ class BfclEnvironment:
     turns: Sequence[protocol.Turn],
   ) -> types.Score:
     truth = task.scenario['truth']
-    made = [
-      [tool_calls.ToolCall(*call) for call in turn] for turn in state['turns']
-    ]
+    made = _made(state)
     reached = len(made)
     made += [[] for _ in range(len(truth) - reached)]
     passed = check(self._pool, task.scenario, made).passed
     # A turn that the episode never came to is not passed by doing nothing.
     return checks.score(turns, min(passed, reached) / len(truth))
 
+  def verdict(self, task: types.Task, state: protocol.State) -> Verdict:
+    """What BFCL's own checker says of an episode that has ended."""
+    return check(self._pool, task.scenario, _made(state))
+
   def close(self) -> None:
     """Ends the workers."""
     self._pool.close()
+
+
+def _made(state: protocol.State) -> list[list[tool_calls.ToolCall]]:
+  """The calls of each turn of the user."""
+  return [
+    [tool_calls.ToolCall(*call) for call in turn] for turn in state['turns']
+  ]

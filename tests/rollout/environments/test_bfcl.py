@@ -9,7 +9,7 @@ import pytest
 
 from awpo_jax.rollout import tool_calls
 from awpo_jax.rollout.datasets import bfcl_episodes as rows_lib
-from awpo_jax.rollout.datasets import bfcl_tasks
+from awpo_jax.rollout.datasets import bfcl_rows, bfcl_tasks
 from awpo_jax.rollout.environments import bfcl, protocol, sandbox
 from tests import shared_data
 
@@ -94,9 +94,8 @@ def as_recorded(value, key=None):
 
 
 @needs_package
-@pytest.mark.parametrize('category', rows_lib.CATEGORIES)
-def test_recorded_results_and_states(pool, category):
-  name = f'multi_turn_{category}'
+@pytest.mark.parametrize('name', bfcl_rows.MULTI_TURN)
+def test_recorded_results_and_states(pool, name):
   folder = shared_data.path('bfcl')
   file = shared_data.path('bfcl', 'multi_turn_traces', f'{name}.jsonl.gz')
   with gzip.open(file, 'rt') as lines:
@@ -118,7 +117,7 @@ def test_recorded_results_and_states(pool, category):
           assert got[class_name] == state, (task.task_id, class_name)
           states += 1
     assert bfcl.check(pool, task.scenario, gold(task)).reason == ''
-  assert states > 300 or category != 'base'
+  assert states > 300 or name != 'multi_turn_base'
 
 
 @needs_package
