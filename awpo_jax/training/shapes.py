@@ -107,7 +107,7 @@ class Shapes:
     loss = self._config.loss
 
     def optional(wanted, shape):
-      return self._array(jnp.float32, *shape) if wanted else None
+      return self.array(jnp.float32, *shape) if wanted else None
 
     by_token = rl_phase and config_objective.has_token_advantages(self._config)
     return types.Batch(
