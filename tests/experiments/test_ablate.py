@@ -21,6 +21,7 @@ def _ablate(*flags):
   )
 
 
+@pytest.mark.slow
 def test_a_grid(tmp_path):
   base = tiny_dataset.flags(
     tmp_path / 'unused', f'--compilation_cache={tmp_path / "cache"}'
