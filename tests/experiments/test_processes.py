@@ -130,6 +130,7 @@ def test_a_process_that_is_killed(case, pair):
   whole_runs.assert_same(folder, pair, LAST)
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_goes_on(case, alone):
   at = whole_runs.Signal(
     'awpo_jax.training.phases:score_rollout', call=1, number=signal.SIGTERM
