@@ -218,14 +218,14 @@ def own_parts(mesh: jax.sharding.Mesh) -> list[int]:
   """The parts of a batch that lie on devices of this process.
 
   Raises:
-    ValueError: a part lies on devices of several processes.
+    ConfigError: a part lies on devices of several processes.
   """
   owners = [
     {device.process_index for device in row}
     for row in mesh.devices.reshape(parts(mesh), -1)
   ]
   if any(len(x) > 1 for x in owners):
-    raise ValueError(
+    raise config_lib.ConfigError(
       f'--mesh: a part of the batch lies on devices of several processes '
       f'({owners}); the model axis must divide the devices of one.'
     )
