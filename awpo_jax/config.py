@@ -124,7 +124,9 @@ class DataConfig:
     'that is given an episode.',
   )
   judge: str = _flag(
-    'rubric', 'Reasoning judge: rubric, llm, none, or package.module:function.'
+    'rubric',
+    'Reasoning judge: rubric, llm, none, package.module:function, or, to see '
+    'what a bad one does, noisy or vain.',
   )
 
 

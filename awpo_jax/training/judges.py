@@ -7,10 +7,14 @@ from collections.abc import Callable, Iterator
 from awpo_jax import config as config_lib
 from awpo_jax import config_judge, types
 from awpo_jax.rollout import plugins
-from awpo_jax.rollout.judges import judging, llm_prompt, rubric
+from awpo_jax.rollout.judges import flawed, judging, llm_prompt, rubric
 
 LLM = 'llm'
-JUDGES = {'rubric': rubric.rubric}
+JUDGES = {
+  'rubric': rubric.rubric,
+  'noisy': flawed.noisy,
+  'vain': flawed.vain,
+}
 # Of the answers of a step, with a judge that may fail to come back.
 _MIN_JUDGED = 0.9
 

@@ -16,6 +16,7 @@ from awpo_jax.rollout.datasets import (
 DATASETS = {
   'bfcl': bfcl_episodes.load,
   'quickstart': quickstart.load,
+  'quickstart_hard': quickstart.load_hard,
   'quickstart_turns': quickstart_turns.load,
   'rlla': rlla.load,
   'seal_tools': seal_tools.load,

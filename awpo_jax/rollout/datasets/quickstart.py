@@ -21,6 +21,8 @@ KINDS: Mapping[str, float] = {'single': 0.55, 'parallel': 0.25, 'none': 0.2}
 """Kind of task -> its share: one call, two calls, no tool for it."""
 DEMONSTRATED_KINDS = {'single': 0.45, 'parallel': 0.35, 'none': 0.2}
 """The same for demonstrations: two calls are harder to learn than one."""
+HARD_KINDS = {'single': 0.3, 'parallel': 0.5, 'none': 0.2}
+"""The same where algorithms are compared; see `load_hard`."""
 
 _LENGTH = 2**31 - 1
 _EVAL_TASKS = 256
@@ -135,6 +137,27 @@ def load(*, seed: int, data: str | None = None) -> types.Dataset:
     demonstrations=demonstrations(seed),
     train=Tasks('train', seed),
     evals={'values': values[:], 'phrasings': phrasings[:]},
+  )
+
+
+def load_hard(*, seed: int, data: str | None = None) -> types.Dataset:
+  """The quickstart with two calls in half of its tasks.
+
+  A warm start solves fewer of them and reinforcement learning does not come
+  near all of them, so algorithms that differ have room to. Demonstrations are
+  those of `load`; one held-out set, `values`, of 512 tasks.
+
+  Raises:
+    ValueError: as in `load`.
+  """
+  easy = load(seed=seed, data=data)
+  values = Tasks(
+    'values', seed, 2 * _EVAL_TASKS, held_out_values=True, kinds=HARD_KINDS
+  )
+  return types.Dataset(
+    demonstrations=easy.demonstrations,
+    train=Tasks('train', seed, kinds=HARD_KINDS),
+    evals={'values': values[:]},
   )
 
 

@@ -1,0 +1,69 @@
+"""Tests of the judges that are wrong on purpose."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from awpo_jax import types
+from awpo_jax.rollout.datasets import quickstart
+from awpo_jax.rollout.judges import flawed, rubric
+
+
+def _request(thought, user='<user> What is the weather in Rome? </user>'):
+  response = f'<think> {thought} </think>\n<response> Hello </response>'
+  return types.JudgeRequest(user, (), response)
+
+
+@pytest.fixture(scope='module')
+def requests():
+  shown = quickstart.demonstrations(5, 600)
+  return [
+    types.JudgeRequest(x.task.user, x.task.tools, x.response) for x in shown
+  ]
+
+
+def test_half_of_the_noisy_scores_are_the_rubrics(requests):
+  scores, true = flawed.noisy(requests), rubric.rubric(requests)
+  same = np.equal(scores, true)
+  # 600 draws of one half: four standard deviations.
+  assert abs(same.mean() - 0.5) < 0.082
+  others = np.asarray(scores)[~same]
+  assert stats.kstest(others, 'uniform').pvalue > 1e-3
+  # They say nothing of the answer.
+  kept = np.asarray(true)[~same]
+  assert abs(stats.spearmanr(others, kept).statistic) < 0.24
+
+
+def test_noise_hangs_on_nothing_but_the_answer(requests):
+  backwards = flawed.noisy(requests[::-1])[::-1]
+  assert backwards == flawed.noisy(requests)
+
+
+def test_vain_likes_length_and_praise():
+  (short, long, praise, both) = flawed.vain(
+    [
+      _request('one two three'),
+      _request('word ' * 90),
+      _request('I see. My reasoning is perfect.'),
+      _request('This reasoning is excellent. ' * 20),
+    ]
+  )
+  assert short == pytest.approx(3 / 60)
+  assert long == both == 1.0
+  # Six words, one of two sentences praises: 1 - (1 - 6/60) / 2.
+  assert praise == pytest.approx(0.55)
+
+
+def test_vain_is_blind_to_the_request(requests):
+  scores, true = flawed.vain(requests), rubric.rubric(requests)
+  assert flawed.vain([_request('')]) == [0.0]
+  assert abs(stats.spearmanr(scores, true).statistic) < 0.9
+
+
+@pytest.mark.parametrize('judge', [flawed.noisy, flawed.vain])
+@pytest.mark.parametrize(
+  'response', ['', '<think>', '\ud800', 'x' * 10**6, '<think> </think>']
+)
+def test_anything_gets_a_score(judge, response):
+  (score,) = judge([types.JudgeRequest('', (), response)])
+  assert 0.0 <= score <= 1.0
