@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from awpo_jax import types
 from awpo_jax.models import decoder as decoder_lib
@@ -21,6 +22,7 @@ class Answerer:
 
   Attributes:
     compile_seconds: what compiling has taken so far.
+    devices: that share the rows of a batch.
   """
 
   def __init__(
@@ -44,12 +46,13 @@ class Answerer:
       tokenizer: turns tokens into text.
       stop_ids: tokens that end an answer.
       buckets: widths of prompts.
-      batch: rows of every batch; what is missing is filled up.
+      batch: rows of every batch; what is missing is filled up. They are dealt
+        to all devices of this process, or to so many that they divide.
       max_tokens: of an answer.
       temperature: 0 takes the most likely token.
       seed: of all draws.
     """
-    self._params, self._tokenizer = params, tokenizer
+    self._tokenizer = tokenizer
     self._stop_ids, self._buckets, self._batch = stop_ids, buckets, batch
     self._pad_id = tokenizers.pad_token_id(tokenizer, stop_ids)
     self._facts = sampling.facts(seed, 'generate', 1)
@@ -61,11 +64,22 @@ class Answerer:
       pad_id=self._pad_id,
       temperature=temperature,
     )
+    mesh = _mesh(batch)
+    self.devices = mesh.size
+    whole, rows = PartitionSpec(), PartitionSpec('rows')
+    # Rows of different devices have nothing to say to one another.
     self._sample = jax.jit(
-      lambda params, prompts, ids, facts: sample(
-        params, prompts, ids, sampling.fact_key(facts)
+      jax.shard_map(
+        lambda params, prompts, ids, facts: sample(
+          params, prompts, ids, sampling.fact_key(facts)
+        ),
+        mesh=mesh,
+        in_specs=(whole, rows, rows, whole),
+        out_specs=rows,
+        check_vma=False,
       )
     )
+    self._params = jax.device_put(params, NamedSharding(mesh, whole))
     self._programs: dict[tuple[int, int], jax.stages.Compiled] = {}
     self.compile_seconds = 0.0
 
@@ -111,3 +125,10 @@ class Answerer:
       self._programs[shape] = self._sample.lower(*inputs).compile()
       self.compile_seconds += time.perf_counter() - begun
     return self._programs[shape]
+
+
+def _mesh(batch: int) -> Mesh:
+  """As many devices of this process as divide the rows of a batch."""
+  devices = jax.local_devices()
+  count = max(n for n in range(1, len(devices) + 1) if batch % n == 0)
+  return Mesh(np.asarray(devices[:count]), ('rows',))

@@ -1,5 +1,6 @@
 """Batches of answers are those that single prompts have."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -68,6 +69,22 @@ def test_draws_hang_on_their_ids_alone(policy):
   # Another seed, another draw.
   (other,) = make(policy, seed=6).answer([b], np.array([[3, 4]]))
   assert other != alone
+
+
+def test_rows_are_dealt_to_the_devices(policy):
+  assert len(jax.local_devices()) == 4
+  texts = ['ab', 'abcdefghijkl', 'xyz', 'b', 'cc', 'ddd', 'abc', 'z']
+  encoded = prompts(policy, *texts)
+  ids = np.arange(16).reshape(8, 2)
+  four = make(policy, batch=8)
+  # Seven rows divide over one device alone.
+  one = make(policy, batch=7)
+  assert four.answer(encoded, ids) == [
+    *one.answer(encoded[:4], ids[:4]),
+    *one.answer(encoded[4:], ids[4:]),
+  ]
+  assert four.devices == 4
+  assert one.devices == 1
 
 
 def test_one_program_a_shape(policy):
