@@ -1,9 +1,9 @@
 """Past rollouts under other flags: what would have been."""
 
+import functools
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -111,6 +111,29 @@ def score_vectors(
     clip_radius=np.zeros(groups[:1], np.float32),
   )
 
+  keys = jax.random.split(jax.random.key(seed), directions)
+  return np.stack(
+    [np.asarray(_along(params, batch, key, decoder, chunk)) for key in keys],
+    axis=1,
+  )
+
+
+@functools.partial(jax.jit, static_argnames=('decoder', 'chunk'))
+def _along(
+  params: types.ArrayTree,
+  batch: types.Batch,
+  key: types.Array,
+  decoder: decoder_lib.Decoder,
+  chunk: int,
+) -> types.Array:
+  """f32[P * G], the derivative of log pi along the direction of a key."""
+  leaves, tree = jax.tree.flatten(params)
+  keys = jax.random.split(key, len(leaves))
+  direction = [
+    jax.random.normal(k, x.shape, x.dtype)
+    for k, x in zip(keys, leaves, strict=True)
+  ]
+
   def total(params: types.ArrayTree) -> types.Array:
     logprobs, _ = objectives.completion_logprobs(
       params, batch, decoder=decoder, temperature=1.0, chunk=chunk
@@ -118,16 +141,4 @@ def score_vectors(
     kept = jnp.where(batch.policy_mask, logprobs, 0.0)
     return jnp.sum(kept, axis=-1).reshape(-1)
 
-  leaves, tree = jax.tree.flatten(params)
-
-  @jax.jit
-  def along(key: Any) -> types.Array:
-    keys = jax.random.split(key, len(leaves))
-    direction = [
-      jax.random.normal(k, x.shape, x.dtype)
-      for k, x in zip(keys, leaves, strict=True)
-    ]
-    return jax.jvp(total, (params,), (jax.tree.unflatten(tree, direction),))[1]
-
-  keys = jax.random.split(jax.random.key(seed), directions)
-  return np.stack([np.asarray(along(key)) for key in keys], axis=1)
+  return jax.jvp(total, (params,), (jax.tree.unflatten(tree, direction),))[1]
