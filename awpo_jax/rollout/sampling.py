@@ -131,12 +131,14 @@ class SamplerInputs:
     positions: i32[N], tokens before the completion of each row.
     sample_ids: i32[N], global.
     key: of `fact_key`.
+    limits: i32[N], tokens that each row may have; None: as many as fit.
   """
 
   prefix: cache_lib.Prefix
   positions: types.Array
   sample_ids: types.Array
   key: types.Array
+  limits: types.Array | None = None
 
 
 def sample(
@@ -150,6 +152,7 @@ def sample(
   stop_ids: tuple[int, ...],
   pad_id: int,
   temperature: float = 1.0,
+  limits: types.Array | None = None,
   stages: int = stages_lib.COUNT,
 ) -> types.Completions:
   """Samples G completions of each prompt; the prompt is read once.
@@ -166,6 +169,7 @@ def sample(
       other: what is real is said by the masks.
     temperature: divides the logits; 0 takes the most likely token, and the
       log-probabilities are then those of temperature 1.
+    limits: i32[P, G], tokens that a completion may have; None: `max_tokens`.
     stages: lengths of the cache that attention is compiled for, at most.
 
   Returns:
@@ -181,6 +185,8 @@ def sample(
     max_tokens=max_tokens,
     pad_id=pad_id,
   )
+  if limits is not None:
+    inputs = inputs.replace(limits=limits.reshape(-1))
 
   def step(state: SamplerState, rest: tuple[()]):
     state = advance(
@@ -226,7 +232,7 @@ def advance(
     method='decode',
   )
   state = dataclasses.replace(state, hidden=hidden[:, 0], cache=cache)
-  return _stop(state, token, stop_ids)
+  return _stop(state, token, stop_ids, inputs.limits)
 
 
 def draw(
@@ -367,13 +373,15 @@ def _append(state, token, logprob, entropy, positions) -> SamplerState:
   return dataclasses.replace(state, length=length, completions=completions)
 
 
-def _stop(state, token, stop_ids: tuple[int, ...]) -> SamplerState:
+def _stop(state, token, stop_ids: tuple[int, ...], limits) -> SamplerState:
   """Ends the rows whose token ends the turn, and those that are full."""
   stops = jnp.asarray(stop_ids, jnp.int32)
   stopped = jnp.any(token[:, None] == stops[None, :], axis=-1)
   completions = state.completions
   finished = completions.finished | (~state.done & stopped)
   full = state.length >= completions.tokens.shape[-1]
+  if limits is not None:
+    full |= state.length >= limits
   return dataclasses.replace(
     state,
     done=state.done | stopped | full,
