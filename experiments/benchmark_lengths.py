@@ -4,14 +4,15 @@ python experiments/benchmark_lengths.py \\
   --flagfile=experiments/benchmark_lengths.flags --data=PATH/rlla
 
 A step's prompts are rows of the data set, and a sample ends after as many
-tokens as a reference answer has, its end of turn included (the model is random;
-the lengths are data of the compiled program). `own`: all answers to a prompt are
-as long as its own reference, `shuffled`: any as long as any row's. Policies lie
-between. Sampled are all answers at once; as many prompts at once as fill
+tokens as a reference answer has, its stop token included (the model is random,
+the lengths are data of the compiled program). `own`: all answers to a prompt
+are as long as its own reference; `shuffled`: any as long as any row's. Policies
+lie between. Sampled are all answers at once; as many prompts at once as fill
 --slots; and in --slots that are refilled.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import statistics
@@ -177,7 +178,7 @@ def measure(config: config_lib.Config, repeats: int) -> dict[str, Any]:
     for _ in range(repeats):
       for name, sampler in samplers.items():
         times[name] += benchmark.seconds(
-          lambda s=sampler: s(prompts, limits), 1
+          functools.partial(sampler, prompts, limits), 1
         )
     for name, sampler in samplers.items():
       steps, median = sampler.steps(limits), statistics.median(times[name])

@@ -9,6 +9,7 @@ from absl.testing import parameterized
 
 from awpo_jax.rollout import sampling, slots
 from tests.rollout import sampling_cases as cases
+from tests.training.tiny import jit
 
 
 def run(function, params, ids, *, limits=None, max_tokens=8, stops=None, **kw):
@@ -23,7 +24,7 @@ def run(function, params, ids, *, limits=None, max_tokens=8, stops=None, **kw):
     pad_id=cases.PAD_ID,
     **kw,
   )
-  sampler = jax.jit(lambda *x, limits: call(*x, limits=limits))
+  sampler = jit(lambda *x, limits: call(*x, limits=limits))
   got = sampler(params, prompts, ids, cases.key(), limits=limits)
   return jax.tree.map(np.asarray, got)
 
@@ -55,13 +56,9 @@ def check(got, want):
 
 class SameTextTest(chex.TestCase):
   @parameterized.parameters(
-    {'slots': 1},
     {'slots': 5},
-    {'slots': 40},  # More than there are samples.
-    {'slots': 4, 'shared': 2},
-    {'slots': 6, 'shared': 6},
-    {'slots': 3, 'parts': 2},
-    {'slots': 6, 'shared': 3, 'parts': 4},  # A lane without a job.
+    {'slots': 40, 'shared': 2},  # More than there are samples.
+    {'slots': 6, 'shared': 3, 'parts': 4},
   )
   def test_short(self, **kwargs):
     params, ids, limits, want = plain()
@@ -85,26 +82,33 @@ class SameTextTest(chex.TestCase):
 
 
 class StepsTest(chex.TestCase):
+  LIMITS = np.int32([[3, 1, 2], [4, 1, 1]])
+
   @parameterized.parameters(
-    # Slots 3, then 4; 1, 2, then 1, 1. A lane of three waits for its longest.
+    (1, 1, 12),
+    (2, 1, 7),  # 3 and 4; 1, 2, 1 and 1.
+    (3, 1, 5),  # 3 and 1; 1 and 4; 2 and 1.
+    (3, 3, 7),  # A lane of three waits for its longest: 3 and 4.
+    (6, 3, 4),
+    (9, 1, 4),
+  )
+  def test_counted_by_hand(self, count, shared, steps):
+    got = slots.steps(self.LIMITS, slots=count, shared=shared)
+    self.assertEqual(got, steps)
+
+  @parameterized.parameters(
     ({'slots': 2}, 7),
     ({'slots': 3, 'shared': 3}, 7),
-    ({'slots': 1}, 12),
-    ({'slots': 3}, 5),  # 3, 1; 1, 4; 2, 1.
-    ({'slots': 6, 'shared': 3}, 4),
     ({'slots': 3, 'shared': 3, 'parts': 2}, 4),  # As many in each part.
   )
   def test_by_hand(self, kwargs, steps):
-    limits = np.int32([[3, 1, 2], [4, 1, 1]])
-    ids = cases.sample_ids(2, 3)
+    limits, ids = self.LIMITS, cases.sample_ids(2, 3)
     cases.decode_steps.clear()
     got = run(
       slots.sample, cases.chain(), ids, limits=limits, stops=(), **kwargs
     )
     jax.effects_barrier()
     self.assertLen(cases.decode_steps, steps)
-    if 'parts' not in kwargs:
-      self.assertEqual(slots.steps(limits, **kwargs), steps)
     # Prompts end with 15 and 1, and token v is followed by v + 1.
     mask = np.arange(8) < limits[..., None]
     following = np.array([15, 1])[:, None, None] + 1 + np.arange(8)
@@ -113,28 +117,6 @@ class StepsTest(chex.TestCase):
       got.tokens, np.where(mask, following, cases.PAD_ID)
     )
     self.assertFalse(got.finished.any())
-
-  def test_stop_tokens_refill_too(self):
-    # From 53 on, three tokens to the stop; 11 goes on to the limit.
-    prompts = cases.make_prompts([[1, 53], [1, 11]], 6)
-    ids = cases.sample_ids(2, 4)
-    cases.decode_steps.clear()
-    sampler = jax.jit(
-      functools.partial(
-        slots.sample,
-        slots=4,
-        decoder=cases.model()[0],
-        max_tokens=8,
-        stop_ids=cases.STOP_IDS,
-        pad_id=cases.PAD_ID,
-      )
-    )
-    got = jax.device_get(sampler(cases.chain(), prompts, ids, cases.key()))
-    jax.effects_barrier()
-    self.assertLen(cases.decode_steps, 3 + 8)
-    np.testing.assert_array_equal(got.tokens[0, :, :3], [[54, 55, 56]] * 4)
-    np.testing.assert_array_equal(got.mask.sum(-1), [[3] * 4, [8] * 4])
-    np.testing.assert_array_equal(got.finished, [[True] * 4, [False] * 4])
 
   def test_what_does_not_divide(self):
     _, params = cases.model()

@@ -12,6 +12,7 @@ from awpo_jax.models import cache as cache_lib
 from awpo_jax.rollout import sampling, stages
 from tests.models import decoder_reference, tiny
 from tests.rollout import sampling_cases as cases
+from tests.training.tiny import jit
 
 
 class EndsTest(chex.TestCase):
@@ -82,9 +83,7 @@ class SamplerTest(chex.TestCase):
         stages=count,
       )
       tiny.calls.clear()
-      got = jax.jit(run)(
-        params, cases.prompts(), cases.sample_ids(), cases.key()
-      )
+      got = jit(run)(params, cases.prompts(), cases.sample_ids(), cases.key())
       lengths.append(len(tiny.calls))
       return jax.device_get(got)
 
