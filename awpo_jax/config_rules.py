@@ -23,6 +23,7 @@ _NOT_NEGATIVE = (
   'judge_max_calls',
   'judge_max_tokens',
   'rollout_micro',
+  'slots',
 )
 _AT_LEAST_ONE = (
   'cpu_devices',
@@ -44,6 +45,7 @@ _AT_LEAST_ONE = (
   'tool_workers',
   'judge_reply_tokens',
   'judge_concurrency',
+  'slots_shared',
 )
 _DTYPES = ('float32', 'bfloat16', 'float16')
 
@@ -77,6 +79,7 @@ def rules(config: Any, values: dict[str, Any]) -> Iterator[Rule]:
     yield from _sft_rules(config.sft)
   if config.run.rl_steps:
     yield from _rl_rules(config.rl)
+    yield from _slots_rules(config.rl, config.environment)
     yield from _advantage_rules(config.advantage, config.data)
     yield from _loss_rules(config.loss)
     yield from config_algorithms.rules(config)
@@ -283,6 +286,25 @@ def _rl_rules(rl) -> Iterator[Rule]:
   yield from _above_0(rl, ['temperature'])
   # 0 is the control in which sampling alone makes the numbers move.
   yield from _at_least_0(rl, ['learning_rate'])
+
+
+def _slots_rules(rl, environment) -> Iterator[Rule]:
+  shared = max(rl.slots_shared, 1)
+  yield (
+    shared > 1 and not rl.slots,
+    f'--slots_shared={shared} is of --slots, which is 0: set it.',
+  )
+  for name in ('slots', 'samples') if rl.slots else ():
+    yield (
+      getattr(rl, name) % shared != 0,
+      f'--{name}={getattr(rl, name)} is not a multiple of '
+      f'--slots_shared={shared}.',
+    )
+  yield (
+    rl.slots > 0 and environment.environment != 'none',
+    f'--slots={rl.slots}: episodes of --environment='
+    f'{environment.environment} go on in their rows, leave --slots at 0.',
+  )
 
 
 def _advantage_rules(advantage, data) -> Iterator[Rule]:

@@ -32,6 +32,16 @@ class RlConfig:
     'Prompts that each device answers at once; 0: all of its share. They are '
     'judged while the next are answered.',
   )
+  slots: int = flag(
+    0,
+    'Answers that each device samples at once; one that is done makes room for '
+    'the next. 0: all of those prompts.',
+  )
+  slots_shared: int = flag(
+    1,
+    'Slots that share the keys of one prompt; they take their next answers '
+    'when all of them are done.',
+  )
   minibatches: int = flag(4, 'Updates on each rollout batch.')
   micro: int = flag(1, 'Prompts of a microbatch; all their answers with them.')
   temperature: float = flag(1.0, 'Of sampler and trainer alike.')

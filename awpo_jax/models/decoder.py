@@ -96,11 +96,11 @@ class Decoder(nn.Module):
     self,
     tokens: types.Array,
     positions: types.Array,
-    cache: tuple[cache_lib.KV, ...],
+    cache: tuple[cache_lib.Columns, ...],
     index: types.Array,
     *,
     prefix: cache_lib.Prefix | None = None,
-  ) -> tuple[types.Array, tuple[cache_lib.KV, ...]]:
+  ) -> tuple[types.Array, tuple[cache_lib.Columns, ...]]:
     """Normalised hidden states of the next tokens of rows with a cache.
 
     A query sees the prefix and columns 0 .. its own of the cache.
@@ -115,7 +115,7 @@ class Decoder(nn.Module):
     Returns:
       [N, S', D] and the cache with the new tokens.
     """
-    columns = jnp.arange(cache[0].keys.shape[2])[None, None, :]
+    columns = jnp.arange(cache_lib.length(cache))[None, None, :]
     own = index[:, None, None] + jnp.arange(tokens.shape[1])[None, :, None]
     # Column c of a row's cache holds its c-th own token.
     columns_at = positions[:, :1] - index[:, None] + columns[0]

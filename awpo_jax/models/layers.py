@@ -113,10 +113,10 @@ class Attention(nn.Module):
     bias: types.Array,
     *,
     prefix: attention.Part | None = None,
-    cache: cache_lib.KV | None = None,
+    cache: cache_lib.Columns | None = None,
     index: types.Array | None = None,
     tail: int | None = None,
-  ) -> tuple[types.Array, cache_lib.KV]:
+  ) -> tuple[types.Array, cache_lib.KV | cache_lib.Columns]:
     """Attends from x to the prefix and to the rows' own keys.
 
     Args:
@@ -129,7 +129,8 @@ class Attention(nn.Module):
       tail: only the last `tail` positions are queries; None: all.
 
     Returns:
-      [N, tail or S, D], and the rows' own keys and values, x's included.
+      [N, tail or S, D], and the rows' own keys and values, x's included: the
+      cache where there is one.
     """
     c = self.config
 
@@ -144,10 +145,11 @@ class Attention(nn.Module):
       keys=heads(x, c.kv_heads, 'k_proj', 'k_norm', angles).swapaxes(1, 2),
       values=heads(x, c.kv_heads, 'v_proj', None, None).swapaxes(1, 2),
     )
-    own = new
+    own, kept = new, new
     if cache is not None:
       assert index is not None
-      own = cache_lib.write(cache, new, index)
+      kept = cache_lib.write(cache, new, index)
+      own = cache_lib.read(kept)
     if tail is not None:
       x, bias = x[:, -tail:], bias[:, -tail:]
       angles = angles[0][:, -tail:], angles[1][:, -tail:]
@@ -157,7 +159,7 @@ class Attention(nn.Module):
       parts.append(prefix)
     out = attention.attend(query, parts, scale=c.head_width**-0.5)
     out = out.reshape(*out.shape[:2], -1)
-    return _dense(c, c.width, c.out_bias, 'o_proj', to_residual=True)(out), own
+    return _dense(c, c.width, c.out_bias, 'o_proj', to_residual=True)(out), kept
 
 
 class SwiGLU(nn.Module):

@@ -10,8 +10,10 @@ import numpy as np
 
 from awpo_jax import types
 from awpo_jax.models import cache as cache_lib
+from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.ops import logprobs as logprobs_lib
+from awpo_jax.rollout import stages as stages_lib
 
 # Purposes keep the keys of one seed apart.
 PURPOSES = {'init': 0, 'train': 1, 'eval': 2, 'data': 3, 'generate': 4}
@@ -113,7 +115,7 @@ class SamplerState:
   """
 
   hidden: types.Array
-  cache: tuple[cache_lib.KV, ...]
+  cache: tuple[cache_lib.Columns, ...]
   length: types.Array
   turn: types.Array
   done: types.Array
@@ -129,12 +131,14 @@ class SamplerInputs:
     positions: i32[N], tokens before the completion of each row.
     sample_ids: i32[N], global.
     key: of `fact_key`.
+    limits: i32[N], tokens that each row may have; None: as many as fit.
   """
 
   prefix: cache_lib.Prefix
   positions: types.Array
   sample_ids: types.Array
   key: types.Array
+  limits: types.Array | None = None
 
 
 def sample(
@@ -148,6 +152,8 @@ def sample(
   stop_ids: tuple[int, ...],
   pad_id: int,
   temperature: float = 1.0,
+  limits: types.Array | None = None,
+  stages: int = stages_lib.COUNT,
 ) -> types.Completions:
   """Samples G completions of each prompt; the prompt is read once.
 
@@ -163,6 +169,8 @@ def sample(
       other: what is real is said by the masks.
     temperature: divides the logits; 0 takes the most likely token, and the
       log-probabilities are then those of temperature 1.
+    limits: i32[P, G], tokens that a completion may have; None: `max_tokens`.
+    stages: lengths of the cache that attention is compiled for, at most.
 
   Returns:
     `Completions` [P, G, Sc]. Log-probabilities are of the full vocabulary at
@@ -177,9 +185,11 @@ def sample(
     max_tokens=max_tokens,
     pad_id=pad_id,
   )
+  if limits is not None:
+    inputs = inputs.replace(limits=limits.reshape(-1))
 
-  def body(state: SamplerState) -> SamplerState:
-    return advance(
+  def step(state: SamplerState, rest: tuple[()]):
+    state = advance(
       params,
       state,
       inputs,
@@ -187,8 +197,9 @@ def sample(
       stop_ids=stop_ids,
       temperature=temperature,
     )
+    return state, rest
 
-  state = jax.lax.while_loop(lambda s: ~jnp.all(s.done), body, state)
+  state, _ = stages_lib.run(step, state, (), count=stages)
   return jax.tree.map(
     lambda x: x.reshape(*sample_ids.shape, *x.shape[1:]), state.completions
   )
@@ -221,7 +232,7 @@ def advance(
     method='decode',
   )
   state = dataclasses.replace(state, hidden=hidden[:, 0], cache=cache)
-  return _stop(state, token, stop_ids)
+  return _stop(state, token, stop_ids, inputs.limits)
 
 
 def draw(
@@ -262,6 +273,31 @@ def prefill(
   `spare` columns of the cache lie beyond `max_tokens`, for tokens that are read
   several at once.
   """
+  hidden, prefix = read_prompts(params, prompts, decoder=decoder)
+  samples = sample_ids.shape[1]
+  state = begin(
+    jnp.repeat(hidden, samples, axis=0),
+    config=decoder.config,
+    max_tokens=max_tokens,
+    pad_id=pad_id,
+    spare=spare,
+  )
+  lengths = jnp.sum(prompts.mask, axis=-1, dtype=jnp.int32)
+  return state, SamplerInputs(
+    prefix=prefix,
+    positions=jnp.repeat(lengths, samples),
+    sample_ids=sample_ids.reshape(-1),
+    key=key,
+  )
+
+
+def read_prompts(
+  params: types.ArrayTree,
+  prompts: types.Prompts,
+  *,
+  decoder: decoder_lib.Decoder,
+) -> tuple[types.Array, cache_lib.Prefix]:
+  """[P, D] hidden states of the last tokens, and the keys and values of all."""
   apply: Any = decoder.apply
   hidden, layers = apply(
     {'params': params},
@@ -271,33 +307,43 @@ def prefill(
     tail=1,
     method='hidden',
   )
-  samples = sample_ids.shape[1]
-  rows = sample_ids.size
-  lengths = jnp.sum(prompts.mask, axis=-1, dtype=jnp.int32)
-  shape = (rows, max_tokens)
-  completions = types.Completions(
-    tokens=jnp.full(shape, pad_id, jnp.int32),
-    mask=jnp.zeros(shape, bool),
-    policy_mask=jnp.zeros(shape, bool),
-    positions=jnp.zeros(shape, jnp.int32),
-    turn=jnp.zeros(shape, jnp.int32),
-    logprobs=jnp.zeros(shape, jnp.float32),
-    entropy=jnp.zeros(shape, jnp.float32),
-    finished=jnp.zeros((rows,), bool),
-  )
-  state = SamplerState(
-    hidden=jnp.repeat(hidden[:, 0], samples, axis=0),
-    cache=cache_lib.init_cache(decoder.config, rows, max_tokens + spare),
+  return hidden[:, 0], cache_lib.Prefix(layers=layers, mask=prompts.mask)
+
+
+def begin(
+  hidden: types.Array,
+  *,
+  config: model_config.DecoderConfig,
+  max_tokens: int,
+  pad_id: int,
+  spare: int = 0,
+) -> SamplerState:
+  """Rows before their first token, `hidden` [N, D] being what it hangs on."""
+  rows = hidden.shape[0]
+  return SamplerState(
+    hidden=hidden,
+    cache=cache_lib.init_cache(config, rows, max_tokens + spare),
     length=jnp.zeros((rows,), jnp.int32),
     turn=jnp.zeros((rows,), jnp.int32),
     done=jnp.zeros((rows,), bool),
-    completions=completions,
+    completions=no_tokens((rows,), max_tokens, pad_id),
   )
-  return state, SamplerInputs(
-    prefix=cache_lib.Prefix(layers=layers, mask=prompts.mask),
-    positions=jnp.repeat(lengths, samples),
-    sample_ids=sample_ids.reshape(-1),
-    key=key,
+
+
+def no_tokens(
+  shape: tuple[int, ...], max_tokens: int, pad_id: int
+) -> types.Completions:
+  """Completions [*shape, Sc] that hold nothing yet."""
+  columns = (*shape, max_tokens)
+  return types.Completions(
+    tokens=jnp.full(columns, pad_id, jnp.int32),
+    mask=jnp.zeros(columns, bool),
+    policy_mask=jnp.zeros(columns, bool),
+    positions=jnp.zeros(columns, jnp.int32),
+    turn=jnp.zeros(columns, jnp.int32),
+    logprobs=jnp.zeros(columns, jnp.float32),
+    entropy=jnp.zeros(columns, jnp.float32),
+    finished=jnp.zeros(shape, bool),
   )
 
 
@@ -327,13 +373,15 @@ def _append(state, token, logprob, entropy, positions) -> SamplerState:
   return dataclasses.replace(state, length=length, completions=completions)
 
 
-def _stop(state, token, stop_ids: tuple[int, ...]) -> SamplerState:
+def _stop(state, token, stop_ids: tuple[int, ...], limits) -> SamplerState:
   """Ends the rows whose token ends the turn, and those that are full."""
   stops = jnp.asarray(stop_ids, jnp.int32)
   stopped = jnp.any(token[:, None] == stops[None, :], axis=-1)
   completions = state.completions
   finished = completions.finished | (~state.done & stopped)
   full = state.length >= completions.tokens.shape[-1]
+  if limits is not None:
+    full |= state.length >= limits
   return dataclasses.replace(
     state,
     done=state.done | stopped | full,

@@ -90,6 +90,9 @@ def parts(plan: Plan, mesh: sharding.AnyMesh) -> dict[str, int]:
   share = config.rl.prompts_per_step // sharding.parts(mesh)
   prompts = config.rl.rollout_micro or share
   answers = prompts * config.rl.samples
+  if config.rl.slots:  # They hold the prompts that they are at once more.
+    answers = min(answers, config.rl.slots)
+    prompts += answers // config.rl.slots_shared
   cache = jax.eval_shape(
     lambda: (
       cache_lib.init_cache(model, prompts, config.data.prompt_buckets[-1]),

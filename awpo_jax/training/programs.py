@@ -17,6 +17,7 @@ from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import lora
 from awpo_jax.ops import collectives
 from awpo_jax.rollout import sampling
+from awpo_jax.rollout import slots as slots_lib
 from awpo_jax.rollout.environments import protocol
 from awpo_jax.training import (
   bind,
@@ -149,6 +150,7 @@ def lower_programs(
         ('sample', s),
         shapes.sampler(at_once, s, samples),
         temperature=config.rl.temperature,
+        refill=config.rl.slots > 0,
       )
     for s, r in pairs:
       rollout = shapes.rollout(rows, s, samples, r)
@@ -163,11 +165,13 @@ def lower_programs(
 
 
 def _lower_sampler(
-  experiment, mesh, params, key, arguments, *, temperature: float
+  experiment, mesh, params, key, arguments, *, temperature: float, refill=False
 ) -> dict[Any, jax.stages.Lowered]:
   """By key the sampler, or by (key, number) the programs of several turns."""
   if experiment.environment is None:
-    sampler = make_sampler(experiment, mesh, temperature=temperature)
+    sampler = make_sampler(
+      experiment, mesh, temperature=temperature, refill=refill
+    )
     return {key: sampler.lower(params, *arguments)}
   parts: Iterable[Any] = turn_programs.lower(
     experiment, mesh, params, arguments, temperature=temperature
@@ -230,13 +234,28 @@ def make_sampler(
   mesh: jax.sharding.Mesh,
   *,
   temperature: float,
+  refill: bool = False,
+  limited: bool = False,
 ) -> jax.stages.Wrapped:
-  """(params, prompts, sample ids, facts) -> completions, over all devices."""
-  config = experiment.config
+  """(params, prompts, sample ids, facts) -> completions, over all devices.
 
-  def run(params, prompts, sample_ids, facts, *, axis_name):
+  With `refill` in `--slots` that take one answer after another; where it is
+  `limited` a last argument says how many tokens each answer may have.
+  """
+  config = experiment.config
+  sample: Callable[..., types.Completions] = sampling.sample
+  if refill:
+    sample = functools.partial(
+      slots_lib.sample,
+      slots=config.rl.slots,
+      shared=config.rl.slots_shared,
+      # Under `pmap` each device sees its own part alone.
+      parts=sharding.parts(mesh) if sharding.is_sharded(mesh) else 1,
+    )
+
+  def run(params, prompts, sample_ids, facts, limits=None, *, axis_name):
     del axis_name  # Rows of different devices have nothing to say to another.
-    return sampling.sample(
+    return sample(
       params,
       prompts,
       sample_ids,
@@ -246,9 +265,11 @@ def make_sampler(
       stop_ids=experiment.stop_ids,
       pad_id=experiment.pad_id,
       temperature=temperature,
+      limits=limits,
     )
 
-  return mapping.mapped(run, mesh, in_axes=(None, 0, 0, None), out_axes=0)
+  in_axes = (None, 0, 0, None, 0)[: 5 if limited else 4]
+  return mapping.mapped(run, mesh, in_axes=in_axes, out_axes=0)
 
 
 def make_preparer(

@@ -1,0 +1,219 @@
+"""Measures sampling where answers are as long as those of real rows.
+
+python experiments/benchmark_lengths.py \\
+  --flagfile=experiments/benchmark_lengths.flags --data=PATH/rlla
+
+A step's prompts are rows of the data set, and a sample ends after as many
+tokens as a reference answer has, its stop token included (the model is random,
+the lengths are data of the compiled program). `own`: all answers to a prompt
+are as long as its own reference; `shuffled`: any as long as any row's. Policies
+lie between. Sampled are all answers at once; as many prompts at once as fill
+--slots; and in --slots that are refilled.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import statistics
+import sys
+import tempfile
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from awpo_jax import config as config_lib
+from awpo_jax import types
+from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.rollout import prompts as prompts_lib
+from awpo_jax.rollout import sampling, slots
+from awpo_jax.training import experiment as experiment_lib
+from awpo_jax.training import flops, programs, sharding, start
+from awpo_jax.training import shapes as shapes_lib
+from experiments import benchmark
+
+
+def lengths_of(
+  experiment: experiment_lib.Experiment,
+) -> tuple[list[np.ndarray], np.ndarray]:
+  """Encoded prompts, and tokens of their reference answers with the stop."""
+  tasks = list(experiment.dataset.train)
+  encode = experiment.tokenizer.encode
+  return [experiment.encode_prompt(task) for task in tasks], np.asarray(
+    [
+      len(encode(task.ground_truth, add_special_tokens=False)) + 1
+      for task in tasks
+    ],
+    np.int32,
+  )
+
+
+def draw_step(experiment, encoded, lengths, seed: int):
+  """Prompts of a step, and by name i32[P, G] lengths of its answers."""
+  rl, data = experiment.config.rl, experiment.config.data
+  rng = np.random.default_rng(seed)
+  shape = rl.prompts_per_step, rl.samples
+  rows = rng.choice(len(lengths), shape[0], replace=shape[0] > len(lengths))
+  lengths = np.minimum(lengths, data.response_buckets[-1])
+  prompts = prompts_lib.prompt_batch(
+    [encoded[row] for row in rows],
+    rows,
+    buckets=data.prompt_buckets[-1:],
+    pad_id=experiment.pad_id,
+  )
+  return prompts, {
+    'own': np.repeat(lengths[rows][:, None], shape[1], axis=1),
+    'shuffled': rng.choice(lengths, shape),
+  }
+
+
+class Sampler:
+  """One way to sample a step; `micro` prompts of a device at a time."""
+
+  def __init__(self, parts, mesh, params, *, micro: int, refill: bool) -> None:
+    rl, data = parts.config.rl, parts.config.data
+    self._mesh, self._params, self._refill = mesh, params, refill
+    self._rl = rl
+    self._size = micro * sharding.parts(mesh)
+    shapes = shapes_lib.Shapes(parts.config, mesh)
+    arguments = shapes.sampler(micro, data.prompt_buckets[-1], rl.samples)
+    self._program = (
+      programs.make_sampler(
+        parts, mesh, temperature=rl.temperature, refill=refill, limited=True
+      )
+      .lower(shapes.like(params), *arguments, arguments[1])
+      .compile()
+    )
+
+  def __call__(self, prompts: types.Prompts, limits: np.ndarray) -> None:
+    """Samples, and checks that every answer has its length."""
+    ids = np.arange(limits.size, dtype=np.int32).reshape(limits.shape)
+    facts = sharding.place_replicated(
+      sampling.facts(0, 'train', 0, 0), self._mesh
+    )
+    for start_at in range(0, len(ids), self._size):
+      chosen = slice(start_at, start_at + self._size)
+      inputs = jax.tree.map(lambda x, at=chosen: x[at], (prompts, ids, limits))
+      placed = sharding.place_split(
+        sharding.split(inputs, sharding.parts(self._mesh)), self._mesh
+      )
+      got = self._program(self._params, *placed[:2], facts, placed[2])
+      got = sharding.merge(sharding.fetch_split(got))
+      np.testing.assert_array_equal(got.policy_mask.sum(-1), inputs[2])
+
+  def steps(self, limits: np.ndarray) -> int:
+    """Decoding steps, of the slowest device where they do not wait."""
+    parts = sharding.parts(self._mesh)
+    by_device = limits.reshape(-1, parts, self._size // parts, limits.shape[1])
+    if not self._refill:
+      return int(by_device.max(axis=(1, 2, 3)).sum())
+    rl = self._rl
+    return max(
+      slots.steps(x, slots=rl.slots, shared=rl.slots_shared)
+      for x in by_device[0]
+    )
+
+
+def measure(config: config_lib.Config, repeats: int) -> dict[str, Any]:
+  """All figures, by lengths and way to sample."""
+  with tempfile.TemporaryDirectory() as folder:
+    run = dataclasses.replace(config.run, output_dir=folder)
+    experiment = experiment_lib.make_experiment(
+      dataclasses.replace(config, run=run)
+    )
+  mesh = sharding.make_mesh(config.devices)
+  model = experiment.decoder.config
+  params = sharding.place_state(
+    decoder_lib.init_params(model, jax.random.key(0)), mesh
+  )
+  encoded, lengths = lengths_of(experiment)
+  prompts, limits_of = draw_step(experiment, encoded, lengths, config.run.seed)
+  rl, devices = config.rl, sharding.parts(mesh)
+  share = rl.prompts_per_step // devices
+  micro = max(min(rl.slots // rl.samples, share), 1)
+  parts = benchmark.Parts(config, experiment.decoder)
+  samplers = {
+    'all at once': Sampler(parts, mesh, params, micro=share, refill=False),
+    f'{micro} prompts at once': Sampler(
+      parts, mesh, params, micro=micro, refill=False
+    ),
+    f'{rl.slots} slots': Sampler(parts, mesh, params, micro=share, refill=True),
+  }
+  rows_of = dict(
+    zip(
+      samplers, (share * rl.samples, micro * rl.samples, rl.slots), strict=True
+    )
+  )
+  peak = benchmark.matmul_flops(jnp.dtype(config.model.dtype))
+  result: dict[str, Any] = {
+    'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    'prompts': rl.prompts_per_step,
+    'samples': rl.samples,
+    'slots_shared': rl.slots_shared,
+    'answers': {
+      'rows': len(lengths),
+      'mean': float(lengths.mean()),
+      'percentiles_10_50_90_100': np.percentile(
+        lengths, (10, 50, 90, 100)
+      ).tolist(),
+    },
+    'prompt_tokens': float(prompts.mask.sum(-1).mean()),
+    'matmul_gflops': peak / 1e9,
+  }
+  for kind, limits in limits_of.items():
+    tokens = int(limits.sum())
+    work = flops.forward(
+      model,
+      prompts=rl.prompts_per_step,
+      samples=rl.samples,
+      prompt=int(prompts.mask.sum(-1).mean()),
+      response=tokens // limits.size,
+      causal=True,
+    )
+    result[kind] = {}
+    times: dict[str, list[float]] = {name: [] for name in samplers}
+    for _ in range(repeats):
+      for name, sampler in samplers.items():
+        times[name] += benchmark.seconds(
+          functools.partial(sampler, prompts, limits), 1
+        )
+    for name, sampler in samplers.items():
+      steps, median = sampler.steps(limits), statistics.median(times[name])
+      result[kind][name] = {
+        'tokens': tokens,
+        'seconds': median,
+        'spread': [min(times[name]), max(times[name])],
+        'tokens_per_second': tokens / median,
+        'steps': steps,
+        'rows_per_token': steps * rows_of[name] * devices / tokens,
+        'share_of_matmul': work / (median * peak * jax.device_count()),
+      }
+  return result
+
+
+def main(arguments: list[str]) -> None:
+  if len(arguments) > 1:
+    raise app.UsageError(f'not a flag: {" ".join(arguments[1:])}')
+  values = flags.FLAGS
+  try:
+    config = config_lib.from_flags(values)
+    if not config.rl.slots:
+      raise config_lib.ConfigError('--slots=0: nothing to compare; set it.')
+  except config_lib.ConfigError as error:
+    sys.exit(f'ConfigError: {error}')
+  if config.devices.cpu_devices > 1:
+    jax.config.update('jax_num_cpu_devices', config.devices.cpu_devices)
+  start.use_compilation_cache(config)
+  with start.refusing(ValueError, FileNotFoundError):
+    result = measure(config, values.repeats)
+  text = json.dumps(result, indent=2)
+  if values.json:
+    pathlib.Path(values.json).write_text(text + '\n')
+  print(text)
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,108 @@
+"""The loop over lengths of the cache: which it takes, and that none differs."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import parameterized
+
+from awpo_jax.models import cache as cache_lib
+from awpo_jax.rollout import sampling, stages
+from tests.models import decoder_reference, tiny
+from tests.rollout import sampling_cases as cases
+from tests.training.tiny import jit
+
+
+class EndsTest(chex.TestCase):
+  @parameterized.parameters(
+    (128, 4, (32, 64, 96, 128)),
+    (128, 3, (43, 86, 128)),
+    (128, 1, (128,)),
+    (70, 4, (32, 64, 70)),  # None is shorter than 32.
+    (8, 4, (8,)),
+    (1000, 3, (334, 668, 1000)),
+  )
+  def test_by_hand(self, columns, count, want):
+    self.assertEqual(stages.ends(columns, count), want)
+
+
+class RunTest(chex.TestCase):
+  def test_every_step(self):
+    # A row from 0 on and one from 60 on, which at 70 begins anew; at 40 a row
+    # is done. Lengths of the cache are 34, 68 and 100.
+    def step(state, rest):
+      count, seen = rest
+      seen = seen.at[count].set(cache_lib.length(state.cache))
+      first, *others = state.cache
+      values = first.values.at[np.arange(2), :, state.length].set(count + 1.0)
+      length = state.length + ~state.done
+      length = jnp.where(length == 70, 0, length)
+      state = state.replace(
+        cache=(first.replace(values=values), *others),
+        length=length,
+        done=length == 40,
+      )
+      return state, (count + 1, seen)
+
+    state = sampling.begin(
+      jnp.zeros((2, 1)),
+      config=tiny.make_llama()[0].config,
+      max_tokens=100,
+      pad_id=0,
+    )
+    state = state.replace(length=jnp.int32([0, 60]))
+    run = jax.jit(functools.partial(stages.run, step, count=3))
+    state, (count, seen) = run(state, (jnp.int32(0), jnp.zeros(99, jnp.int32)))
+    self.assertEqual(count, 50)
+    # The longest row is 60 to 67, then 68 and 69; 10 to 33, and 34 to 40.
+    want = [68] * 8 + [100] * 2 + [34] * 24 + [68] * 16
+    np.testing.assert_array_equal(seen[:50], want)
+    np.testing.assert_array_equal(state.length, [40, 40])
+    # What was written stays, whatever the length at the time.
+    got = state.cache[0].values[:, 1, :, 0]
+    np.testing.assert_array_equal(got[0, :40], np.arange(1, 41))
+    np.testing.assert_array_equal(got[1, :40], np.arange(11, 51))
+    np.testing.assert_array_equal(got[1, 60:70], np.arange(1, 11))
+    np.testing.assert_array_equal(got[:, 70:], np.zeros((2, 30)))
+
+
+class SamplerTest(chex.TestCase):
+  def test_equal_the_whole_cache(self):
+    decoder, params = cases.model()
+    lengths = []
+
+    def sample(count):
+      run = functools.partial(
+        sampling.sample,
+        decoder=tiny.RecordingDecoder(decoder.config),
+        max_tokens=70,
+        stop_ids=(7,),
+        pad_id=cases.PAD_ID,
+        stages=count,
+      )
+      tiny.calls.clear()
+      got = jit(run)(params, cases.prompts(), cases.sample_ids(), cases.key())
+      lengths.append(len(tiny.calls))
+      return jax.device_get(got)
+
+    want, got = sample(1), sample(4)
+    self.assertGreater(lengths[1], lengths[0])
+    chosen = want.mask.sum(-1)
+    self.assertTrue((chosen == 70).any() and (chosen < 32).any())
+    for name in ('tokens', 'mask', 'positions', 'finished'):
+      np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
+    for name in ('logprobs', 'entropy'):
+      np.testing.assert_allclose(
+        getattr(got, name), getattr(want, name), atol=1e-5
+      )
+    # And float64 NumPy without any cache.
+    p, g = np.argwhere(chosen == 70)[0]
+    own = got.tokens[p, g]
+    logits = decoder_reference.logits([*cases.ROWS[p], *own], params, cases.HF)
+    logits = logits[len(cases.ROWS[p]) - 1 : -1]
+    logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
+    np.testing.assert_allclose(
+      got.logprobs[p, g], logits[np.arange(70), own], atol=1e-4
+    )
