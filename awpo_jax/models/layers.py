@@ -11,6 +11,7 @@ from awpo_jax import types
 from awpo_jax.models import adapters, attention, rope
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import config as config_lib
+from awpo_jax.ops import products
 
 
 def rope_angles(
@@ -96,6 +97,7 @@ def _dense(
     dtype=config.dtype,
     param_dtype=config.param_dtype,
     kernel_init=init or nn.initializers.normal(config.init_range),
+    dot_general=products.dot_general,
     name=name,
   )
 

@@ -83,7 +83,7 @@ def score_vectors(
   """Z = grad log pi of each answer, projected on random directions.
 
   A projection is the derivative of all log-probabilities along one direction of
-  the parameters: one forward pass each, no gradient of any row is formed.
+  the parameters: no gradient of any row is formed.
 
   Args:
     decoder: of the policy.
@@ -127,7 +127,11 @@ def score_vectors(
       jax.random.normal(k, x.shape, x.dtype)
       for k, x in zip(keys, leaves, strict=True)
     ]
-    return jax.jvp(total, (params,), (jax.tree.unflatten(tree, direction),))[1]
+    # The gradient is linear in what it is the gradient of: its transpose is the
+    # derivative along a direction. (`ops.products` has no forward mode.)
+    values, gradient = jax.vjp(total, params)
+    forward = jax.linear_transpose(lambda g: gradient(g)[0], values)
+    return forward(jax.tree.unflatten(tree, direction))[0]
 
   keys = jax.random.split(jax.random.key(seed), directions)
   return np.stack([np.asarray(along(key)) for key in keys], axis=1)
