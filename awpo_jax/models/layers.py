@@ -11,6 +11,7 @@ from awpo_jax import types
 from awpo_jax.models import adapters, attention, rope
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import config as config_lib
+from awpo_jax.ops import products
 
 
 def rope_angles(
@@ -31,13 +32,23 @@ def rope_angles(
     scaling: see `rope.Scaling`.
 
   Returns:
-    Two f32[N, S, 1, C / 2].
+    Two f32[N, S, 1, C]: the cosines of the pairs twice, and their sines, first
+    negated.
   """
   frequencies = rope.frequencies(head_width, theta=theta, scaling=scaling)
   angles = positions[..., None].astype(jnp.float32) * frequencies[None, None]
-  angles = angles[:, :, None, :]
   factor = rope.attention_factor(scaling)
-  return jnp.cos(angles) * factor, jnp.sin(angles) * factor
+  half = jnp.eye(head_width // 2)
+  # Put twice by a product: XLA would compute what it can fuse, cosines too,
+  # anew in every head of every layer.
+  cos, sin = (
+    jnp.matmul(values, jnp.concatenate(halves, axis=1), precision='highest')
+    for values, halves in (
+      (jnp.cos(angles) * factor, (half, half)),
+      (jnp.sin(angles) * factor, (-half, half)),
+    )
+  )
+  return cos[:, :, None, :], sin[:, :, None, :]
 
 
 def apply_rope(
@@ -45,9 +56,10 @@ def apply_rope(
 ) -> types.Array:
   """Rotates pairs (i, i + C/2) of x [N, S, H, C]; the same dtype comes out."""
   cos, sin = angles
-  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  rotated = (first * cos - second * sin, second * cos + first * sin)
-  return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
+  wide = x.astype(jnp.float32)
+  first, second = jnp.split(wide, 2, axis=-1)
+  swapped = jnp.concatenate([second, first], axis=-1)
+  return (wide * cos + swapped * sin).astype(x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -96,6 +108,7 @@ def _dense(
     dtype=config.dtype,
     param_dtype=config.param_dtype,
     kernel_init=init or nn.initializers.normal(config.init_range),
+    dot_general=products.dot_general,
     name=name,
   )
 

@@ -5,6 +5,8 @@ step. Here they exist for one chunk of positions at a time, forward and
 backward.
 """
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -72,6 +74,53 @@ def _split(values: Array, chunk: int) -> Array:
   return values.reshape(n, -1, chunk, *values.shape[2:]).swapaxes(0, 1)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _score(
+  states: Array, head: Array, targets: Array, temperature: float
+) -> TokenLogprobs:
+  """`token_logprobs` of one chunk; what follows is its gradient."""
+  return logits_logprobs(
+    _logits(states, head), targets, temperature=temperature
+  )
+
+
+def _logits(states: Array, head: Array) -> Array:
+  return jnp.einsum(
+    'ntd,dv->ntv',
+    states,
+    head.astype(states.dtype),
+    preferred_element_type=jnp.float32,
+  )
+
+
+def _score_forward(states, head, targets, temperature):
+  scores = _score(states, head, targets, temperature)
+  return scores, (states, head, targets, scores.entropy)
+
+
+def _score_backward(temperature, saved, gradient: TokenLogprobs):
+  """With z = logits / temperature and p = softmax(z), of target y:
+
+  d logp_y / d z_v = 1[v = y] - p_v,   d H / d z_v = -p_v (log p_v + H)
+  """
+  states, head, targets, entropy = saved
+  log_p = log_distribution(_logits(states, head), temperature=temperature)
+  p, chosen = jnp.exp(log_p), gradient.logprobs[..., None]
+  vocabulary = jnp.arange(head.shape[-1])[None, None]
+  d_z = jnp.where(vocabulary == targets[..., None], chosen, 0.0) - p * (
+    chosen + gradient.entropy[..., None] * (log_p + entropy[..., None])
+  )
+  d_z = (d_z / temperature).astype(states.dtype)
+  d_states = jnp.einsum('ntv,dv->ntd', d_z, head.astype(states.dtype))
+  d_head = jnp.einsum(
+    'ntd,ntv->dv', states, d_z, preferred_element_type=jnp.float32
+  )
+  return d_states, d_head.astype(head.dtype), None
+
+
+_score.defvjp(_score_forward, _score_backward)
+
+
 def token_logprobs(
   hidden: Array,
   head: Array,
@@ -109,17 +158,9 @@ def token_logprobs(
 
   def score(piece):
     states, tokens = piece
-    logits = jnp.einsum(
-      'ntd,dv->ntv',
-      states,
-      head.astype(states.dtype),
-      preferred_element_type=jnp.float32,
-    )
-    return logits_logprobs(logits, tokens, temperature=temperature)
+    return _score(states, head, tokens, temperature)
 
   # As many chunks as are needed, all of one size: little padding.
   chunk = -(-t // max(1, -(-t // chunk)))
-  scores = jax.lax.map(
-    jax.checkpoint(score), (_split(hidden, chunk), _split(targets, chunk))
-  )
+  scores = jax.lax.map(score, (_split(hidden, chunk), _split(targets, chunk)))
   return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(n, -1)[:, :t], scores)

@@ -83,7 +83,7 @@ def score_vectors(
   """Z = grad log pi of each answer, projected on random directions.
 
   A projection is the derivative of all log-probabilities along one direction of
-  the parameters: one forward pass each, no gradient of any row is formed.
+  the parameters: no gradient of any row is formed.
 
   Args:
     decoder: of the policy.
@@ -141,4 +141,8 @@ def _along(
     kept = jnp.where(batch.policy_mask, logprobs, 0.0)
     return jnp.sum(kept, axis=-1).reshape(-1)
 
-  return jax.jvp(total, (params,), (jax.tree.unflatten(tree, direction),))[1]
+  # The gradient is linear in what it is the gradient of: its transpose is the
+  # derivative along a direction. (`ops.products` has no forward mode.)
+  values, gradient = jax.vjp(total, params)
+  forward = jax.linear_transpose(lambda g: gradient(g)[0], values)
+  return forward(jax.tree.unflatten(tree, direction))[0]
