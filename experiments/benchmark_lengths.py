@@ -76,8 +76,9 @@ class Sampler:
   def __init__(self, parts, mesh, params, *, micro: int, refill: bool) -> None:
     rl, data = parts.config.rl, parts.config.data
     self._mesh, self._params, self._refill = mesh, params, refill
-    self._rl = rl
-    self._size = micro * sharding.parts(mesh)
+    self._rl, self._size = rl, micro * sharding.parts(mesh)
+    rows = rl.slots if refill else micro * rl.samples
+    self.rows = rows * sharding.parts(mesh)  # Of a step, on all devices.
     shapes = shapes_lib.Shapes(parts.config, mesh)
     arguments = shapes.sampler(micro, data.prompt_buckets[-1], rl.samples)
     self._program = (
@@ -117,6 +118,25 @@ class Sampler:
     )
 
 
+def make_samplers(experiment, mesh, params) -> dict[str, Sampler]:
+  """The three ways, by name."""
+  config = experiment.config
+  rl, devices = config.rl, sharding.parts(mesh)
+  problems = list(programs.check_devices(config, devices))
+  if problems:
+    raise config_lib.ConfigError('\n'.join(problems))
+  share = rl.prompts_per_step // devices
+  few = max(min(rl.slots // rl.samples, share), 1)
+  # Without stop tokens: only its length ends an answer.
+  parts = benchmark.Parts(config, experiment.decoder)
+  make = functools.partial(Sampler, parts, mesh, params)
+  return {
+    'all at once': make(micro=share, refill=False),
+    f'{few} prompts at once': make(micro=few, refill=False),
+    f'{rl.slots} slots': make(micro=share, refill=True),
+  }
+
+
 def measure(config: config_lib.Config, repeats: int) -> dict[str, Any]:
   """All figures, by lengths and way to sample."""
   with tempfile.TemporaryDirectory() as folder:
@@ -125,73 +145,61 @@ def measure(config: config_lib.Config, repeats: int) -> dict[str, Any]:
       dataclasses.replace(config, run=run)
     )
   mesh = sharding.make_mesh(config.devices)
-  model = experiment.decoder.config
-  params = sharding.place_state(
-    decoder_lib.init_params(model, jax.random.key(0)), mesh
-  )
+  params = decoder_lib.init_params(experiment.decoder.config, jax.random.key(0))
+  samplers = make_samplers(experiment, mesh, sharding.place_state(params, mesh))
   encoded, lengths = lengths_of(experiment)
   prompts, limits_of = draw_step(experiment, encoded, lengths, config.run.seed)
-  rl, devices = config.rl, sharding.parts(mesh)
-  share = rl.prompts_per_step // devices
-  micro = max(min(rl.slots // rl.samples, share), 1)
-  parts = benchmark.Parts(config, experiment.decoder)
-  samplers = {
-    'all at once': Sampler(parts, mesh, params, micro=share, refill=False),
-    f'{micro} prompts at once': Sampler(
-      parts, mesh, params, micro=micro, refill=False
-    ),
-    f'{rl.slots} slots': Sampler(parts, mesh, params, micro=share, refill=True),
-  }
-  rows_of = dict(
-    zip(
-      samplers, (share * rl.samples, micro * rl.samples, rl.slots), strict=True
-    )
-  )
   peak = benchmark.matmul_flops(jnp.dtype(config.model.dtype))
+  rl, read = config.rl, prompts.mask.sum(-1).mean()
   result: dict[str, Any] = {
     'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
     'prompts': rl.prompts_per_step,
+    'prompt_tokens': float(read),
     'samples': rl.samples,
     'slots_shared': rl.slots_shared,
-    'answers': {
-      'rows': len(lengths),
-      'mean': float(lengths.mean()),
-      'percentiles_10_50_90_100': np.percentile(
-        lengths, (10, 50, 90, 100)
-      ).tolist(),
-    },
-    'prompt_tokens': float(prompts.mask.sum(-1).mean()),
+    'rows': len(lengths),
+    'length_mean': float(lengths.mean()),
+    'length_percentiles_10_50_90_100': np.percentile(
+      lengths, (10, 50, 90, 100)
+    ).tolist(),
     'matmul_gflops': peak / 1e9,
   }
   for kind, limits in limits_of.items():
-    tokens = int(limits.sum())
     work = flops.forward(
-      model,
+      experiment.decoder.config,
       prompts=rl.prompts_per_step,
       samples=rl.samples,
-      prompt=int(prompts.mask.sum(-1).mean()),
-      response=tokens // limits.size,
+      prompt=int(read),
+      response=int(limits.mean()),
       causal=True,
     )
-    result[kind] = {}
     times: dict[str, list[float]] = {name: [] for name in samplers}
-    for _ in range(repeats):
+    for _ in range(repeats):  # In turns: what else runs slows all of them.
       for name, sampler in samplers.items():
-        times[name] += benchmark.seconds(
-          functools.partial(sampler, prompts, limits), 1
-        )
-    for name, sampler in samplers.items():
-      steps, median = sampler.steps(limits), statistics.median(times[name])
-      result[kind][name] = {
-        'tokens': tokens,
-        'seconds': median,
-        'spread': [min(times[name]), max(times[name])],
-        'tokens_per_second': tokens / median,
-        'steps': steps,
-        'rows_per_token': steps * rows_of[name] * devices / tokens,
-        'share_of_matmul': work / (median * peak * jax.device_count()),
+        call = functools.partial(sampler, prompts, limits)
+        times[name] += benchmark.seconds(call, 1)
+    result[kind] = {
+      name: figures(sampler, limits, times[name])
+      | {
+        'share_of_matmul': work
+        / (statistics.median(times[name]) * peak * jax.device_count())
       }
+      for name, sampler in samplers.items()
+    }
   return result
+
+
+def figures(sampler: Sampler, limits: np.ndarray, times: list[float]):
+  """Of one way to sample answers of these lengths."""
+  tokens, steps = int(limits.sum()), sampler.steps(limits)
+  return {
+    'seconds': statistics.median(times),
+    'spread': [min(times), max(times)],
+    'tokens_per_second': tokens / statistics.median(times),
+    'tokens': tokens,
+    'steps': steps,
+    'rows_a_token': steps * sampler.rows / tokens,
+  }
 
 
 def main(arguments: list[str]) -> None:

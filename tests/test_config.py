@@ -355,7 +355,11 @@ WRONG = {
   '--slots_shared=2': ['--slots_shared=2'],
   '--slots=6': ['--samples=4', '--slots=6', '--slots_shared=4'],
   '--samples=4': ['--samples=4', '--slots=6', '--slots_shared=3'],
-  'leave --slots at 0': ['--slots=4', '--environment=quickstart'],
+  'leave --slots at 0': [
+    '--slots=4',
+    '--environment=quickstart',
+    '--response_buckets=512',
+  ],
   '--samples=1': ['--samples=1'],
   '--temperature=0.0': ['--temperature=0'],
   '--judge=none': ['--judge=none'],

@@ -113,6 +113,24 @@ def test_more_devices_take_rows_off_each_other_and_nothing_else(tiny_plan):
   assert memory.parts(plan, _mesh(1)) == memory.parts(plan, _mesh(8))
 
 
+def test_slots_hold_the_prompts_they_are_at_once_more(tiny_plan):
+  config, model = tiny_plan.config, tiny_plan.decoder.config
+  column = 2 * model.layers * model.kv_heads * model.head_width
+  column *= model.dtype.itemsize
+  prompts = config.rl.prompts_per_step
+  read, written = (
+    config.data.prompt_buckets[-1],
+    config.data.response_buckets[-1],
+  )
+  for slots, shared, lanes in ((0, 1, 0), (6, 1, 6), (6, 2, 3)):
+    plan = _replaced(
+      tiny_plan, slots=slots, slots_shared=shared, rollout_micro=0
+    )
+    rows = slots or prompts * config.rl.samples
+    want = column * ((prompts + lanes) * read + rows * written)
+    assert memory.parts(plan, _mesh(1))['cache'] == want
+
+
 def test_a_mesh_cuts_the_state_and_what_heads_and_words_make():
   plan = _plan('qwen3_8b', '--lora_rank=0', '--kl_coef=0.1')
   whole, cut = (memory.parts(plan, _mesh(*x)) for x in ((1,), (8, 4)))

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+from unittest import mock
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ from awpo_jax.ops import (
   selection,
   shapers,
 )
-from awpo_jax.rollout import sampling
+from awpo_jax.rollout import sampling, slots
 from awpo_jax.training import (
   bind,
   objectives,
@@ -310,3 +311,21 @@ def test_rollouts_are_drawn_at_the_temperature_of_the_flags():
   # The most likely tokens are hardly ever drawn from 320 that are alike.
   _, greedy = _run(tiny_run.compiled().evaluate, 1)
   assert (got.tokens[:, 0] != greedy.tokens[:, 0]).any()
+
+
+def test_slots_of_the_flags_draw_the_same():
+  _, want = _run(tiny_run.compiled().sample, 2)
+  experiment = tiny_run.experiment()
+  rl = dataclasses.replace(experiment.config.rl, slots=2, slots_shared=2)
+  config = dataclasses.replace(experiment.config, rl=rl)
+  experiment = dataclasses.replace(experiment, config=config)
+  with mock.patch.object(slots, 'sample', wraps=slots.sample) as sample:
+    program = programs.make_sampler(
+      experiment, tiny_run.mesh(), temperature=0.5, refill=True
+    )
+    _, got = _run(dict.fromkeys(tiny_run.PROMPT_BUCKETS, program), 2)
+  # Of each device, which under `pmap` sees its own part alone.
+  bound = sample.call_args.kwargs
+  assert (bound['slots'], bound['shared'], bound['parts']) == (2, 2, 1)
+  np.testing.assert_array_equal(got.tokens, want.tokens)
+  np.testing.assert_allclose(got.logprobs, want.logprobs, atol=1e-5)
