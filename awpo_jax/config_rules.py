@@ -23,6 +23,7 @@ _NOT_NEGATIVE = (
   'judge_max_calls',
   'judge_max_tokens',
   'rollout_micro',
+  'pack_tokens',
 )
 _AT_LEAST_ONE = (
   'cpu_devices',

@@ -39,6 +39,7 @@ from awpo_jax.rollout import sampling  # noqa: E402
 from awpo_jax.training import (  # noqa: E402
   flops,
   optimizer,
+  packing,
   programs,
   sharding,
   start,
@@ -149,8 +150,11 @@ class Bench:
     batch = sharding.fetch_split(prepared.batch)
     return [
       sharding.place_split(part, self.mesh)
-      for part in sharding.cut(
-        batch, minibatches=rl.minibatches, micro=rl.micro
+      for part in packing.cut(
+        batch,
+        minibatches=rl.minibatches,
+        micro=rl.micro,
+        columns=self.config.model.pack_tokens,
       )
     ]
 

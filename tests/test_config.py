@@ -167,6 +167,7 @@ OTHERS = {
   'lora_alpha': 16.0,
   'lora_targets': ('v_proj', 'q_proj'),
   'logprob_chunk': 13,
+  'pack_tokens': 128,
   'remat': 'blocks',
   'sft_batch': 14,
   'sft_micro': 7,

@@ -13,7 +13,14 @@ from awpo_jax.ops import algorithms
 from awpo_jax.rollout import demonstrations as demonstrations_lib
 from awpo_jax.rollout import prompts as prompts_lib
 from awpo_jax.rollout import sampling
-from awpo_jax.training import chunks, filling, processes, sharding, train_step
+from awpo_jax.training import (
+  chunks,
+  filling,
+  packing,
+  processes,
+  sharding,
+  train_step,
+)
 from awpo_jax.training import clock as clock_lib
 from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import programs as programs_lib
@@ -82,7 +89,9 @@ def make_sft_step(
     )
     batch = sharding.split(_imitation(prompts, completions), parts)
     batch = jax.tree.map(lambda x: x[own], batch)
-    (batch,) = sharding.cut(batch, minibatches=1, micro=micro)
+    (batch,) = packing.cut(
+      batch, minibatches=1, micro=micro, columns=config.model.pack_tokens
+    )
     update = programs.update['sft'][_lengths(batch)]
     state, metrics = update(state, sharding.place_split(batch, mesh))
     return state, Report(
@@ -192,8 +201,11 @@ def make_rl_step(
 def _update(program, state, batch, config, mesh):
   """An update on each mini-batch of a prepared rollout batch."""
   updates = []
-  for part in sharding.cut(
-    batch, minibatches=config.rl.minibatches, micro=config.rl.micro
+  for part in packing.cut(
+    batch,
+    minibatches=config.rl.minibatches,
+    micro=config.rl.micro,
+    columns=config.model.pack_tokens,
   ):
     state, update = program(state, sharding.place_split(part, mesh))
     updates.append(update)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from awpo_jax import config as config_lib
 from awpo_jax import config_objective, types
-from awpo_jax.training import sharding
+from awpo_jax.training import packing, sharding
 
 
 class Shapes:
@@ -100,6 +100,13 @@ class Shapes:
     else:
       prompts, micro = rl.prompts_per_step // rl.minibatches, rl.micro
       samples = rl.samples
+    rows, columns = None, self._config.model.pack_tokens
+    if columns:
+      micro = prompts // self._devices
+      found = packing.row_shapes(micro, samples, columns=columns)
+      rows = types.Rows(
+        **{name: self.array(jnp.int32, *x) for name, x in found.items()}
+      )
     group = (prompts // self._devices // micro, micro)
     row, token = (*group, samples), (*group, samples, response)
     rl_phase = phase == 'rl'
@@ -124,4 +131,5 @@ class Shapes:
       ref_logprobs=optional(referred, token),
       clip_high=optional(rl_phase and loss.clip_high != 'factor', row),
       correction=optional(rl_phase and loss.mismatch != 'none', token),
+      rows=rows,
     )
