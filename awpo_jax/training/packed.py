@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,6 +13,9 @@ from awpo_jax import types
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.ops import logprobs as logprobs_lib
 
+# Rows that targets are spread over: on a CPU the softmax of a single row of
+# many positions runs on one core.
+_WIDTH = 8
 _T = TypeVar('_T')
 
 
@@ -114,19 +118,30 @@ def completion_logprobs(
     method='packed',
   )
   take = jax.vmap(lambda x, i: x[i])
+  width = math.gcd(blocks * block, _WIDTH)
+
+  def spread(x):
+    """[D, X * B, ...] to [D * W, X * B / W, ...], one after another down."""
+    x = x.reshape(parts, -1, width, *x.shape[2:]).swapaxes(1, 2)
+    return x.reshape(parts * width, -1, *x.shape[3:])
+
+  def joined(x):
+    return x.reshape(parts, width, -1).swapaxes(1, 2).reshape(parts, -1)
+
+  targets = take(rows.tokens.reshape(parts, -1), jnp.maximum(rows.targets, 0))
   scores = logprobs_lib.token_logprobs(
-    take(hidden.reshape(parts, blocks * block, -1), rows.sources),
+    spread(take(hidden.reshape(parts, blocks * block, -1), rows.sources)),
     bound(method='head'),
-    take(rows.tokens.reshape(parts, -1), jnp.maximum(rows.targets, 0)),
+    spread(targets),
     temperature=temperature,
     # As many logits as of all answers to a prompt.
-    chunk=chunk * samples,
-    used=rows.targets >= 0,
+    chunk=max(1, chunk * samples // width),
+    used=spread(rows.targets >= 0),
   )
   # Targets stand in the order of the tokens of their groups.
   order = jnp.cumsum(batch.mask.reshape(parts, -1), axis=-1) - 1
   logprobs, entropy = (
-    take(x, jnp.maximum(order, 0)).reshape(batch.mask.shape)
+    take(joined(x), jnp.maximum(order, 0)).reshape(batch.mask.shape)
     for x in (scores.logprobs, scores.entropy)
   )
   return logprobs, entropy
