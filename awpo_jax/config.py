@@ -205,6 +205,7 @@ MAY_CHANGE = (
       'wandb_project',
       'compilation_cache',
       'dry_run',
+      'pack_tokens',
     }
   )
 )

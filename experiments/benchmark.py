@@ -150,12 +150,7 @@ class Bench:
     batch = sharding.fetch_split(prepared.batch)
     return [
       sharding.place_split(part, self.mesh)
-      for part in packing.cut(
-        batch,
-        minibatches=rl.minibatches,
-        micro=rl.micro,
-        columns=self.config.model.pack_tokens,
-      )
+      for part in packing.cut(batch, self.config, 'rl')
     ]
 
   def update(self, batches: list[types.Batch]) -> None:

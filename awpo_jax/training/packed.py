@@ -30,7 +30,7 @@ def fold(
     batch: [M, P, ...]. Packed, its microbatches are the rows that are filled,
       and then the groups that fit into none, by themselves.
   """
-  rows = getattr(batch, 'rows', None)
+  rows = batch.rows if isinstance(batch, types.Batch) else None
   if rows is None:
     total, _ = jax.lax.scan(lambda t, x: (add(t, x), None), start, batch)
     return total
@@ -47,9 +47,9 @@ def fold(
 
 def first(batch: types.Batch) -> types.Batch:
   """The first microbatch of a mini-batch, for its shapes."""
-  if getattr(batch, 'rows', None) is None:
-    return jax.tree.map(lambda x: x[0], batch)
-  return row(batch, 0)
+  if isinstance(batch, types.Batch) and batch.rows is not None:
+    return row(batch, 0)
+  return jax.tree.map(lambda x: x[0], batch)
 
 
 def row(batch: types.Batch, index: types.Array | int) -> types.Batch:
@@ -76,9 +76,7 @@ def _groups(batch: types.Batch, chosen: types.Array) -> types.Batch:
     return x.reshape(-1, *x.shape[2:])
 
   pull = batch.pull
-  picked = jax.tree.map(
-    pick, dataclasses.replace(batch, pull=None, rows=None)
-  )
+  picked = jax.tree.map(pick, dataclasses.replace(batch, pull=None, rows=None))
   used = chosen.reshape(-1, 1, 1) >= 0
   fields: dict[str, Any] = {'mask': picked.mask & used}
   if pull is not None:

@@ -17,43 +17,49 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from awpo_jax import config as config_lib
 from awpo_jax import types
 from awpo_jax.training import sharding
 
 BLOCK = 64
-# Fewest tokens of a prompt or an answer, on average over a group, at which
-# groups can fill a row: what is shorter finds no place in the lists of groups.
-_SHORT = 16
 
 
 def cut(
-  tree: types.Batch, *, minibatches: int, micro: int, columns: int
+  batch: types.Batch, config: config_lib.Config, phase: str
 ) -> list[types.Batch]:
-  """`sharding.cut`, or packed where rows have `columns`."""
+  """The mini-batches of a phase by `sharding.cut`, packed if the flags say so.
+
+  Args:
+    batch: NumPy arrays [parts, P, ...] in the order of `sharding.deal`.
+    config: whose `--pack_tokens` are the columns of a row; 0 for no packing.
+    phase: `sft` or `rl`.
+  """
+  minibatches, micro = 1, config.sft.sft_micro
+  if phase == 'rl':
+    minibatches, micro = config.rl.minibatches, config.rl.micro
+  columns = config.model.pack_tokens
   if not columns:
-    return sharding.cut(tree, minibatches=minibatches, micro=micro)
-  whole = tree.valid.shape[1] // minibatches
-  parts = sharding.cut(tree, minibatches=minibatches, micro=whole)
+    return sharding.cut(batch, minibatches=minibatches, micro=micro)
+  whole = batch.valid.shape[1] // minibatches
+  parts = sharding.cut(batch, minibatches=minibatches, micro=whole)
   return [pack(part, columns=columns) for part in parts]
 
 
 def row_shapes(
-  prompts: int, samples: int, *, columns: int, block: int = BLOCK
+  prompts: int, *, columns: int, block: int = BLOCK
 ) -> dict[str, tuple[int, ...]]:
   """Shapes of the fields of `types.Rows` for one part of a mini-batch.
 
   Args:
     prompts: of the part; there are as many rows, should each need one.
-    samples: G.
     columns: of a row, rounded up to blocks.
     block: columns of a block.
   """
   blocks = -(-columns // block)
-  slots = min(prompts, max(1, blocks * block // (_SHORT * (samples + 1))))
   row = (prompts, 1, blocks, block)
   flat = (prompts, 1, blocks * block)
   return {
-    'groups': (prompts, 1, slots),
+    'groups': (prompts, 1, min(prompts, blocks)),
     'tokens': row,
     'positions': row,
     'segments': row,
@@ -77,12 +83,12 @@ def pack(
     The same groups, as many in each part as before, and `types.Rows` of
     [parts, ...].
   """
-  parts, _, prompts, samples = batch.valid.shape
+  parts, _, prompts, _ = batch.valid.shape
   order = deal(_sizes(batch, block).ravel(), parts)
   batch = jax.tree.map(
     lambda x: x.reshape(-1, *x.shape[3:])[order][:, None], batch
   )
-  shapes = row_shapes(prompts, samples, columns=columns, block=block)
+  shapes = row_shapes(prompts, columns=columns, block=block)
   rows = [
     _rows(jax.tree.map(lambda x, i=i: x[i, 0], batch), shapes)
     for i in range(parts)
@@ -110,14 +116,13 @@ def deal(sizes: np.ndarray, parts: int) -> np.ndarray:
 
 
 def assign(
-  sizes: Sequence[int], *, columns: int, slots: int
+  sizes: Sequence[int], *, columns: int
 ) -> tuple[list[list[int]], list[int]]:
   """Which groups share a row: the largest first, each where it first fits.
 
   Args:
     sizes: columns of each group.
     columns: of a row.
-    slots: groups of a row at most.
 
   Returns:
     The groups of each row, and those that are too large for any.
@@ -130,10 +135,7 @@ def assign(
     if size > columns:
       alone.append(group)
       continue
-    fits = (
-      i for i, x in enumerate(rows) if size <= free[i] and len(x) < slots
-    )
-    row = next(fits, len(rows))
+    row = next((i for i, x in enumerate(free) if size <= x), len(rows))
     if row == len(rows):
       rows.append([])
       free.append(columns)
@@ -142,19 +144,13 @@ def assign(
   return rows, alone
 
 
-def _rows(
-  batch: types.Batch, shapes: dict[str, tuple[int, ...]]
-) -> types.Rows:
+def _rows(batch: types.Batch, shapes: dict[str, tuple[int, ...]]) -> types.Rows:
   """The rows of the groups of a part, [P, ...]."""
   rows = {name: np.zeros(shape, np.int32) for name, shape in shapes.items()}
   for name in ('groups', 'targets', 'alone'):
     rows[name] -= 1
   _, _, blocks, block = shapes['tokens']
-  chosen, alone = assign(
-    _sizes(batch, block),
-    columns=blocks * block,
-    slots=shapes['groups'][-1],
-  )
+  chosen, alone = assign(_sizes(batch, block), columns=blocks * block)
   for row, groups in enumerate(chosen):
     rows['groups'][row, 0, : len(groups)] = groups
     _fill(batch, groups, {name: x[row, 0] for name, x in rows.items()})

@@ -66,7 +66,7 @@ def make_sft_step(
 ) -> Step:
   """One update on the next demonstrations."""
   config, tokenizer = experiment.config, experiment.tokenizer
-  size, micro = config.sft.sft_batch, config.sft.sft_micro
+  size = config.sft.sft_batch
   shown = experiment.dataset.demonstrations
   parts, own = sharding.parts(mesh), sharding.own_parts(mesh)
 
@@ -89,9 +89,7 @@ def make_sft_step(
     )
     batch = sharding.split(_imitation(prompts, completions), parts)
     batch = jax.tree.map(lambda x: x[own], batch)
-    (batch,) = packing.cut(
-      batch, minibatches=1, micro=micro, columns=config.model.pack_tokens
-    )
+    (batch,) = packing.cut(batch, config, 'sft')
     update = programs.update['sft'][_lengths(batch)]
     state, metrics = update(state, sharding.place_split(batch, mesh))
     return state, Report(
@@ -201,12 +199,7 @@ def make_rl_step(
 def _update(program, state, batch, config, mesh):
   """An update on each mini-batch of a prepared rollout batch."""
   updates = []
-  for part in packing.cut(
-    batch,
-    minibatches=config.rl.minibatches,
-    micro=config.rl.micro,
-    columns=config.model.pack_tokens,
-  ):
+  for part in packing.cut(batch, config, 'rl'):
     state, update = program(state, sharding.place_split(part, mesh))
     updates.append(update)
   # The next rollout needs these parameters: waiting here costs nothing and

@@ -103,7 +103,7 @@ class Shapes:
     rows, columns = None, self._config.model.pack_tokens
     if columns:
       micro = prompts // self._devices
-      found = packing.row_shapes(micro, samples, columns=columns)
+      found = packing.row_shapes(micro, columns=columns)
       rows = types.Rows(
         **{name: self.array(jnp.int32, *x) for name, x in found.items()}
       )
