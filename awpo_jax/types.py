@@ -245,6 +245,7 @@ class Rollout:
       the first update, beside the sampler's in `completions`; 0 where not
       chosen by the policy; None until `prepare_rollout`, and where it does not
       compute them (`--old_logprobs=sampler`).
+    rows: how its tokens are packed where they are to be read; None: padded.
   """
 
   prompts: Prompts
@@ -253,6 +254,7 @@ class Rollout:
   sample_ids: Array
   thinking: Array | None = None
   trainer_logprobs: Array | None = None
+  rows: 'Rows | None' = None
 
 
 @record

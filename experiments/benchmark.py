@@ -144,6 +144,7 @@ class Bench:
       rl.prompts_per_step, minibatches=rl.minibatches, parts=self.parts
     )
     dealt = jax.tree.map(lambda x: x[order], rollout)
+    dealt = packing.read(dealt, self.config)
     prepared = self.programs.prepare[shape](
       self.state.params, sharding.place_split(dealt, self.mesh)
     )

@@ -30,18 +30,55 @@ def fold(
     batch: [M, P, ...]. Packed, its microbatches are the rows that are filled,
       and then the groups that fit into none, by themselves.
   """
-  rows = batch.rows if isinstance(batch, types.Batch) else None
-  if rows is None:
+  if not isinstance(batch, types.Batch) or batch.rows is None:
     total, _ = jax.lax.scan(lambda t, x: (add(t, x), None), start, batch)
     return total
-  for groups, pick in ((rows.groups, row), (rows.alone[..., None], alone)):
-    filled = jnp.any(groups >= 0, axis=(1, 2))
-    start = jax.lax.fori_loop(
-      0,
-      jnp.sum(filled, dtype=jnp.int32),
-      lambda i, total, pick=pick: add(total, pick(batch, i)),
-      start,
+  return _every(lambda total, micro, _: add(total, micro), start, batch)
+
+
+def gather(
+  fn: Callable[[types.Batch], types.Array], batch: types.Batch
+) -> types.Array:
+  """`fn`, of every microbatch of a packed one, for all its groups.
+
+  Args:
+    fn: microbatch [P, ...] -> f32[P, G, Sc].
+    batch: [1, P, ...].
+
+  Returns:
+    f32[P, G, Sc].
+  """
+  assert batch.rows is not None
+  parts, shape = batch.rows.groups.shape[1], batch.mask.shape[1:]
+  out = jnp.zeros((parts, shape[0] // parts, *shape[1:]), jnp.float32)
+
+  def put(out, micro, groups):
+    values = fn(micro).reshape(*groups.shape, *shape[1:])
+    # What is no group is written nowhere.
+    at = jnp.where(groups >= 0, groups, out.shape[1])
+    return jax.vmap(lambda o, i, x: o.at[i].set(x, mode='drop'))(
+      out, at, values
     )
+
+  return _every(put, out, batch).reshape(shape)
+
+
+def _every(
+  add: Callable[[_T, types.Batch, types.Array], _T],
+  start: _T,
+  batch: types.Batch,
+) -> _T:
+  """As `fold`, of a packed batch; `add` is given the groups, too: i32[D, U]."""
+  rows = batch.rows
+  assert rows is not None and rows.alone is not None
+  for groups, pick in ((rows.groups, row), (rows.alone[..., None], alone)):
+
+    def turn(i, total, groups=groups, pick=pick):
+      return add(total, pick(batch, i), groups[i])
+
+    filled = jnp.any(groups >= 0, axis=(1, 2))
+    count = jnp.sum(filled, dtype=jnp.int32)
+    start = jax.lax.fori_loop(0, count, turn, start)
   return start
 
 

@@ -13,6 +13,7 @@ the blocks before it that an answer can reach back to, and those of its prompt.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -43,6 +44,37 @@ def cut(
   whole = batch.valid.shape[1] // minibatches
   parts = sharding.cut(batch, minibatches=minibatches, micro=whole)
   return [pack(part, columns=columns) for part in parts]
+
+
+def read(rollout: types.Rollout, config: config_lib.Config) -> types.Rollout:
+  """A rollout batch [parts, P, ...] with its `rows`, if the flags say so."""
+  columns = config.model.pack_tokens
+  if not columns:
+    return rollout
+  prompts, completions = rollout.prompts, rollout.completions
+  shapes = row_shapes(prompts.mask.shape[1], columns=columns)
+  parts = zip(
+    prompts.tokens,
+    prompts.mask,
+    completions.tokens,
+    completions.mask,
+    completions.positions,
+    strict=True,
+  )
+  rows = [_rows(_Groups(*part), shapes) for part in parts]
+  return dataclasses.replace(
+    rollout, rows=jax.tree.map(lambda *x: np.stack(x), *rows)
+  )
+
+
+class _Groups(NamedTuple):
+  """What is packed of a part, [P, ...]."""
+
+  prompt_tokens: types.Array
+  prompt_mask: types.Array
+  tokens: types.Array
+  mask: types.Array
+  positions: types.Array
 
 
 def row_shapes(
@@ -90,7 +122,7 @@ def pack(
   )
   shapes = row_shapes(prompts, columns=columns, block=block)
   rows = [
-    _rows(jax.tree.map(lambda x, i=i: x[i, 0], batch), shapes)
+    _rows(_Groups(*(getattr(batch, x)[i, 0] for x in _Groups._fields)), shapes)
     for i in range(parts)
   ]
   return dataclasses.replace(
@@ -98,7 +130,7 @@ def pack(
   )
 
 
-def _sizes(batch: types.Batch, block: int) -> np.ndarray:
+def _sizes(batch: types.Batch | _Groups, block: int) -> np.ndarray:
   """Columns [..., P] that groups take."""
   tokens = batch.prompt_mask.sum(-1) + batch.mask.sum((-1, -2))
   return -(-tokens // block) * block
@@ -144,7 +176,7 @@ def assign(
   return rows, alone
 
 
-def _rows(batch: types.Batch, shapes: dict[str, tuple[int, ...]]) -> types.Rows:
+def _rows(batch: _Groups, shapes: dict[str, tuple[int, ...]]) -> types.Rows:
   """The rows of the groups of a part, [P, ...]."""
   rows = {name: np.zeros(shape, np.int32) for name, shape in shapes.items()}
   for name in ('groups', 'targets', 'alone'):
@@ -159,7 +191,7 @@ def _rows(batch: types.Batch, shapes: dict[str, tuple[int, ...]]) -> types.Rows:
 
 
 def _fill(
-  batch: types.Batch, groups: Sequence[int], row: dict[str, np.ndarray]
+  batch: _Groups, groups: Sequence[int], row: dict[str, np.ndarray]
 ) -> None:
   """Writes groups into a row, one after another."""
   block, samples = row['tokens'].shape[-1], batch.tokens.shape[1]

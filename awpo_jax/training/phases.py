@@ -166,7 +166,9 @@ def make_rl_step(
     references = (reference(),) if reference and referred else ()
     prepared = programs.prepare[shape](
       state.params,
-      sharding.place_split(jax.tree.map(lambda x: x[dealt], rollout), mesh),
+      sharding.place_split(
+        packing.read(jax.tree.map(lambda x: x[dealt], rollout), config), mesh
+      ),
       *references,
     )
     batch, trainer_logprobs = sharding.fetch_split(
