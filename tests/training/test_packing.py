@@ -122,6 +122,20 @@ def test_a_row_holds_its_groups_one_after_another(parts, columns, block):
     assert (packed.rows.alone >= 0).all()
 
 
+def test_what_is_computed_is_counted():
+  plain = _cut(2)
+  tokens = int(plain.mask.sum() + plain.prompt_mask.sum())
+  # 8 prompts of 7 columns with 4 answers of 6.
+  assert packing.tokens_and_columns(plain) == (tokens, 8 * (7 + 4 * 6))
+  packed = packing.pack(plain, columns=24, block=4)
+  filled = sum(x.any() for x in packed.rows.segments.reshape(8, -1))
+  alone = (packed.rows.alone >= 0).sum()
+  assert 0 < alone < 8
+  columns = 24 * filled + 31 * alone
+  assert packing.tokens_and_columns(packed) == (tokens, columns)
+  assert tokens <= columns
+
+
 def test_packing_is_the_same_every_time():
   one, two = (packing.pack(_cut(2), columns=24, block=4) for _ in range(2))
   tiny.assert_equal(one, two)
