@@ -7,7 +7,7 @@ import pytest
 
 from tests import tiny_dataset, whole_runs
 
-# Rows of two blocks: two groups and more share one.
+# Rows of two blocks.
 PACKED = '--pack_tokens=128'
 
 

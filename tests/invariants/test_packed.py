@@ -56,12 +56,14 @@ def _batch():
   return batch
 
 
-# Several groups in a row; some that fit into none; one row for all of them.
-@pytest.mark.parametrize(('columns', 'block'), [(40, 4), (24, 8), (256, 16)])
-def test_one_device(columns, block):
+# Two groups in a row; some that fit into none; one row for all of them.
+@pytest.mark.parametrize(
+  ('columns', 'block', 'alone'), [(40, 4, 0), (20, 4, 2), (256, 16, 0)]
+)
+def test_one_device(columns, block, alone):
   rows = _pack(_batch(), columns=columns, block=block).rows
-  assert (rows.groups[..., 1] >= 0).any()
-  assert (rows.alone >= 0).any() == (columns == 24)
+  assert (rows.groups >= 0).sum() == 8 - alone == 8 - (rows.alone >= 0).sum()
+  assert rows.groups[..., 1:].max(initial=-1) >= 0 or alone
   want = row_by_row.rl(tiny.params(), _batch())
   with _packing(columns=columns, block=block):
     _check(*tiny.update(tiny.initial_state(), _batch()), *want)
