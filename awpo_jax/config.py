@@ -156,6 +156,11 @@ class ModelConfig:
     adapters.LORA_TARGETS, 'Projections that have an adapter.'
   )
   logprob_chunk: int = _flag(128, 'Positions whose logits exist at once.')
+  pack_tokens: int = _flag(
+    0,
+    'Columns of a row that updates fill with several prompts, each with its '
+    'answers, in place of --micro; 0 pads them all to their buckets.',
+  )
   remat: str = _flag(
     'none',
     'What the backward pass computes anew rather than keeps: each block from '
@@ -202,6 +207,7 @@ MAY_CHANGE = (
       'wandb_project',
       'compilation_cache',
       'dry_run',
+      'pack_tokens',
     }
   )
 )

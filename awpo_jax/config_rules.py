@@ -24,6 +24,7 @@ _NOT_NEGATIVE = (
   'judge_max_tokens',
   'rollout_micro',
   'slots',
+  'pack_tokens',
 )
 _AT_LEAST_ONE = (
   'cpu_devices',

@@ -5,7 +5,9 @@ python experiments/benchmark.py --compare=old.json,new.json
 
 The shapes are those of the flags: one prompt bucket, one response bucket, a
 rollout batch and one update on all of it. Prompts are random tokens, every
-answer has full length. --json=FILE keeps the result. Times are medians.
+answer has full length, or is cut to one of --answer_lengths when it is trained
+on: with --pack_tokens=2048 that shows what packing saves. --json=FILE keeps the
+result. Times are medians.
 """
 
 import dataclasses
@@ -39,6 +41,7 @@ from awpo_jax.rollout import sampling  # noqa: E402
 from awpo_jax.training import (  # noqa: E402
   flops,
   optimizer,
+  packing,
   programs,
   sharding,
   start,
@@ -51,6 +54,10 @@ flags.DEFINE_list(
 )
 flags.DEFINE_integer('repeats', 5, 'Timed calls of each program.')
 flags.DEFINE_bool('cold', True, 'Also starts processes, to time a cold start.')
+flags.DEFINE_list(
+  'prompt_lengths', [], 'Prompts are cut to these lengths, drawn for each.'
+)
+flags.DEFINE_list('answer_lengths', [], 'Answers likewise, before an update.')
 flags.DEFINE_bool('once', False, 'Compiles, runs an iteration, prints seconds.')
 _COMPARED = (
   'sampled_tokens_per_second',
@@ -93,7 +100,7 @@ class Bench:
     self.programs = programs.compile_programs(
       Parts(config, decoder), self.mesh, self.state, {'rl': self.tx}
     )
-    self.index = 0
+    self.index, self.tokens = 0, np.zeros(2)
 
   def inputs(self):
     rl, length = self.config.rl, self.config.data.prompt_buckets[0]
@@ -142,17 +149,15 @@ class Bench:
     order = sharding.deal(
       rl.prompts_per_step, minibatches=rl.minibatches, parts=self.parts
     )
-    dealt = jax.tree.map(lambda x: x[order], rollout)
+    dealt = jax.tree.map(lambda x: x[order], shortened(rollout, self.index))
+    dealt = packing.read(dealt, self.config)
     prepared = self.programs.prepare[shape](
       self.state.params, sharding.place_split(dealt, self.mesh)
     )
     batch = sharding.fetch_split(prepared.batch)
-    return [
-      sharding.place_split(part, self.mesh)
-      for part in sharding.cut(
-        batch, minibatches=rl.minibatches, micro=rl.micro
-      )
-    ]
+    parts = packing.cut(batch, self.config, 'rl')
+    self.tokens = np.sum([packing.tokens_and_columns(x) for x in parts], axis=0)
+    return [sharding.place_split(part, self.mesh) for part in parts]
 
   def update(self, batches: list[types.Batch]) -> None:
     """An update on each mini-batch; waits for the last."""
@@ -169,6 +174,30 @@ class Bench:
   def iteration(self) -> None:
     """A rollout, what is prepared of it, and its updates."""
     self.update(self.prepare(self.sample()))
+
+
+def shortened(rollout: types.Rollout, seed: int) -> types.Rollout:
+  """The rollout with prompts and answers of the lengths of the flags."""
+  rng, completions = np.random.default_rng(seed), rollout.completions
+
+  def draw(name: str, like: np.ndarray) -> np.ndarray:
+    lengths = [int(x) for x in flags.FLAGS[name].value] or [like.shape[-1]]
+    return rng.choice(lengths, like.shape[:-1])[..., None]
+
+  prompt = rollout.prompts.mask
+  kept = np.arange(prompt.shape[-1])[::-1] < draw('prompt_lengths', prompt)
+  mask = completions.mask
+  cut = mask & (np.arange(mask.shape[-1]) < draw('answer_lengths', mask))
+  first = kept.sum(axis=-1, dtype=np.int32)[:, None, None]
+  at = first + np.arange(mask.shape[-1], dtype=np.int32)
+  completions = dataclasses.replace(
+    completions,
+    mask=cut,
+    policy_mask=completions.policy_mask & cut,
+    positions=np.where(cut, at, 0),
+  )
+  prompts = dataclasses.replace(rollout.prompts, mask=kept)
+  return dataclasses.replace(rollout, prompts=prompts, completions=completions)
 
 
 def seconds(call: Callable[[], Any], repeats: int) -> list[float]:
@@ -251,6 +280,8 @@ def measure(config: config_lib.Config, repeats: int) -> dict[str, Any]:
     'update_seconds': median['update'],
     'iteration_seconds': median['iteration'],
     'spread': {name: [min(x), max(x)] for name, x in times.items()},
+    'update_tokens': int(bench.tokens[0]),
+    'update_columns': int(bench.tokens[1]),
     'compile_seconds': compiled,
     'compiled_while_timed': programs.compile_count() - count,
     'matmul_gflops': peak / 1e9,

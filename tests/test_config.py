@@ -167,6 +167,7 @@ OTHERS = {
   'lora_alpha': 16.0,
   'lora_targets': ('v_proj', 'q_proj'),
   'logprob_chunk': 13,
+  'pack_tokens': 128,
   'remat': 'blocks',
   'sft_batch': 14,
   'sft_micro': 7,
@@ -318,6 +319,7 @@ WRONG = {
   '--sft_steps and --rl_steps': ['--rl_steps=0'],
   '--sft_steps=-1': ['--sft_steps=-1'],
   '--rl_steps=-2': ['--rl_steps=-2', '--sft_steps=9'],
+  '--pack_tokens=-1': ['--pack_tokens=-1'],
   '--seed=-1': ['--seed=-1'],
   # The key of the draws is made of 32 bits, one of them a sign.
   '--seed=2147483648': ['--seed=2147483648'],

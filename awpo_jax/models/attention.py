@@ -62,6 +62,28 @@ def within(
   return mask & (distance < window)
 
 
+def seen_by(
+  values: types.Array, seen: types.Array, *, axis: int
+) -> types.Array:
+  """What some rows hold, for each row that sees them, along `axis`.
+
+  Args:
+    values: [N, ..., S, ...], S at `axis`.
+    seen: i32[D, N / D, J], rows among the N / D of the same part.
+    axis: at least 1.
+
+  Returns:
+    [N, ..., J * S, ...].
+  """
+  parts, rows, count = seen.shape
+  split = values.reshape(parts, rows, *values.shape[1:])
+  picked = [
+    jax.vmap(lambda x, i: x[i])(split, seen[..., j]) for j in range(count)
+  ]
+  joined = jnp.concatenate(picked, axis=axis + 1)
+  return joined.reshape(-1, *joined.shape[2:])
+
+
 def attend(
   query: types.Array, parts: Sequence[Part], *, scale: float
 ) -> types.Array:

@@ -92,6 +92,34 @@ class Decoder(nn.Module):
       tokens, positions, positions, visible, prefix, tail=tail
     )
 
+  def packed(
+    self,
+    tokens: types.Array,
+    positions: types.Array,
+    seen: types.Array,
+    visible: types.Array,
+  ) -> types.Array:
+    """Normalised hidden states of blocks that see the keys of other blocks.
+
+    Args:
+      tokens: i32[N, B], the blocks of D packed rows, one row after another.
+      positions: i32[N, B].
+      seen: i32[D, N / D, J], the blocks of its own row that a block sees.
+      visible: bool[N, B, J * B], the keys of them that each token sees.
+
+    Returns:
+      [N, B, D].
+    """
+    hidden, _ = self._blocks(
+      tokens,
+      positions,
+      attention.seen_by(positions, seen, axis=1),
+      visible,
+      None,
+      seen=seen,
+    )
+    return hidden
+
   def decode(
     self,
     tokens: types.Array,
@@ -140,6 +168,7 @@ class Decoder(nn.Module):
     cache=None,
     index=None,
     tail=None,
+    seen=None,
   ):
     """All blocks; `own_*` describe the keys that the rows do not share."""
     c = self.config
@@ -179,6 +208,7 @@ class Decoder(nn.Module):
         prefix=part,
         cache=None if cache is None else cache[i],
         index=index,
+        seen=seen,
       )
       x = partition.by_rows(x)
       own.append(kv)

@@ -129,6 +129,7 @@ class Attention(nn.Module):
     cache: cache_lib.Columns | None = None,
     index: types.Array | None = None,
     tail: int | None = None,
+    seen: types.Array | None = None,
   ) -> tuple[types.Array, cache_lib.KV | cache_lib.Columns]:
     """Attends from x to the prefix and to the rows' own keys.
 
@@ -140,6 +141,8 @@ class Attention(nn.Module):
       cache: earlier keys and values of the rows; None: only those of x.
       index: i32[N], where the cache is written.
       tail: only the last `tail` positions are queries; None: all.
+      seen: whose keys each row sees, of `attention.seen_by`; S_own is J * S
+        then. None: its own.
 
     Returns:
       [N, tail or S, D], and the rows' own keys and values, x's included: the
@@ -167,7 +170,12 @@ class Attention(nn.Module):
       x, bias = x[:, -tail:], bias[:, -tail:]
       angles = angles[0][:, -tail:], angles[1][:, -tail:]
     query = heads(x, c.heads, 'q_proj', 'q_norm', angles)
-    parts = [attention.Part(keys=own.keys, values=own.values, bias=bias)]
+    keys, values = own.keys, own.values
+    if seen is not None:
+      keys, values = (
+        attention.seen_by(x, seen, axis=2) for x in (keys, values)
+      )
+    parts = [attention.Part(keys=keys, values=values, bias=bias)]
     if prefix is not None:
       parts.append(prefix)
     out = attention.attend(query, parts, scale=c.head_width**-0.5)

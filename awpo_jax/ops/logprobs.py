@@ -128,6 +128,7 @@ def token_logprobs(
   *,
   temperature: float = 1.0,
   chunk: int = 128,
+  used: Array | None = None,
 ) -> TokenLogprobs:
   """`logits_logprobs` of `hidden @ head`, `chunk` positions at a time.
 
@@ -141,6 +142,8 @@ def token_logprobs(
       `hidden[:, t]`.
     temperature: above 0; the one the sampler used.
     chunk: positions whose logits exist at once; at least 1.
+    used: bool[N, T], positions that matter; a chunk without any costs nothing
+      and is 0. None: all.
 
   Returns:
     `TokenLogprobs` of f32[N, T], differentiable in both fields.
@@ -162,5 +165,14 @@ def token_logprobs(
 
   # As many chunks as are needed, all of one size: little padding.
   chunk = -(-t // max(1, -(-t // chunk)))
-  scores = jax.lax.map(score, (_split(hidden, chunk), _split(targets, chunk)))
+  pieces = _split(hidden, chunk), _split(targets, chunk)
+  if used is None:
+    scores = jax.lax.map(score, pieces)
+  else:
+    zeros = jnp.zeros((n, chunk), jnp.float32)
+    nothing = TokenLogprobs(logprobs=zeros, entropy=zeros)
+    scores = jax.lax.map(
+      lambda x: jax.lax.cond(x[0], score, lambda _: nothing, x[1]),
+      (jnp.any(_split(used, chunk), axis=(1, 2)), pieces),
+    )
   return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(n, -1)[:, :t], scores)

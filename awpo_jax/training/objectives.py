@@ -18,6 +18,7 @@ from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.ops import choices, losses, masked, policy_losses
 from awpo_jax.ops import logprobs as logprobs_lib
+from awpo_jax.training import packed
 
 
 @types.record
@@ -58,6 +59,10 @@ def completion_logprobs(
     `batch.mask` is False.
   """
   chex.assert_rank([batch.prompt_tokens, batch.tokens], [2, 3])
+  if batch.rows is not None:
+    return packed.completion_logprobs(
+      params, batch, decoder=decoder, temperature=temperature, chunk=chunk
+    )
   shape = batch.tokens.shape
   tokens, mask, positions = (
     x.reshape(-1, shape[-1])
@@ -315,14 +320,14 @@ def find_pull(
     disco_beta, disco_delta: as of `policy_losses.kl_penalty`.
   """
 
-  def kl(micro: types.Batch) -> types.Array:
+  def add(kl: types.Array, micro: types.Batch) -> types.Array:
     logprobs, _ = completion_logprobs(
       params, micro, decoder=decoder, temperature=temperature, chunk=chunk
     )
     tokens = _tokens(micro, logprobs, 1.0)
-    return -jnp.sum(_rows(micro.weights) * tokens.log_ratio)
+    return kl - jnp.sum(_rows(micro.weights) * tokens.log_ratio)
 
-  total = all_sum(jnp.sum(jax.lax.map(kl, batch)))
+  total = all_sum(packed.fold(add, jnp.zeros(()), batch))
   slope = jax.grad(
     lambda x: policy_losses.kl_penalty(x, beta=disco_beta, delta=disco_delta)
   )

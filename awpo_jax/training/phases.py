@@ -13,7 +13,14 @@ from awpo_jax.ops import algorithms
 from awpo_jax.rollout import demonstrations as demonstrations_lib
 from awpo_jax.rollout import prompts as prompts_lib
 from awpo_jax.rollout import sampling
-from awpo_jax.training import chunks, filling, processes, sharding, train_step
+from awpo_jax.training import (
+  chunks,
+  filling,
+  packing,
+  processes,
+  sharding,
+  train_step,
+)
 from awpo_jax.training import clock as clock_lib
 from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import programs as programs_lib
@@ -59,7 +66,7 @@ def make_sft_step(
 ) -> Step:
   """One update on the next demonstrations."""
   config, tokenizer = experiment.config, experiment.tokenizer
-  size, micro = config.sft.sft_batch, config.sft.sft_micro
+  size = config.sft.sft_batch
   shown = experiment.dataset.demonstrations
   parts, own = sharding.parts(mesh), sharding.own_parts(mesh)
 
@@ -82,7 +89,7 @@ def make_sft_step(
     )
     batch = sharding.split(_imitation(prompts, completions), parts)
     batch = jax.tree.map(lambda x: x[own], batch)
-    (batch,) = sharding.cut(batch, minibatches=1, micro=micro)
+    (batch,) = packing.cut(batch, config, 'sft')
     update = programs.update['sft'][_lengths(batch)]
     state, metrics = update(state, sharding.place_split(batch, mesh))
     return state, Report(
@@ -159,7 +166,9 @@ def make_rl_step(
     references = (reference(),) if reference and referred else ()
     prepared = programs.prepare[shape](
       state.params,
-      sharding.place_split(jax.tree.map(lambda x: x[dealt], rollout), mesh),
+      sharding.place_split(
+        packing.read(jax.tree.map(lambda x: x[dealt], rollout), config), mesh
+      ),
       *references,
     )
     batch, trainer_logprobs = sharding.fetch_split(
@@ -192,9 +201,7 @@ def make_rl_step(
 def _update(program, state, batch, config, mesh):
   """An update on each mini-batch of a prepared rollout batch."""
   updates = []
-  for part in sharding.cut(
-    batch, minibatches=config.rl.minibatches, micro=config.rl.micro
-  ):
+  for part in packing.cut(batch, config, 'rl'):
     state, update = program(state, sharding.place_split(part, mesh))
     updates.append(update)
   # The next rollout needs these parameters: waiting here costs nothing and

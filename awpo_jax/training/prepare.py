@@ -1,6 +1,7 @@
 """From a scored rollout batch to what the updates need, once per rollout."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -11,6 +12,7 @@ from awpo_jax.models import lora
 from awpo_jax.ops import advantages as advantages_lib
 from awpo_jax.ops import collectives, masked
 from awpo_jax.ops import samples as samples_lib
+from awpo_jax.training import packed
 
 LogprobsFn = Callable[
   [types.ArrayTree, types.Batch], tuple[types.Array, types.Array]
@@ -158,13 +160,16 @@ def _scored(params, rollout, reference, scores: Scores) -> types.Batch:
     clip_radius=jnp.zeros(groups[:1], jnp.float32),
   )
 
+  def score(policy, piece):
+    return scores.logprobs(policy, piece)[0]
+
   def logprobs(policy):
-    values = _in_pieces(
-      lambda params, piece: scores.logprobs(params, piece)[0],
-      policy,
-      batch,
-      scores,
-    )
+    if rollout.rows is None:
+      values = _in_pieces(score, policy, batch, scores)
+    else:
+      values = packed.gather(
+        functools.partial(score, policy), _packed(batch, rollout.rows, scores)
+      )
     return jnp.where(batch.policy_mask, values, 0.0)
 
   old = scores.old(completions.logprobs, lambda: logprobs(params))
@@ -172,6 +177,15 @@ def _scored(params, rollout, reference, scores: Scores) -> types.Batch:
   if scores.reference:
     frozen = logprobs(lora.join(reference, lora.split(params)[1]))
   return dataclasses.replace(batch, old_logprobs=old, ref_logprobs=frozen)
+
+
+def _packed(batch: types.Batch, rows: types.Rows, scores: Scores):
+  """The batch as a packed mini-batch, its rows as `packed` has them."""
+  rows = jax.tree.map(
+    lambda x: x.reshape(scores.parts, -1, *x.shape[2:]).swapaxes(0, 1), rows
+  )
+  batch = jax.tree.map(lambda x: x[None], batch)
+  return dataclasses.replace(batch, rows=rows)
 
 
 def _samples(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from awpo_jax import config as config_lib
 from awpo_jax import config_objective, types
-from awpo_jax.training import sharding
+from awpo_jax.training import packing, sharding
 
 
 class Shapes:
@@ -90,6 +90,17 @@ class Shapes:
         if self._config.shaping.shaper == 'egpo'
         else None
       ),
+      rows=self._rows(rows),
+    )
+
+  def _rows(self, prompts: int) -> types.Rows | None:
+    """Packed rows of that many prompts of each device."""
+    columns = self._config.model.pack_tokens
+    if not columns:
+      return None
+    shapes = packing.row_shapes(prompts, columns=columns)
+    return types.Rows(
+      **{name: self.array(jnp.int32, *x) for name, x in shapes.items()}
     )
 
   def batch(self, phase: str, prompt: int, response: int) -> types.Batch:
@@ -100,6 +111,8 @@ class Shapes:
     else:
       prompts, micro = rl.prompts_per_step // rl.minibatches, rl.micro
       samples = rl.samples
+    if self._config.model.pack_tokens:
+      micro = prompts // self._devices
     group = (prompts // self._devices // micro, micro)
     row, token = (*group, samples), (*group, samples, response)
     rl_phase = phase == 'rl'
@@ -124,4 +137,5 @@ class Shapes:
       ref_logprobs=optional(referred, token),
       clip_high=optional(rl_phase and loss.clip_high != 'factor', row),
       correction=optional(rl_phase and loss.mismatch != 'none', token),
+      rows=self._rows(prompts // self._devices),
     )

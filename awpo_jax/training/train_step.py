@@ -11,7 +11,7 @@ import optax
 from awpo_jax import types
 from awpo_jax.models import lora
 from awpo_jax.ops import collectives
-from awpo_jax.training import objectives
+from awpo_jax.training import objectives, packed
 
 Constrain = Callable[[types.ArrayTree], types.ArrayTree]
 Weigh = Callable[[types.Batch, types.AllSum], types.Batch]
@@ -163,7 +163,7 @@ def accumulate(
     grads = jax.tree.map(lambda x: x.astype(jnp.float32), grads)
     return constrain(grads), metrics
 
-  first = jax.tree.map(lambda x: x[0], batch)
+  first = packed.first(batch)
   zeros = jax.tree.map(
     lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad, params, first)
   )
@@ -177,10 +177,9 @@ def accumulate(
         sums=jax.tree.map(jnp.add, old.sums, new.sums),
         maxima=jax.tree.map(jnp.maximum, old.maxima, new.maxima),
       ),
-    ), None
+    )
 
-  total, _ = jax.lax.scan(add, zeros, batch)
-  return total
+  return packed.fold(add, zeros, batch)
 
 
 def _apply(

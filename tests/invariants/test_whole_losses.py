@@ -37,7 +37,7 @@ def _batch(loss):
   return batch.replace(advantages=advantages, correction=None)
 
 
-def _plain(loss):
+def plain(loss):
   """The loss of the whole mini-batch and its gradient, nothing cut."""
   batch = _batch(loss)
   rows, width = row_by_row.rows_of(batch), batch.tokens.shape[-1]
@@ -90,7 +90,7 @@ def _step(loss):
   )
 
 
-def _cut(loss, devices, micro):
+def cut(loss, devices, micro):
   batch = sharding.split(_batch(loss), devices)
   (batch,) = sharding.cut(batch, minibatches=1, micro=micro)
   if devices == 1:
@@ -110,9 +110,9 @@ def _cut(loss, devices, micro):
 
 @pytest.mark.parametrize('loss', NUMBERS)
 def test_however_it_is_cut(loss):
-  value, gradient = _plain(loss)
+  value, gradient = plain(loss)
   for devices, micro in ((1, 2), (2, 1)):
-    state, metrics = jax.device_get(_cut(loss, devices, micro))
+    state, metrics = jax.device_get(cut(loss, devices, micro))
     tiny.assert_close(state.opt_state[0], gradient, scale=gradient, rtol=1e-5)
     np.testing.assert_allclose(metrics.sums['loss'], value, rtol=1e-5)
     assert metrics.replica_spread == 0

@@ -48,6 +48,30 @@ def test_mini_batches():
   assert sft.keys() == rl.keys()
 
 
+def test_packed():
+  config = tiny_run.experiment().config
+  model = dataclasses.replace(config.model, pack_tokens=100)
+  made = shapes.Shapes(
+    dataclasses.replace(config, model=model), tiny_run.mesh()
+  )
+  # A row for each of the prompts of a device, should they all need one: of two
+  # blocks of 64. Rows are the microbatches.
+  wanted = {
+    'groups': ((2, 2, 1, 2), 'int32'),
+    'tokens': ((2, 2, 1, 2, 64), 'int32'),
+    'positions': ((2, 2, 1, 2, 64), 'int32'),
+    'segments': ((2, 2, 1, 2, 64), 'int32'),
+    'targets': ((2, 2, 1, 128), 'int32'),
+    'sources': ((2, 2, 1, 128), 'int32'),
+    'alone': ((2, 2, 1), 'int32'),
+  }
+  sft = made.batch('sft', 20, 8)
+  assert _leaves(sft.rows) == wanted
+  assert sft.tokens.shape == (2, 1, 2, 1, 8)
+  assert made.batch('rl', 20, 8).tokens.shape == (2, 1, 1, 2, 8)
+  assert _leaves(made.rollout(2, 20, 2, 8).rows) == wanted
+
+
 def test_rollouts():
   rollout = _leaves(_shapes().rollout(3, 20, 2, 8))
   assert rollout['prompts.tokens'] == ((2, 3, 20), 'int32')
