@@ -12,9 +12,9 @@ import optax
 
 from awpo_jax import config as config_lib
 from awpo_jax import config_objective, types
+from awpo_jax.models import attention_kernels, lora
 from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.models import lora
 from awpo_jax.ops import collectives
 from awpo_jax.rollout import sampling
 from awpo_jax.rollout.environments import protocol
@@ -300,7 +300,9 @@ def check_model(
   params: types.ArrayTree,
   mesh: jax.sharding.Mesh,
 ) -> Iterable[str]:
-  """What of a model does not divide over the mesh, with the remedy."""
+  """What of a model the devices cannot do, with the remedy."""
+  platform = mesh.devices.flat[0].platform
+  yield from attention_kernels.misfits(model.attention, model, platform)
   if not sharding.is_sharded(mesh):
     return
   size = mesh.shape[sharding.MODEL_AXIS]
