@@ -1,5 +1,6 @@
 """What a run needs of each device's memory, worked out without weights."""
 
+import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
@@ -149,7 +150,9 @@ def peaks(plan: Plan, target: targets.Target) -> Iterator[tuple[str, int]]:
   named = parts(plan, mesh) if 'rl' in tx else {}
   state = next(iter(states.values()))
   lowered = programs.lower_programs(plan, mesh, state, tx)
-  for key, program in lowered.items():
+
+  def size(item: tuple[tuple[Any, ...], jax.stages.Lowered]) -> int:
+    key, program = item
     phase = next((x for x in key if x in states), 'rl')
     optimizer = sharding.bytes_of_each(
       states.get(phase, state).opt_state, mesh=mesh
@@ -162,12 +165,21 @@ def peaks(plan: Plan, target: targets.Target) -> Iterator[tuple[str, int]]:
       'reference': optimizer,
       'update': reference,
     }.get(key[0], 0)
-    compiled = program.compile(compiler_options=target.options)
-    yield ' '.join(map(str, key)), besides + needed(compiled)
+    return besides + needed(program.compile(compiler_options=target.options))
+
+  # A program takes minutes of one core or two; each may hold some GiB of it.
+  with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
+    for key, found in zip(
+      lowered, pool.map(size, lowered.items()), strict=True
+    ):
+      yield ' '.join(map(str, key)), found
 
 
-def dry_run(config: config_lib.Config) -> str:
+def dry_run(config: config_lib.Config) -> Iterator[str]:
   """Compiles all programs of a run and says what they need of a device.
+
+  Yields:
+    Lines of text, each as soon as it is known: a large model compiles for long.
 
   Raises:
     ConfigError: as `targets.find` and `make_plan`; the flags do not divide over
@@ -186,18 +198,18 @@ def dry_run(config: config_lib.Config) -> str:
   problems += programs.check_model(model, start.param_shapes(model), mesh)
   if problems:
     raise config_lib.ConfigError('\n'.join(problems))
-  rows: list[tuple[str, int]] = []
-  if config.run.rl_steps:
-    rows += parts(plan, mesh).items()
-  compiled = list(peaks(plan, target))
+  rows = parts(plan, mesh) if config.run.rl_steps else {}
   count, kind = len(target.devices), target.devices[0].device_kind
   axes = ', '.join(f'{name}:{size}' for name, size in mesh.shape.items())
-  lines = [f'{count} x {kind} ({axes}), GiB of each:']
-  lines += [f'  {name:<24}{_gib(size):>8}' for name, size in rows]
-  lines.append('while a program runs:')
-  lines += [f'  {name:<24}{_gib(size):>8}' for name, size in compiled]
-  lines.append(verdict(dict(compiled), target.memory))
-  return '\n'.join(lines)
+  yield f'{count} x {kind} ({axes}), GiB of each:'
+  for name, size in rows.items():
+    yield f'  {name:<24}{_gib(size):>8}'
+  yield 'while a program runs:'
+  compiled = {}
+  for name, size in peaks(plan, target):
+    compiled[name] = size
+    yield f'  {name:<24}{_gib(size):>8}'
+  yield verdict(compiled, target.memory)
 
 
 def verdict(peaks_of: Mapping[str, int], memory: int | None) -> str:
