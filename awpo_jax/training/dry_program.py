@@ -1,0 +1,28 @@
+"""Compiles one program of a dry run; see `buffers`, which runs this.
+
+python -m awpo_jax.training.dry_program FLAGSFILE FOLDER KEY...
+"""
+
+import sys
+
+from awpo_jax import config as config_lib
+from awpo_jax.training import memory, sharding, targets
+
+
+def main(flags: str, folder: str, *key: str) -> None:
+  """XLA's report of the program of that key goes to the folder."""
+  config = config_lib.parse([f'--flagfile={flags}'])
+  target = targets.find(config.run.dry_run)
+  plan = memory.make_plan(config)
+  mesh = sharding.make_mesh(config.devices, target.devices)
+  made = {
+    tuple(map(str, name)): lower
+    for name, lower in memory.lowerings(plan, mesh).items()
+  }
+  made[key]().compile(
+    compiler_options={**target.options, 'xla_dump_to': folder}
+  )
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])
