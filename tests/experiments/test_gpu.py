@@ -84,7 +84,8 @@ def test_every_part_of_a_size(run, tmp_path):
   read = 8 * 2 * (weights + 2 * 8 * (2 * 8 + 4 * 4))
   band = 1e9 * figures['peaks']['bandwidth_gb_per_second']
   assert sample['bound_seconds'] == pytest.approx(read / band)
-  # Of a base that is held, the backward pass costs what the forward pass does.
+  # Of a base that is held, the backward pass costs what the forward pass does;
+  # an update is on half of the prompts.
   update, prepare = figures['update'], figures['prepare']
   assert update['tflop'] == pytest.approx(prepare['tflop'])
   # The state is written in place: adapters and moments, 12 bytes each.
