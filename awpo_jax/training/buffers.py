@@ -49,7 +49,11 @@ def of_absent(config: config_lib.Config, key: tuple[Any, ...]) -> int:
     with (
       log.open('w') as output,
       subprocess.Popen(
-        command, env=environment, stdout=output, stderr=output
+        command,
+        env=environment,
+        stdin=subprocess.PIPE,  # It ends when this process does.
+        stdout=output,
+        stderr=output,
       ) as process,
     ):
       try:
