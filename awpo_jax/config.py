@@ -20,7 +20,7 @@ from awpo_jax import (
   config_training,
 )
 from awpo_jax import config_objective as objective
-from awpo_jax.models import adapters, induction
+from awpo_jax.models import adapters, attention_kernels, induction
 from awpo_jax.rollout import prompts
 
 
@@ -167,6 +167,12 @@ class ModelConfig:
     'its input (blocks), which costs a second forward pass.',
     ('none', 'blocks'),
   )
+  attention: str = _flag(
+    'parts',
+    "What reads whole sequences: parts (prompts shared), cuDNN's kernel or "
+    "XLA's (prompts broadcast); auto: cudnn where it can be, else parts.",
+    attention_kernels.KERNELS,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,6 +214,7 @@ MAY_CHANGE = (
       'compilation_cache',
       'dry_run',
       'pack_tokens',
+      'attention',
     }
   )
 )

@@ -40,7 +40,8 @@ def main(arguments: list[str]) -> None:
   try:
     config = config_lib.from_flags(flags.FLAGS)
     if config.run.dry_run:
-      print(memory.dry_run(config))
+      for line in memory.dry_run(config):
+        print(line, flush=True)
       return
     counted = loop.train(config, started=_STARTED)
   except signals.Stopped as stopped:

@@ -7,6 +7,7 @@ import pytest
 from absl import flags as absl_flags
 
 from awpo_jax import config as config_lib
+from awpo_jax.models import attention_kernels
 from awpo_jax.ops import (
   algorithms,
   clip_high,
@@ -90,6 +91,7 @@ def test_choices_are_the_keys_of_the_functions():
     'schedule': schedules.SCHEDULES,
     'sft_schedule': schedules.SCHEDULES,
     'overlong': prompts.OVERLONG,
+    'attention': attention_kernels.KERNELS,
   }.items():
     assert tuple(choices[name]) == tuple(table), name
   assert {'none', 'ratio', 'binary', 'always'} == set(choices['gate'])
@@ -169,6 +171,7 @@ OTHERS = {
   'logprob_chunk': 13,
   'pack_tokens': 128,
   'remat': 'blocks',
+  'attention': 'xla',
   'sft_batch': 14,
   'sft_micro': 7,
   'sft_learning_rate': 1e-5,

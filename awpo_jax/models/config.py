@@ -45,6 +45,8 @@ class DecoderConfig:
     lora: adapters beside the projections; None: none.
     remat: the backward pass computes each block anew from its input instead of
       keeping what is inside it.
+    attention: `parts`, `xla` or `cudnn`: what `hidden` attends by; see
+      `attention_kernels`. Decoding always merges parts.
   """
 
   vocab_size: int
@@ -71,6 +73,7 @@ class DecoderConfig:
   family: str | None = dataclasses.field(default=None, compare=False)
   lora: adapters.LoraConfig | None = None
   remat: bool = False
+  attention: str = 'parts'
 
   def __post_init__(self):
     object.__setattr__(self, 'dtype', jnp.dtype(self.dtype))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from awpo_jax import types
-from awpo_jax.models import adapters, attention, rope
+from awpo_jax.models import adapters, attention, attention_kernels, rope
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import config as config_lib
 from awpo_jax.ops import products
@@ -178,7 +178,12 @@ class Attention(nn.Module):
     parts = [attention.Part(keys=keys, values=values, bias=bias)]
     if prefix is not None:
       parts.append(prefix)
-    out = attention.attend(query, parts, scale=c.head_width**-0.5)
+    attend = attention.attend
+    if cache is None and c.attention != 'parts':
+      attend = functools.partial(
+        attention_kernels.attend_joined, implementation=c.attention
+      )
+    out = attend(query, parts, scale=c.head_width**-0.5)
     out = out.reshape(*out.shape[:2], -1)
     return _dense(c, c.width, c.out_bias, 'o_proj', to_residual=True)(out), kept
 

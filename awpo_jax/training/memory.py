@@ -1,12 +1,14 @@
 """What a run needs of each device's memory, worked out without weights."""
 
+import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from awpo_jax import config as config_lib
 from awpo_jax import config_objective
@@ -14,8 +16,8 @@ from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import lora
-from awpo_jax.training import optimizer as optimizer_lib
 from awpo_jax.training import (
+  buffers,
   programs,
   run_model,
   sharding,
@@ -24,10 +26,12 @@ from awpo_jax.training import (
   train_step,
   weights,
 )
+from awpo_jax.training import optimizer as optimizer_lib
 
 # What XLA is not given: the context of the driver and its own reserve.
 _USABLE = 0.95
 _GIB = 2**30
+Lower: TypeAlias = Callable[[], jax.stages.Lowered]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,16 +150,16 @@ def peaks(plan: Plan, target: targets.Target) -> Iterator[tuple[str, int]]:
   Yields:
     E.g. `('update rl 2048 2048', bytes)`.
   """
-  tx = optimizer_lib.make_optimizers(plan.config)
-  states = {phase: state_shapes(plan, phase) for phase in tx}
   mesh = sharding.make_mesh(plan.config.devices, target.devices)
-  named = parts(plan, mesh) if 'rl' in tx else {}
-  state = next(iter(states.values()))
-  lowered = programs.lower_programs(plan, mesh, state, tx)
-  for key, program in lowered.items():
+  states = {phase: state_shapes(plan, phase) for phase in _phases(plan)}
+  named = parts(plan, mesh) if 'rl' in states else {}
+  first = next(iter(states.values()))
+
+  def size(item: tuple[tuple[Any, ...], Lower]) -> int:
+    key, lower = item
     phase = next((x for x in key if x in states), 'rl')
     optimizer = sharding.bytes_of_each(
-      states.get(phase, state).opt_state, mesh=mesh
+      states.get(phase, first).opt_state, mesh=mesh
     )
     reference = named.get('reference', 0) if phase == 'rl' else 0
     besides = {
@@ -165,12 +169,41 @@ def peaks(plan: Plan, target: targets.Target) -> Iterator[tuple[str, int]]:
       'reference': optimizer,
       'update': reference,
     }.get(key[0], 0)
-    compiled = program.compile(compiler_options=target.options)
-    yield ' '.join(map(str, key)), besides + needed(compiled)
+    if target.absent:
+      return besides + buffers.of_absent(plan.config, key)
+    return besides + needed(lower().compile(compiler_options=target.options))
+
+  made = lowerings(plan, mesh)
+  # A large program takes minutes, and some GiB of this machine.
+  with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
+    for key, found in zip(made, pool.map(size, made.items()), strict=True):
+      yield ' '.join(map(str, key)), found
 
 
-def dry_run(config: config_lib.Config) -> str:
+def _phases(plan: Plan) -> Mapping[str, optax.GradientTransformation]:
+  return optimizer_lib.make_optimizers(plan.config)
+
+
+def lowerings(
+  plan: Plan, mesh: jax.sharding.Mesh
+) -> dict[tuple[Any, ...], Lower]:
+  """Each program of the run by its key, lowered when it is called."""
+  tx = _phases(plan)
+  state = state_shapes(plan, next(iter(tx)))
+  return programs.lower_programs(
+    plan,
+    mesh,
+    state,
+    tx,
+    lower=lambda program, *args: functools.partial(program.lower, *args),
+  )
+
+
+def dry_run(config: config_lib.Config) -> Iterator[str]:
   """Compiles all programs of a run and says what they need of a device.
+
+  Yields:
+    Lines of text, each as soon as it is known: a large model compiles for long.
 
   Raises:
     ConfigError: as `targets.find` and `make_plan`; the flags do not divide over
@@ -189,18 +222,18 @@ def dry_run(config: config_lib.Config) -> str:
   problems += programs.check_model(model, start.param_shapes(model), mesh)
   if problems:
     raise config_lib.ConfigError('\n'.join(problems))
-  rows: list[tuple[str, int]] = []
-  if config.run.rl_steps:
-    rows += parts(plan, mesh).items()
-  compiled = list(peaks(plan, target))
+  rows = parts(plan, mesh) if config.run.rl_steps else {}
   count, kind = len(target.devices), target.devices[0].device_kind
   axes = ', '.join(f'{name}:{size}' for name, size in mesh.shape.items())
-  lines = [f'{count} x {kind} ({axes}), GiB of each:']
-  lines += [f'  {name:<24}{_gib(size):>8}' for name, size in rows]
-  lines.append('while a program runs:')
-  lines += [f'  {name:<24}{_gib(size):>8}' for name, size in compiled]
-  lines.append(verdict(dict(compiled), target.memory))
-  return '\n'.join(lines)
+  yield f'{count} x {kind} ({axes}), GiB of each:'
+  for name, size in rows.items():
+    yield f'  {name:<24}{_gib(size):>8}'
+  yield 'while a program runs:'
+  compiled = {}
+  for name, size in peaks(plan, target):
+    compiled[name] = size
+    yield f'  {name:<24}{_gib(size):>8}'
+  yield verdict(compiled, target.memory)
 
 
 def verdict(peaks_of: Mapping[str, int], memory: int | None) -> str:

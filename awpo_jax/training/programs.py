@@ -12,9 +12,9 @@ import optax
 
 from awpo_jax import config as config_lib
 from awpo_jax import config_objective, types
+from awpo_jax.models import attention_kernels, lora
 from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.models import lora
 from awpo_jax.ops import collectives
 from awpo_jax.rollout import sampling
 from awpo_jax.rollout import slots as slots_lib
@@ -119,20 +119,30 @@ def compile_programs(
   )
 
 
+def _lower(program: Any, *arguments: Any) -> jax.stages.Lowered:
+  return program.lower(*arguments)
+
+
 def lower_programs(
   experiment: Parts,
   mesh: jax.sharding.Mesh,
   state: train_step.TrainState,
   optimizers: Mapping[str, optax.GradientTransformation],
-) -> dict[tuple[Any, ...], jax.stages.Lowered]:
-  """What `compile_programs` compiles, by field of `Programs` and key in it."""
+  lower: Callable[..., Any] = _lower,
+) -> dict[tuple[Any, ...], Any]:
+  """What `compile_programs` compiles, by field of `Programs` and key in it.
+
+  `lower` makes a value of a program and its arguments.
+  """
   config, devices = experiment.config, sharding.parts(mesh)
   shapes = shapes_lib.Shapes(config, mesh)
   state, params = shapes.like(state), shapes.like(state.params)
   prompts, responses = config.data.prompt_buckets, config.data.response_buckets
   pairs = [(s, r) for s in prompts for r in responses]
-  lowered: dict[tuple[Any, ...], jax.stages.Lowered] = {}
-  lower_sampler = functools.partial(_lower_sampler, experiment, mesh, params)
+  lowered: dict[tuple[Any, ...], Any] = {}
+  lower_sampler = functools.partial(
+    _lower_sampler, experiment, mesh, params, lower
+  )
   for s in prompts:
     rows = config.run.eval_batch // devices
     arguments = shapes.sampler(rows, s, 1)
@@ -144,7 +154,7 @@ def lower_programs(
     referred = config_objective.has_reference(config)
     references = (lora.split(params)[0],) if referred else ()
     if references:
-      lowered['reference',] = make_reference(mesh).lower(params)
+      lowered['reference',] = lower(make_reference(mesh), params)
     for s in prompts:
       lowered |= lower_sampler(
         ('sample', s),
@@ -154,25 +164,33 @@ def lower_programs(
       )
     for s, r in pairs:
       rollout = shapes.rollout(rows, s, samples, r)
-      lowered['prepare', s, r] = preparer.lower(params, rollout, *references)
+      lowered['prepare', s, r] = lower(preparer, params, rollout, *references)
   for phase, tx in optimizers.items():
     update = make_update(experiment, mesh, phase, tx)
-    lowered['init', phase] = make_init(mesh, tx).lower(params)
+    lowered['init', phase] = lower(make_init(mesh, tx), params)
     for s, r in pairs:
       batch = shapes.batch(phase, s, r)
-      lowered['update', phase, s, r] = update.lower(state, batch)
+      lowered['update', phase, s, r] = lower(update, state, batch)
   return lowered
 
 
 def _lower_sampler(
-  experiment, mesh, params, key, arguments, *, temperature: float, refill=False
-) -> dict[Any, jax.stages.Lowered]:
+  experiment,
+  mesh,
+  params,
+  lower,
+  key,
+  arguments,
+  *,
+  temperature: float,
+  refill=False,
+) -> dict[Any, Any]:
   """By key the sampler, or by (key, number) the programs of several turns."""
   if experiment.environment is None:
     sampler = make_sampler(
       experiment, mesh, temperature=temperature, refill=refill
     )
-    return {key: sampler.lower(params, *arguments)}
+    return {key: lower(sampler, params, *arguments)}
   parts: Iterable[Any] = turn_programs.lower(
     experiment, mesh, params, arguments, temperature=temperature
   )
@@ -321,7 +339,9 @@ def check_model(
   params: types.ArrayTree,
   mesh: jax.sharding.Mesh,
 ) -> Iterable[str]:
-  """What of a model does not divide over the mesh, with the remedy."""
+  """What of a model the devices cannot do, with the remedy."""
+  platform = mesh.devices.flat[0].platform
+  yield from attention_kernels.misfits(model.attention, model, platform)
   if not sharding.is_sharded(mesh):
     return
   size = mesh.shape[sharding.MODEL_AXIS]

@@ -7,9 +7,11 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
+
 from awpo_jax import config as config_lib
 from awpo_jax import types
-from awpo_jax.models import adapters
+from awpo_jax.models import adapters, attention_kernels
 from awpo_jax.models import config as model_config
 from awpo_jax.rollout import tokenizers
 from awpo_jax.training import weights
@@ -101,7 +103,13 @@ def of_flags(
   model: model_config.DecoderConfig, config: config_lib.Config
 ) -> model_config.DecoderConfig:
   """The model of a `config.json` as the flags train it."""
-  model = dataclasses.replace(model, remat=config.model.remat == 'blocks')
+  model = dataclasses.replace(
+    model,
+    remat=config.model.remat == 'blocks',
+    attention=attention_kernels.choose(
+      config.model.attention, model, jax.default_backend()
+    ),
+  )
   return with_adapters(model, config_lib.to_dict(config))
 
 

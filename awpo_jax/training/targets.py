@@ -45,11 +45,13 @@ class Target:
     devices: of one process.
     memory: bytes of each; None where it does not say.
     options: of the compiler.
+    absent: no such device is here.
   """
 
   devices: list[jax.Device]
   memory: int | None
   options: dict[str, Any]
+  absent: bool = False
 
 
 def find(name: str) -> Target:
@@ -90,4 +92,5 @@ def find(name: str) -> Target:
     memory=int(size[1]),
     # Autotuning would run kernels.
     options={'xla_gpu_autotune_level': 0},
+    absent=True,
   )

@@ -23,6 +23,7 @@ NUMBERS = {
   'qwen3_1.7b': 1_720_574_976,
   'qwen3_4b': 4_022_468_096,
   'qwen3_8b': 8_190_735_360,
+  'qwen3_32b': 32_762_123_264,
 }
 
 
@@ -61,7 +62,13 @@ def test_parameters_of_the_real_models(name):
   heads = 1 if hf['tie_word_embeddings'] else 2
   wanted = heads * v * d + hf['num_hidden_layers'] * layer + d
   assert wanted == NUMBERS[name]
-  plan = _plan(name, '--lora_rank=0', '--param_dtype=float32')
+  recipe = name.replace('32b', '8b')  # The largest that has one.
+  plan = _plan(
+    recipe,
+    f'--model=experiments/models/{name}.json',
+    '--lora_rank=0',
+    '--param_dtype=float32',
+  )
   assert memory.parts(plan, _mesh(1))['parameters'] == 4 * wanted
 
 
@@ -192,7 +199,7 @@ def dried(tiny_plan, tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(memory, 'peaks', recorded)
     patch.chdir(folder)
-    return memory.dry_run(tiny_plan.config), sizes, folder
+    return '\n'.join(memory.dry_run(tiny_plan.config)), sizes, folder
 
 
 def test_peaks_hold_the_state_and_what_lies_besides(tiny_plan, dried):
@@ -259,7 +266,7 @@ def test_a_dry_run_refuses_what_a_run_refuses(tiny_plan):
   ):
     config = config_lib.parse([x for x in (*flags, wrong) if x])
     with pytest.raises(config_lib.ConfigError, match=named):
-      memory.dry_run(config)
+      next(memory.dry_run(config))
 
 
 def test_a_plan_is_all_that_programs_hang_on(tiny_plan):

@@ -1,0 +1,122 @@
+"""Attention by a library's kernel, which knows one stretch of keys.
+
+Its log-sum-exp has no gradient, so parts cannot be merged around it: the keys
+and values of a shared prompt are broadcast to the rows that see them (never
+computed again) and stand in front of the rows' own. Decoding, where a broadcast
+cache would be read once per row, keeps the parts.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, cast
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from awpo_jax import types
+from awpo_jax.models import attention
+from awpo_jax.models import config as config_lib
+
+# Choices of --attention: `attention.attend`, or an implementation of
+# `jax.nn.dot_product_attention`.
+KERNELS = ('parts', 'xla', 'cudnn', 'auto')
+CUDNN_DTYPES = ('bfloat16', 'float16')
+# What JAX takes for cuDNN's flash attention, on the newer cards.
+_CUDNN_WIDTHS = range(8, 257, 8)
+
+
+def attend_joined(
+  query: types.Array,
+  parts: Sequence[attention.Part],
+  *,
+  scale: float,
+  implementation: str,
+) -> types.Array:
+  """As `attention.attend`, of all keys at once.
+
+  Args:
+    query: [N, S, H, C].
+    parts: what it may see, in any order; a query that may see nothing gets
+      something finite.
+    scale: multiplies the dot products.
+    implementation: `xla` or `cudnn`, which wants 16 bits.
+
+  Returns:
+    [N, S, H, C] in the dtype of `query`.
+  """
+  chex.assert_rank(query, 4)
+  rows, length = query.shape[:2]
+  keys, values = (
+    jnp.concatenate([_of_rows(x, rows) for x in arrays], axis=1)
+    for arrays in ([p.keys for p in parts], [p.values for p in parts])
+  )
+  mask = jnp.concatenate([_seen(p.bias, rows, length) for p in parts], axis=2)
+  # With a mask cuDNN's backward pass takes even lengths only. A query that is
+  # added sees nothing, a key that is added is not seen.
+  odd, odd_keys = length % 2, keys.shape[1] % 2
+  joined = jax.nn.dot_product_attention(
+    _pad(query, 1, odd),
+    _pad(keys, 1, odd_keys),
+    _pad(values, 1, odd_keys),
+    mask=_pad(_pad(mask, 1, odd), 2, odd_keys)[:, None],
+    scale=scale,
+    implementation=cast(Literal['xla', 'cudnn'], implementation),
+  )
+  return joined[:, :length]
+
+
+def _of_rows(x: types.Array, rows: int) -> types.Array:
+  """[B, K, S, C] of a part -> [rows, S, K, C], what is shared broadcast."""
+  return jnp.repeat(x.swapaxes(1, 2), rows // x.shape[0], axis=0)
+
+
+def _seen(bias: types.Array, rows: int, length: int) -> types.Array:
+  """The mask that a part's bias was made of: bool[rows, length, S]."""
+  mask = bias == 0
+  if mask.shape[1] > 1:
+    return mask.reshape(rows, length, -1)
+  mask = jnp.repeat(mask, rows // mask.shape[0], axis=0)
+  return jnp.broadcast_to(mask, (rows, length, mask.shape[2]))
+
+
+def _pad(x: types.Array, axis: int, count: int) -> types.Array:
+  widths = [(0, count if i == axis else 0) for i in range(x.ndim)]
+  return jnp.pad(x, widths) if count else x
+
+
+def choose(wanted: str, model: config_lib.DecoderConfig, platform: str) -> str:
+  """The kernel that a value of --attention means for a model on a platform.
+
+  `auto` is cuDNN's wherever that can be, else the parts.
+
+  Args:
+    wanted: of `KERNELS`.
+    model: its dtype and the width of its heads.
+    platform: as `jax.Device.platform` has it.
+  """
+  if wanted != 'auto':
+    return wanted
+  return 'parts' if any(misfits('cudnn', model, platform)) else 'cudnn'
+
+
+def misfits(
+  kernel: str, model: config_lib.DecoderConfig, platform: str
+) -> Iterator[str]:
+  """What keeps a kernel from running, as text with the remedy."""
+  if kernel != 'cudnn':
+    return
+  if platform not in ('gpu', 'cuda'):
+    yield (
+      f"--attention=cudnn is a kernel of Nvidia's GPUs, this is {platform}: "
+      'set --attention=parts, or auto.'
+    )
+  if model.dtype.name not in CUDNN_DTYPES:
+    yield (
+      f'--attention=cudnn takes no {model.dtype.name}: set --dtype=bfloat16, '
+      'or --attention=parts.'
+    )
+  if model.head_width not in _CUDNN_WIDTHS:
+    yield (
+      f'--attention=cudnn: heads of width {model.head_width} are no multiple '
+      f'of 8 up to {_CUDNN_WIDTHS[-1]}; set --attention=parts.'
+    )

@@ -1,0 +1,187 @@
+"""A library's kernel over joined keys against the parts and float64."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+from awpo_jax.models import attention, attention_kernels
+from awpo_jax.models import cache as cache_lib
+from awpo_jax.models import decoder as decoder_lib
+from tests.models import test_attention as cases
+from tests.models import tiny
+
+JOINED = functools.partial(
+  attention_kernels.attend_joined, scale=cases.SCALE, implementation='xla'
+)
+PARTS = {
+  'one': (cases.OWN,),
+  'shared': (cases.SHARED, cases.OWN),
+  'per_query': (cases.PER_QUERY, cases.OWN),
+  'three': (cases.OWN, cases.SHARED, cases.PER_QUERY),
+}
+
+
+@pytest.mark.parametrize('name', PARTS)
+def test_one_softmax_over_all_keys(name):
+  query, parts = cases.make_query(), [make() for make in PARTS[name]]
+  got = jax.jit(JOINED)(query, tuple(cases.as_part(x) for x in parts))
+  want, _ = cases.reference(query, parts)
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_reach_a_shared_prompt_from_all_its_rows():
+  query, parts = cases.make_query(), [make() for make in PARTS['per_query']]
+
+  def loss(query, keys, values, attend):
+    made = [
+      attention.Part(keys=k, values=v, bias=attention.mask_bias(part[2]))
+      for k, v, part in zip(keys, values, parts, strict=True)
+    ]
+    return jnp.sum(jnp.sin(attend(query, made)))
+
+  arrays = query, [x[0] for x in parts], [x[1] for x in parts]
+  merged = functools.partial(attention.attend, scale=cases.SCALE)
+  got, want = (
+    jax.jit(jax.grad(functools.partial(loss, attend=f), argnums=(0, 1, 2)))(
+      *arrays
+    )
+    for f in (JOINED, merged)
+  )
+  for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    assert np.abs(y).max() > 0.1
+    np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_visible_is_finite_and_sends_nothing_back():
+  query, (k, v, mask) = cases.make_query(), cases.OWN()
+  mask[0, 1] = False
+
+  def loss(query, k, v):
+    out = JOINED(query, [cases.as_part((k, v, mask))])
+    return jnp.sum(jnp.sin(out).at[0, 1].set(0.0))
+
+  value, grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(
+    query, k, v
+  )
+  assert np.isfinite(value)
+  assert all(np.isfinite(x).all() for x in grads)
+  np.testing.assert_array_equal(grads[0][0, 1], 0.0)
+
+
+def _read(decoder, params):
+  """Answers of odd and of even length to prompts padded on the left."""
+  rng = np.random.default_rng(0)
+  prompts = rng.integers(0, 67, (2, 6))
+  mask = np.arange(6)[None] >= np.array([[0], [2]])
+  apply = functools.partial(decoder.apply, {'params': params}, method='hidden')
+  last, layers = apply(prompts, decoder_lib.token_positions(mask), mask, tail=1)
+  prefix = cache_lib.Prefix(layers=layers, mask=mask)
+  total = jnp.sum(jnp.cos(last))
+  for length in (5, 4):
+    answers = rng.integers(0, 67, (4, length))
+    # The last answer ends early.
+    own = np.arange(length)[None] < np.array([9, 9, 9, 3])[:, None]
+    positions = np.arange(length)[None] + np.repeat(mask.sum(-1), 2)[:, None]
+    hidden, _ = apply(answers, positions, own, prefix=prefix)
+    total += jnp.sum(jnp.where(own[..., None], jnp.sin(hidden), 0.0))
+  return total
+
+
+@pytest.mark.parametrize(
+  ('family', 'remat'),
+  [('qwen3', False), ('qwen3', True), ('mistral', False)],
+)
+def test_a_decoder_reads_answers_the_same(family, remat):
+  decoder, params = tiny.make(tiny.LOCAL[family])
+  kernel = decoder_lib.Decoder(
+    dataclasses.replace(decoder.config, attention='xla', remat=remat)
+  )
+  (want, want_grads), (got, grads) = (
+    jax.jit(jax.value_and_grad(lambda p, d=d: _read(d, p)))(params)
+    for d in (decoder, kernel)
+  )
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  largest = [float(jnp.abs(x).max()) for x in jax.tree.leaves(want_grads)]
+  assert max(largest) > 0.1
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=2e-5),
+    grads,
+    want_grads,
+  )
+
+
+def test_decoding_keeps_the_parts():
+  parts, params = tiny.make(tiny.FAMILIES['qwen3'])
+  cache = cache_lib.init_cache(parts.config, 2, 4)
+  kernel = decoder_lib.Decoder(
+    dataclasses.replace(parts.config, attention='xla')
+  )
+
+  def step(decoder):
+    arguments = jnp.ones((2, 1), jnp.int32), jnp.zeros((2, 1), jnp.int32)
+    index = jnp.zeros(2, jnp.int32)
+    run = functools.partial(decoder.apply, method='decode')
+    return str(
+      jax.make_jaxpr(run)({'params': params}, *arguments, cache, index)
+    )
+
+  assert step(kernel) == step(parts)
+
+
+@pytest.mark.parametrize('gradient', [False, True])
+def test_what_cudnn_is_asked_for(gradient, monkeypatch):
+  """Lowered for a GPU that is not here: which call, of which lengths."""
+  monkeypatch.setattr(cudnn, 'check_cudnn_version', lambda: 91_000)
+  parts = [cases.as_part(make()) for make in PARTS['shared']]
+  parts = jax.tree.map(
+    lambda x: x if x.ndim == 3 else x.astype(jnp.bfloat16), parts
+  )
+  query = cases.make_query().astype(jnp.bfloat16)
+
+  def call(query, parts):
+    return attention_kernels.attend_joined(
+      query, parts, scale=cases.SCALE, implementation='cudnn'
+    ).astype(jnp.float32)
+
+  fn = call
+  if gradient:
+    fn = jax.grad(lambda *x: jnp.sum(call(*x)))
+  lowered = jax.jit(fn).trace(query, parts).lower(lowering_platforms=('cuda',))
+  text = lowered.as_text()
+  names = set(re.findall(r'@__cudnn\$(\w+)', text))
+  wanted = {'fmhaScaleBiasSoftmax'}
+  assert names == wanted | {f'{x}Backward' for x in wanted if gradient}
+  # Three queries and 7 + 5 keys: a query is added, no key.
+  for shape in ('6x4x4x8', '6x12x2x8'):
+    assert f'tensor<{shape}xbf16>' in text
+
+
+@pytest.mark.parametrize(
+  ('kernel', 'platform', 'fields', 'named'),
+  [
+    ('parts', 'cpu', {}, []),
+    ('xla', 'cpu', {}, []),
+    ('cudnn', 'cuda', {}, []),
+    ('cudnn', 'tpu', {}, ['this is tpu']),
+    ('cudnn', 'cuda', {'dtype': jnp.float32}, ['float32.*--dtype=bfloat16']),
+    ('cudnn', 'gpu', {'head_width': 36}, ['width 36']),
+    ('cudnn', 'gpu', {'head_width': 264}, ['width 264']),
+  ],
+)
+def test_what_a_kernel_cannot(kernel, platform, fields, named):
+  model, _ = tiny.make(tiny.FAMILIES['qwen3'], dtype=jnp.bfloat16)
+  model = dataclasses.replace(model.config, **{'head_width': 128, **fields})
+  found = list(attention_kernels.misfits(kernel, model, platform))
+  assert len(found) == len(named)
+  for text, pattern in zip(found, named, strict=True):
+    assert re.search(pattern, text)
+  auto = attention_kernels.choose('auto', model, platform)
+  fits = not list(attention_kernels.misfits('cudnn', model, platform))
+  assert auto == ('cudnn' if fits else 'parts')
+  assert attention_kernels.choose('xla', model, platform) == 'xla'
