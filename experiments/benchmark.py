@@ -155,7 +155,7 @@ class Bench:
       self.state.params, sharding.place_split(dealt, self.mesh)
     )
     batch = sharding.fetch_split(prepared.batch)
-    parts = packing.cut(batch, self.config, 'rl')
+    parts = list(packing.cut(batch, self.config, 'rl'))
     self.tokens = np.sum([packing.tokens_and_columns(x) for x in parts], axis=0)
     return [sharding.place_split(part, self.mesh) for part in parts]
 

@@ -84,18 +84,13 @@ def _pad(x: types.Array, axis: int, count: int) -> types.Array:
   return jnp.pad(x, widths) if count else x
 
 
-def choose(wanted: str, model: config_lib.DecoderConfig, platform: str) -> str:
-  """The kernel that a value of --attention means for a model on a platform.
-
-  `auto` is cuDNN's wherever that can be, else the parts.
+def best(model: config_lib.DecoderConfig, platform: str) -> str:
+  """What `auto` means: cuDNN's kernel wherever that can be, else the parts.
 
   Args:
-    wanted: of `KERNELS`.
     model: its dtype and the width of its heads.
     platform: as `jax.Device.platform` has it.
   """
-  if wanted != 'auto':
-    return wanted
   return 'parts' if any(misfits('cudnn', model, platform)) else 'cudnn'
 
 

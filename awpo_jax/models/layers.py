@@ -178,7 +178,7 @@ class Attention(nn.Module):
     parts = [attention.Part(keys=keys, values=values, bias=bias)]
     if prefix is not None:
       parts.append(prefix)
-    attend = attention.attend
+    attend: Callable[..., types.Array] = attention.attend
     if cache is None and c.attention != 'parts':
       attend = functools.partial(
         attention_kernels.attend_joined, implementation=c.attention

@@ -15,8 +15,8 @@ from awpo_jax import types
 from awpo_jax.models import cache as cache_lib
 
 # Each length is compiled, about a second on a CPU: a few, none short.
-COUNT = 3
-_SHORTEST = 32
+COUNT = 4
+_SHORTEST = 48
 _State = TypeVar('_State', bound=Any)
 _Rest = TypeVar('_Rest')
 

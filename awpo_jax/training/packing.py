@@ -12,7 +12,7 @@ the blocks before it that an answer can reach back to, and those of its prompt.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -27,8 +27,10 @@ BLOCK = 64
 
 def cut(
   batch: types.Batch, config: config_lib.Config, phase: str
-) -> list[types.Batch]:
+) -> Iterator[types.Batch]:
   """The mini-batches of a phase by `sharding.cut`, packed if the flags say so.
+
+  One is packed when it is asked for, while the update before it may still run.
 
   Args:
     batch: NumPy arrays [parts, P, ...] in the order of `sharding.deal`.
@@ -39,11 +41,10 @@ def cut(
   if phase == 'rl':
     minibatches, micro = config.rl.minibatches, config.rl.micro
   columns = config.model.pack_tokens
-  if not columns:
-    return sharding.cut(batch, minibatches=minibatches, micro=micro)
-  whole = batch.valid.shape[1] // minibatches
-  parts = sharding.cut(batch, minibatches=minibatches, micro=whole)
-  return [pack(part, columns=columns) for part in parts]
+  if columns:
+    micro = batch.valid.shape[1] // minibatches
+  for part in sharding.cut(batch, minibatches=minibatches, micro=micro):
+    yield pack(part, columns=columns) if columns else part
 
 
 def read(rollout: types.Rollout, config: config_lib.Config) -> types.Rollout:

@@ -103,12 +103,11 @@ def of_flags(
   model: model_config.DecoderConfig, config: config_lib.Config
 ) -> model_config.DecoderConfig:
   """The model of a `config.json` as the flags train it."""
+  kernel = config.model.attention
+  if kernel == 'auto':
+    kernel = attention_kernels.best(model, jax.default_backend())
   model = dataclasses.replace(
-    model,
-    remat=config.model.remat == 'blocks',
-    attention=attention_kernels.choose(
-      config.model.attention, model, jax.default_backend()
-    ),
+    model, remat=config.model.remat == 'blocks', attention=kernel
   )
   return with_adapters(model, config_lib.to_dict(config))
 

@@ -17,10 +17,9 @@ from tests.training.tiny import jit
 
 class EndsTest(chex.TestCase):
   @parameterized.parameters(
-    (128, 4, (32, 64, 96, 128)),
-    (128, 3, (43, 86, 128)),
+    (128, 4, (48, 96, 128)),  # None is shorter than 48.
+    (128, 2, (64, 128)),
     (128, 1, (128,)),
-    (70, 4, (32, 64, 70)),  # None is shorter than 32.
     (8, 4, (8,)),
     (1000, 3, (334, 668, 1000)),
   )
@@ -30,42 +29,42 @@ class EndsTest(chex.TestCase):
 
 class RunTest(chex.TestCase):
   def test_every_step(self):
-    # A row from 0 on and one from 60 on, which at 70 begins anew; at 40 a row
-    # is done. Lengths of the cache are 34, 68 and 100.
+    # A row from 0 on and one from 95 on, which at 105 begins anew; at 60 a row
+    # is done. Lengths of the cache are 50, 100 and 150.
     def step(state, rest):
       count, seen = rest
       seen = seen.at[count].set(cache_lib.length(state.cache))
       first, *others = state.cache
       values = first.values.at[np.arange(2), :, state.length].set(count + 1.0)
       length = state.length + ~state.done
-      length = jnp.where(length == 70, 0, length)
+      length = jnp.where(length == 105, 0, length)
       state = state.replace(
         cache=(first.replace(values=values), *others),
         length=length,
-        done=length == 40,
+        done=length == 60,
       )
       return state, (count + 1, seen)
 
     state = sampling.begin(
       jnp.zeros((2, 1)),
       config=tiny.make_llama()[0].config,
-      max_tokens=100,
+      max_tokens=150,
       pad_id=0,
     )
-    state = state.replace(length=jnp.int32([0, 60]))
+    state = state.replace(length=jnp.int32([0, 95]))
     run = jax.jit(functools.partial(stages.run, step, count=3))
     state, (count, seen) = run(state, (jnp.int32(0), jnp.zeros(99, jnp.int32)))
-    self.assertEqual(count, 50)
-    # The longest row is 60 to 67, then 68 and 69; 10 to 33, and 34 to 40.
-    want = [68] * 8 + [100] * 2 + [34] * 24 + [68] * 16
-    np.testing.assert_array_equal(seen[:50], want)
-    np.testing.assert_array_equal(state.length, [40, 40])
+    self.assertEqual(count, 70)
+    # The longest row is 95 to 99, then 100 to 104; 10 to 49, and 50 to 60.
+    want = [100] * 5 + [150] * 5 + [50] * 40 + [100] * 20
+    np.testing.assert_array_equal(seen[:70], want)
+    np.testing.assert_array_equal(state.length, [60, 60])
     # What was written stays, whatever the length at the time.
     got = state.cache[0].values[:, 1, :, 0]
-    np.testing.assert_array_equal(got[0, :40], np.arange(1, 41))
-    np.testing.assert_array_equal(got[1, :40], np.arange(11, 51))
-    np.testing.assert_array_equal(got[1, 60:70], np.arange(1, 11))
-    np.testing.assert_array_equal(got[:, 70:], np.zeros((2, 30)))
+    np.testing.assert_array_equal(got[0, :60], np.arange(1, 61))
+    np.testing.assert_array_equal(got[1, :60], np.arange(11, 71))
+    np.testing.assert_array_equal(got[1, 95:105], np.arange(1, 11))
+    np.testing.assert_array_equal(got[:, 105:], np.zeros((2, 45)))
 
 
 class SamplerTest(chex.TestCase):

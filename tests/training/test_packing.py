@@ -159,7 +159,7 @@ def test_mini_batches_are_packed_if_the_flags_say_so():
     config = config_lib.parse(
       [*flags, '--sft_micro=2', f'--pack_tokens={columns}']
     )
-    updates = packing.cut(batch, config, 'rl')
+    updates = list(packing.cut(batch, config, 'rl'))
     (demonstrations,) = packing.cut(batch, config, 'sft')
     micro = (2, 1, 2) if columns else (2, 2, 1)
     assert [x.valid.shape[:3] for x in updates] == [micro] * 2
