@@ -179,7 +179,9 @@ def _scored(params, rollout, reference, scores: Scores) -> types.Batch:
   return dataclasses.replace(batch, old_logprobs=old, ref_logprobs=frozen)
 
 
-def _packed(batch: types.Batch, rows: types.Rows, scores: Scores):
+def _packed(
+  batch: types.Batch, rows: types.Rows, scores: Scores
+) -> types.Batch:
   """The batch as a packed mini-batch, its rows as `packed` has them."""
   rows = jax.tree.map(
     lambda x: x.reshape(scores.parts, -1, *x.shape[2:]).swapaxes(0, 1), rows
