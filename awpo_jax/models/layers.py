@@ -161,11 +161,12 @@ class Attention(nn.Module):
       keys=heads(x, c.kv_heads, 'k_proj', 'k_norm', angles).swapaxes(1, 2),
       values=heads(x, c.kv_heads, 'v_proj', None, None).swapaxes(1, 2),
     )
-    own, kept = new, new
+    own = new
+    kept: cache_lib.KV | cache_lib.Columns = new
     if cache is not None:
       assert index is not None
-      kept = cache_lib.write(cache, new, index)
-      own = cache_lib.read(kept)
+      kept = cache = cache_lib.write(cache, new, index)
+      own = cache_lib.read(cache)
     if tail is not None:
       x, bias = x[:, -tail:], bias[:, -tail:]
       angles = angles[0][:, -tail:], angles[1][:, -tail:]

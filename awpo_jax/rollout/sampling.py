@@ -186,7 +186,7 @@ def sample(
     pad_id=pad_id,
   )
   if limits is not None:
-    inputs = inputs.replace(limits=limits.reshape(-1))
+    inputs = dataclasses.replace(inputs, limits=limits.reshape(-1))
 
   def step(state: SamplerState, rest: tuple[()]):
     state = advance(

@@ -11,6 +11,7 @@ often. The slots' own cache is not cleaned: a new sample begins at column 0, and
 no query sees a column behind its own.
 """
 
+import dataclasses
 import heapq
 
 import chex
@@ -124,7 +125,8 @@ def sample(
     cache = state.cache  # Not of the inner loop: it stays as it is.
     shape = parts, lanes, shared
     rows = jax.tree.map(
-      lambda x: x.reshape(*shape, *x.shape[1:]), state.replace(cache=())
+      lambda x: x.reshape(*shape, *x.shape[1:]),
+      dataclasses.replace(state, cache=()),
     )
     rows, work = jax.lax.while_loop(
       lambda carry: jnp.any(_free(*carry, jobs)),
@@ -132,7 +134,7 @@ def sample(
       (rows, work),
     )
     rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rows)
-    return rows.replace(cache=cache), work
+    return dataclasses.replace(rows, cache=cache), work
 
   def step(state: sampling.SamplerState, work: Lanes):
     inputs = sampling.SamplerInputs(
@@ -159,7 +161,7 @@ def sample(
     pad_id=pad_id,
   )
   # Lanes start as if they had just been done with a job before the first.
-  state = state.replace(done=jnp.ones_like(state.done))
+  state = dataclasses.replace(state, done=jnp.ones_like(state.done))
   state, work = refill(state, _idle(jobs, lanes, max_tokens, pad_id))
   _, work = stages_lib.run(step, state, work, count=stages)
   return jax.tree.map(
@@ -247,14 +249,16 @@ def _turn_over(
     lanes.completions,
     rows.completions,
   )
-  rows = rows.replace(
+  rows = dataclasses.replace(
+    rows,
     hidden=put(left, rows.hidden, jobs.hidden[prompt][None]),
     # Also where no job is left: at column 0 a lane holds up no other.
     length=put(found, rows.length, 0),
     done=put(left, rows.done, False),
     completions=put(found, rows.completions, blank),
   )
-  lanes = lanes.replace(
+  lanes = dataclasses.replace(
+    lanes,
     job=put(found, lanes.job, jnp.where(left, job, count)),
     upcoming=lanes.upcoming + left,
     prefix=put(left, lanes.prefix, prefix),

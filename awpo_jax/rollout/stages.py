@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from awpo_jax import types
 from awpo_jax.models import cache as cache_lib
@@ -45,7 +46,7 @@ def run(
   def stage(state: _State) -> types.Array:
     # Rows that are done count too: they write into the column after their last.
     longest = jnp.max(state.length)
-    return sum((longest >= end).astype(jnp.int32) for end in lengths[:-1])
+    return jnp.sum(longest >= np.array(lengths[:-1], np.int32), dtype=jnp.int32)
 
   def more(carry) -> types.Array:
     return ~jnp.all(carry[0].done)
