@@ -23,6 +23,7 @@ _NOT_NEGATIVE = (
   'judge_max_calls',
   'judge_max_tokens',
   'rollout_micro',
+  'rollout_devices',
 )
 _AT_LEAST_ONE = (
   'cpu_devices',
@@ -66,6 +67,7 @@ def rules(config: Any, values: dict[str, Any]) -> Iterator[Rule]:
   yield from _data_rules(config.data)
   yield from judge_rules(config.judge, config.data.judge)
   yield from _environment_rules(config.environment, config.data)
+  yield from config_algorithms.overlap_rules(config)
   yield from _model_rules(config.model)
   yield (
     config.model.init_weights == 'pretrained' and bool(config.run.init_from),

@@ -32,6 +32,12 @@ class RlConfig:
     'Prompts that each device answers at once; 0: all of its share. They are '
     'judged while the next are answered.',
   )
+  overlap: bool = flag(
+    False,
+    'Sample the next batch from the parameters before the updates on this one, '
+    'and score it while they run: one step off-policy, for --mismatch to '
+    'correct.',
+  )
   minibatches: int = flag(4, 'Updates on each rollout batch.')
   micro: int = flag(1, 'Prompts of a microbatch; all their answers with them.')
   temperature: float = flag(1.0, 'Of sampler and trainer alike.')
