@@ -1,4 +1,4 @@
-"""Whole runs whose next batch is made ahead, undisturbed, stopped and killed."""
+"""Whole runs whose next batch is made ahead: undisturbed, stopped, killed."""
 
 import signal
 
@@ -54,9 +54,7 @@ def test_stopped_and_killed(cache, tmp_path, places):
     (whole_runs.Signal('awpo_jax.training.phases:score_rollout', call=3), 4),
   ):
     result = whole_runs.forked(broken_flags, broken.parent, at=at)
-    wanted = (
-      128 + at.number if at.number == signal.SIGTERM else -signal.SIGKILL
-    )
+    wanted = 128 + at.number if at.number == signal.SIGTERM else -signal.SIGKILL
     assert result.returncode == wanted, (at, result)
     assert whole_runs.saved_steps(broken)[-1] == saved, at
   result = whole_runs.forked(broken_flags, broken.parent)

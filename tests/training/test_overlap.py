@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import json
+import statistics
 import threading
+import time
 from unittest import mock
 
 import jax
@@ -389,6 +391,60 @@ def test_the_devices_that_only_sample_are_the_last(experiment):
   flags = dataclasses.replace(flags, rollout_devices=4)
   with pytest.raises(config_lib.ConfigError, match='=4 leaves none of 4'):
     sharding.make_mesh(flags)
+
+
+# Seconds of a rollout's sampling, of its judging, and of the updates on it.
+SAMPLING, JUDGING, UPDATES = 2.0, 1.5, 2.0
+
+
+def _as_long_as(seconds, program):
+  """A program that keeps its caller waiting like one of a larger model."""
+
+  def run(*arguments):
+    began = time.perf_counter()
+    results = jax.block_until_ready(program(*arguments))
+    time.sleep(max(0.0, seconds - (time.perf_counter() - began)))
+    return results
+
+  return run
+
+
+@pytest.mark.slow
+def test_seconds_of_a_step(experiment, compiled, new_state):
+  """Prints its figures: `python -m pytest -s -m slow FILE`."""
+
+  def judge(requests):
+    time.sleep(JUDGING)
+    return tiny_run.judge(requests)
+
+  found = {}
+  for name, places in {'one by one': None, 'beside': 0, 'apart': 2}.items():
+    placed = _placed(experiment, places or 0, overlap=places is not None)
+    placed = dataclasses.replace(placed, judge=judge)
+    made = compiled[places or 0]
+    made = dataclasses.replace(
+      made,
+      sample={k: _as_long_as(SAMPLING, x) for k, x in made.sample.items()},
+      update={
+        'rl': {
+          k: _as_long_as(UPDATES / 2, x) for k, x in made.update['rl'].items()
+        }
+      },
+    )
+    with overlap.ahead(placed.config, None) as ahead:
+      collect = ahead.collect if ahead else None
+      _, reports = _run(placed, made, new_state(), collect)
+    # In the first step nothing is ahead, in the last there is nothing to make.
+    times = [report.metrics['time/step'] for report in reports[1:-1]]
+    found[name] = statistics.median(times)
+    print(f'{name}: {found[name]:.2f} s')
+  wanted = {
+    'one by one': SAMPLING + JUDGING + UPDATES,
+    'beside': SAMPLING + max(JUDGING, UPDATES),
+    'apart': max(SAMPLING + JUDGING, UPDATES),
+  }
+  for name, seconds in wanted.items():
+    assert seconds <= found[name] <= seconds + 0.5, (name, found[name])
 
 
 def test_rounds_has_the_fields_of_a_score():
