@@ -22,6 +22,11 @@ class DevicesConfig:
     'Devices along each axis, for sharded: data:8,model:4 cuts prompts and '
     'parameters in 8, heads and features in 4; empty: all along data.',
   )
+  rollout_devices: int = flag(
+    0,
+    'With --overlap, last devices that only sample, while the others train; '
+    '0: all do both.',
+  )
   distributed: str = flag(
     'no',
     'Several processes: auto finds them as JAX knows the cluster (TPU pod, '

@@ -25,6 +25,7 @@ _NOT_NEGATIVE = (
   'rollout_micro',
   'slots',
   'pack_tokens',
+  'rollout_devices',
 )
 _AT_LEAST_ONE = (
   'cpu_devices',
@@ -69,6 +70,7 @@ def rules(config: Any, values: dict[str, Any]) -> Iterator[Rule]:
   yield from _data_rules(config.data)
   yield from judge_rules(config.judge, config.data.judge)
   yield from _environment_rules(config.environment, config.data)
+  yield from config_algorithms.overlap_rules(config)
   yield from _model_rules(config.model)
   yield (
     config.model.init_weights == 'pretrained' and bool(config.run.init_from),

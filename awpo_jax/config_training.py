@@ -42,6 +42,12 @@ class RlConfig:
     'Slots that share the keys of one prompt; they take their next answers '
     'when all of them are done.',
   )
+  overlap: bool = flag(
+    False,
+    'Sample the next batch from the parameters before the updates on this one, '
+    'and score it while they run: one step off-policy, for --mismatch to '
+    'correct.',
+  )
   minibatches: int = flag(4, 'Updates on each rollout batch.')
   micro: int = flag(1, 'Prompts of a microbatch; all their answers with them.')
   temperature: float = flag(1.0, 'Of sampler and trainer alike.')

@@ -20,6 +20,7 @@ from absl import app, flags  # noqa: E402
 from awpo_jax import config as config_lib  # noqa: E402
 from awpo_jax.training import (  # noqa: E402
   checkpoints,
+  faults,
   loop,
   memory,
   processes,
@@ -50,8 +51,8 @@ def main(arguments: list[str]) -> None:
   except (
     config_lib.ConfigError,
     checkpoints.CheckpointError,
-    loop.NonFiniteError,
-    loop.ReplicaError,
+    faults.NonFiniteError,
+    faults.ReplicaError,
   ) as error:
     print(f'{type(error).__name__}: {error}', file=sys.stderr)
     sys.exit(1)

@@ -17,10 +17,12 @@ from awpo_jax.rollout.judges import judging
 from awpo_jax.training import (
   archive,
   checkpoints,
+  faults,
   folders,
   held_out_sets,
   judges,
   optimizer,
+  overlap,
   phases,
   processes,
   profiler,
@@ -34,14 +36,6 @@ from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import metrics as metrics_lib
 from awpo_jax.training import programs as programs_lib
 from awpo_jax.training import progress as progress_lib
-
-
-class NonFiniteError(RuntimeError):
-  """A loss or gradient was not finite; the state before it is intact."""
-
-
-class ReplicaError(RuntimeError):
-  """Devices that must hold the same parameters do not."""
 
 
 def train(
@@ -62,7 +56,7 @@ def train(
     ConfigError: flags contradict the devices or the run in `--output_dir`, or
       name what is not there.
     CheckpointError: `--init_from` or the run's own checkpoint does not fit.
-    NonFiniteError, ReplicaError: the run cannot go on.
+    faults.NonFiniteError, faults.ReplicaError: the run cannot go on.
     signals.Stopped: after SIGTERM or SIGINT, or where the judge cannot be had;
       everything is saved.
   """
@@ -130,6 +124,8 @@ class _Run:
     self.last_saved: int | None = None
     self.reference: Any = None  # What the KL term refers to.
     self.patient: judging.Judging | None = None
+    self.ahead: overlap.Ahead | None = None
+    self.under_way: types.Completions | None = None
     self.elapsed = 0.0
     self.clock = self.fetched = started
     self.once: dict[str, float] = {}
@@ -156,6 +152,8 @@ class _Run:
       contextlib.closing(
         progress_lib.Progress(self.total, step, silent=not processes.is_first())
       ) as self.bar,
+      # Closed after the judge, for whose scores it may be waiting.
+      overlap.ahead(self.config, self.under_way) as self.ahead,
       judges.patient(
         self.experiment.judge, self.config, self.bar.message
       ) as self.patient,
@@ -164,9 +162,10 @@ class _Run:
     ):
       self.experiment = dataclasses.replace(self.experiment, judge=self.patient)
       parts = self.experiment, self.programs, self.mesh
+      collect = self.ahead.collect if self.ahead else None
       steps = {
         'sft': phases.make_sft_step(*parts),
-        'rl': phases.make_rl_step(*parts, lambda: self.reference),
+        'rl': phases.make_rl_step(*parts, lambda: self.reference, collect),
       }
       if step == 0 and run.init_from:
         self._log(0, {'phase': 'start', **self._evaluate(state, 0)})
@@ -192,7 +191,10 @@ class _Run:
       start.param_shapes(model),
     )
     example = shapes.Shapes(self.config, self.mesh).like(state)
-    state, position, _ = checkpoints.restore_checkpoint(self.manager, example)
+    found, position, _ = checkpoints.restore_checkpoint(
+      self.manager, overlap.stored(self.config, example, step)
+    )
+    state, self.under_way = overlap.apart(found)
     self.elapsed, self.last_saved = position['elapsed'], step
     self.reference = start.restore_reference(
       self.manager, self.config, step, example.params
@@ -242,6 +244,8 @@ class _Run:
       self.stop_signal = told[0] if told else None
       self.stopping = bool(told) and step < self.total
       if self._pauses(step):
+        if self.ahead:
+          self.ahead.settle()
         self._write(*pending, state=state)
         pending = None
       if self.stopping:
@@ -312,7 +316,7 @@ class _Run:
     checkpoints.save_checkpoint(
       self.manager,
       step,
-      state,
+      self.ahead.saved(state) if self.ahead else state,
       position={'phase': self._phase(step or 1), 'elapsed': self.elapsed},
       flags=config_lib.to_json(self.config),
       # It may not be had this once, where no judge answered, say.
@@ -327,29 +331,13 @@ class _Run:
     # it was fetched; unless the loop paused in between.
     begun = max(report.started, self.fetched)
     self.fetched = time.perf_counter()
-    for number, update in enumerate(updates):
-      if not update.finite:
-        self._not_finite(step, number, report, update)
-      if update.replica_spread != 0:
-        raise ReplicaError(
-          f'Step {step}: parameters differ between devices by '
-          f'{update.replica_spread}. Last good checkpoint: {self._good()}.'
-        )
+    faults.check(step, report.phase, report.ids, updates, self._good)
     metrics = {'phase': report.phase, **train_step.update_metrics(updates)}
     count = int(updates[-1].updates) - 1
     with jax.transfer_guard('allow'):
       metrics['learning_rate'] = float(self.schedules[report.phase](count))
     metrics['time/step'] = self.fetched - begun
     return {**metrics, **report.metrics}
-
-  def _not_finite(self, step, number, report, update) -> None:
-    raise NonFiniteError(
-      f'Step {step} ({report.phase}), update {number + 1}: loss '
-      f'{update.sums["loss"]}, gradient norm {update.grad_norm}. The update '
-      f'was not applied. Prompts: {", ".join(report.ids)}. Last good '
-      f'checkpoint: {self._good()}. Lower the learning rate or '
-      '--max_grad_norm, or look at these prompts, then start again.'
-    )
 
   def _good(self) -> str:
     if self.last_saved is None:

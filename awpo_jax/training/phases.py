@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from awpo_jax import config_objective, types
-from awpo_jax.ops import algorithms
 from awpo_jax.rollout import demonstrations as demonstrations_lib
 from awpo_jax.rollout import prompts as prompts_lib
 from awpo_jax.rollout import sampling
@@ -18,6 +17,7 @@ from awpo_jax.training import (
   filling,
   packing,
   processes,
+  rounds,
   sharding,
   train_step,
 )
@@ -132,6 +132,7 @@ def make_rl_step(
   programs: programs_lib.Programs,
   mesh: jax.sharding.Mesh,
   reference: Callable[[], types.ArrayTree] | None = None,
+  collect: Callable[..., Any] | None = None,
 ) -> Step:
   """A rollout batch, its rewards, and the updates on it.
 
@@ -141,8 +142,10 @@ def make_rl_step(
     mesh: see `sharding`.
     reference: what `programs.reference` gave at the start of RL; only called
       where `--kl_coef` is not 0.
+    collect: `overlap.Ahead.collect`; None: a batch is sampled when its turn
+      comes.
   """
-  config = experiment.config
+  config, collect = experiment.config, collect or _collect
   referred = config_objective.has_reference(config)
   dealt = sharding.deal(
     config.rl.prompts_per_step,
@@ -155,7 +158,7 @@ def make_rl_step(
 
   def step(state, index):
     clock = clock_lib.Clock()
-    scored, metrics, transcripts = _collect(
+    scored, metrics, transcripts = collect(
       experiment, programs, mesh, state.params, index, rows, clock
     )
     rollout = scored.rollout
@@ -218,55 +221,43 @@ def _collect(
   index: int,
   rows: np.ndarray,
   clock: clock_lib.Clock,
-) -> tuple[filling.Scored, dict[str, Any], list[dict[str, Any]]]:
-  """Samples and scores a rollout batch, in as many rounds as it takes.
+) -> rounds.Collected:
+  """A rollout batch of prompts `rows`, those of this process."""
+  return rounds.collect(
+    experiment,
+    lambda number: draw(
+      experiment, programs, mesh, params, index, rows, number
+    ),
+    score_rollout,
+    clock,
+  )
 
-  Returns:
-    The batch (of its prompts, `rows`, those of this process), its metrics, and
-    transcripts of the first round.
-  """
-  config = experiment.config
-  judged = algorithms.reads_reasoning(
-    advantage=config.advantage.advantage, gate=config.advantage.gate
+
+def draw(
+  experiment: experiment_lib.Experiment,
+  programs: programs_lib.Programs,
+  mesh: jax.sharding.Mesh,
+  params: types.ArrayTree,
+  index: int,
+  rows: np.ndarray,
+  number: int = 0,
+) -> rounds.Sampled:
+  """Samples a round of the rollout batch of a step."""
+  tasks, prompts = next_prompts(experiment, index, number)
+  tasks = [tasks[i] for i in rows]
+  prompts = jax.tree.map(lambda x: x[rows], prompts)
+  samples = sample_ids(prompts.ids, experiment.config.rl.samples)
+  completions, texts = chunks.sample(
+    experiment,
+    programs.sample[prompts.tokens.shape[-1]],
+    mesh,
+    params,
+    tasks,
+    prompts,
+    samples,
+    sampling.facts(experiment.config.run.seed, 'train', index, number),
   )
-  rounds: list[filling.Scored] = []
-  useful: list[np.ndarray] = []
-  transcripts: list[dict[str, Any]] = []
-  sampled = 0
-  for number in range(config.selection.sampling_rounds):
-    tasks, prompts = next_prompts(experiment, index, number)
-    tasks = [tasks[i] for i in rows]
-    prompts = jax.tree.map(lambda x: x[rows], prompts)
-    samples = sample_ids(prompts.ids, config.rl.samples)
-    completions, texts = chunks.sample(
-      experiment,
-      programs.sample[prompts.tokens.shape[-1]],
-      mesh,
-      params,
-      tasks,
-      prompts,
-      samples,
-      sampling.facts(config.run.seed, 'train', index, number),
-    )
-    sampled += int(completions.policy_mask.sum())
-    clock.lap('sample')
-    scored, shown = score_rollout(
-      experiment, tasks, prompts, samples, completions, texts
-    )
-    transcripts = transcripts or shown
-    rounds.append(scored)
-    useful.append(filling.differs(scored.rollout.rewards, judged=judged))
-    clock.lap('score')
-    if sum(map(np.sum, useful)) >= len(tasks):
-      break
-  filled = filling.fill(rounds, useful, pad_id=experiment.pad_id)
-  metrics = scored_lib.part_means(
-    {**filled.parts, 'differs': np.concatenate(useful)}
-  )
-  metrics['selection/differs'] = metrics.pop('reward/differs')
-  metrics['selection/rounds'] = len(rounds)
-  rate = sum(processes.gather(sampled)) / clock.laps['time/sample']
-  return filled, metrics | {'tokens/sampled_per_second': rate}, transcripts
+  return rounds.Sampled(tasks, prompts, samples, completions, texts)
 
 
 def next_prompts(

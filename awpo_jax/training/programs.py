@@ -150,15 +150,21 @@ def lower_programs(
   if 'rl' in optimizers:
     preparer = make_preparer(experiment, mesh)
     rows, samples = config.rl.prompts_per_step // devices, config.rl.samples
-    at_once = config.rl.rollout_micro or rows
     referred = config_objective.has_reference(config)
     references = (lora.split(params)[0],) if referred else ()
     if references:
       lowered['reference',] = lower(make_reference(mesh), params)
+    there = sharding.rollout_mesh(config.devices) or mesh
+    their = shapes_lib.Shapes(config, there)
+    share = config.rl.prompts_per_step // sharding.parts(there)
     for s in prompts:
-      lowered |= lower_sampler(
+      lowered |= _lower_sampler(
+        experiment,
+        there,
+        their.like(params),
+        lower,
         ('sample', s),
-        shapes.sampler(at_once, s, samples),
+        their.sampler(config.rl.rollout_micro or share, s, samples),
         temperature=config.rl.temperature,
         refill=config.rl.slots > 0,
       )
@@ -361,6 +367,7 @@ def check_devices(config: Any, devices: int) -> Iterable[str]:
     for flag, used in (
       ('--environment', config.environment.environment != 'none'),
       ('--archive', config.run.archive),
+      ('--overlap', config.rl.overlap),
       ('--sampling_rounds', config.selection.sampling_rounds > 1),
     ):
       if used:
@@ -372,15 +379,17 @@ def check_devices(config: Any, devices: int) -> Iterable[str]:
       f'{devices} devices x --minibatches={config.rl.minibatches} x '
       f'--micro={config.rl.micro}.'
     )
-  unit = devices * max(config.rl.rollout_micro, 1)
+  apart = config.devices.rollout_devices
+  unit = (apart or devices) * max(config.rl.rollout_micro, 1)
   if (
     config.run.rl_steps
-    and config.rl.rollout_micro
+    and (config.rl.rollout_micro or apart)
     and (config.rl.prompts_per_step % unit)
   ):
     yield (
       f'--prompts_per_step={config.rl.prompts_per_step} does not divide over '
-      f'{devices} devices x --rollout_micro={config.rl.rollout_micro}.'
+      f'{apart or devices} devices x '
+      f'--rollout_micro={config.rl.rollout_micro}.'
     )
   unit = devices * config.sft.sft_micro
   if config.run.sft_steps and config.sft.sft_batch % unit:

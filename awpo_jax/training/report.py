@@ -20,6 +20,7 @@ _PARTS = (
   'compile',
   'sample',
   'score',
+  'wait',
   'prepare',
   'update',
   'eval',

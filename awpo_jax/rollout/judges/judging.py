@@ -63,7 +63,8 @@ class Judging:
     self._hurried.set()
 
   def close(self) -> None:
-    """Ends what is under way."""
+    """Ends what is under way; nothing is waited for any more."""
+    self.hurry()
     close = getattr(self._judge, 'close', None)
     if close is not None:
       close()
