@@ -38,7 +38,13 @@ def rope_angles(
   angles = positions[..., None].astype(jnp.float32) * frequencies[None, None]
   angles = angles[:, :, None, :]
   factor = rope.attention_factor(scaling)
-  return jnp.cos(angles) * factor, jnp.sin(angles) * factor
+  # A product with 1 holds them fast: what XLA can fuse, cosines too, it would
+  # compute anew in every head of every layer.
+  cos, sin = (
+    jnp.matmul(values * factor, jnp.eye(head_width // 2), precision='highest')
+    for values in (jnp.cos(angles), jnp.sin(angles))
+  )
+  return cos, sin
 
 
 def apply_rope(
