@@ -32,23 +32,19 @@ def rope_angles(
     scaling: see `rope.Scaling`.
 
   Returns:
-    Two f32[N, S, 1, C]: the cosines of the pairs twice, and their sines, first
-    negated.
+    Two f32[N, S, 1, C / 2].
   """
   frequencies = rope.frequencies(head_width, theta=theta, scaling=scaling)
   angles = positions[..., None].astype(jnp.float32) * frequencies[None, None]
+  angles = angles[:, :, None, :]
   factor = rope.attention_factor(scaling)
-  half = jnp.eye(head_width // 2)
-  # Put twice by a product: XLA would compute what it can fuse, cosines too,
-  # anew in every head of every layer.
+  # A product with 1 holds them fast: what XLA can fuse, cosines too, it would
+  # compute anew in every head of every layer.
   cos, sin = (
-    jnp.matmul(values, jnp.concatenate(halves, axis=1), precision='highest')
-    for values, halves in (
-      (jnp.cos(angles) * factor, (half, half)),
-      (jnp.sin(angles) * factor, (-half, half)),
-    )
+    jnp.matmul(values * factor, jnp.eye(head_width // 2), precision='highest')
+    for values in (jnp.cos(angles), jnp.sin(angles))
   )
-  return cos[:, :, None, :], sin[:, :, None, :]
+  return cos, sin
 
 
 def apply_rope(
@@ -56,10 +52,9 @@ def apply_rope(
 ) -> types.Array:
   """Rotates pairs (i, i + C/2) of x [N, S, H, C]; the same dtype comes out."""
   cos, sin = angles
-  wide = x.astype(jnp.float32)
-  first, second = jnp.split(wide, 2, axis=-1)
-  swapped = jnp.concatenate([second, first], axis=-1)
-  return (wide * cos + swapped * sin).astype(x.dtype)
+  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  rotated = (first * cos - second * sin, second * cos + first * sin)
+  return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
 
 
 class RMSNorm(nn.Module):
