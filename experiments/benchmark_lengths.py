@@ -31,7 +31,7 @@ from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.rollout import prompts as prompts_lib
 from awpo_jax.rollout import sampling, slots
 from awpo_jax.training import experiment as experiment_lib
-from awpo_jax.training import flops, programs, sharding, start
+from awpo_jax.training import flops, misfits, programs, sharding, start
 from awpo_jax.training import shapes as shapes_lib
 from experiments import benchmark
 
@@ -122,7 +122,7 @@ def make_samplers(experiment, mesh, params) -> dict[str, Sampler]:
   """The three ways, by name."""
   config = experiment.config
   rl, devices = config.rl, sharding.parts(mesh)
-  problems = list(programs.check_devices(config, devices))
+  problems = list(misfits.check_devices(config, devices))
   if problems:
     raise config_lib.ConfigError('\n'.join(problems))
   share = rl.prompts_per_step // devices

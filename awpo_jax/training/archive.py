@@ -234,11 +234,12 @@ class Archive:
     length = nested['prompts']['mask'].sum(axis=-1)[:, None, None]
     before = length + np.cumsum(mask, axis=-1) - 1
     nested['completions']['positions'] = np.where(mask, before, 0).astype('i4')
+    flat: dict[str, Any] = nested['']
     return types.Rollout(
       prompts=types.Prompts(**nested['prompts']),
       completions=types.Completions(**nested['completions']),
       rewards=types.Rewards(**nested['rewards']),
-      **nested[''],
+      **flat,
     )
 
   def parts(self, step: int) -> dict[str, np.ndarray]:

@@ -21,6 +21,7 @@ from awpo_jax.training import (
   folders,
   held_out_sets,
   judges,
+  misfits,
   optimizer,
   overlap,
   phases,
@@ -66,7 +67,7 @@ def train(
     jax.config.update('jax_num_cpu_devices', config.devices.cpu_devices)
   processes.join(config.devices)
   mesh = sharding.make_mesh(config.devices)
-  problems = list(programs_lib.check_devices(config, sharding.parts(mesh)))
+  problems = list(misfits.check_devices(config, sharding.parts(mesh)))
   if problems:
     raise config_lib.ConfigError('\n'.join(problems))
   if config.run.wandb_project:
@@ -176,7 +177,7 @@ class _Run:
     """The last checkpoint's state, or a new one; placed on the devices."""
     model = self.experiment.decoder.config
     problems = list(
-      programs_lib.check_model(model, start.param_shapes(model), self.mesh)
+      misfits.check_model(model, start.param_shapes(model), self.mesh)
     )
     if problems:
       raise config_lib.ConfigError('\n'.join(problems))

@@ -18,6 +18,7 @@ from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import lora
 from awpo_jax.training import (
   buffers,
+  misfits,
   programs,
   run_model,
   sharding,
@@ -213,13 +214,13 @@ def dry_run(config: config_lib.Config) -> Iterator[str]:
     jax.config.update('jax_num_cpu_devices', config.devices.cpu_devices)
   target = targets.find(config.run.dry_run)
   mesh = sharding.make_mesh(config.devices, target.devices)
-  problems = list(programs.check_devices(config, sharding.parts(mesh)))
+  problems = list(misfits.check_devices(config, sharding.parts(mesh)))
   try:
     plan = make_plan(config)
   except (OSError, ValueError) as error:
     raise config_lib.ConfigError(str(error)) from error
   model = plan.decoder.config
-  problems += programs.check_model(model, start.param_shapes(model), mesh)
+  problems += misfits.check_model(model, start.param_shapes(model), mesh)
   if problems:
     raise config_lib.ConfigError('\n'.join(problems))
   rows = parts(plan, mesh) if config.run.rl_steps else {}

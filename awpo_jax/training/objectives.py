@@ -327,7 +327,8 @@ def find_pull(
     tokens = _tokens(micro, logprobs, 1.0)
     return kl - jnp.sum(_rows(micro.weights) * tokens.log_ratio)
 
-  total = all_sum(packed.fold(add, jnp.zeros(()), batch))
+  nothing: types.Array = jnp.zeros(())
+  total = all_sum(packed.fold(add, nothing, batch))
   slope = jax.grad(
     lambda x: policy_losses.kl_penalty(x, beta=disco_beta, delta=disco_delta)
   )

@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,9 +68,11 @@ def stored(
   def tokens(dtype):
     return jax.ShapeDtypeStruct(shape, dtype)
 
+  # Shapes in place of arrays.
+  like: Any = types.Completions
   return _saved(
     state,
-    types.Completions(
+    like(
       tokens=tokens(jnp.int32),
       mask=tokens(jnp.bool_),
       policy_mask=tokens(jnp.bool_),

@@ -151,7 +151,7 @@ def tokens_and_columns(batch: types.Batch) -> tuple[int, int]:
 
 def _sizes(batch: types.Batch | _Groups, block: int) -> np.ndarray:
   """Columns [..., P] that groups take."""
-  tokens = batch.prompt_mask.sum(-1) + batch.mask.sum((-1, -2))
+  tokens = np.sum(batch.prompt_mask, -1) + np.sum(batch.mask, (-1, -2))
   return -(-tokens // block) * block
 
 
@@ -167,7 +167,7 @@ def deal(sizes: np.ndarray, parts: int) -> np.ndarray:
 
 
 def assign(
-  sizes: Sequence[int], *, columns: int
+  sizes: Sequence[int] | np.ndarray, *, columns: int
 ) -> tuple[list[list[int]], list[int]]:
   """Which groups share a row: the largest first, each where it first fits.
 

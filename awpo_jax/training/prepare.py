@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +113,7 @@ def prepare_rollout(
   made = algorithm.advantages(rollout.rewards, samples, all_sum=all_sum)
   advantages = algorithm.shape(made.advantages, samples)
   radius = algorithm.clip_radius(made.gate, made.counted, all_sum=all_sum)
-  fields: dict[str, types.Array] = {}
+  fields: dict[str, Any] = {}
   if algorithm.clip_high is not None:
     fields['clip_high'] = algorithm.clip_high(
       advantages, radius, samples, all_sum=all_sum

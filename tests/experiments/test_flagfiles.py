@@ -9,7 +9,7 @@ import pytest
 
 from awpo_jax import config as config_lib
 from awpo_jax import config_evaluation
-from awpo_jax.training import grid, memory, programs
+from awpo_jax.training import grid, memory, misfits
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BASE = 'experiments/base.flags'
@@ -145,7 +145,7 @@ def test_a_real_model_follows_the_recipe(file):
   assert (rl.learning_rate == 1e-6) == (config.model.lora_rank == 0)
   # The recipe has eight; the headers say up to sixteen.
   for devices in (1, 2, 4, 8, 16):
-    assert not list(programs.check_devices(config, devices))
+    assert not list(misfits.check_devices(config, devices))
 
 
 @pytest.mark.parametrize('file', [x for x in REAL if '_grpo' not in x])

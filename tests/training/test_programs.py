@@ -21,6 +21,7 @@ from awpo_jax.ops import (
 from awpo_jax.rollout import sampling, slots
 from awpo_jax.training import (
   bind,
+  misfits,
   objectives,
   phases,
   prepare,
@@ -117,7 +118,7 @@ _APART = ('--overlap', '--mismatch=tis', '--rollout_devices=2')
   ],
 )
 def test_what_does_not_divide_is_named(flags, devices, named):
-  problems = list(programs.check_devices(_config(*flags), devices))
+  problems = list(misfits.check_devices(_config(*flags), devices))
   assert len(problems) == len(named)
   for problem, flag in zip(problems, named, strict=True):
     assert problem.startswith(flag) and f'{devices} devices' in problem
@@ -131,7 +132,7 @@ def test_what_does_not_divide_is_named(flags, devices, named):
   ],
 )
 def test_what_does_not_divide_over_those_that_only_sample(flag, named):
-  (problem,) = programs.check_devices(_config(*_APART, flag), 1)
+  (problem,) = misfits.check_devices(_config(*_APART, flag), 1)
   assert problem == f'--prompts_per_step=4 does not divide over {named}'
 
 
