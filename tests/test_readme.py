@@ -27,7 +27,11 @@ def _code(cell):
 
 
 @pytest.mark.parametrize(
-  'end', [f'python experiments/train.py {QUICKSTART}', 'python -m pytest -q']
+  'end',
+  [
+    f'python experiments/train.py {QUICKSTART}',
+    'python -m pytest -q -n 2 --dist loadfile',
+  ],
 )
 def test_one_line_sets_up_and_does_it(end):
   lines = [

@@ -41,22 +41,25 @@ def test_stopped_and_killed(cache, tmp_path, places):
       whole_runs.Signal(
         'awpo_jax.training.phases:score_rollout', 1, number=signal.SIGTERM
       ),
-      2,
+      {2},
     ),
-    # In step 3, between its two updates, step 4 under way.
+    # In step 5, the last, between its two updates; 4 may be half written.
     (
       whole_runs.Signal(
-        'awpo_jax.training.sharding:cut', call=1, when='second'
+        'awpo_jax.training.sharding:cut', call=3, when='second'
       ),
-      2,
+      {2, 4},
     ),
-    # In step 5, which was read from a checkpoint to be scored.
-    (whole_runs.Signal('awpo_jax.training.phases:score_rollout', call=3), 4),
+    # Where answers that were read from a checkpoint are scored.
+    (
+      whole_runs.Signal('awpo_jax.training.phases:score_rollout', call=1),
+      {2, 4},
+    ),
   ):
     result = whole_runs.forked(broken_flags, broken.parent, at=at)
     wanted = 128 + at.number if at.number == signal.SIGTERM else -signal.SIGKILL
     assert result.returncode == wanted, (at, result)
-    assert whole_runs.saved_steps(broken)[-1] == saved, at
+    assert whole_runs.saved_steps(broken)[-1] in saved, at
   result = whole_runs.forked(broken_flags, broken.parent)
   assert result.returncode == 0, result.stderr
   whole_runs.assert_same(broken, whole, LAST)

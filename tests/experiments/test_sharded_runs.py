@@ -71,7 +71,7 @@ def test_a_run_whose_layout_changes(replicated, start, further, tmp_path):
   got, want = (whole_runs.stored(x, last) for x in (folder, replicated))
   assert got.keys() == want.keys()
   for name, array in want.items():
-    np.testing.assert_allclose(array, got[name], atol=2e-5, err_msg=name)
+    np.testing.assert_allclose(array, got[name], atol=4e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ MESHES = [(1, 4), (2, 2), (4, 1)]  # data x model
 
 
 @functools.cache
-def _state():
+def start():
   shapes = jax.eval_shape(
     lambda: decoder_lib.init_params(CONFIG, jax.random.key(0))
   )
@@ -39,7 +39,7 @@ def _state():
 @functools.cache
 def _want():
   batch = row_by_row.random_batch(0)
-  return tiny.update(_state(), batch, micro=2, terms=TERMS)
+  return tiny.update(start(), batch, micro=2, terms=TERMS)
 
 
 @functools.cache
@@ -48,7 +48,7 @@ def _got(data, model):
   mapped = tiny.Mapped(4, 2, TERMS, model=model)
   batch = row_by_row.random_batch(0)
   assert sharding.parts(mapped.mesh) == data
-  first = mapped(mapped.place(_state()), batch)
+  first = mapped(mapped.place(start()), batch)
   shapes = jax.tree.map(lambda x: x.sharding, first[0])
   host = jax.device_get(first)
   return host, shapes, jax.device_get(mapped(first[0], batch)), mapped.mesh
@@ -60,7 +60,7 @@ def test_the_update_of_one_device(data, model):
   want, expected = _want()
   grads = want.opt_state[0]
   tiny.assert_close(state.opt_state[0], grads, scale=grads, rtol=1e-5)
-  change = jax.tree.map(np.subtract, want.params, _state().params)
+  change = jax.tree.map(np.subtract, want.params, start().params)
   tiny.assert_close(state.params, want.params, scale=change, rtol=1e-4)
   assert metrics.sums.keys() == expected.sums.keys()
   for name in ('sums', 'maxima', 'grad_norm'):
@@ -135,9 +135,9 @@ def test_the_sampler_cuts_its_cache_by_rows_and_heads():
     )
 
   facts = sampling.facts(0, 'train', 0, 0)
-  want = jax.device_get(tiny.jit(run)(_state().params, *inputs, facts))
+  want = jax.device_get(tiny.jit(run)(start().params, *inputs, facts))
   arguments = (
-    sharding.place_state(_state().params, mesh),
+    sharding.place_state(start().params, mesh),
     *sharding.place_split(sharding.split(inputs, 2), mesh),
     sharding.place_replicated(facts, mesh),
   )

@@ -31,7 +31,9 @@ def test_by_name():
   assert _make('--judge=rubric') is rubric.rubric
   assert _make('--judge=none', '--gate=none') is None
   assert _make('--judge=tests.tiny_dataset:judge') is tiny_dataset.judge
-  with pytest.raises(ValueError, match=r'known name \(llm, none, rubric\)'):
+  with pytest.raises(
+    ValueError, match=r'known name \(llm, noisy, none, rubric, vain\)'
+  ):
     _make('--judge=nobody')
 
 
