@@ -211,22 +211,27 @@ def seconds(call: Callable[[], Any], repeats: int) -> list[float]:
 
 
 def matmul_flops(dtype: jnp.dtype) -> float:
-  """The best rate of a square product on one device, operations a second."""
+  """The best rate of square products on all devices, operations a second."""
   size = 1024 if jax.devices()[0].platform == 'cpu' else 8192
   x = jax.random.normal(jax.random.key(0), (size, size), dtype)
-  product = jax.jit(lambda a: a @ a)
-  jax.block_until_ready(product(x))
-  best = min(seconds(lambda: jax.block_until_ready(product(x)), 20))
-  return 2 * size**3 / best
+  return 2 * size**3 / _fastest(jax.jit(lambda a: a @ a), x, 20)
+
+
+def _fastest(program: Callable[..., Any], x: jax.Array, repeats: int) -> float:
+  """Seconds of all devices at once, over their number."""
+  copies = [jax.device_put(x, device) for device in jax.devices()]
+
+  def run():
+    jax.block_until_ready([program(copy) for copy in copies])
+
+  run()
+  return min(seconds(run, repeats)) / len(copies)
 
 
 def bandwidth() -> float:
-  """Bytes a second that a device reads and writes, adding to an array."""
+  """Bytes a second that all devices read and write, adding to arrays."""
   x = jnp.zeros(2**26, jnp.float32)
-  add = jax.jit(lambda a: a + 1)
-  jax.block_until_ready(add(x))
-  best = min(seconds(lambda: jax.block_until_ready(add(x)), 10))
-  return 2 * x.nbytes / best
+  return 2 * x.nbytes / _fastest(jax.jit(lambda a: a + 1), x, 10)
 
 
 def measure(config: config_lib.Config, repeats: int) -> dict[str, Any]:
@@ -287,10 +292,10 @@ def measure(config: config_lib.Config, repeats: int) -> dict[str, Any]:
     'matmul_gflops': peak / 1e9,
     'bandwidth_gb_per_second': band / 1e9,
     'update_share_of_matmul': flops.update(bench.model, **sizes)
-    / (median['update'] * peak * devices),
+    / (median['update'] * peak),
     'sample_share_of_matmul': flops.forward(bench.model, **sizes, causal=True)
-    / (median['sample'] * peak * devices),
-    'sample_share_of_bandwidth': read / (median['sample'] * band * devices),
+    / (median['sample'] * peak),
+    'sample_share_of_bandwidth': read / (median['sample'] * band),
     'peak_gib': _peak_bytes() / 2**30,
   }
 

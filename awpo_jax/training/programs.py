@@ -99,15 +99,14 @@ def compile_programs(
     state: only its shapes are used.
     optimizers: phase -> optimizer, for the phases the run has.
   """
-  lowered = lower_programs(experiment, mesh, state, optimizers)
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    compiled = dict(
-      zip(
-        lowered,
-        pool.map(jax.stages.Lowered.compile, lowered.values()),
-        strict=True,
-      )
-    )
+
+    def lower(program, *arguments):
+      # The next one is traced while this one compiles.
+      return pool.submit(program.lower(*arguments).compile)
+
+    started = lower_programs(experiment, mesh, state, optimizers, lower)
+    compiled = {key: program.result() for key, program in started.items()}
   return Programs(
     sample=_samplers(compiled, 'sample'),
     evaluate=_samplers(compiled, 'evaluate'),
@@ -197,7 +196,7 @@ def _lower_sampler(
     )
     return {key: lower(sampler, params, *arguments)}
   parts: Iterable[Any] = turn_programs.lower(
-    experiment, mesh, params, arguments, temperature=temperature
+    experiment, mesh, params, lower, arguments, temperature=temperature
   )
   return {(*key, number): part for number, part in enumerate(parts)}
 

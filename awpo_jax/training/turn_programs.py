@@ -31,16 +31,18 @@ def lower(
   experiment: experiment_lib.Experiment,
   mesh: jax.sharding.Mesh,
   params: types.ArrayTree,
+  lower: Callable[..., Any],
   arguments: Sequence[Any],
   *,
   temperature: float,
 ) -> TurnPrograms:
-  """Both programs, lowered for one prompt length.
+  """Both programs for one prompt length.
 
   Args:
     experiment: the run, with an environment.
     mesh: see `sharding`.
     params: shapes of the parameters, as they are placed.
+    lower: of `programs.lower_programs`.
     arguments: of `shapes.Shapes.sampler`.
     temperature: of the sampler.
   """
@@ -52,8 +54,8 @@ def lower(
   width = experiment.config.environment.observation_tokens
   read = shapes.array(jnp.int32, rows, width), shapes.array(jnp.int32, rows)
   return TurnPrograms(
-    begin.lower(params, *arguments),
-    go_on.lower(params, state, shared, arguments[-1], *read),
+    lower(begin, params, *arguments),
+    lower(go_on, params, state, shared, arguments[-1], *read),
   )
 
 

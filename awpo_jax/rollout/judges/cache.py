@@ -12,6 +12,7 @@ import hashlib
 import json
 import pathlib
 import sqlite3
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -61,7 +62,7 @@ class Cache:
       self._db = sqlite3.connect(
         file or ':memory:', timeout=_BUSY_SECONDS, isolation_level=None
       )
-      self._db.execute('PRAGMA journal_mode=WAL')
+      _write_ahead(self._db)
       self._db.execute('PRAGMA synchronous=NORMAL')
       self._db.executescript(_TABLES)
     except (OSError, sqlite3.Error) as error:
@@ -121,3 +122,17 @@ class Cache:
   def close(self) -> None:
     """Closes the file."""
     self._db.close()
+
+
+def _write_ahead(database: sqlite3.Connection) -> None:
+  """Sets the journal's mode, for whose lock SQLite itself does not wait."""
+  until = time.monotonic() + _BUSY_SECONDS
+  while True:
+    try:
+      database.execute('PRAGMA journal_mode=WAL')
+      return
+    except sqlite3.OperationalError as error:
+      busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+      if not busy or time.monotonic() > until:
+        raise
+    time.sleep(0.01)

@@ -47,7 +47,8 @@ def test_in_memory():
   assert cache_lib.Cache('', 'run').score('k') is None
 
 
-def _add(path, first, last):
+def _add(path, first, last, start):
+  start.wait()
   cache = cache_lib.Cache(path, f'run {first}')
   for i in range(first, last):
     assert cache.add(f'key {i}', i / 1000, '', 'm') == i / 1000
@@ -58,8 +59,9 @@ def _add(path, first, last):
 def test_several_processes_write_at_once(path):
   # They open the new file together, too.
   context = multiprocessing.get_context('forkserver')
+  start = context.Barrier(3)
   processes = [
-    context.Process(target=_add, args=(path, 50 * i, 50 * i + 50))
+    context.Process(target=_add, args=(path, 50 * i, 50 * i + 50, start))
     for i in range(3)
   ]
   for process in processes:
