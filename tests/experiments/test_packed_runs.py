@@ -11,6 +11,7 @@ from tests import tiny_dataset, whole_runs
 PACKED = '--pack_tokens=128'
 
 
+@pytest.mark.slow
 def test_a_packed_run_killed_and_resumed(reference, start, tmp_path):
   # While demonstrations are packed, and between the updates of a rollout.
   stops = (
