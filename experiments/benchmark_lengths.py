@@ -180,10 +180,7 @@ def measure(config: config_lib.Config, repeats: int) -> dict[str, Any]:
         times[name] += benchmark.seconds(call, 1)
     result[kind] = {
       name: figures(sampler, limits, times[name])
-      | {
-        'share_of_matmul': work
-        / (statistics.median(times[name]) * peak * jax.device_count())
-      }
+      | {'share_of_matmul': work / (statistics.median(times[name]) * peak)}
       for name, sampler in samplers.items()
     }
   return result

@@ -1,6 +1,8 @@
 """What a judge said stays, the first word of several, for all processes."""
 
 import multiprocessing
+import sqlite3
+import threading
 
 import pytest
 
@@ -74,6 +76,23 @@ def test_several_processes_write_at_once(path):
     i / 1000 for i in range(150)
   ]
   assert cache.spent() == (50, 100)
+
+
+def test_the_journal_is_waited_for(path, monkeypatch):
+  connect = sqlite3.connect
+  other = connect(path, isolation_level=None, check_same_thread=False)
+  other.execute('BEGIN EXCLUSIVE')
+  # SQLite waits for no lock: as it does where a file's journal changes.
+  monkeypatch.setattr(
+    sqlite3,
+    'connect',
+    lambda *args, **kwargs: connect(*args, isolation_level=None, timeout=0),
+  )
+  timer = threading.Timer(0.2, other.execute, ['COMMIT'])
+  timer.start()
+  cache = cache_lib.Cache(path, 'run')
+  timer.join()
+  assert cache.add('k', 0.5, '', 'm') == 0.5
 
 
 def test_a_key_is_made_of_names_and_values():

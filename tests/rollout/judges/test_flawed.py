@@ -55,9 +55,13 @@ def test_vain_likes_length_and_praise():
 
 
 def test_vain_is_blind_to_the_request(requests):
-  scores, true = flawed.vain(requests), rubric.rubric(requests)
-  assert flawed.vain([_request('')]) == [0.0]
-  assert abs(stats.spearmanr(scores, true).statistic) < 0.9
+  others = [
+    x._replace(user=y.user, tools=y.tools)
+    for x, y in zip(requests, requests[1:] + requests[:1], strict=True)
+  ]
+  assert flawed.vain(others) == flawed.vain(requests)
+  # Which is what the rubric looks at.
+  assert np.mean(rubric.rubric(others)) < 0.7 * np.mean(rubric.rubric(requests))
 
 
 @pytest.mark.parametrize('judge', [flawed.noisy, flawed.vain])
