@@ -384,3 +384,18 @@ def test_equal_in_another_process(dataset):
 def test_files_are_refused():
   with pytest.raises(ValueError, match='--data=somewhere.*drop --data'):
     quickstart.load(seed=0, data='somewhere')
+
+
+def test_the_harder_one_asks_for_two_calls_in_half_of_its_tasks(dataset):
+  hard = quickstart.load_hard(seed=3)
+  assert hard.demonstrations == dataset.demonstrations
+  assert {name: len(tasks) for name, tasks in hard.evals.items()} == {
+    'values': 512
+  }
+  for tasks in (hard.train[:1000], hard.evals['values']):
+    kinds = collections.Counter(task.kind for task in tasks)
+    # Four standard deviations of 512 draws.
+    assert abs(kinds['parallel'] / len(tasks) - 0.5) < 0.09
+    assert abs(kinds['none'] / len(tasks) - 0.2) < 0.072
+  with pytest.raises(ValueError, match='--data=x'):
+    quickstart.load_hard(seed=3, data='x')
