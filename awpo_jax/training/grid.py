@@ -136,7 +136,9 @@ def execute(
   """Runs what has not come to its end yet.
 
   A run that was stopped is continued by the program itself; one that failed is
-  tried again. Nothing is run whose warm start failed.
+  tried again. Nothing is run whose warm start failed. Several processes on
+  CPUs have each an equal share of the cores, where the system can say so: as
+  many threads as cores in each of them would get in each other's way.
 
   Args:
     grid: what to run.
@@ -164,7 +166,10 @@ def execute(
   failed: dict[tuple[str, int], str] = {}
   for group in (warm, cells):
     wanted = [x for x in group if not x.finished and not _barred(x, failed)]
-    with concurrent.futures.ThreadPoolExecutor(max(jobs, 1)) as pool:
+    shares = _shares_of_cores(1 if devices else jobs)
+    with concurrent.futures.ThreadPoolExecutor(
+      max(jobs, 1), initializer=_use_cores, initargs=(shares,)
+    ) as pool:
       for run, reason in zip(wanted, pool.map(start, wanted), strict=True):
         if reason:
           failed[run.name, run.seed] = reason
@@ -172,6 +177,22 @@ def execute(
     if _barred(run, failed):
       failed[run.name, run.seed] = 'its warm start failed'
   return {key: why for key, why in failed.items() if key[0] != 'warm_start'}
+
+
+def _shares_of_cores(jobs: int) -> queue.SimpleQueue[set[int]]:
+  """An equal share of this process's cores for each job; none for one job."""
+  shares: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
+  if jobs > 1 and hasattr(os, 'sched_getaffinity'):
+    cores = sorted(os.sched_getaffinity(0))
+    for job in range(jobs):
+      shares.put(set(cores[job::jobs] or [cores[job % len(cores)]]))
+  return shares
+
+
+def _use_cores(shares: queue.SimpleQueue[set[int]]) -> None:
+  """Keeps this thread, and what it starts, to the next share."""
+  if not shares.empty():
+    os.sched_setaffinity(0, shares.get())
 
 
 def _barred(run: Run, failed: Mapping[tuple[str, int], str]) -> bool:

@@ -1,5 +1,6 @@
 """A grid in processes of its own: resumed, paired, with a cell that fails."""
 
+import os
 import subprocess
 import sys
 
@@ -101,3 +102,26 @@ def test_a_cell_that_takes_too_long_has_failed(tmp_path):
   )
   failed = grid_lib.execute(grid, program)
   assert list(failed) == [('a', 1)] and 'more than 0.5 s' in failed['a', 1]
+
+
+@pytest.mark.skipif(
+  len(getattr(os, 'sched_getaffinity', lambda _: ())(0)) < 2,
+  reason='one core has no two shares',
+)
+def test_each_of_two_processes_has_half_of_the_cores(tmp_path):
+  program = tmp_path / 'cores.py'
+  program.write_text(
+    """import os, pathlib, sys, time
+folder = pathlib.Path(sys.argv[-1].removeprefix('--output_dir='))
+folder.mkdir()
+time.sleep(0.5)  # Until the other one has started too.
+(folder / 'cores').write_text(' '.join(map(str, os.sched_getaffinity(0))))
+(folder / 'summary.json').write_text('{}')
+"""
+  )
+  grid = grid_lib.Grid(tmp_path / 'g', (), (grid_lib.Cell('a', (), 2),), (1, 2))
+  assert not grid_lib.execute(grid, program, jobs=2)
+  files = sorted((tmp_path / 'g').rglob('cores'))
+  first, second = (set(map(int, x.read_text().split())) for x in files)
+  assert first and second and not first & second
+  assert first | second == os.sched_getaffinity(0)  # This process keeps all.
