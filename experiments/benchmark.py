@@ -91,14 +91,19 @@ class Bench:
       dtype=config.model.dtype,
       param_dtype=config.model.param_dtype,
     )
-    decoder = decoder_lib.Decoder(self.model)
-    self.tx = optimizer.make_optimizers(config)['rl']
-    params = decoder_lib.init_params(self.model, jax.random.key(0))
-    self.state = programs.make_init(self.mesh, self.tx)(
-      sharding.place_state(params, self.mesh)
-    )
+    tx = optimizer.make_optimizers(config)['rl']
     self.programs = programs.compile_programs(
-      Parts(config, decoder), self.mesh, self.state, {'rl': self.tx}
+      Parts(config, decoder_lib.Decoder(self.model)),
+      self.mesh,
+      jax.eval_shape(
+        programs.make_init(self.mesh, tx), start.param_shapes(self.model)
+      ),
+      {'rl': tx},
+      evaluation=False,
+    )
+    params = decoder_lib.init_params(self.model, jax.random.key(0))
+    self.state = self.programs.init['rl'](
+      sharding.place_state(params, self.mesh)
     )
     self.index, self.tokens = 0, np.zeros(2)
 

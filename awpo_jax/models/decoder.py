@@ -185,7 +185,7 @@ class Decoder(nn.Module):
     }
     x = partition.by_rows(self.embed_tokens(tokens))
     own = []
-    for i, block in enumerate(self.layers):
+    for i in range(c.layers):
       own_bias, prefix_bias = biases[bool(c.local_layers) and c.local_layers[i]]
       part = None
       if prefix is not None:
@@ -195,13 +195,12 @@ class Decoder(nn.Module):
           bias=prefix_bias,
         )
       run = functools.partial(
-        layers.Block.__call__, tail=tail if i == c.layers - 1 else None
+        self._block, i, tail=tail if i == c.layers - 1 else None
       )
       # A cache is for sampling, which is not differentiated.
       if c.remat and cache is None:
-        run = nn.remat(run)
+        run = jax.checkpoint(run)
       x, kv = run(
-        block,
         x,
         angles,
         own_bias,
@@ -213,6 +212,14 @@ class Decoder(nn.Module):
       x = partition.by_rows(x)
       own.append(kv)
     return self.norm(x), tuple(own)
+
+  def _block(self, i, *arguments, **options):
+    """Block i."""
+    block = self.layers[i]
+    if self.is_initializing():
+      return block(*arguments, **options)
+    params = block.variables['params']
+    return _run_block(params, *arguments, config=self.config, **options)
 
   def _biases(self, local, positions, own_positions, own_mask, prefix):
     """What each query may add to the scores of own and prefix keys."""
@@ -246,6 +253,13 @@ class Decoder(nn.Module):
     return jnp.einsum(
       '...d,dv->...v', hidden, head, preferred_element_type=jnp.float32
     )
+
+
+@functools.partial(jax.jit, static_argnames=('config', 'tail'))
+def _run_block(params, *arguments, config, tail, **options):
+  """A block with its parameters; jitted, so that equal ones are traced once."""
+  block = layers.Block(config, parent=None)
+  return block.apply({'params': params}, *arguments, tail=tail, **options)
 
 
 def init_params(

@@ -90,6 +90,8 @@ def compile_programs(
   mesh: jax.sharding.Mesh,
   state: train_step.TrainState,
   optimizers: Mapping[str, optax.GradientTransformation],
+  *,
+  evaluation: bool = True,
 ) -> Programs:
   """Compiles what the run will call, for every bucket, on all cores.
 
@@ -98,6 +100,7 @@ def compile_programs(
     mesh: see `sharding`.
     state: only its shapes are used.
     optimizers: phase -> optimizer, for the phases the run has.
+    evaluation: False leaves out the greedy samplers.
   """
   with concurrent.futures.ThreadPoolExecutor() as pool:
 
@@ -105,7 +108,9 @@ def compile_programs(
       # The next one is traced while this one compiles.
       return pool.submit(program.lower(*arguments).compile)
 
-    started = lower_programs(experiment, mesh, state, optimizers, lower)
+    started = lower_programs(
+      experiment, mesh, state, optimizers, lower, evaluation=evaluation
+    )
     compiled = {key: program.result() for key, program in started.items()}
   return Programs(
     sample=_samplers(compiled, 'sample'),
@@ -127,6 +132,8 @@ def lower_programs(
   state: train_step.TrainState,
   optimizers: Mapping[str, optax.GradientTransformation],
   lower: Callable[..., Any] = _lower,
+  *,
+  evaluation: bool = True,
 ) -> dict[tuple[Any, ...], Any]:
   """What `compile_programs` compiles, by field of `Programs` and key in it.
 
@@ -141,7 +148,7 @@ def lower_programs(
   lower_sampler = functools.partial(
     _lower_sampler, experiment, mesh, params, lower
   )
-  for s in prompts:
+  for s in prompts if evaluation else ():
     rows = config.run.eval_batch // devices
     arguments = shapes.sampler(rows, s, 1)
     lowered |= lower_sampler(('evaluate', s), arguments, temperature=0.0)

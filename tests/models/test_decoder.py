@@ -139,6 +139,21 @@ class NamesTest(chex.TestCase):
         self.assertBetween(float(np.std(x)), 0.8 * 0.02, 1.2 * 0.02)
 
 
+class TracingTest(chex.TestCase):
+  def test_equal_blocks_are_traced_once(self):
+    decoder, params = llama()
+    jaxpr = jax.make_jaxpr(decoder.apply)(
+      {'params': params}, random_tokens(0, 2, 5)
+    )
+    blocks = [
+      id(equation.params['jaxpr'])
+      for equation in jaxpr.eqns
+      if equation.params.get('name') == '_run_block'
+    ]
+    assert len(blocks) == decoder.config.layers > 1
+    assert len(set(blocks)) == 1
+
+
 class PositionsTest(chex.TestCase):
   def test_by_hand(self):
     mask = np.array([[0, 0, 1, 1, 0, 1], [1, 1, 1, 1, 0, 0]], bool)

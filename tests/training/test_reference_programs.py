@@ -20,7 +20,7 @@ from awpo_jax.training import (
 from tests.training import tiny_run
 
 
-def _lowered(*flags):
+def _lowered(*flags, **options):
   """Programs of one bucket that are not compiled, and the state before."""
   config = config_lib.parse(
     [
@@ -48,8 +48,15 @@ def _lowered(*flags):
     jax.random.key(0),
   )
   with mock.patch.object(jax.stages.Lowered, 'compile', lambda self: self):
-    made = programs.compile_programs(run, tiny_run.mesh(), state, optimizers)
+    made = programs.compile_programs(
+      run, tiny_run.mesh(), state, optimizers, **options
+    )
   return made, state
+
+
+def test_without_evaluation_there_is_no_greedy_sampler():
+  made, _ = _lowered(evaluation=False)
+  assert not made.evaluate and list(made.sample) == [20]
 
 
 def _sizes(tree):
