@@ -1,6 +1,7 @@
 """The folder of a run: claimed by a new run, known again by an old one."""
 
 import contextlib
+import fcntl
 import json
 import pathlib
 import shutil
@@ -12,6 +13,7 @@ from awpo_jax.training import metrics as metrics_lib
 
 FLAGS_FILE = 'flags.json'
 FLAGFILE = 'run.flags'
+LOCK_FILE = '.lock'
 # What a run may have made before its first step was written.
 _FOLDERS = (
   checkpoints.RUN_SUBFOLDER,
@@ -29,6 +31,7 @@ _FILES = (
   run_model.MODEL_FILE,
   run_model.UNFINISHED_MODEL,
   FLAGFILE,
+  LOCK_FILE,
   # Last: a process killed in here leaves the folder of a run.
   FLAGS_FILE,
 )
@@ -43,16 +46,16 @@ _MOVED = (
 def claimed(
   folder: pathlib.Path, config: config_lib.Config
 ) -> Iterator[Callable[[], None]]:
-  """Claims the folder; a new run that fails at its start gives it back.
+  """Claims the folder for this process.
 
-  A mistaken flag must not bar the corrected one, and what nothing was trained
-  in is no run.
+  A new run that fails at its start gives it back: a mistaken flag must not bar
+  the corrected one, and what nothing was trained in is no run.
 
   Yields:
     To be called when the first step is written: from then on the folder stays.
 
   Raises:
-    ConfigError: as `claim_folder`.
+    ConfigError: as `claim_folder`, or another process has it.
   """
   existed = folder.exists()
   kept = not claim_folder(folder, config)
@@ -61,12 +64,28 @@ def claimed(
     nonlocal kept
     kept = True
 
-  try:
-    yield keep
-  except BaseException:
-    if not kept:
-      leave_folder(folder, remove=not existed)
-    raise
+  with _locked(folder):
+    try:
+      yield keep
+    except BaseException:
+      if not kept:
+        leave_folder(folder, remove=not existed)
+      raise
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[None]:
+  """Keeps other processes out; the system lets them in when this one ends."""
+  with (folder / LOCK_FILE).open('w') as file:
+    try:
+      # Not `flock`, which the children of a killed process would go on holding.
+      fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+      raise config_lib.ConfigError(
+        f'--output_dir={folder}: another process is running there. Wait for '
+        'it, or name another folder.'
+      ) from error
+    yield
 
 
 def claim_folder(folder: pathlib.Path, config: config_lib.Config) -> bool:

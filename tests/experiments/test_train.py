@@ -32,6 +32,7 @@ def _assert_equal(ours, theirs):
 def test_files_of_a_run(reference):
   folder, last = reference.folder, reference.last
   assert {x.name for x in folder.iterdir()} == {
+    '.lock',
     'checkpoints',
     'curves.png',
     'flags.json',

@@ -1,6 +1,8 @@
 """The folder of a run: who has it, and who gives it back."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -99,6 +101,7 @@ def test_a_run_that_fails_later_leaves_everything(tmp_path):
     'transcripts.jsonl',
     'flags.json',
     'run.flags',
+    '.lock',
   }
 
 
@@ -120,3 +123,28 @@ def test_other_data_is_another_run(tmp_path):
     'Data that has moved: put it, or a link to it, back at the old place, or '
     'start a new run.',
   ]
+
+
+def test_two_processes_in_one_folder_are_refused(tmp_path):
+  folder = tmp_path / 'run'
+  config = _config(folder)
+  folders.claim_folder(folder, config)
+  hold = (
+    'import fcntl, sys, time; file = open(sys.argv[1], "w"); '
+    'fcntl.lockf(file, fcntl.LOCK_EX); print("held", flush=True); '
+    'time.sleep(60)'
+  )
+  with subprocess.Popen(
+    [sys.executable, '-c', hold, folder / folders.LOCK_FILE],
+    stdout=subprocess.PIPE,
+  ) as other:
+    assert other.stdout is not None and other.stdout.readline()
+    with (
+      pytest.raises(config_lib.ConfigError, match='another process is running'),
+      folders.claimed(folder, config),
+    ):
+      pass
+    assert (folder / folders.FLAGS_FILE).exists()  # The other one's.
+    other.kill()
+  with folders.claimed(folder, config):  # Nothing to clear away by hand.
+    pass
