@@ -21,6 +21,7 @@ from awpo_jax import (
 )
 from awpo_jax import config_objective as objective
 from awpo_jax.models import adapters, attention_kernels, induction
+from awpo_jax.models import config as model_config
 from awpo_jax.rollout import prompts
 
 
@@ -163,9 +164,10 @@ class ModelConfig:
   )
   remat: str = _flag(
     'none',
-    'What the backward pass computes anew rather than keeps: each block from '
-    'its input (blocks), which costs a second forward pass.',
-    ('none', 'blocks'),
+    'What the backward pass computes anew rather than keeps: of each block all '
+    'but its products with weights (products), or all, which costs a second '
+    'forward pass (blocks).',
+    tuple(model_config.REMATS),
   )
   attention: str = _flag(
     'parts',

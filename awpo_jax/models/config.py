@@ -4,12 +4,21 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from awpo_jax.models import adapters, families, rope
+
+REMATS: Mapping[str, Callable[..., bool]] = {
+  'none': jax.checkpoint_policies.everything_saveable,
+  'products': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'blocks': jax.checkpoint_policies.nothing_saveable,
+}
+"""What a block keeps for the backward pass: all, its products with weights, or
+its input alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +52,7 @@ class DecoderConfig:
       are equal; but a Mistral without a window *is* a Llama, and tokenizers
       and servers look at the name.
     lora: adapters beside the projections; None: none.
-    remat: the backward pass computes each block anew from its input instead of
-      keeping what is inside it.
+    remat: what the backward pass computes anew, a key of `REMATS`.
     attention: `parts`, `xla` or `cudnn`: what `hidden` attends by; see
       `attention_kernels`. Decoding always merges parts.
   """
@@ -72,7 +80,7 @@ class DecoderConfig:
   param_dtype: Any = jnp.float32
   family: str | None = dataclasses.field(default=None, compare=False)
   lora: adapters.LoraConfig | None = None
-  remat: bool = False
+  remat: str = 'none'
   attention: str = 'parts'
 
   def __post_init__(self):
@@ -102,6 +110,10 @@ class DecoderConfig:
     if self.family not in (None, *families.BLOCKS):
       raise ValueError(
         f'family={self.family!r} is not one of {", ".join(families.BLOCKS)}.'
+      )
+    if self.remat not in REMATS:
+      raise ValueError(
+        f'remat={self.remat!r} is not one of {", ".join(REMATS)}.'
       )
 
 

@@ -198,8 +198,8 @@ class Decoder(nn.Module):
         self._block, i, tail=tail if i == c.layers - 1 else None
       )
       # A cache is for sampling, which is not differentiated.
-      if c.remat and cache is None:
-        run = jax.checkpoint(run)
+      if c.remat != 'none' and cache is None:
+        run = jax.checkpoint(run, policy=config_lib.REMATS[c.remat])
       x, kv = run(
         x,
         angles,

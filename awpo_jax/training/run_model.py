@@ -106,9 +106,7 @@ def of_flags(
   kernel = config.model.attention
   if kernel == 'auto':
     kernel = attention_kernels.best(model, jax.default_backend())
-  model = dataclasses.replace(
-    model, remat=config.model.remat == 'blocks', attention=kernel
-  )
+  model = dataclasses.replace(model, remat=config.model.remat, attention=kernel)
   return with_adapters(model, config_lib.to_dict(config))
 
 

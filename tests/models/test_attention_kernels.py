@@ -95,7 +95,7 @@ def _read(decoder, params):
 
 @pytest.mark.parametrize(
   ('family', 'remat'),
-  [('qwen3', False), ('qwen3', True), ('mistral', False)],
+  [('qwen3', 'none'), ('qwen3', 'blocks'), ('mistral', 'none')],
 )
 def test_a_decoder_reads_answers_the_same(family, remat):
   decoder, params = tiny.make(tiny.LOCAL[family])

@@ -116,6 +116,11 @@ def test_an_unknown_family():
     config.DecoderConfig(**BLOCK, family='gemma')
 
 
+def test_a_rematerialisation_that_there_is_none_of():
+  with pytest.raises(ValueError, match="remat='layers' is not one of none"):
+    config.DecoderConfig(**BLOCK, remat='layers')
+
+
 def test_the_family_is_kept_and_compares_equal():
   mistral = hf_cases.CASES['mistral_head_dim']
   got = config.from_hf_dict(mistral)
