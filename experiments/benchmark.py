@@ -35,11 +35,11 @@ from absl import app, flags  # noqa: E402
 
 from awpo_jax import config as config_lib  # noqa: E402
 from awpo_jax import types  # noqa: E402
-from awpo_jax.models import config as model_config  # noqa: E402
 from awpo_jax.models import decoder as decoder_lib  # noqa: E402
 from awpo_jax.rollout import sampling  # noqa: E402
 from awpo_jax.training import (  # noqa: E402
   flops,
+  memory,
   optimizer,
   packing,
   programs,
@@ -69,36 +69,20 @@ _COMPARED = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Parts:
-  """What of an experiment the programs hang on; no token ends an answer."""
-
-  config: config_lib.Config
-  decoder: decoder_lib.Decoder
-  stop_ids: tuple[int, ...] = ()
-  pad_id: int = 0
-  environment: None = None
-
-
 class Bench:
   """The compiled programs of one size and their inputs."""
 
   def __init__(self, config: config_lib.Config) -> None:
     self.config, self.mesh = config, sharding.make_mesh(config.devices)
     self.parts = sharding.parts(self.mesh)
-    self.model = model_config.load_config(
-      config.model.model,
-      dtype=config.model.dtype,
-      param_dtype=config.model.param_dtype,
-    )
-    tx = optimizer.make_optimizers(config)['rl']
+    # No token ends an answer.
+    plan = dataclasses.replace(memory.make_plan(config), stop_ids=())
+    self.model = plan.decoder.config
     self.programs = programs.compile_programs(
-      Parts(config, decoder_lib.Decoder(self.model)),
+      plan,
       self.mesh,
-      jax.eval_shape(
-        programs.make_init(self.mesh, tx), start.param_shapes(self.model)
-      ),
-      {'rl': tx},
+      memory.state_shapes(plan, 'rl'),
+      {'rl': optimizer.make_optimizers(config)['rl']},
       evaluation=False,
     )
     params = decoder_lib.init_params(self.model, jax.random.key(0))

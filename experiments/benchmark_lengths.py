@@ -31,7 +31,7 @@ from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.rollout import prompts as prompts_lib
 from awpo_jax.rollout import sampling, slots
 from awpo_jax.training import experiment as experiment_lib
-from awpo_jax.training import flops, misfits, programs, sharding, start
+from awpo_jax.training import flops, memory, misfits, programs, sharding, start
 from awpo_jax.training import shapes as shapes_lib
 from experiments import benchmark
 
@@ -128,7 +128,7 @@ def make_samplers(experiment, mesh, params) -> dict[str, Sampler]:
   share = rl.prompts_per_step // devices
   few = max(min(rl.slots // rl.samples, share), 1)
   # Without stop tokens: only its length ends an answer.
-  parts = benchmark.Parts(config, experiment.decoder)
+  parts = memory.Plan(config, experiment.decoder, stop_ids=())
   make = functools.partial(Sampler, parts, mesh, params)
   return {
     'all at once': make(micro=share, refill=False),

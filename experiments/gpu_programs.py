@@ -14,14 +14,13 @@ import numpy as np
 from awpo_jax import config as config_lib
 from awpo_jax import types
 from awpo_jax.models import attention_kernels, lora
-from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.rollout import sampling
 from awpo_jax.training import (
   flops,
+  memory,
   optimizer,
   programs,
-  run_model,
   sharding,
   start,
 )
@@ -58,17 +57,6 @@ def peaks(config: config_lib.Config) -> dict[str, Any]:
   }
 
 
-@dataclasses.dataclass(frozen=True)
-class Parts:
-  """What of an experiment the programs hang on; no token ends an answer."""
-
-  config: config_lib.Config
-  decoder: decoder_lib.Decoder
-  stop_ids: tuple[int, ...] = ()
-  pad_id: int = 0
-  environment: None = None
-
-
 class Bench:
   """Sampler, preparation and update of one size on one device."""
 
@@ -76,12 +64,9 @@ class Bench:
     start.use_compilation_cache(config)
     self.config = config
     self.mesh = sharding.data_mesh(jax.devices()[:1])
-    model = model_config.load_config(
-      config.model.model,
-      dtype=config.model.dtype,
-      param_dtype=config.model.param_dtype,
-    )
-    self.model = run_model.of_flags(model, config)
+    # No token ends an answer.
+    self.plan = dataclasses.replace(memory.make_plan(config), stop_ids=())
+    self.model = self.plan.decoder.config
     kernel, platform = self.model.attention, jax.devices()[0].platform
     problems = list(attention_kernels.misfits(kernel, self.model, platform))
     if problems:
@@ -89,7 +74,7 @@ class Bench:
     self.peaks = peaks
     self.tx = optimizer.make_optimizers(config)['rl']
     begun = time.perf_counter()
-    self.programs = self._compile(self.model, ('sample', 'prepare', 'update'))
+    self.programs = self._compile(self.plan, ('sample', 'prepare', 'update'))
     self.compile_seconds = time.perf_counter() - begun
     params = decoder_lib.init_params(self.model, jax.random.key(0))
     self.state = programs.make_init(self.mesh, self.tx)(
@@ -99,16 +84,10 @@ class Bench:
     self.index = 0
     self.batches: list[types.Batch] = []
 
-  def _compile(self, model, names) -> dict[str, jax.stages.Compiled]:
-    config, rl = self.config, self.config.rl
-    plan = Parts(config, decoder_lib.Decoder(model))
-    shapes = shapes_lib.Shapes(config, self.mesh)
+  def _compile(self, plan, names) -> dict[str, jax.stages.Compiled]:
+    rl, shapes = self.config.rl, shapes_lib.Shapes(self.config, self.mesh)
     prompt, response = self.lengths()
-    state = shapes.like(
-      jax.eval_shape(
-        programs.make_init(self.mesh, self.tx), start.param_shapes(model)
-      )
-    )
+    state = shapes.like(memory.state_shapes(plan, 'rl'))
     wave = rl.rollout_micro or rl.prompts_per_step
     lowered = {
       'sample': lambda: programs.make_sampler(
@@ -339,5 +318,6 @@ class Bench:
   def with_attention(self, kernel: str, repeats: int) -> dict[str, Any]:
     """The update again with another kernel."""
     model = dataclasses.replace(self.model, attention=kernel)
-    program = self._compile(model, ('update',))['update']
+    plan = dataclasses.replace(self.plan, decoder=decoder_lib.Decoder(model))
+    program = self._compile(plan, ('update',))['update']
     return {'attention': kernel, **self.updated(repeats, program)}

@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -102,7 +103,8 @@ def compile_programs(
     optimizers: phase -> optimizer, for the phases the run has.
     evaluation: False leaves out the greedy samplers.
   """
-  with concurrent.futures.ThreadPoolExecutor() as pool:
+  # More at once than cores would only take more memory.
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
 
     def lower(program, *arguments):
       # The next one is traced while this one compiles.
