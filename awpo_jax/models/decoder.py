@@ -194,12 +194,12 @@ class Decoder(nn.Module):
           values=prefix.layers[i].values,
           bias=prefix_bias,
         )
-      run = functools.partial(
-        self._block, i, tail=tail if i == c.layers - 1 else None
-      )
       # A cache is for sampling, which is not differentiated.
-      if c.remat != 'none' and cache is None:
-        run = jax.checkpoint(run, policy=config_lib.REMATS[c.remat])
+      run = self._block(
+        i,
+        tail=tail if i == c.layers - 1 else None,
+        remat=c.remat if cache is None else 'none',
+      )
       x, kv = run(
         x,
         angles,
@@ -213,13 +213,15 @@ class Decoder(nn.Module):
       own.append(kv)
     return self.norm(x), tuple(own)
 
-  def _block(self, i, *arguments, **options):
-    """Block i."""
+  def _block(self, i, *, tail, remat):
+    """Block i as a function."""
     block = self.layers[i]
     if self.is_initializing():
-      return block(*arguments, **options)
-    params = block.variables['params']
-    return _run_block(params, *arguments, config=self.config, **options)
+      return functools.partial(block, tail=tail)
+    run = functools.partial(_run_block, config=self.config, tail=tail)
+    if remat != 'none':
+      run = jax.checkpoint(run, policy=config_lib.REMATS[remat])
+    return functools.partial(run, block.variables['params'])
 
   def _biases(self, local, positions, own_positions, own_mask, prefix):
     """What each query may add to the scores of own and prefix keys."""
