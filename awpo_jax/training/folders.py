@@ -1,6 +1,7 @@
 """The folder of a run: claimed by a new run, known again by an old one."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import pathlib
@@ -75,16 +76,20 @@ def claimed(
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
-  """Keeps other processes out; the system lets them in when this one ends."""
+  """Keeps other processes out; the system lets them in when this one ends.
+
+  On a file system that knows no locks nothing is kept out.
+  """
   with (folder / LOCK_FILE).open('w') as file:
     try:
       # Not `flock`, which the children of a killed process would go on holding.
       fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-      raise config_lib.ConfigError(
-        f'--output_dir={folder}: another process is running there. Wait for '
-        'it, or name another folder.'
-      ) from error
+    except OSError as error:
+      if error.errno in (errno.EACCES, errno.EAGAIN):
+        raise config_lib.ConfigError(
+          f'--output_dir={folder}: another process is running there. Wait for '
+          'it, or name another folder.'
+        ) from error
     yield
 
 

@@ -1,8 +1,10 @@
 """The folder of a run: who has it, and who gives it back."""
 
+import errno
 import json
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 
@@ -148,3 +150,14 @@ def test_two_processes_in_one_folder_are_refused(tmp_path):
     other.kill()
   with folders.claimed(folder, config):  # Nothing to clear away by hand.
     pass
+
+
+def test_a_file_system_without_locks(tmp_path):
+  folder = tmp_path / 'run'
+  unknown = OSError(errno.ENOLCK, 'No locks available')
+  with (
+    mock.patch.object(folders.fcntl, 'lockf', side_effect=unknown) as lockf,
+    folders.claimed(folder, _config(folder)),
+  ):
+    pass
+  assert lockf.called and (folder / folders.FLAGS_FILE).exists()
