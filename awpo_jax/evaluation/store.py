@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from awpo_jax.rollout import file_locks
+
 
 class Key(NamedTuple):
   """Which answer: of a row, and the number of the sample."""
@@ -27,22 +29,21 @@ class Answers:
     """Reads what is there; a line that a killed process left half is cut.
 
     Raises:
-      ValueError: the file holds something else; its line is named.
+      ValueError: the file holds something else, and its line is named; or
+        another evaluation has it open.
     """
     self._path = path
     self.texts: dict[Key, tuple[str, ...]] = {}
     self.seconds = self.tokens = 0.0
     path.parent.mkdir(parents=True, exist_ok=True)
     self._file = path.open('ab+')
-    try:
-      # Let go of when the process ends, however it ends.
-      fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    # Let go of when the process ends, however it ends.
+    if not file_locks.try_lock(self._file, fcntl.flock):
       self._file.close()
       raise ValueError(
         f'{path}: another evaluation is writing here; wait for its end, or '
         'name another --output_dir.'
-      ) from error
+      )
     self._read()
 
   def close(self) -> None:

@@ -47,7 +47,13 @@ def _axis(name: str, array: np.ndarray) -> str | None:
 def _spec(path: pathlib.Path) -> dict[str, Any]:
   return {
     'driver': 'zarr3',
-    'kvstore': {'driver': 'file', 'path': str(path.absolute()) + '/'},
+    'kvstore': {
+      'driver': 'file',
+      'path': str(path.absolute()) + '/',
+      # Only the run itself writes here, which its folder's lock sees to, and a
+      # file system may have no locks. Files still appear whole.
+      'file_io_locking': {'mode': 'none'},
+    },
   }
 
 

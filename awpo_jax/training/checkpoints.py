@@ -25,6 +25,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from awpo_jax import types
+from awpo_jax.rollout import file_locks
 from awpo_jax.training import snapshots
 
 RUN_SUBFOLDER = 'checkpoints'
@@ -105,9 +106,25 @@ def make_manager(
   )
   directory = pathlib.Path(directory).absolute()
   _check_readable(directory)
+  directory.mkdir(parents=True, exist_ok=True)
+  if not file_locks.work_in(directory):
+    _write_without_locks()
   manager = Manager(directory, options=options)
   manager.best_metric = best_metric
   return manager
+
+
+def _write_without_locks() -> None:
+  """Makes orbax write without locks, for the rest of the process.
+
+  It locks a file of each checkpoint although it writes into a new folder, which
+  nobody else knows of. It has no public setting for that.
+  """
+  # In here: where a newer orbax has it elsewhere, only these file systems fail.
+  from orbax.checkpoint._src.serialization import tensorstore_utils
+
+  for name in ('_BASE_TS_CONTEXT', '_DEFAULT_OCDBT_TS_CONTEXT'):
+    getattr(tensorstore_utils, name)['file_io_locking'] = {'mode': 'none'}
 
 
 def save_checkpoint(

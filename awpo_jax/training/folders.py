@@ -1,7 +1,6 @@
 """The folder of a run: claimed by a new run, known again by an old one."""
 
 import contextlib
-import errno
 import fcntl
 import json
 import pathlib
@@ -9,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 
 from awpo_jax import config as config_lib
+from awpo_jax.rollout import file_locks
 from awpo_jax.training import archive, checkpoints, profiler, run_model
 from awpo_jax.training import metrics as metrics_lib
 
@@ -81,15 +81,12 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
   On a file system that knows no locks nothing is kept out.
   """
   with (folder / LOCK_FILE).open('w') as file:
-    try:
-      # Not `flock`, which the children of a killed process would go on holding.
-      fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-      if error.errno in (errno.EACCES, errno.EAGAIN):
-        raise config_lib.ConfigError(
-          f'--output_dir={folder}: another process is running there. Wait for '
-          'it, or name another folder.'
-        ) from error
+    # Not `flock`, which the children of a killed process would go on holding.
+    if not file_locks.try_lock(file, fcntl.lockf):
+      raise config_lib.ConfigError(
+        f'--output_dir={folder}: another process is running there. Wait for '
+        'it, or name another folder.'
+      )
     yield
 
 

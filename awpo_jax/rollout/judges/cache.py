@@ -16,6 +16,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from awpo_jax.rollout import file_locks
+
 _TABLES = """
   CREATE TABLE IF NOT EXISTS scores (
     key TEXT PRIMARY KEY, score REAL NOT NULL, reason TEXT NOT NULL,
@@ -47,6 +49,9 @@ class Cache:
   def __init__(self, path: str, run: str) -> None:
     """Opens the file, or one in memory where the path is empty.
 
+    On a file system without locks a folder `<file>.lock` takes their place; a
+    process that is killed while it writes leaves it behind.
+
     Args:
       path: made with its folders where it is missing.
       run: whose marks and spending are meant, e.g. its folder.
@@ -54,21 +59,15 @@ class Cache:
     Raises:
       ValueError: the file cannot be opened or is no such database.
     """
-    file = pathlib.Path(path).expanduser() if path else None
     self._run = run
     try:
-      if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
-      self._db = sqlite3.connect(
-        file or ':memory:', timeout=_BUSY_SECONDS, isolation_level=None
-      )
-      _write_ahead(self._db)
+      self._db = _connect(path)
       self._db.execute('PRAGMA synchronous=NORMAL')
       self._db.executescript(_TABLES)
     except (OSError, sqlite3.Error) as error:
       raise ValueError(
         f'--judge_cache={path} cannot be used: {error}. Name another file, or '
-        'move that one away.'
+        f'move that one away{_stale(path)}.'
       ) from error
 
   def score(self, key: str) -> float | None:
@@ -124,6 +123,41 @@ class Cache:
     self._db.close()
 
 
+def _connect(path: str) -> sqlite3.Connection:
+  """An open database, its journal written ahead where that can be had."""
+  settings: dict[str, Any] = {
+    'timeout': _BUSY_SECONDS,
+    'isolation_level': None,
+  }
+  if not path:
+    return sqlite3.connect(':memory:', **settings)
+  file = pathlib.Path(path).expanduser().absolute()
+  file.parent.mkdir(parents=True, exist_ok=True)
+  if file_locks.work_in(file.parent):
+    database = sqlite3.connect(file, **settings)
+    _write_ahead(database)
+    return database
+  # SQLite would call most of the errors of such a file system an error of the
+  # disk, and ENOLCK another process. Its locks by folders work anywhere.
+  database = sqlite3.connect(
+    f'{file.as_uri()}?vfs=unix-dotfile', uri=True, **settings
+  )
+  # Where a file system with locks has left a journal written ahead, it is
+  # readable by one process alone, and gone afterwards.
+  database.execute('PRAGMA locking_mode=EXCLUSIVE')
+  database.execute('PRAGMA journal_mode=DELETE')
+  database.execute('PRAGMA locking_mode=NORMAL')
+  return database
+
+
+def _stale(path: str) -> str:
+  """What to do about a lock that a killed process left, if there is one."""
+  lock = pathlib.Path(f'{path}.lock').expanduser()
+  if not path or not lock.exists():
+    return ''
+  return f', or remove {lock} if no other run is using it'
+
+
 def _write_ahead(database: sqlite3.Connection) -> None:
   """Sets the journal's mode, for whose lock SQLite itself does not wait."""
   until = time.monotonic() + _BUSY_SECONDS
@@ -132,7 +166,8 @@ def _write_ahead(database: sqlite3.Connection) -> None:
       database.execute('PRAGMA journal_mode=WAL')
       return
     except sqlite3.OperationalError as error:
-      busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-      if not busy or time.monotonic() > until:
+      if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+        return  # No shared memory there: the journal stays as it was.
+      if time.monotonic() > until:
         raise
     time.sleep(0.01)
