@@ -10,10 +10,11 @@ from awpo_jax.rollout import tool_calls
 def is_correct(text: str, answer: tool_calls.ToolCall) -> bool:
   """Whether a reply holds the expected call.
 
-  Read are the JSON lines between the last `<tool_call>` and the next
-  `</tool_call>`, of the whole text where there are no tags. An object without
-  a name or parameters counts as the parameters of the expected tool; what is no
-  object ends the reading, with what was found so far.
+  Read are, after the thought, the JSON lines between the last `<tool_call>` and
+  the next `</tool_call>`, all of them where there are no tags. An object
+  without a name or parameters counts as the parameters of the expected tool;
+  parameters that are null or an empty string are none. What is no object ends
+  the reading, with what was found so far.
 
   Args:
     text: model output, anything.
@@ -28,13 +29,15 @@ def is_correct(text: str, answer: tool_calls.ToolCall) -> bool:
 
 def predicted_calls(text: str, name: str) -> list[Mapping[str, Any]]:
   """The calls that `is_correct` compares; `name` is the expected tool's."""
+  text = tool_calls.strip_thought(text)
   block = text.rpartition('<tool_call>')[2].partition('</tool_call>')[0]
   calls: list[Mapping[str, Any]] = []
   for value in decoding.parse_lines(block):
     if not isinstance(value, dict):
       break
     whole = {'name', 'parameters'} <= set(value)
-    calls.append(value if whole else {'name': name, 'parameters': value})
+    call = value if whole else {'name': name, 'parameters': value}
+    calls.append(tool_calls.filled(call))
   return calls
 
 

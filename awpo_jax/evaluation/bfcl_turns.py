@@ -92,23 +92,18 @@ def _gold(task: types.Task) -> tuple[str, ...]:
 
 
 def calls_of(decoded: Any) -> tuple[tool_calls.ToolCall, ...]:
-  """Calls that run; none where one of them has no object of parameters.
+  """Calls that run; none where the parameters of one are not an object.
 
-  Parameters may be JSON in a string, as upstream has it.
+  Parameters may be JSON in a string, as upstream has it, or nothing.
   """
   calls = []
   for call in decoded or ():
     for name, given in call.items():
-      parameters = _from_text(given) if isinstance(given, str) else given
+      parameters = tool_calls.arguments(given)
       if not isinstance(parameters, dict):
         return ()
       calls.append(tool_calls.ToolCall(name, parameters))
   return tuple(calls)
-
-
-def _from_text(text: str) -> Any:
-  parsed = tool_calls.parse_json_lines(' '.join(text.splitlines()))
-  return parsed[0] if isinstance(parsed, list) else None
 
 
 def _episode(

@@ -15,8 +15,7 @@ from awpo_jax.rollout import tool_calls
 MAX_PYTHON_CHARS = 1 << 15
 _MAX_NUMBER = 10**64
 _MAX_EXPONENT = 64
-# What other templates put in front of JSON calls.
-_MARKS = re.compile(r'\A\s*(?:<\|python_tag\|>|\[TOOL_CALLS\])\s*')
+_MARK = re.compile(tool_calls.MARKS)
 _ARITHMETIC = {
   ast.Add: operator.add,
   ast.Sub: operator.sub,
@@ -34,9 +33,11 @@ Calls = list[dict[str, Any]]
 def decode_rlla(text: str) -> Calls:
   """Calls of an answer in RLLA's layout, as ToolRL reads them for BFCL.
 
-  The JSON lines between the last `<tool_call>` and the next `</tool_call>`;
-  lines that are no call and calls of a tool named none are passed over.
+  After the thought the JSON lines between the last `<tool_call>` and the next
+  `</tool_call>`; lines without name or parameters and calls of a tool named
+  none are passed over. Parameters that are null or an empty string are none.
   """
+  text = tool_calls.strip_thought(text)
   if '<tool_call>' not in text:
     return []
   block = text.rpartition('<tool_call>')[2].partition('</tool_call>')[0]
@@ -45,7 +46,8 @@ def decode_rlla(text: str) -> Calls:
     if isinstance(value, dict) and {'name', 'parameters'} <= set(value):
       name = value['name']
       if isinstance(name, str) and name.lower() != 'none':
-        calls.append({name: value['parameters']})
+        given = tool_calls.given_arguments(value['parameters'])
+        calls.append({name: given})
   return calls
 
 
@@ -60,67 +62,69 @@ def parse_lines(block: str) -> Iterator[Any]:
 def decode_template(text: str) -> Calls | None:
   """Calls as the chat templates of other models write them.
 
-  After the thought: `<tool_call>` sections, each with JSON (Qwen, Hermes); else
-  JSON alone, perhaps a list (Llama, Mistral); else a list of calls in Python.
-  Values stand under `arguments` or `parameters`.
+  After the thought: `<tool_call>` sections, each with JSON (Qwen, Hermes), of
+  which the last may lack its end; else JSON alone (Llama, Mistral); else a list
+  of calls in Python. Several calls of JSON may form a list, closed or not, or
+  be separated by `;`, `,` or line breaks, wherever they stand. Values stand
+  under `arguments` or `parameters`, perhaps as JSON in a string; a call may
+  have none.
 
   Returns:
     The calls; None where the text is none of these.
   """
   if len(text) > tool_calls.MAX_CHARS:
     return None
-  text = text.rpartition('</think>')[2]
+  text = tool_calls.strip_thought(text).strip()
   if '<tool_call>' in text:
     return _tagged(text)
-  bare = _MARKS.sub('', text).strip()
-  if bare.startswith(('{', '[')):
-    calls = _json_calls(bare)
-    return decode_python(bare) if calls is None else calls
-  return None
+  if not text:
+    return None
+  calls = _json_calls(text)
+  if calls is None and (found := _MARK.search(text)):
+    # Words may come before the calls.
+    text = text[found.end() :].strip()
+    calls = _json_calls(text)
+  if calls is None and text.startswith('['):
+    return decode_python(text)
+  return calls
 
 
 def _tagged(text: str) -> Calls | None:
   calls: Calls = []
-  blocks = list(tool_calls.sections(text, 'tool_call'))
+  blocks = list(tool_calls.sections(f'{text}</tool_call>', 'tool_call'))
   for block in blocks[: tool_calls.MAX_CALLS]:
-    found = _json_calls(block.strip())
+    found = _json_calls(block)
     if found is None:
-      found = [
-        call
-        for value in parse_lines(block)
-        for call in [_call(value)]
-        if call is not None
-      ]
+      # Some of its lines may be calls.
+      found = [x for line in block.split('\n') for x in _json_calls(line) or []]
     calls += found
-  return calls or None
+  return calls if 0 < len(calls) <= tool_calls.MAX_CALLS else None
 
 
 def _json_calls(text: str) -> Calls | None:
-  """A JSON object or list, over several lines perhaps."""
-  value = tool_calls.parse_json_lines(' '.join(text.splitlines()))
-  if isinstance(value, tool_calls.ParseFailure):
+  """JSON calls and nothing else, see `tool_calls.parse_objects`."""
+  values = tool_calls.parse_objects(text)
+  if isinstance(values, tool_calls.ParseFailure):
     return None
-  values = value[0] if isinstance(value[0], list) else value
-  calls = [_call(item) for item in values]
+  calls = [_call(value) for value in values]
   known = [call for call in calls if call is not None]
   return known if len(known) == len(calls) else None
 
 
-def _call(value: Any) -> dict[str, Any] | None:
-  if not isinstance(value, dict) or not isinstance(value.get('name'), str):
+def _call(value: dict[str, Any]) -> dict[str, Any] | None:
+  keys = [key for key in ('arguments', 'parameters') if key in value]
+  if not isinstance(value.get('name'), str):
     return None
-  for key in ('arguments', 'parameters'):
-    if key in value:
-      values = value[key]
-      if isinstance(values, str):  # Some write JSON in a string.
-        parsed = tool_calls.parse_json_lines(' '.join(values.splitlines()))
-        values = parsed[0] if isinstance(parsed, list) else values
-      return {value['name']: values}
-  return None
+  if not keys and not tool_calls.is_bare(value):
+    return None
+  given = (tool_calls.arguments(value[key]) for key in keys)
+  return {value['name']: next((x for x in given if x != {}), {})}
 
 
 def decode_python(text: str) -> Calls | None:
   """Calls in Python's syntax, `[f(a=1), g.h(b='x')]`, the leaderboard's way.
+
+  They may be separated by `;` or line breaks as well, and the list not closed.
 
   A bare name becomes its text, arithmetic of numbers its result, a subscript
   and a call without keywords their source. Positional arguments are lost.
@@ -133,15 +137,23 @@ def decode_python(text: str) -> Calls | None:
   if len(text) > MAX_PYTHON_CHARS or _depth(text) > tool_calls.MAX_DEPTH:
     return None
   try:
-    body = ast.parse(text.strip("[]'"), mode='eval').body
-    nodes = getattr(body, 'elts', [body])
-    if len(nodes) > tool_calls.MAX_CALLS:
+    nodes = _expressions(text.strip("[]'"))
+    if not 0 < len(nodes) <= tool_calls.MAX_CALLS:
       return None
     return [_python_call(node) for node in nodes]
   except (SyntaxError, ValueError, TypeError, ArithmeticError, MemoryError):
     return None
   except RecursionError:
     return None
+
+
+def _expressions(text: str) -> list[ast.expr]:
+  """Elements of a list without its brackets, or statements one by one."""
+  try:
+    values = [ast.parse(f'[{text}]', mode='eval').body]
+  except SyntaxError:
+    values = [getattr(x, 'value', None) for x in ast.parse(text).body]
+  return [x for value in values for x in getattr(value, 'elts', [value])]
 
 
 def _depth(text: str) -> int:

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 
+from awpo_jax.rollout import tool_calls
 from awpo_jax.rollout.datasets import mmlu_pro as rows
 
 STOP = 'Question:'
@@ -22,9 +23,10 @@ def extract(text: str) -> str | None:
   alone.
 
   Args:
-    text: model output, anything; read up to `STOP`. Takes linear time.
+    text: model output, anything; read from its thought to `STOP`. Takes linear
+      time.
   """
-  text = text.partition(STOP)[0]
+  text = tool_calls.strip_thought(text).partition(STOP)[0]
   if found := _ANSWER_IS.search(text):
     return found.group(1)
   matches = list(_ANSWER.finditer(text))

@@ -111,12 +111,12 @@ def _failure(each: results_lib.Scored, sample: int, result) -> str:
   # Only answers of an episode have replies.
   replies = result.replies or itertools.repeat(())
   for answer, replied in zip(answers, replies, strict=False):
-    thought = tool_calls.section(answer, 'think')
-    if thought is None:
-      parts.append(_part('answer', answer))
-    else:
+    rest = tool_calls.strip_thought(answer)
+    thought = answer.removesuffix(rest).strip()
+    if thought:
+      thought = thought.removeprefix('<think>').removesuffix('</think>')
       parts.append(_part('thought', thought.strip()))
-      parts.append(_part('answer', tool_calls.strip_thought(answer).strip()))
+    parts.append(_part('answer', rest.strip() if thought else rest))
     parts += [_part(role, text) for role, text in replied]
   parts += [
     _part('read in it', _json(result.decoded)),

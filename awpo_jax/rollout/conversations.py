@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from awpo_jax import types
-from awpo_jax.rollout import chat, prompts
+from awpo_jax.rollout import chat, prompts, tool_calls
 
 ROLES = ('system', 'user', 'assistant', 'tool')
 
@@ -35,7 +35,8 @@ def read(
   Args:
     prompt: the user's only message, or
     file: path of JSON: a list of messages, or an object with `messages` and
-      perhaps `tools`. Arguments of earlier tool calls may be JSON in a string.
+      perhaps `tools`. Arguments of earlier tool calls may be JSON in a string;
+      null, an empty string and no such field say that there are none.
     system: a system message that comes before them.
 
   Raises:
@@ -124,10 +125,10 @@ def _tool_call(call: Any, where: str) -> dict[str, Any]:
     function.get('name'), str
   ):
     raise ValueError(f'{where}: a tool call without "function" and its "name".')
-  arguments = function.get('arguments', {})
+  arguments = tool_calls.given_arguments(function.get('arguments'))
   if isinstance(arguments, str):
     try:
-      arguments = json.loads(arguments)
+      arguments = tool_calls.given_arguments(json.loads(arguments))
     except ValueError as error:
       raise ValueError(
         f'{where}: "arguments" of {function["name"]} are not JSON: {error}'

@@ -5,8 +5,10 @@
 The original scorer's own numbers, to the last bit: values are compared as
 parsed JSON with Python's `==` (1 == 1.0 == True; strings exactly), the calls
 are those after the first `<tool_call>` wherever it stands, and a perfect list
-of calls has full correctness under a wrong format. Reference answers are read
-behind their `</think>`, since a rationale may mention the tags.
+of calls has full correctness under a wrong format. A call without parameters
+(absent, null or an empty string) where the reference calls that tool has the
+worst correctness, unless all calls are written as in the reference. Reference
+answers are read behind their `</think>`: a rationale may mention the tags.
 """
 
 import collections
@@ -159,6 +161,8 @@ def _correctness(response: str, truth: str) -> float:
   predicted = _first_calls(response)
   if predicted is None:
     return WORST
+  if predicted == _written_calls(truth):
+    return BEST  # Whatever they lack, they lack it alike.
   score = _similarity_of_calls(gold, predicted)
   best = 1.0 + sum(1.0 + len(call['parameters']) for call in gold)
   return (BEST - WORST) * score / best + WORST
@@ -173,6 +177,14 @@ def _reference_calls(truth: str) -> list[Any]:
       f'<tool_call> must hold one JSON object per line: {truth[:200]!r}'
     )
   return [call._asdict() for call in calls]
+
+
+@functools.lru_cache(maxsize=4096)
+def _written_calls(truth: str) -> Any:
+  """The calls of a reference that can be read, as they stand in it."""
+  return tool_calls.parse_json_lines(
+    tool_calls.section(truth, 'tool_call') or ''
+  )
 
 
 def _first_calls(response: str) -> list[dict[str, Any]] | None:
@@ -233,7 +245,8 @@ def _overlap(first: Sequence[str], second: Sequence[str]) -> float:
 
 
 def _makes_call(response: str) -> bool:
-  if '<tool_call>' in tool_calls.strip_thought(response):
+  # Behind the first `</think>`, with which the thought ends for the format.
+  if '<tool_call>' in response.partition('</think>')[2]:
     return True
   return any(
     not isinstance(tool_calls.parse_calls(block), tool_calls.ParseFailure)

@@ -15,6 +15,7 @@ time, never evaluated, and whatever it holds, no function that reads raises.
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +23,10 @@ MAX_CHARS = 1 << 18
 MAX_CALLS = 64
 MAX_DEPTH = 32
 MAX_DIGITS = 128
+
+MARKS = r'<\|python_tag\|>|\[TOOL_CALLS\]'
+"""What chat templates of Llama and Mistral put in front of calls, a pattern."""
+_SEPARATORS = re.compile(rf'(?:{MARKS}|[\s,;\[\]])*')
 
 
 class ToolCall(NamedTuple):
@@ -78,12 +83,16 @@ def section(text: str, tag: str) -> str | None:
 
 
 def strip_thought(text: str) -> str:
-  """What follows the first `</think>`; all of it where there is none.
+  """What follows the thought: all that a scorer may look at.
 
-  A thought may mention `<tool_call>` or `<response>` without opening one.
+  A thought weighs answers that it does not give, and may mention `<tool_call>`
+  or `<response>` without opening one. Of several thoughts the last one counts;
+  `</think>` alone ends one, too, whose `<think>` the chat template has written.
+  Nothing follows a thought that is never closed: the answer was cut within it.
+  Text without a thought is all there.
   """
-  before, closed, rest = text.partition('</think>')
-  return rest if closed else before
+  rest = text.rpartition('</think>')[2]
+  return '' if '<think>' in rest else rest
 
 
 def parse(text: str) -> Answer | ParseFailure:
@@ -128,9 +137,92 @@ def parse_calls(block: str | None) -> tuple[ToolCall, ...] | ParseFailure:
       return ParseFailure('a call is not a JSON object')
     if not isinstance(item.get('name'), str):
       return ParseFailure('a call has no "name" that is a string')
-    if not isinstance(item.get('parameters'), dict):
+    if not isinstance(filled(item).get('parameters'), dict):
       return ParseFailure('a call has no "parameters" that are an object')
-  return tuple(ToolCall(item['name'], item['parameters']) for item in objects)
+  return tuple(ToolCall(x['name'], filled(x)['parameters']) for x in objects)
+
+
+def filled(call: Mapping[str, Any]) -> Mapping[str, Any]:
+  """A call with `{}` as its parameters where it says that it has none.
+
+  Args:
+    call: with `name` and `parameters`; these may be null, an empty string, or
+      absent where nothing else could hold them.
+  """
+  if 'parameters' in call:
+    return {**call, 'parameters': given_arguments(call['parameters'])}
+  return {**call, 'parameters': {}} if is_bare(call) else call
+
+
+def is_bare(call: Mapping[str, Any]) -> bool:
+  """Whether an object is a call of a tool by its name alone.
+
+  One with other keys has its values under a name that is not known, or is no
+  call at all: many things have a name.
+  """
+  return set(call) <= {'name', 'type', 'id'}
+
+
+def given_arguments(value: Any) -> Any:
+  """Arguments as they were given; none, `{}`, for null and an empty string.
+
+  Endpoints and models write these for a tool without parameters.
+  """
+  blank = value is None or (isinstance(value, str) and not value.strip())
+  return {} if blank else value
+
+
+def arguments(value: Any) -> Any:
+  """`given_arguments`, and what a string holds that is JSON.
+
+  Args:
+    value: from a call in template style: an object, JSON in a string, nothing.
+
+  Returns:
+    The arguments; not an object where the model wrote none.
+  """
+  if isinstance(value, str) and value.strip():
+    try:
+      value = _bounded(_DECODER.decode(value))
+    except (ValueError, RecursionError):
+      return value
+  return given_arguments(value)
+
+
+def parse_objects(text: str) -> list[dict[str, Any]] | ParseFailure:
+  """Reads JSON objects one after another, as templates write several calls.
+
+  Between them may stand `;`, `,`, white space, the brackets of a list, closed
+  or not, and what templates put in front of calls; in strings all that is text,
+  and so is a line break.
+
+  Returns:
+    The objects, perhaps none; a failure where anything else stands there, one
+    is cut, or a bound is broken.
+  """
+  if len(text) > MAX_CHARS:
+    return ParseFailure(f'longer than {MAX_CHARS} characters')
+  values: list[dict[str, Any]] = []
+  position = _between(text, 0)
+  try:
+    while position < len(text):
+      if text[position] != '{':
+        return ParseFailure('not a JSON object')
+      if len(values) == MAX_CALLS:
+        return ParseFailure(f'more than {MAX_CALLS} objects')
+      value, position = _DECODER.raw_decode(text, position)
+      values.append(_bounded(value))
+      position = _between(text, position)
+  except (ValueError, RecursionError) as error:
+    return ParseFailure(f'not JSON: {error}'[:200])
+  return values
+
+
+def _between(text: str, position: int) -> int:
+  """Where what separates calls ends."""
+  found = _SEPARATORS.match(text, position)
+  assert found  # It may be empty.
+  return found.end()
 
 
 def parse_json_lines(block: str) -> list[Any] | ParseFailure:
@@ -165,12 +257,11 @@ def sections(text: str, tag: str) -> Iterator[str]:
 
 
 def _parse_json(line: str) -> Any:
-  value = json.loads(
-    line,
-    parse_int=_bounded_int,
-    parse_float=_finite_float,
-    parse_constant=_refuse_constant,
-  )
+  return _bounded(json.loads(line, **_PARSERS))
+
+
+def _bounded(value: Any) -> Any:
+  """The value, if it is shallow and can be written."""
   if not _is_shallow(value, MAX_DEPTH):
     raise ValueError(f'nested deeper than {MAX_DEPTH}')
   # A lone surrogate (UnicodeEncodeError is a ValueError) could not be logged.
@@ -201,3 +292,12 @@ def _is_shallow(value: Any, depth: int) -> bool:
   elif not isinstance(value, list):
     return True
   return depth > 0 and all(_is_shallow(item, depth - 1) for item in value)
+
+
+_PARSERS: dict[str, Any] = {
+  'parse_int': _bounded_int,
+  'parse_float': _finite_float,
+  'parse_constant': _refuse_constant,
+}
+# Lets line breaks and tabs in strings pass.
+_DECODER = json.JSONDecoder(strict=False, **_PARSERS)

@@ -33,8 +33,26 @@ OTHER = '{"name": "Other", "parameters": {}}'
     ('{"city": "Oslo"}', 'wrong_parameters'),
     ('{"name": "Find", "parameters": 5}', 'wrong_parameters'),
     ('', 'no_call'),
+    # What a thought weighs is no answer.
+    (f'<think> {OTHER} or\n{RIGHT} </think>\n', 'no_call'),
+    (f'<think> <tool_call>{RIGHT}</tool_call> </think> Yes.', 'no_call'),
+    (f'<tool_call>{RIGHT}</tool_call> </think> Yes.', 'no_call'),
+    (f'<think> <tool_call>{RIGHT}</tool_call>', 'no_call'),
+    (f'<think> <tool_call>{OTHER}</tool_call> </think>\n{RIGHT}', None),
+    (
+      f'<think> x </think><think> <tool_call>{OTHER}</tool_call> </think>\n'
+      f'<tool_call>\n{RIGHT}\n</tool_call>',
+      None,
+    ),
   ],
 )
 def test_by_hand(text, error):
   assert api_bank.is_correct(text, ANSWER) == (error is None)
   assert api_bank.error_type(text, ANSWER) == error
+
+
+@pytest.mark.parametrize('given', ['null', '""', '{}'])
+def test_a_call_without_parameters(given):
+  text = f'<tool_call>{{"name": "Now", "parameters": {given}}}</tool_call>'
+  assert api_bank.is_correct(text, tool_calls.ToolCall('Now', {}))
+  assert api_bank.error_type(text, ANSWER) == 'wrong_name'

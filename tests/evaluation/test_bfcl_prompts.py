@@ -113,6 +113,34 @@ def test_written_calls_are_read_as_they_were(items):
   assert benchmarks.written_calls([], text) == 'said \nno JSON'
 
 
+CALL = '<tool_call>\n{"name": "clock", "parameters": {}}\n</tool_call>'
+
+
+@pytest.mark.parametrize('style', ['rlla', 'template', 'rlla_template'])
+@pytest.mark.parametrize(
+  ('text', 'calls'),
+  [
+    (CALL, True),
+    (f'<think> x </think>\n{CALL}', True),
+    (f'<think> {CALL} </think>\nNo tool fits.', False),
+    (f'{CALL} or not? </think>\nNo tool fits.', False),
+    (f'<think> x </think> <think> {CALL} </think> No tool fits.', False),
+    (f'<think> {CALL}', False),
+  ],
+)
+def test_a_call_weighed_in_the_thought_is_none(items, style, text, calls):
+  scored = {
+    item.category: item.score([text], 0).correct
+    for item in items[style].values()
+    if 'relevance' in item.category
+  }
+  assert scored == {
+    'irrelevance': not calls,
+    'live_irrelevance': not calls,
+    'live_relevance': calls,
+  }
+
+
 def test_ground_truth_of_the_real_rows_passes_but_for_known_ones():
   folder = str(shared_data.path('bfcl'))
   known = rows.read(folder, (*rows.NON_LIVE, *rows.LIVE))

@@ -55,6 +55,7 @@ def test_says_what_is_missing(folder, monkeypatch):
       (call('ls'), call('cd', folder='x')),
     ),
     ([{'cd': '{"folder": "x"}'}], (call('cd', folder='x'),)),
+    *(([{'ls': none}], (call('ls'),)) for none in ('', ' ', None, 'null')),
     # As upstream, which then takes the whole answer for none.
     ([{'ls': {}}, {'cd': ['x']}], ()),
     ([{'cd': 'x'}], ()),

@@ -27,6 +27,13 @@ ROW = rows.Row('mmlu_pro_1', 'law', 'Why?', ('x', 'y', 'z'), 'B')
     ('a b c', None),
     ('', None),
     ('C\nQuestion: another? The answer is (D)', 'C'),
+    # What a thought weighs is no answer.
+    ('<think> The answer is (A)? No. </think>\nThe answer is (B).', 'B'),
+    ('The answer is (A)? No. </think>\nThe answer is (B).', 'B'),
+    ('<think> A </think> A? <think> Or B? </think> The answer is (C).', 'C'),
+    ('<think> Question: is it so? The answer is (A) </think> B', 'B'),
+    ('<think> The answer is (A) </think> So it is.', None),
+    ('<think> The answer is (A)', None),
   ],
 )
 def test_extraction(text, letter):

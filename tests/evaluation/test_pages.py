@@ -1,6 +1,8 @@
 """The page of failures holds what was written as text, and nothing else."""
 
+import html
 import html.parser
+import re
 
 import pytest
 
@@ -62,6 +64,25 @@ def test_hostile_text_stays_text():
   assert said == f'answer {shown}' and 'alert(1)' in decoded
   (row,) = (attributes for tag, attributes in reader.tags if tag == 'details')
   assert row == {'data-category': 'c', 'data-error': shown}
+
+
+@pytest.mark.parametrize(
+  ('answer', 'shown'),
+  [
+    ('<think> a </think> b', ['a', 'b']),
+    ('a </think> b', ['a', 'b']),
+    (
+      '<think> a </think> c <think> d </think> b',
+      ['a </think> c <think> d', 'b'],
+    ),
+    ('<think> a', ['a', '']),
+    (' b ', [' b ']),
+  ],
+)
+def test_thought_and_answer(answer, shown):
+  page, _ = read(scored(answer))
+  parts = re.findall('<h3>(?:thought|answer)</h3><pre>(.*?)</pre>', page)
+  assert [html.unescape(part) for part in parts] == shown
 
 
 def test_the_page_forbids_itself_the_rest():

@@ -63,6 +63,18 @@ def test_earlier_calls_have_their_arguments_as_objects(tmp_path):
   ] * 2
 
 
+@pytest.mark.parametrize('arguments', ['', ' ', None, 'null', '{}', {}, ...])
+def test_an_earlier_call_without_arguments(tmp_path, arguments):
+  function = {'name': 'now', 'arguments': arguments}
+  if arguments is ...:
+    del function['arguments']
+  calls = [{'id': '1', 'type': 'function', 'function': function}]
+  turn = {'role': 'assistant', 'content': None, 'tool_calls': calls}
+  talk = read(tmp_path, [USER, turn, {'role': 'tool', 'content': '12:00'}])
+  (got,) = talk.messages[1]['tool_calls']
+  assert got == {**calls[0], 'function': {'name': 'now', 'arguments': {}}}
+
+
 def call(arguments):
   return [USER | {'tool_calls': [{'function': {'name': 'f', **arguments}}]}]
 

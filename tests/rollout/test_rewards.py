@@ -178,10 +178,24 @@ def test_every_reference_of_rlla_is_read():
   assert mentions == 15  # 17 of all 400 rows
 
 
-@pytest.mark.parametrize('block', ['', '{', '[1]', '{"name": "a"}'])
+@pytest.mark.parametrize(
+  'block', ['', '{', '[1]', '{"name": "a", "arguments": {}}']
+)
 def test_an_unreadable_reference_is_an_error(block):
   with pytest.raises(ValueError, match='reference answer'):
     rewards.outcome_reward(answer(call('a')), answer(block))
+
+
+@pytest.mark.parametrize('given', [{}, {'parameters': None}])
+def test_a_reference_without_parameters(given):
+  gold, full = answer({'name': 'a', **given}), answer(call('a'))
+  # Equal lists have +3 at once; else a call without parameters has -3.
+  assert rewards.outcome_reward(gold, gold) == (1, 3)
+  assert rewards.outcome_reward(full, gold) == (1, 3)
+  assert rewards.outcome_reward(gold, full) == (1, -3)
+  # Names 1/2 and nothing else, of 1 + 1: 6 (1/2 + 1) / 2 - 3.
+  more = answer(call('a'), call('b'))
+  assert rewards.outcome_reward(more, gold) == (1, 1.5)
 
 
 def test_exact_match():

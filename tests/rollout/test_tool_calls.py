@@ -54,7 +54,8 @@ def test_a_thought_may_mention_the_tags():
     (wrap('"name"'), 'not a JSON object'),
     (wrap('{"parameters": {}}'), 'no "name"'),
     (wrap('{"name": 1, "parameters": {}}'), 'no "name"'),
-    (wrap('{"name": "a"}'), 'no "parameters"'),
+    (wrap('{"name": "a", "arguments": {}}'), 'no "parameters"'),
+    (wrap('{"name": "a", "parameters": "{}"}'), 'no "parameters"'),
     (wrap('{"name": "a", "parameters": [1]}'), 'no "parameters"'),
     (wrap('__import__("os")'), 'not a line of JSON'),
   ],
@@ -113,6 +114,41 @@ def test_the_last_of_equal_keys_counts():
     wrap('{"name": "a", "name": "b", "parameters": {}}')
   )
   assert answer.calls == (tool_calls.ToolCall('b', {}),)
+
+
+@pytest.mark.parametrize(
+  'given', ['', ', "parameters": null', ', "parameters": " "']
+)
+def test_a_call_without_parameters(given):
+  answer = tool_calls.parse(wrap(f'{{"name": "now"{given}}}'))
+  assert answer.calls == (tool_calls.ToolCall('now', {}),)
+
+
+THOUGHTS = {
+  'a': 'a',
+  '<think> x </think> a': ' a',
+  # The template has written the first tag.
+  'x </think> a': ' a',
+  '<think> x </think> b <think> y </think> a': ' a',
+  '<think> <think> x </think> a': ' a',
+  '<think> x </think> y </think> a': ' a',
+  # Cut within a thought: nothing follows it.
+  '<think> x': '',
+  '<think> x </think> b <think> y': '',
+  '': '',
+}
+
+
+@pytest.mark.parametrize('text', THOUGHTS)
+def test_what_follows_the_thought(text):
+  assert tool_calls.strip_thought(text) == THOUGHTS[text]
+
+
+def test_a_call_in_a_second_thought_is_none():
+  first = f'<think> x </think>\n<think>\n<tool_call>\n{CALL}\n</tool_call>'
+  assert tool_calls.parse(first).calls == ()
+  answer = tool_calls.parse(f'{first}\n</think>\n{wrap(CALL)}')
+  assert len(answer.calls) == 1
 
 
 def test_sections_finds_each_pair():

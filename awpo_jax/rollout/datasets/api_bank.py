@@ -75,7 +75,7 @@ def _row(
     raise ValueError(f'{where}: "answer" is not one call')
   call = tool_calls.ToolCall(
     files.field(calls[0], 'name', str, where),
-    files.field(calls[0], 'parameters', dict, where),
+    files.field(tool_calls.filled(calls[0]), 'parameters', dict, where),
   )
   # Upstream's rows have no id: their number in the file.
   number = re.sub(r'\D', '', level)

@@ -156,7 +156,7 @@ def _calls(row: Mapping[str, Any], where: str) -> list[tool_calls.ToolCall]:
   calls = [
     tool_calls.ToolCall(
       files.field(call, 'api', str, where),
-      files.field(call, 'parameters', dict, where),
+      files.field(tool_calls.filled(call), 'parameters', dict, where),
     )
     for call in files.field(row, 'calling', list, where)
   ]

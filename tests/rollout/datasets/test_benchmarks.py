@@ -148,10 +148,21 @@ def test_api_bank(tmp_path):
 
 
 @pytest.mark.parametrize(
+  'given', [{}, {'parameters': ''}, {'parameters': None}, {'parameters': {}}]
+)
+def test_an_answer_of_api_bank_without_parameters(tmp_path, given):
+  (tmp_path / 'level-1-api_processed.json').write_text(
+    json.dumps([STEP | {'answer': [{'name': 'Now', **given}]}])
+  )
+  (row,) = api_bank.read(str(tmp_path))
+  assert row.answer == ('Now', {})
+
+
+@pytest.mark.parametrize(
   ('change', 'problem'),
   [
     ({'answer': []}, '"answer" is not one call'),
-    ({'answer': [{'name': 'Find'}]}, 'no field "parameters"'),
+    ({'answer': [{'name': 'Find', 'x': 1}]}, 'no field "parameters"'),
     ({'user': ''}, '"user" is empty'),
   ],
 )

@@ -100,6 +100,14 @@ def test_what_is_missing_is_named(tmp_path):
     seal_tools.load(seed=0, data=write(tmp_path, **{'dev.jsonl': unusable}))
 
 
+@pytest.mark.parametrize('none', [None, ''])
+def test_a_call_without_parameters(tmp_path, none):
+  rows = [*FOLDER['dev.jsonl'], make_row('in', ('f', none))]
+  data = write(tmp_path, **{'dev.jsonl': rows})
+  *_, task = seal_tools.load(seed=0, data=data).train
+  assert '{"name": "f", "parameters": {}}' in task.ground_truth
+
+
 @pytest.mark.parametrize(
   ('name', 'row', 'problem'),
   [
