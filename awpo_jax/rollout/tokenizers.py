@@ -27,6 +27,16 @@ PAD = '<|endoftext|>'
 TURN_START = '<|im_start|>'
 TURN_END = '<|im_end|>'
 GENERATION_CONFIG = 'generation_config.json'
+MODEL_CONFIG = 'config.json'
+# Where a config.json of several models holds that of the text, by its maker.
+_TEXT_CONFIGS = (
+  'text_config',
+  'llm_config',
+  'language_config',
+  'thinker_config',
+  'decoder',
+  'generation_config',
+)
 SPECIAL_TOKENS = (PAD, TURN_START, TURN_END)
 # What RLLA writes around every tool, turn and call: one token each, and plain
 # text to everyone else. Of two that match the longer one is taken.
@@ -210,19 +220,41 @@ def load_tokenizer(path_or_name: str | pathlib.Path) -> Tokenizer:
 
 
 def read_generation_config(path_or_name: str | pathlib.Path) -> dict[str, Any]:
-  """A model's `generation_config.json`; empty where it has none.
+  """A model's `generation_config.json`, and the stop tokens of its config.json.
+
+  Where a model has both files each may name stop tokens that the other lacks.
 
   Args:
     path_or_name: as of `load_tokenizer`.
 
+  Returns:
+    The object, its `eos_token_id` those of both files; empty where the model
+    has neither.
+
   Raises:
-    ValueError: the file is no JSON object, or its `eos_token_id` is neither an
-      id nor a list of ids.
+    ValueError: a file is no JSON object, or an `eos_token_id` in it is neither
+      an id nor a list of ids.
   """
+  config = _read_json(path_or_name, GENERATION_CONFIG)
+  return with_stops(config, _read_json(path_or_name, MODEL_CONFIG))
+
+
+def with_stops(
+  config: Mapping[str, Any], other: Mapping[str, Any]
+) -> dict[str, Any]:
+  """A generation config that ends answers with the tokens of another, too."""
+  ids = list(dict.fromkeys((*eos_token_ids(config), *eos_token_ids(other))))
+  if not ids:
+    return dict(config)
+  return {**config, 'eos_token_id': ids[0] if len(ids) == 1 else ids}
+
+
+def _read_json(path_or_name: str | pathlib.Path, name: str) -> dict[str, Any]:
+  """A file of a model, its stop tokens checked; empty where there is none."""
   try:
     file = transformers.utils.cached_file(
       str(path_or_name),
-      GENERATION_CONFIG,
+      name,
       _raise_exceptions_for_missing_entries=False,
       _raise_exceptions_for_connection_errors=False,
     )
@@ -236,23 +268,25 @@ def read_generation_config(path_or_name: str | pathlib.Path) -> dict[str, Any]:
     raise ValueError(f'{file} is not JSON: {error}') from error
   if not isinstance(config, dict):
     raise ValueError(f'{file} holds no JSON object')
-  if not all(isinstance(i, int) for i in _listed(config.get('eos_token_id'))):
-    raise ValueError(
-      f'{file}: eos_token_id={config["eos_token_id"]!r} is neither an id nor a '
-      'list of ids'
-    )
+  for value in eos_token_ids(config):
+    if type(value) is not int:
+      raise ValueError(
+        f'{file}: eos_token_id={value!r} is neither an id nor a list of ids'
+      )
   return config
 
 
-def eos_token_ids(generation_config: Mapping[str, Any]) -> tuple[int, ...]:
-  """The ids that a generation config ends answers with."""
-  return tuple(_listed(generation_config.get('eos_token_id')))
+def eos_token_ids(config: Mapping[str, Any]) -> tuple[int, ...]:
+  """The ids that a generation config or config.json ends answers with.
 
-
-def _listed(value: Any) -> list[Any]:
-  if value is None:
-    return []
-  return value if isinstance(value, list) else [value]
+  Those of the text model within a larger one are among them.
+  """
+  value = config.get('eos_token_id')
+  ids = value if isinstance(value, list) else [value]
+  for key in _TEXT_CONFIGS:
+    if isinstance(config.get(key), dict):
+      ids = [*ids, *eos_token_ids(config[key])]
+  return tuple(dict.fromkeys(x for x in ids if x is not None))
 
 
 def end_of_turn(tokenizer: Tokenizer) -> int | None:

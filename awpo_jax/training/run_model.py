@@ -1,5 +1,6 @@
 """The tokenizer and the model of a run, which its folder keeps."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -30,7 +31,9 @@ def make_tokenizer(
 
   It is the one in the run's folder, of a run that goes on; else that of
   `--tokenizer`, of `--init_from`, or of a `--model` whose weights are loaded;
-  else one trained on the data. The folder keeps it.
+  else one trained on the data. Where `--tokenizer` takes the place of the one
+  that the weights came with, the stop tokens of that one stay. The folder keeps
+  both.
 
   Raises:
     FileNotFoundError, ValueError: what a flag names is not there or not usable.
@@ -45,6 +48,8 @@ def make_tokenizer(
     source = config.model.model
   if source:
     tokenizer, generation = _load(source)
+    if config.data.tokenizer:
+      generation = _with_stops_of_weights(config, tokenizer, generation)
   else:
     generation = {}
     tokenizer = tokenizers.train_tokenizer(
@@ -64,6 +69,29 @@ def _load(
     tokenizers.load_tokenizer(source),
     tokenizers.read_generation_config(source),
   )
+
+
+def _with_stops_of_weights(
+  config: config_lib.Config,
+  tokenizer: tokenizers.Tokenizer,
+  generation: Mapping[str, Any],
+) -> Mapping[str, Any]:
+  """Beside a tokenizer of its own: what the weights were trained to end with.
+
+  A folder of `--tokenizer` may hold the tokenizer and nothing else.
+  """
+  own: Mapping[str, Any] = {}
+  if config.run.init_from:
+    with contextlib.suppress(FileNotFoundError):
+      own = tokenizers.read_generation_config(
+        _tokenizer_of(config.run.init_from)
+      )
+  elif weights.source(config) == 'pretrained':
+    own = tokenizers.read_generation_config(config.model.model)
+  merged = tokenizers.with_stops({**own, **generation}, own)
+  # Another tokenizer may have fewer tokens.
+  ids = [x for x in tokenizers.eos_token_ids(merged) if x < len(tokenizer)]
+  return {**merged, 'eos_token_id': ids} if ids else generation
 
 
 def _tokenizer_of(init_from: str) -> pathlib.Path:

@@ -1,5 +1,6 @@
 """Chat templates of two families: stop tokens, tools, thinking, bytes."""
 
+import json
 import unicodedata
 
 import jax.numpy as jnp
@@ -90,6 +91,40 @@ def test_stop_tokens_of_a_generation_config(family, tmp_path):
     assert tokenizers.decode_answer(tokenizer, [q, stop], stops) == 'q'
 
 
+@pytest.mark.parametrize(
+  ('model', 'generation', 'want'),
+  [
+    ({'eos_token_id': 2}, None, 2),
+    ({'eos_token_id': [2, 0]}, None, [2, 0]),
+    ({'eos_token_id': 2}, {'eos_token_id': [5, 2]}, [5, 2]),
+    ({'eos_token_id': [7, 2]}, {'eos_token_id': 5}, [5, 7, 2]),
+    ({'eos_token_id': None}, {'eos_token_id': 5}, 5),
+    ({}, {'eos_token_id': 5}, 5),
+    ({'eos_token_id': 0}, {'temperature': 0.6}, 0),
+    # Of a model of several parts that of the text.
+    ({'text_config': {'eos_token_id': [3, 4]}}, None, [3, 4]),
+    (
+      {
+        'eos_token_id': 1,
+        'text_config': {'eos_token_id': [3, 1]},
+        'vision_config': {'eos_token_id': 9},
+      },
+      {'eos_token_id': 5},
+      [5, 1, 3],
+    ),
+    ({'thinker_config': {'text_config': {'eos_token_id': 6}}}, None, 6),
+    ({'text_config': None}, None, None),
+  ],
+)
+def test_stop_tokens_of_a_model(tmp_path, model, generation, want):
+  (tmp_path / 'config.json').write_text(json.dumps(model))
+  if generation is not None:
+    hf_models.save_generation_config(tmp_path, **generation)
+  read = tokenizers.read_generation_config(tmp_path)
+  kept = (generation or {}) | ({} if want is None else {'eos_token_id': want})
+  assert read == kept
+
+
 def test_a_model_without_a_generation_config(tmp_path):
   assert tokenizers.read_generation_config(tmp_path) == {}
   assert tokenizers.eos_token_ids({}) == ()
@@ -104,9 +139,10 @@ def test_a_model_without_a_generation_config(tmp_path):
     ('{"eos_token_id": [1, "a"]}', 'eos_token_id=.*is neither'),
   ],
 )
-def test_a_broken_generation_config_is_named(tmp_path, text, problem):
-  (tmp_path / 'generation_config.json').write_text(text)
-  with pytest.raises(ValueError, match=f'generation_config.json.*{problem}'):
+@pytest.mark.parametrize('name', ['generation_config.json', 'config.json'])
+def test_a_broken_file_with_stop_tokens_is_named(tmp_path, name, text, problem):
+  (tmp_path / name).write_text(text)
+  with pytest.raises(ValueError, match=f'/{name}.*{problem}'):
     tokenizers.read_generation_config(tmp_path)
 
 

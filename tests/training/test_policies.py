@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import transformers
 
 from awpo_jax import config as config_lib
 from awpo_jax.models import decoder as decoder_lib
@@ -72,6 +73,30 @@ def test_there_and_back_keeps_what_is_around_the_tensors(
   config = policies.load(qwen3).config
   assert policies.load(tmp_path / 'back').config == config
   assert policies.load(converted).config == config
+
+
+def test_stop_tokens_of_all_files_are_kept(tmp_path):
+  folder = tmp_path / 'qwen3'
+  hf_models.save_qwen3(folder)
+  names = ['<|im_end|>', '<|endoftext|>', '<|im_start|>', '</tool_call>']
+  tokenizer = tokenizers.load_tokenizer(folder)
+  ids = tokenizer.convert_tokens_to_ids(names)
+  file = folder / 'config.json'
+  hf = json.loads(file.read_text()) | {'eos_token_id': ids[1:3]}
+  file.write_text(json.dumps(hf))
+  hf_models.save_generation_config(folder, eos_token_id=ids[3], top_k=7)
+  policies.save_orbax(policies.load(folder), tmp_path / 'orbax')
+  policies.save_hf(policies.load(tmp_path / 'orbax'), tmp_path / 'hf')
+  for place in (folder, tmp_path / 'orbax', tmp_path / 'hf'):
+    policy = policies.load(place)
+    # The template's first: it is the one that is trained on.
+    assert policy.stop_ids[0] == ids[0] and set(policy.stop_ids) == set(ids)
+    assert policy.generation['top_k'] == 7
+  for name in ('config.json', 'generation_config.json'):
+    written = json.loads((tmp_path / 'hf' / name).read_text())
+    assert set(written['eos_token_id']) == set(ids)
+  theirs = transformers.GenerationConfig.from_pretrained(tmp_path / 'hf')
+  assert set(theirs.eos_token_id) == set(ids)
 
 
 def test_a_run_starts_from_what_was_converted(tmp_path, converted, dtype):

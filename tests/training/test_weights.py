@@ -1,12 +1,14 @@
 """Where a run's first parameters come from, and what is contradictory."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from awpo_jax import config as config_lib
+from awpo_jax.rollout import tokenizers
 from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import sharding, weights
 from tests import hf_models, tiny_dataset
@@ -65,6 +67,26 @@ def test_what_belongs_to_the_model_comes_with_its_weights(tmp_path, qwen3):
   again = experiment_lib.make_experiment(gone)
   assert again.stop_ids == made.stop_ids
   assert again.decoder.config == made.decoder.config
+
+
+def test_another_tokenizer_still_stops_where_the_weights_do(tmp_path, qwen3):
+  model, tokenizer = tmp_path / 'model', tmp_path / 'tokenizer'
+  shutil.copytree(qwen3, model)
+  tokenizer.mkdir()
+  hf_models.save_qwen_tokenizer(tokenizer)
+  end, started, text = tokenizers.load_tokenizer(
+    tokenizer
+  ).convert_tokens_to_ids(['<|im_end|>', '<|im_start|>', '<|endoftext|>'])
+  hf = json.loads((model / 'config.json').read_text())
+  # A row without a token of the tokenizer cannot end anything.
+  hf |= {'eos_token_id': [started, 335]}
+  (model / 'config.json').write_text(json.dumps(hf))
+  made = experiment_lib.make_experiment(
+    parse(tmp_path / 'run', f'--model={model}', f'--tokenizer={tokenizer}')
+  )
+  assert made.stop_ids[0] == end and set(made.stop_ids) == {end, started, text}
+  policy = tokenizers.read_generation_config(tmp_path / 'run' / 'tokenizer')
+  assert policy['temperature'] == 0.6
 
 
 def test_a_run_that_goes_on_wants_shapes_only(tmp_path, qwen3):
