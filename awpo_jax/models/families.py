@@ -3,6 +3,9 @@
 Checked against the configuration and modeling files of transformers 5.
 """
 
+import functools
+import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,12 +86,53 @@ _INERT = frozenset(
   }
 )
 
+# Keys that others have left in a config.json and that say nothing about the
+# forward pass: who made it, with what, how it is run and sampled from.
+_NOTES = frozenset(
+  """
+  attn_implementation auto_map base_model bos_token custom_pipelines device_map
+  eos_token finetuning_task gradient_checkpointing is_decoder is_llama_config
+  keys_to_ignore_at_inference license low_cpu_mem_usage max_seq_len
+  max_seq_length max_sequence_length model_max_length model_name model_version
+  pad_token prefix seq_length task_specific_params tf_legacy_loss
+  tokenizer_model_max_length tokenizer_name tokenizer_padding_side torchscript
+  transformers.js_config unk_token use_bfloat16
+
+  bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping
+  encoder_no_repeat_ngram_size exponential_decay_length_penalty
+  generation_config length_penalty max_length max_new_tokens min_length
+  min_new_tokens min_p no_repeat_ngram_size num_beam_groups num_beams
+  num_return_sequences output_logits output_scores remove_invalid_values
+  repetition_penalty return_dict_in_generate suppress_tokens temperature top_k
+  top_p typical_p
+  """.split()  # noqa: SIM905
+)
+_NOTE_NAMES = re.compile(
+  # What begins with `_` is for the library that wrote it.
+  r'_.*|unsloth_.*|.*_token_ids?|(use_)?flash_att(n|ention).*'
+)
+# Keys of other models whose value 1, or 0, turns off what they name.
+_FACTORS = frozenset(
+  {
+    'embedding_multiplier',
+    'lm_head_multiplier',
+    'logit_scale',
+    'logits_scaling',
+    'residual_multiplier',
+    'rope_ratio',
+    'rope_scaling_factor',
+    'rotary_pct',
+    'scale_emb',
+  }
+)
+_AMOUNTS = re.compile(r'(num|n)_.*|.*(drop|dropout|dropout_prob|cap|capping)')
+
 # Keys that are understood for one value only.
 _REQUIRED: Mapping[str, tuple[Any, ...]] = {
   'hidden_act': ('silu',),
   'attention_dropout': (0, 0.0, None),
-  'is_encoder_decoder': (False,),
-  'use_mrope': (False,),
+  'is_encoder_decoder': (False, None),
+  'use_mrope': (False, None),
   'partial_rotary_factor': (1, 1.0, None),
 }
 
@@ -116,20 +160,53 @@ UNREAD: Mapping[str, Mapping[str, Any]] = {
 
 
 def refuse_unknown(hf: Mapping[str, Any]) -> None:
-  """Raises a ValueError for a key or value that would change the model."""
-  family = hf['model_type']
+  """Raises a ValueError for keys or values that would change the model.
+
+  It names all of them. A line on stderr names those that are not known and
+  change nothing, so that a new one does not go unnoticed.
+  """
+  family, problems, ignored = hf['model_type'], [], []
   known = _INERT | _READ | set(FIELDS) | set(_REQUIRED)
   for key, value in hf.items():
-    if key not in known:
-      raise ValueError(f'config.json key {key}={value!r} is not implemented.')
-    if key in _REQUIRED and value not in _REQUIRED[key]:
-      raise ValueError(f'config.json value {key}={value!r} is not implemented.')
+    shown = f'{key}={value!r:.200}'
     unread = UNREAD[family]
-    if key in unread and value is not None and value != unread[key]:
-      raise ValueError(
-        f'config.json value {key}={value!r} is not implemented for '
-        f'model_type={family!r}.'
+    if key not in known:
+      if is_harmless(key, value):
+        ignored.append(key)
+      else:
+        problems.append(f'key {shown} is not implemented')
+    elif key in _REQUIRED and value not in _REQUIRED[key]:
+      problems.append(f'value {shown} is not implemented')
+    elif key in unread and value is not None and value != unread[key]:
+      problems.append(
+        f'value {shown} is not implemented for model_type={family!r}'
       )
+  if problems:
+    raise ValueError(f'config.json {"; ".join(problems)}.')
+  if ignored:
+    tell_ignored(tuple(ignored))
+
+
+def is_harmless(key: str, value: Any) -> bool:
+  """Whether a key that is not read leaves the numbers as they are.
+
+  Because of what it names, or because its value turns off what it names.
+  """
+  if key in _NOTES or _NOTE_NAMES.fullmatch(key):
+    return True
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    return not value  # null, false, an empty string, list or object.
+  off = 1 if key in _FACTORS else 0 if _AMOUNTS.fullmatch(key) else None
+  return value == off
+
+
+@functools.cache
+def tell_ignored(keys: tuple[str, ...]) -> None:
+  """Says once which keys of a config.json are ignored."""
+  print(
+    f'config.json: {", ".join(keys)} ignored: nothing is computed from it.',
+    file=sys.stderr,
+  )
 
 
 def local_layers(hf: Mapping[str, Any]) -> dict[str, Any]:

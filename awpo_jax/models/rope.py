@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from awpo_jax.models import families
+
 DEFAULT_THETA = 10_000.0
 
 # Keys each kind must and may have, beside `rope_type` and `rope_theta`.
@@ -241,19 +243,42 @@ def _scaling(source: str, given: dict[str, Any], length: int) -> Scaling:
     )
   if 'original_max_position_embeddings' in _KEYS[kind][0]:
     given.setdefault('original_max_position_embeddings', length)
+  given = _without_notes(source, kind, given)
   _check_keys(source, kind, given)
   given = {key: value for key, value in given.items() if value is not None}
   return Scaling(rope_type=kind, **given)
 
 
+def _without_notes(
+  source: str, kind: str, given: Mapping[str, Any]
+) -> dict[str, Any]:
+  """What is left without the keys that change nothing, which are named."""
+  known = (*_KEYS[kind][0], *_KEYS[kind][1])
+  notes = [
+    key
+    for key, value in given.items()
+    if key not in known
+    and ((key, value) == ('factor', 1) or families.is_harmless(key, value))
+  ]
+  if notes:
+    families.tell_ignored(tuple(f'{source}.{key}' for key in notes))
+  return {key: value for key, value in given.items() if key not in notes}
+
+
 def _check_keys(source: str, kind: str, given: Mapping[str, Any]) -> None:
   required, optional = _KEYS[kind]
+  unknown = {
+    key: value
+    for key, value in given.items()
+    if key not in (*required, *optional)
+  }
+  if unknown:
+    keys = ', '.join(f'{key}={value!r}' for key, value in unknown.items())
+    raise ValueError(
+      f'config.json {source} key {keys} is not implemented for '
+      f'rope_type={kind!r}.'
+    )
   for key, value in given.items():
-    if key not in (*required, *optional):
-      raise ValueError(
-        f'config.json {source} key {key}={value!r} is not implemented for '
-        f'rope_type={kind!r}.'
-      )
     if key == 'truncate':
       if not isinstance(value, bool):
         raise ValueError(f'config.json {source}.truncate={value!r}.')
