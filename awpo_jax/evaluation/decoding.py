@@ -150,7 +150,7 @@ def decode_python(text: str) -> Calls | None:
 def _expressions(text: str) -> list[ast.expr]:
   """Elements of a list without its brackets, or statements one by one."""
   try:
-    values = [ast.parse(f'[{text}]', mode='eval').body]
+    values: list[Any] = [ast.parse(f'[{text}]', mode='eval').body]
   except SyntaxError:
     values = [getattr(x, 'value', None) for x in ast.parse(text).body]
   return [x for value in values for x in getattr(value, 'elts', [value])]

@@ -260,10 +260,14 @@ def _refuse_unknown(file: pathlib.Path, stored: Mapping[str, Any]) -> None:
   ]
   if missing:
     raise ValueError(f'{file} does not set {", ".join(missing)}.')
-  for key, value in stored.items():
-    known = key in _INERT or value in _REQUIRED.get(key, (None, False))
-    if not known and value not in ([], {}):
-      raise ValueError(f'{file}: {key}={value!r} is not implemented.')
+  problems = [
+    f'{key}={value!r}'
+    for key, value in stored.items()
+    if key not in _INERT
+    and value not in _REQUIRED.get(key, (None, False, [], {}))
+  ]
+  if problems:
+    raise ValueError(f'{file}: {", ".join(problems)} is not implemented.')
 
 
 def _check_tensors(

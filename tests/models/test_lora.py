@@ -187,6 +187,14 @@ def test_what_is_not_implemented_is_refused(saved, change):
     lora.load_peft(folder, config, base)
 
 
+def test_all_that_is_not_implemented_is_named_at_once(saved):
+  folder, config, base = saved
+  _changed(folder, config={'use_dora': True, 'bias': 'all', 'new': None})
+  message = "bias='all', use_dora=True is not|use_dora=True, bias='all' is not"
+  with pytest.raises(ValueError, match=message):
+    lora.load_peft(folder, config, base)
+
+
 def test_what_peft_writes_beside_is_let_through(saved):
   folder, config, base = saved
   unset = {'modules_to_save': None, 'rank_pattern': {}, 'lora_bias': False}
