@@ -22,11 +22,11 @@ demonstrations do: of a policy that does not, expect less. Measure it on yours:
 `experiments/judge.py --label=solved`.
 
 What it cannot tell: whether a thought is reasoning at all. A template that
-repeats the request and spells out whatever call follows has nearly the full
-score if the call breaks no rule; a value that the request holds for something
-else, a call too few, or the wrong one of two tools described alike is seldom
-seen; nor is a contradiction in other words than those looked for. Who knows the
-counts can have them: a policy trained on the score learns to please the rubric.
+repeats the request and spells out whatever call follows scores high if the call
+breaks no rule; a value that the request holds for something else, a call too
+few, or the wrong one of two tools described alike is seldom seen; nor is a
+contradiction in other words than those looked for. Who knows the counts can
+have them: a policy trained on the score learns to please the rubric.
 """
 
 import json
