@@ -126,8 +126,9 @@ class DataConfig:
   )
   judge: str = _flag(
     'rubric',
-    'Reasoning judge: rubric, llm, none, package.module:function, or, to see '
-    'what a bad one does, noisy or vain.',
+    'Reasoning judge: rubric (counts words and checks calls, needs no model, '
+    'cannot tell whether a thought is reasoning), llm, none, '
+    'package.module:function, or, to see what a bad one does, noisy or vain.',
   )
 
 

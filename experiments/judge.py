@@ -3,11 +3,16 @@
 python experiments/judge.py --transcripts=labelled.jsonl --judge=rubric
 python experiments/judge.py --transcripts=labelled.jsonl --judge=llm \\
   --judge_url=http://localhost:8000/v1 --judge_model=Qwen/Qwen3-8B
+python experiments/judge.py --transcripts=runs/x/transcripts.jsonl \\
+  --label=solved
 
 A line of the file is a JSON object of user, tools (a list of name, description,
-parameters), response, and perhaps label, a number of people; a run's
-transcripts.jsonl is such a file. Prints how far the judge agrees with the
-labels; --output keeps the scores, one line a transcript.
+parameters), response, and perhaps a label, a number of people; a run's
+transcripts.jsonl is such a file, whose answers say whether they are solved.
+Prints how far the judge agrees with the labels: auc is the share of pairs of a
+good and a bad answer that it orders rightly (chance has 0.5), auc_within that
+of pairs of one prompt, low and high the ends of their 95% intervals. --output
+keeps the scores, one line a transcript.
 """
 
 import json
@@ -28,6 +33,7 @@ from awpo_jax.training import judges  # noqa: E402
 flags.DEFINE_string('transcripts', None, 'File of JSON lines.')
 flags.DEFINE_string('judge', 'rubric', 'rubric, llm, or module:function.')
 flags.DEFINE_string('output', None, 'File for the scores; must not exist yet.')
+flags.DEFINE_string('label', 'label', 'Field of the label, say solved.')
 flags.DEFINE_float('threshold', 0.5, 'Score from which on a thought is good.')
 flags.DEFINE_float('label_threshold', 0.5, 'Label from which on it is.')
 config_lib.define_section(config_judge.JudgeConfig)
@@ -44,7 +50,7 @@ def judged(values: flags.FlagValues) -> dict[str, float | None]:
     raise ValueError(text)
   if values.output and pathlib.Path(values.output).exists():
     raise ValueError(f'--output={values.output} exists: name a new file.')
-  rows = agreement.read_transcripts(values.transcripts)
+  rows = agreement.read_transcripts(values.transcripts, values.label)
   run = os.path.abspath(values.transcripts)
   judge = judges.make_judge(values.judge, settings, run=run)
   assert judge is not None
@@ -54,12 +60,14 @@ def judged(values: flags.FlagValues) -> dict[str, float | None]:
     with pathlib.Path(values.output).open('w', encoding='utf-8') as file:
       for score, label in zip(scores, labels, strict=True):
         file.write(json.dumps({'score': score, 'label': label}) + '\n')
-  return agreement.agreement(
-    scores,
-    labels,
-    threshold=values.threshold,
-    label_threshold=values.label_threshold,
-  )
+  good = values.label_threshold
+  prompts = [(row.request.user, repr(row.request.tools)) for row in rows]
+  return {
+    **agreement.agreement(
+      scores, labels, threshold=values.threshold, label_threshold=good
+    ),
+    **agreement.separation(scores, labels, prompts, label_threshold=good),
+  }
 
 
 def main(arguments: list[str]) -> None:
@@ -73,7 +81,7 @@ def main(arguments: list[str]) -> None:
     sys.exit(2)
   for name, value in figures.items():
     text = '-' if value is None else f'{value:.4g}'
-    print(f'{name:<10}{text:>10}')
+    print(f'{name:<16}{text:>10}')
 
 
 if __name__ == '__main__':

@@ -183,6 +183,11 @@ def markdown(
     f'Mean [{CONFIDENCE:.0%} bootstrap interval over seeds]; for differences '
     f'also the smallest that the design detects with power {POWER:g}.',
   ]
+  if 'reasoning' in metrics:
+    lines += [
+      'The reasoning is the score of the judge; that of the rubric counts '
+      'words and checks calls, no more.',
+    ]
   reasons = [f'- {c}, seed {s}: {why}' for (c, s), why in failed.items()]
   return '\n'.join(
     [*lines, *(['', 'Failed:', '', *reasons] if reasons else [])]

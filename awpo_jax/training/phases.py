@@ -332,7 +332,7 @@ def score_rollout(
     {
       'longest': int(completions.mask.sum(axis=-1).max()),
       'transcripts': scored_lib.transcripts(
-        config, tasks, prompts, texts, rewards
+        config, tasks, prompts, texts, rewards, parts['solved']
       ),
     }
   )

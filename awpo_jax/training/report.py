@@ -7,7 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from awpo_jax.training import curves
+from awpo_jax.rollout.judges import rubric
+from awpo_jax.training import curves, folders
 from awpo_jax.training import metrics as metrics_lib
 
 SUMMARY_FILE = 'summary.json'
@@ -64,6 +65,7 @@ def finish(
     [
       '',
       table(before, after),
+      *_note(folder, after),
       '',
       *example(transcripts, before['step'], after['step']),
       f'seconds: {summary["seconds"]:.0f}',
@@ -72,6 +74,18 @@ def finish(
       f'answers: {folder / metrics_lib.TRANSCRIPTS_FILE}',
     ]
   )
+
+
+def _note(folder: pathlib.Path, after: Row) -> list[str]:
+  """What the rubric's score is, where the table shows it."""
+  flags = folder / folders.FLAGS_FILE
+  shown = any(
+    after.get(f'eval/{x}/reasoning') is not None for x in _sets(after)
+  )
+  if not shown or not flags.is_file():
+    return []
+  is_rubric = json.loads(flags.read_text()).get('judge') == 'rubric'
+  return ['', rubric.NOTE] if is_rubric else []
 
 
 def _seconds_before(path: pathlib.Path) -> float:

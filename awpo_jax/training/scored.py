@@ -39,19 +39,31 @@ def transcripts(
   prompts: types.Prompts,
   texts: Sequence[Sequence[Any]],
   rewards: types.Rewards,
+  solved: np.ndarray,
 ) -> list[tuple[int, dict[str, Any]]]:
-  """Rows of the first prompts of a batch, each with its prompt's number."""
+  """Rows of the first prompts of a batch, each with its prompt's number.
+
+  Args:
+    config: of the run.
+    tasks: P of them.
+    prompts: theirs.
+    texts: answers or episodes, [P][G].
+    rewards: of `score`.
+    solved: f32[P, G], the part of that name: 1, 0, or NaN where not known.
+  """
   return [
     (
       int(prompts.ids[p]),
       {
         'task_id': task.task_id,
+        'kind': task.kind,
         'user': task.user,
         'tools': [dataclasses.asdict(tool) for tool in task.tools],
         'ground_truth': task.ground_truth,
         **episodes.transcript(texts[p][g]),
         'outcome': _or_none(rewards.outcome, rewards.outcome_valid, p, g),
         'reasoning': _or_none(rewards.reasoning, rewards.reasoning_valid, p, g),
+        'solved': None if np.isnan(solved[p, g]) else bool(solved[p, g]),
       },
     )
     for p, task in enumerate(tasks)

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from awpo_jax import types
@@ -92,3 +93,68 @@ def test_what_is_no_transcript_is_named(tmp_path, line):
 def test_a_file_of_nothing(tmp_path):
   with pytest.raises(ValueError, match='holds no transcripts'):
     read(tmp_path, '')
+
+
+def separation(scores, labels, prompts):
+  return agreement.separation(scores, labels, prompts, label_threshold=1)
+
+
+def test_separation_by_hand():
+  # Good .9 and .4, bad .5, .4 and .1: won 3 + 1 and the half of a tie, of 6.
+  # Prompt a: good .9 against .5 and .1; prompt b: good .4 against .4.
+  scores, labels = [0.9, 0.5, 0.1, 0.4, 0.4], [1, 0, 0, True, False]
+  got = separation(scores, labels, list('aaabb'))
+  assert got['auc'] == pytest.approx(4.5 / 6)
+  assert got['auc_within'] == pytest.approx(2.5 / 3)
+  assert (got['prompts'], got['pairs_within']) == (2, 3)
+  # Draws are aa, ab, ba and bb: within they are 1, 2.5 / 3 or 1 / 2.
+  assert got['auc_within_low'] == 0.5 and got['auc_within_high'] == 1.0
+  # aa: 1, bb: 1 / 2.
+  assert got['auc_low'] == 0.5 and got['auc_high'] == 1.0
+
+
+def test_separation_counts_every_pair():
+  # Brute force over the pairs, in place of the ranks.
+  rng = np.random.default_rng(3)
+  scores = rng.integers(0, 20, 300) / 20
+  labels, prompts = rng.integers(0, 2, 300), rng.integers(0, 40, 300)
+  won = np.where(
+    scores[:, None] == scores, 0.5, np.less(scores, scores[:, None])
+  )
+  pairs = (labels[:, None] == 1) & (labels == 0)
+  same = pairs & (prompts[:, None] == prompts)
+  got = separation(scores, labels, prompts)
+  assert got['auc'] == pytest.approx(won[pairs].mean())
+  assert got['auc_within'] == pytest.approx(won[same].mean())
+  assert got['pairs_within'] == same.sum()
+  assert got['auc_low'] < got['auc'] < got['auc_high']
+
+
+@pytest.mark.parametrize(
+  ('scores', 'labels', 'prompts'),
+  [
+    ([], [], []),
+    ([0.5, None], [None, 1], ['a', 'a']),
+    ([0.5, 0.2], [1, 1], ['a', 'a']),
+  ],
+)
+def test_separation_of_nothing(scores, labels, prompts):
+  got = separation(scores, labels, prompts)
+  assert got['auc'] is got['auc_low'] is got['auc_within'] is None
+  assert got['pairs_within'] == 0
+
+
+def test_separation_without_pairs_of_one_prompt():
+  got = separation([0.5, 0.2, None], [1, 0, 1], ['a', 'b', 'b'])
+  assert (
+    got['auc'] == 1.0 and got['auc_within'] is got['auc_within_low'] is None
+  )
+
+
+def test_transcripts_of_a_run_say_whether_they_are_solved(tmp_path):
+  file = tmp_path / 'rows.jsonl'
+  file.write_text(
+    '\n'.join(json.dumps({**ROW, 'solved': x}) for x in (True, False, None))
+  )
+  rows = agreement.read_transcripts(file, 'solved')
+  assert [row.label for row in rows] == [1.0, 0.0, None]

@@ -24,7 +24,7 @@ def make_tasks():
       task_id=f'task_{i}',
       system='',
       user=f'user_{i}',
-      tools=(),
+      tools=(types.Tool('f', 'd', {'x': {}}),),
       ground_truth=str(best),
       kind=kind,
     )
@@ -66,6 +66,7 @@ def test_by_hand():
     'task_id': 'task_1',
     'kind': 'single',
     'user': 'user_1',
+    'tools': [{'name': 'f', 'description': 'd', 'parameters': {'x': {}}}],
     'ground_truth': '4.0',
     'response': '3.5',
     'solved': False,

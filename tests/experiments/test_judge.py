@@ -67,6 +67,16 @@ def test_the_rubric(transcripts):
   assert got['answers'] == got['compared'] == '4'
   # It sees the order that people see, but that both of the last have 0.
   assert float(got['spearman']) > 0.9 and got['accuracy'] == '1'
+  # Two good answers before two bad ones, all of one prompt.
+  assert got['auc'] == got['auc_within'] == '1' and got['prompts'] == '1'
+  assert got['pairs_within'] == '4'
+
+
+def test_the_label_may_be_another_field(transcripts):
+  text = transcripts.read_text().replace('"label"', '"quality"')
+  transcripts.write_text(text)
+  assert _figures(_run(transcripts))['auc'] == '-'
+  assert _figures(_run(transcripts, '--label=quality'))['auc'] == '1'
 
 
 def test_a_judge_model_and_its_scores(transcripts, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from awpo_jax import types
 from awpo_jax.rollout import tool_calls
-from awpo_jax.rollout.judges import rubric
+from awpo_jax.rollout.judges import english, rubric
 from tests import shared_data
 from tests.rollout import mutations
 
@@ -47,14 +47,14 @@ def test_a_good_short_thought_scores_near_one():
     # Names and numbers: Oslo twice, three that nobody knows: (1 + 2/5) / 2.
     (f'{GOOD} The mayor is Narvik Quist 1997.', 'support', 0.7),
     (GOOD.replace('get_weather', 'get_time'), 'tools', 0.0),
-    ('weather Oslo get_weather city Oslo', 'order', 0.0),
+    ('weather Oslo get_weather city Oslo', 'order', 0.25),
     ('the in Oslo. is of user to the a get_weather and', 'order', 0.5),
     ('What is the weather in Oslo?', 'originality', 0.0),
     ('Current weather of a city.', 'originality', 0.0),
     (' '.join([GOOD] * 3), 'variety', 0.0),
     (' '.join(['the reasoning is perfect'] * 20), 'modesty', 0.0),
     (f'{GOOD} My reasoning is perfect.', 'modesty', 2 / 3),
-    ('It is Oslo.', 'length', 3 / 8),
+    ('It is Oslo.', 'length', 0.5 + 0.5 * 3 / 8),
     (GOOD * 200, 'length', 0.0),
   ],
 )
@@ -121,11 +121,11 @@ def test_tool_choice_by_hand():
     ('Oslo. The user', 1.0),
     ('Oslo The user', 1 - 3 / 3),
     # One function word in ten, 20 % are wanted.
-    ('the big red cat sat down near old gray barns', 0.5),
+    ('the big red cat sat down near old gray barns', 0.25 + 0.75 * 0.5),
   ],
 )
 def test_order_by_hand(text, expected):
-  assert rubric.order(text) == pytest.approx(max(0.0, expected))
+  assert english.order(text) == pytest.approx(max(0.0, expected))
 
 
 def test_variety_by_hand():
@@ -143,7 +143,7 @@ def test_originality_by_hand():
 
 def test_length_by_hand():
   got = [rubric.length(words) for words in (0, 4, 8, 600, 900, 1200, 9999)]
-  assert got == pytest.approx([0, 0.5, 1, 1, 0.5, 0, 0])
+  assert got == pytest.approx([0.5, 0.75, 1, 1, 0.5, 0, 0])
 
 
 def test_a_reply_is_judged_by_why_no_call_is_made():
@@ -173,10 +173,13 @@ def test_no_thought_scores_zero():
 
 
 def test_scores_are_graded():
-  other_city = GOOD.replace('Oslo', 'Paris')
-  other_tool = GOOD.replace('get_weather', 'get_time')
-  praised = f'{other_tool} My reasoning is perfect.'
-  thoughts = ('I will call a tool.', other_city, praised, other_tool, GOOD)
+  thoughts = (
+    'Okay.',
+    'I will call a tool.',
+    'The user wants the weather. get_weather fits.',
+    'The user wants the weather in Oslo, so I look.',
+    GOOD,
+  )
   totals = [score(thought).total for thought in thoughts]
   assert all(a + 0.1 < b for a, b in itertools.pairwise(totals)), totals
 
@@ -188,6 +191,60 @@ def test_a_call_that_disagrees_with_thought_and_request_scores_lower():
   invented = score(GOOD.replace('Oslo', 'Paris'), calls=paris)
   assert invented.grounding == pytest.approx(0.6)
   assert invented.total < score(GOOD).total - 0.2
+
+
+TEMPLATE = (
+  'I should use the appropriate tool with proper parameters to respond to the '
+  "user's need."
+)
+
+
+@pytest.mark.parametrize('thought', ['Okay.', 'get_weather, Oslo.', TEMPLATE])
+def test_a_short_or_fixed_thought_is_worth_little_but_something(thought):
+  got = score(thought).total
+  assert 0.0 < got < 0.5 < score(GOOD).total
+  # More than the best of thoughts for an answer that cannot be right.
+  assert score(TEMPLATE).total > score(GOOD, calls=[('sing', {'a': 1})]).total
+
+
+@pytest.mark.parametrize(
+  ('thought', 'calls'),
+  [
+    (f'{GOOD[:-1]}, but none of this is right.', None),
+    (f'{GOOD} All of the above is wrong.', None),
+    (f'{GOOD} I must not call get_weather.', None),
+    (GOOD.replace('get_weather', 'get_time'), None),
+    (GOOD, [('get_time', {'city': 'Oslo'})]),
+    (GOOD, [('get_rain', {'city': 'Oslo'})]),
+    (GOOD, [('get_weather', {'city': ['Oslo']})]),
+    (GOOD, [('get_weather', {'town': 'Oslo'})]),
+    (GOOD, [('get_weather', {})]),
+    (GOOD, [('get_weather', {'city': 'Oslo', 'days': 3})]),
+    (GOOD, [('get_weather', {'city': 'Paris'})]),
+    (GOOD.replace('Oslo', 'Paris'), [('get_weather', {'city': 'Paris'})]),
+  ],
+)
+def test_what_cannot_be_right_has_less_than_half(thought, calls):
+  flawed = score(thought, calls=calls).total
+  assert flawed < 0.5 * score(GOOD).total
+
+
+def test_an_answer_that_cannot_be_read_counts_as_a_fault():
+  text = f'<think> {GOOD} </think>\n<tool_call>\nget_weather\n</tool_call>'
+  got = rubric.score_thought(OSLO, TOOLS, text)
+  assert got.schema == pytest.approx(0.3) and got.tools == 0.0
+
+
+def test_what_counting_cannot_tell():
+  # A template, filled from request and call, says no more than they do.
+  asks = 'What is the weather in Oslo?'
+  template = f'The user says: {asks} I call get_weather, as city is Oslo.'
+  assert score(template).total > 0.7
+  # Both cities are asked for, and the wrong one of them is called.
+  user = USER.format('I leave Paris. What is the weather in Oslo?')
+  calls = [('get_weather', {'city': 'Paris'})]
+  thought = 'The user leaves Paris and wants the weather. get_weather has it.'
+  assert score(thought, user=user, calls=calls).total > 0.7
 
 
 def test_rubric_is_a_judge():
@@ -280,7 +337,86 @@ def test_real_rationales_outscore(rows, rival, share):
   assert sum(wins) / len(wins) >= share
 
 
-def test_real_rationales_score_high_and_differently(own):
+def _with_call(change):
+  """A rival: the first call, as `change` returns it, before the others."""
+
+  def rival(rng, row):
+    _, _, tools, thought, rest = row
+    answer = tool_calls.parse(f'<think> {thought} </think>{rest}')
+    if not answer.calls:
+      return None
+    first = change(rng, answer.calls[0], tools)
+    if first is None:
+      return None
+    calls = (first, *answer.calls[1:])
+    return tool_calls.render_answer(thought, calls, answer.response)
+
+  return rival
+
+
+def _mistyped(rng, call, tools):
+  if not call.parameters:
+    return None
+  name = rng.choice(list(call.parameters))
+  value = call.parameters[name]
+  other = [value] if isinstance(value, str) else json.dumps(value)
+  return call._replace(parameters={**call.parameters, name: other})
+
+
+def _other_tool(rng, call, tools):
+  others = [tool.name for tool in tools if tool.name != call.name]
+  return call._replace(name=rng.choice(others)) if others else None
+
+
+def _other_value(rng, call, tools):
+  names = [k for k, v in call.parameters.items() if isinstance(v, str)]
+  if not names:
+    return None
+  changed = {**call.parameters, rng.choice(names): 'Narvik Quist 1997'}
+  return call._replace(parameters=changed)
+
+
+@pytest.mark.parametrize(
+  ('rival', 'count', 'share'),
+  [
+    (_with_call(_mistyped), 260, 0.9),
+    (_with_call(_other_tool), 170, 0.95),
+    (_with_call(_other_value), 200, 0.95),
+    (_with_call(lambda rng, call, _: call._replace(name='sing')), 270, 0.95),
+    (
+      lambda rng, row: (
+        f'<think> {row[3].rstrip(".")}, but none of this is right. </think>'
+        f'{row[4]}'
+      ),
+      322,
+      0.95,
+    ),
+    (lambda rng, row: f'<think> {TEMPLATE} </think>{row[4]}', 322, 0.95),
+  ],
+  ids=['mistyped', 'tool', 'value', 'not on offer', 'taken back', 'template'],
+)
+def test_right_answers_outscore_wrecked_ones(rows, own, rival, count, share):
+  rng = random.Random(0)
+  wins = []
+  for row, gold in zip(rows, own, strict=True):
+    text = rival(rng, row)
+    if text is not None:
+      _, user, tools, _, _ = row
+      wins.append(gold > rubric.score_thought(user, tools, text).total)
+  assert len(wins) >= count
+  assert sum(wins) / len(wins) >= share
+
+
+def test_real_rationales_score_high_and_differently(rows, own):
   totals = sorted(own)
-  assert totals[len(totals) // 10] > 0.6
+  assert totals[len(totals) // 2] > 0.8
   assert len(set(totals)) > 200
+  # A fifth quotes a number, calls a tool by a piece of JSON, or the like.
+  sound = []
+  for _, user, tools, thought, rest in rows:
+    text = f'<think> {thought} </think>{rest}'
+    parts = rubric.score_thought(user, tools, text)
+    if parts.schema * parts.consistency == 1.0:
+      sound.append(parts.total)
+  assert len(sound) > 0.75 * len(rows)
+  assert sorted(sound)[len(sound) // 10] > 0.6

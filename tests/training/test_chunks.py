@@ -111,6 +111,11 @@ def test_a_part_is_judged_while_the_next_is_sampled(params, program):
   reasoning = scored.rollout.rewards.reasoning
   np.testing.assert_allclose(reasoning.ravel(), wanted)
   assert [row['response'] for row in transcripts] == [*texts[0], *texts[1]]
+  solved = scored.parts['solved'][:2].ravel()
+  assert [row['solved'] for row in transcripts] == [x == 1 for x in solved]
+  assert [row['kind'] for row in transcripts] == [
+    task.kind for task in tasks[:2] for _ in texts[0]
+  ]
   patient.close()
 
 

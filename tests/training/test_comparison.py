@@ -98,6 +98,13 @@ def test_the_tables_show_what_failed():
   assert rows[4] == ['broken', '0, **1 failed**', '-', '-']
   assert rows[7][0] == 'awpo' and rows[7][1].startswith('+0.100 [')
   assert '- broken, seed 1: exit 2' in text
+  assert 'reasoning' not in text
+
+
+def test_the_tables_say_what_a_score_of_reasoning_is():
+  scores = {'grpo': {1: {'accuracy': 0.5, 'reasoning': 0.4}}}
+  text = comparison.markdown(scores, {}, baseline='grpo')
+  assert 'counts words and checks calls, no more' in text
 
 
 def test_one_line_a_run(tmp_path):

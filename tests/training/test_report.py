@@ -5,6 +5,7 @@ import types
 
 import pytest
 
+from awpo_jax.rollout.judges import rubric
 from awpo_jax.training import report
 
 
@@ -194,6 +195,22 @@ def test_finish_writes_the_files_it_names(tmp_path):
   assert (tmp_path / 'curves.png').stat().st_size > 1000
   for shown in ('50.0%', 'c after', 'seconds: 40', str(tmp_path)):
     assert shown in text
+
+
+@pytest.mark.parametrize(
+  ('judge', 'score', 'said'),
+  [('rubric', 0.5, True), ('llm', 0.5, False), ('rubric', None, False)],
+)
+def test_where_the_rubrics_score_is_shown_it_says_what_that_is(
+  tmp_path, judge, score, said
+):
+  _write_files(tmp_path)
+  rows = [*ROWS[:-1], ROWS[-1] | {'eval/main/reasoning': score}]
+  text = ''.join(json.dumps(row) + '\n' for row in rows)
+  (tmp_path / 'metrics.jsonl').write_text(text)
+  assert rubric.NOTE not in report.finish(tmp_path)
+  (tmp_path / 'flags.json').write_text(json.dumps({'judge': judge}))
+  assert (rubric.NOTE in report.finish(tmp_path)) == said
 
 
 def test_seconds_last_until_the_summary_and_stay(tmp_path, monkeypatch):
