@@ -107,7 +107,7 @@ def calls_of(decoded: Any) -> tuple[tool_calls.ToolCall, ...]:
 
 
 def _from_text(text: str) -> Any:
-  parsed = tool_calls.parse_json_lines(' '.join(text.splitlines()))
+  parsed = tool_calls.parse_json_lines(decoding.one_line(text))
   return parsed[0] if isinstance(parsed, list) else None
 
 

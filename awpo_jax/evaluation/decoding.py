@@ -17,6 +17,7 @@ _MAX_NUMBER = 10**64
 _MAX_EXPONENT = 64
 # What other templates put in front of JSON calls.
 _MARKS = re.compile(r'\A\s*(?:<\|python_tag\|>|\[TOOL_CALLS\])\s*')
+_LINE_END = re.compile(r'\r\n?|\n')
 _ARITHMETIC = {
   ast.Add: operator.add,
   ast.Sub: operator.sub,
@@ -55,6 +56,11 @@ def parse_lines(block: str) -> Iterator[Any]:
     value = tool_calls.parse_json_lines(line)
     if isinstance(value, list):
       yield value[0]
+
+
+def one_line(text: str) -> str:
+  """A text of several lines in one; no other separator is touched."""
+  return _LINE_END.sub(' ', text)
 
 
 def decode_template(text: str) -> Calls | None:
@@ -97,7 +103,7 @@ def _tagged(text: str) -> Calls | None:
 
 def _json_calls(text: str) -> Calls | None:
   """A JSON object or list, over several lines perhaps."""
-  value = tool_calls.parse_json_lines(' '.join(text.splitlines()))
+  value = tool_calls.parse_json_lines(one_line(text))
   if isinstance(value, tool_calls.ParseFailure):
     return None
   values = value[0] if isinstance(value[0], list) else value
@@ -113,7 +119,7 @@ def _call(value: Any) -> dict[str, Any] | None:
     if key in value:
       values = value[key]
       if isinstance(values, str):  # Some write JSON in a string.
-        parsed = tool_calls.parse_json_lines(' '.join(values.splitlines()))
+        parsed = tool_calls.parse_json_lines(one_line(values))
         values = parsed[0] if isinstance(parsed, list) else values
       return {value['name']: values}
   return None
