@@ -17,8 +17,12 @@ def with_benchmarks(
 
   Of each benchmark `--eval_tasks` rows, those whose hashed ids are smallest, so
   that all categories are there in proportion. Nothing is trained on them. The
-  prompts are in RLLA's layout, or as `--prompt_style` has it. `skipped` collects
-  what is wrong with bad rows; None: the first one raises.
+  prompts are in RLLA's layout, or as `--prompt_style` has it.
+
+  Args:
+    config: of the run.
+    dataset: what it trains on.
+    skipped: collects what is wrong with bad rows; None: the first one raises.
 
   Returns:
     The data set, and the reward of each benchmark: 1 where the answer is right.

@@ -111,6 +111,9 @@ class Row(Mapping[str, Any]):
       raise ValueError(f'{self._where}: "{name}": {error}') from error
     return value
 
+  def __contains__(self, name: object) -> bool:
+    return name in self._values  # Without looking at the value.
+
   def __iter__(self) -> Iterator[str]:
     return iter(self._values)
 
@@ -132,8 +135,8 @@ class Row(Mapping[str, Any]):
       ValueError: it is missing or no list of objects.
     """
     values = self._raw(name)
-    if not hasattr(values, 'keys') and getattr(values, 'is_valid', False):
-      values = values.values and list(values)  # Of pyarrow; null has none.
+    if hasattr(values, 'values') and not hasattr(values, 'keys'):
+      values = list(values) if values.is_valid else None  # A list of pyarrow.
     if not isinstance(values, list):
       raise self._wrong(name, values, 'list')
     return [self._row(name, each) for each in values]
@@ -298,6 +301,9 @@ class _Columns(Mapping[str, Any]):
     if name not in self._names:
       raise KeyError(name)
     return self._column(name)[self._index]
+
+  def __contains__(self, name: object) -> bool:
+    return name in self._names
 
   def __iter__(self) -> Iterator[str]:
     return iter(self._names)

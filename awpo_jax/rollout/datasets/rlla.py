@@ -1,8 +1,8 @@
 """RLLA, the tool-use dialogues of ToolRL (github.com/qiancheng0/ToolRL).
 
 Reads rows `{id, instruction, input, output}`, as its JSON Lines have them, and
-`{prompt: [system, user], reward_model: {ground_truth}}`, as ToolRL's own parquet
-files do. All files given are one pool, of which a part is held out.
+`{prompt: [system, user], reward_model: {ground_truth}}`, as ToolRL's own files
+of parquet do. All files given are one pool, of which a part is held out.
 """
 
 import functools

@@ -75,14 +75,15 @@ def _tool(function: Function) -> types.Tool:
   )
 
 
+_UNNAMED = {
+  inspect.Parameter.POSITIONAL_ONLY: 'a positional-only parameter',
+  inspect.Parameter.VAR_POSITIONAL: 'a parameter for any number of arguments',
+  inspect.Parameter.VAR_KEYWORD: 'a parameter for arguments of any name',
+}
+
+
 def _parameters(function: Function) -> Mapping[str, inspect.Parameter]:
   """Parameters by name, of a function that a call can use."""
-  kinds = inspect.Parameter
-  unnamed = {
-    kinds.POSITIONAL_ONLY: 'a positional-only parameter',
-    kinds.VAR_POSITIONAL: 'a parameter for any number of arguments',
-    kinds.VAR_KEYWORD: 'a parameter for arguments of any name',
-  }
   problem = ''
   if inspect.isclass(function):
     problem = 'it is a class; give a function that makes what the call is for.'
@@ -93,13 +94,14 @@ def _parameters(function: Function) -> Mapping[str, inspect.Parameter]:
   try:
     parameters = inspect.signature(function).parameters
   except (TypeError, ValueError) as error:
-    parameters, problem = {}, problem or f'it has no signature: {error}.'
-  for name, parameter in parameters.items():
-    if parameter.kind in unnamed:
-      problem = problem or (
-        f'{name!r} is {unnamed[parameter.kind]}, and a call names its '
-        'arguments: wrap it in a function whose parameters have names.'
-      )
+    problem = problem or f'it has no signature: {error}.'
+  else:
+    for name, parameter in parameters.items():
+      if parameter.kind in _UNNAMED:
+        problem = problem or (
+          f'{name!r} is {_UNNAMED[parameter.kind]}, and a call names its '
+          'arguments: wrap it in a function whose parameters have names.'
+        )
   if problem:
     raise ValueError(f'{_name(function)} cannot be a tool: {problem}')
   return parameters

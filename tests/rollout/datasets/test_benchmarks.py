@@ -59,7 +59,7 @@ def test_bfcl(tmp_path):
 def test_bad_rows_of_bfcl_are_named_or_left_out(tmp_path, change, problem):
   folder = bfcl_cases.write(tmp_path / 'bfcl')
   path = folder / 'BFCL_v4_live_simple.json'
-  first, second = map(json.loads, path.read_text().splitlines())
+  first, second = map(json.loads, path.read_bytes().splitlines())
   _lines(path, [first | change, second])
   with pytest.raises(ValueError, match=f'live_simple.json:1.*{problem}'):
     bfcl_rows.read(str(folder), ['live_simple'])
