@@ -37,6 +37,16 @@ _TYPES: Mapping[str, str] = {
   **dict.fromkeys(_OBJECTS, 'object'),
   **dict.fromkeys(('null', 'none', 'nonetype'), 'null'),
 }
+# Texts of a form that JSON schemas have a name for.
+_FORMATS: Mapping[str, str] = {
+  'date': 'date',
+  'datetime': 'date-time',
+  'time': 'time',
+  'email': 'email',
+  'url': 'uri',
+  'uri': 'uri',
+  'uuid': 'uuid',
+}
 _OPTIONAL = re.compile(
   r'^\s*optional\s+(?=\w)|[\s,]*\(?\boptional\)?\s*$', re.IGNORECASE
 )
@@ -134,14 +144,27 @@ def of(spec: Any) -> Any:
       }
     elif key in _KEYWORDS:
       schema |= _KEYWORDS[key](key, value)
-    elif key not in ('required', 'optional'):
+    elif key not in ('required', 'optional', 'nullable'):
       schema[key] = value
+  if _truth(spec.get('nullable')):
+    schema = _with_null(schema)
   told = _untold_type(spec)
   if told:
     text = spec.get('description')
     text = f'{text} ' if isinstance(text, str) and text else ''
     schema['description'] = f'{text}(type: {told})'
   return {**schema, **_required_within(spec)}
+
+
+def _with_null(schema: Schema) -> Schema:
+  """The schema of a value that may be null as well."""
+  own = schema.get('type')
+  if own is not None:
+    kinds = own if isinstance(own, list) else [own]
+    schema = {**schema, 'type': list(dict.fromkeys([*kinds, 'null']))}
+  if 'enum' in schema and None not in schema['enum']:
+    schema = {**schema, 'enum': [*schema['enum'], None]}
+  return schema
 
 
 def _required_within(spec: Mapping[str, Any]) -> Schema:
@@ -200,6 +223,8 @@ def _annotated(node: ast.expr) -> Schema | None:
   name = _word(node)
   if name == 'any':
     return {}
+  if name in _FORMATS:
+    return {'type': 'string', 'format': _FORMATS[name]}
   return {'type': _TYPES[name]} if name in _TYPES else None
 
 

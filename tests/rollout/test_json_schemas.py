@@ -13,7 +13,12 @@ import pytest
 from awpo_jax import types
 from awpo_jax.evaluation import benchmarks, bfcl_prompts
 from awpo_jax.rollout import chat, json_schemas, prompts
-from awpo_jax.rollout.datasets import bfcl_rows, rlla, seal_tools
+from awpo_jax.rollout.datasets import (
+  bfcl_rows,
+  quickstart_tools,
+  rlla,
+  seal_tools,
+)
 from awpo_jax.rollout.environments import bfcl
 from tests import shared_data
 
@@ -102,6 +107,7 @@ STRING, INTEGER = {'type': 'string'}, {'type': 'integer'}
     ('dict', {'type': 'object'}),
     ('float, optional', {'type': 'number'}),
     ('any', {}),
+    ('date', {'type': 'string', 'format': 'date'}),
     ('list[str]', {'type': 'array', 'items': STRING}),
     (
       'List[List[int]]',
@@ -201,6 +207,22 @@ def test_keywords_that_are_none_are_left_out():
   assert json_schemas.of({'items': ['str', 'int']}) == {
     'prefixItems': [STRING, INTEGER]
   }
+
+
+def test_what_may_be_null_says_so_in_its_type():
+  spec = {'type': 'str', 'nullable': True, 'enum': ['a']}
+  assert json_schemas.of(spec) == {
+    'type': ['string', 'null'],
+    'enum': ['a', None],
+  }
+  assert json_schemas.of({'type': 'str', 'nullable': False}) == STRING
+  assert json_schemas.of({'nullable': True}) == {}
+
+
+@pytest.mark.parametrize('request_', quickstart_tools.TOOLS)
+def test_our_own_tools_have_valid_schemas(request_):
+  parameters = parameters_of(request_.tool())
+  assert all('type' in x for x in parameters['properties'].values())
 
 
 def test_a_schema_stays_as_it_is():

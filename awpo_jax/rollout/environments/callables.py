@@ -108,7 +108,10 @@ def _parameters(function: Function) -> Mapping[str, inspect.Parameter]:
 
 
 def _default(parameter: inspect.Parameter) -> dict[str, Any]:
-  """`default` as JSON; nothing where there is none, or none that JSON has."""
+  """`default` as JSON; nothing where there is none, or none that JSON has.
+
+  Null must be a value that the parameter may have.
+  """
   value = parameter.default
   try:
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
@@ -117,6 +120,8 @@ def _default(parameter: inspect.Parameter) -> dict[str, Any]:
   except (TypeError, ValueError, RecursionError):
     return {}
   same = list(value) if isinstance(value, tuple) else value
+  if shown is None:
+    return {'default': None, 'nullable': True}
   return {'default': shown} if shown == same else {}
 
 

@@ -4,6 +4,7 @@ import functools
 import json
 import math
 
+import jsonschema
 import pytest
 
 from awpo_jax import types
@@ -117,6 +118,7 @@ def test_defaults_stand_in_the_schema_as_json():
   assert parameters['required'] == ['city']
   assert len(parameters['properties']) == 16
   json.dumps(schema, allow_nan=False)
+  jsonschema.validate({'city': 'Oslo', **expected}, parameters)
   # RLLA's text says the same as the schema.
   (read,) = prompts.parse_tools(prompts.rlla_system([tool]))
   assert chat.tool_schemas([read]) == [schema]
