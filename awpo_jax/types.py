@@ -48,11 +48,22 @@ class Tool:
     description: one sentence.
     parameters: parameter name -> its JSON description (`type`, `description`,
       `enum`, `default`, ... as the data set has them).
+    required: parameters that may not be left out, where the data set lists
+      them apart; None: each parameter says it, see `rollout.json_schemas`.
   """
 
   name: str
   description: str
   parameters: Mapping[str, Mapping[str, Any]]
+  required: tuple[str, ...] | None = None
+
+  def to_json(self) -> dict[str, Any]:
+    """What texts show of it: `name`, `description`, `parameters`."""
+    return {
+      'name': self.name,
+      'description': self.description,
+      'parameters': dict(self.parameters),
+    }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,7 +103,7 @@ def _child(
         yield {'killed': 'its time was over'}
         ended = True
       text = lines.read_text()
-      whole = text[: text.rfind('\n') + 1].splitlines()
+      whole = text.split('\n')[:-1]
       for line in whole[done:]:
         yield json.loads(line)
       done = len(whole)

@@ -15,7 +15,6 @@ of pairs of one prompt, low and high the ends of their 95% intervals. --output
 keeps the scores, one line a transcript.
 """
 
-import json
 import logging
 import os
 import pathlib
@@ -28,6 +27,7 @@ from absl import app, flags  # noqa: E402
 from awpo_jax import config as config_lib  # noqa: E402
 from awpo_jax import config_judge, config_rules, types  # noqa: E402
 from awpo_jax.evaluation import agreement  # noqa: E402
+from awpo_jax.rollout import json_text  # noqa: E402
 from awpo_jax.training import judges  # noqa: E402
 
 flags.DEFINE_string('transcripts', None, 'File of JSON lines.')
@@ -59,7 +59,8 @@ def judged(values: flags.FlagValues) -> dict[str, float | None]:
   if values.output:
     with pathlib.Path(values.output).open('w', encoding='utf-8') as file:
       for score, label in zip(scores, labels, strict=True):
-        file.write(json.dumps({'score': score, 'label': label}) + '\n')
+        row = {'score': score, 'label': label}
+        file.write(json_text.dumps(row) + '\n')
   good = values.label_threshold
   prompts = [(row.request.user, repr(row.request.tools)) for row in rows]
   return {

@@ -220,7 +220,7 @@ def _inject(at: Signal) -> None:
 
 def rows(folder: pathlib.Path, name: str = 'metrics.jsonl') -> list[Any]:
   """All rows of a JSON Lines file."""
-  return [json.loads(x) for x in (folder / name).read_text().splitlines()]
+  return [json.loads(x) for x in (folder / name).read_bytes().splitlines()]
 
 
 def untimed(folder: pathlib.Path) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.stats
 
 from awpo_jax import types
+from awpo_jax.rollout.datasets import files
 
 RESAMPLES = 1000
 """Draws of the bootstrap."""
@@ -46,12 +47,14 @@ def read_transcripts(
     ValueError: a line is not of this kind; names it.
   """
   rows = []
-  lines = pathlib.Path(path).read_text('utf-8').splitlines()
-  for number, line in enumerate(lines, start=1):
+  text = pathlib.Path(path).read_text('utf-8')
+  # Not `splitlines`: what a model wrote may hold other separators of lines.
+  for number, line in enumerate(text.split('\n'), start=1):
     if not line.strip():
       continue
     try:
-      rows.append(_transcript(json.loads(line), label))
+      row = json.loads(line.removeprefix('\ufeff'))
+      rows.append(_transcript(files.Row(row, f'line {number}'), label))
     except (ValueError, TypeError, KeyError) as error:
       raise ValueError(
         f'{path}, line {number} is no transcript ({type(error).__name__}: '

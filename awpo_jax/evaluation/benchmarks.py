@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from awpo_jax.evaluation import (
   tables,
 )
 from awpo_jax.evaluation import items as items_lib
-from awpo_jax.rollout import chat, tool_calls
+from awpo_jax.rollout import chat, json_text, tool_calls
 from awpo_jax.rollout.datasets import api_bank as api_bank_rows
 from awpo_jax.rollout.datasets import bfcl_rows
 from awpo_jax.rollout.datasets import mmlu_pro as mmlu_pro_rows
@@ -216,8 +215,9 @@ def written_calls(calls: Any, text: str) -> str:
     rest = tool_calls.strip_thought(text)
     return rest.replace('<tool_call>', '').replace('</tool_call>', '').strip()
   return '\n'.join(
-    f'<tool_call>\n{json.dumps({"name": name, "arguments": values})}\n'
-    '</tool_call>'
+    '<tool_call>\n'
+    + json_text.dumps({'name': name, 'arguments': values})
+    + '\n</tool_call>'
     for call in calls
     for name, values in call.items()
   )

@@ -6,7 +6,7 @@ from typing import Any
 
 from awpo_jax import types
 from awpo_jax.evaluation import bfcl
-from awpo_jax.rollout import chat, conversations, prompts
+from awpo_jax.rollout import chat, conversations, json_schemas, prompts
 from awpo_jax.rollout.datasets import bfcl_rows as rows
 
 REQUEST = (
@@ -22,13 +22,6 @@ _SYNTAX = {
   'javascript': 'JavaScript',
 }
 _NAMES = {'java': 'Java', 'javascript': 'JavaScript'}
-# BFCL's names of types in the words of JSON schemas.
-_JSON_TYPES = {
-  'dict': 'object',
-  'float': 'number',
-  'tuple': 'array',
-  'any': 'string',
-}
 
 
 def documented(function: Mapping[str, Any], category: str) -> Mapping[str, Any]:
@@ -79,7 +72,10 @@ def task(row: rows.Row, ground_truth: str) -> types.Task:
     known = documented(function, row.category)
     tools.append(
       types.Tool(
-        known['name'], known['description'], known['parameters']['properties']
+        known['name'],
+        known['description'],
+        known['parameters']['properties'],
+        tuple(known['parameters']['required']),
       )
     )
   history = ['**Dialogue Records History**']
@@ -114,20 +110,19 @@ def schema(function: Mapping[str, Any], category: str) -> chat.Schema:
     'function': {
       'name': known['name'],
       'description': known['description'],
-      'parameters': _json_schema(known['parameters']),
+      'parameters': json_schemas.of_parameters(
+        _any_as_text(known['parameters']['properties']),
+        known['parameters']['required'],
+      ),
     },
   }
 
 
-def _json_schema(spec: Mapping[str, Any]) -> dict[str, Any]:
-  schema = dict(spec)
-  if isinstance(spec.get('type'), str):
-    schema['type'] = _JSON_TYPES.get(spec['type'], spec['type'])
-  if isinstance(spec.get('properties'), dict):
-    schema['properties'] = {
-      name: _json_schema(each) if isinstance(each, dict) else each
-      for name, each in spec['properties'].items()
-    }
-  if isinstance(spec.get('items'), dict):
-    schema['items'] = _json_schema(spec['items'])
-  return schema
+def _any_as_text(value: Any) -> Any:
+  """A part of the documentation with `any` as upstream shows it."""
+  if isinstance(value, list):
+    return [_any_as_text(each) for each in value]
+  if not isinstance(value, dict):
+    return value
+  made = {key: _any_as_text(each) for key, each in value.items()}
+  return made | {'type': 'string'} if made.get('type') == 'any' else made

@@ -1,7 +1,6 @@
 """Greedy answers to held-out tasks, and how many are right."""
 
 import collections
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -73,7 +72,7 @@ def score(
       'task_id': task.task_id,
       'kind': task.kind,
       'user': task.user,
-      'tools': [dataclasses.asdict(tool) for tool in task.tools],
+      'tools': [tool.to_json() for tool in task.tools],
       'ground_truth': task.ground_truth,
       **episodes.transcript(response),
       'solved': bool(right),

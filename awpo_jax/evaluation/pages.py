@@ -9,12 +9,11 @@ import collections
 import hashlib
 import html
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from awpo_jax.evaluation import results as results_lib
-from awpo_jax.rollout import tool_calls
+from awpo_jax.rollout import json_text, tool_calls
 
 MAX_FAILURES = 2000
 _MAX_TEXT = 20_000
@@ -137,8 +136,8 @@ def _part(title: str, text: str) -> str:
 
 def _json(value: Any) -> str:
   if isinstance(value, Sequence) and not isinstance(value, str):
-    return '\n'.join(json.dumps(x, ensure_ascii=False) for x in value) or '[]'
-  return json.dumps(value, ensure_ascii=False)
+    return '\n'.join(map(json_text.dumps, value)) or '[]'
+  return json_text.dumps(value)
 
 
 def _text(text: str) -> str:

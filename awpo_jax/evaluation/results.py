@@ -1,7 +1,6 @@
 """Results on disk, in the leaderboard's own layout and in ours."""
 
 import collections
-import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ import numpy as np
 
 from awpo_jax.evaluation import benchmarks, bfcl_turns, store
 from awpo_jax.evaluation import items as items_lib
+from awpo_jax.rollout import json_text
 
 
 class Scored(NamedTuple):
@@ -148,14 +148,13 @@ def _failure(each: Scored, model: str) -> dict[str, Any]:
 
 def write_lines(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
   """JSON Lines; the file is there whole or not at all."""
-  write_text(
-    path, ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
-  )
+  write_text(path, ''.join(json_text.dumps(row) + '\n' for row in rows))
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
   """A text file, there whole or not at all."""
   path.parent.mkdir(parents=True, exist_ok=True)
   unfinished = path.with_name(path.name + '.tmp')
-  unfinished.write_text(text, encoding='utf-8')
+  # Half a surrogate pair, which no UTF-8 has, ends no evaluation.
+  unfinished.write_text(text, encoding='utf-8', errors='backslashreplace')
   unfinished.rename(path)

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from awpo_jax.rollout import file_locks
+from awpo_jax.rollout import file_locks, json_text
 
 
 class Key(NamedTuple):
@@ -79,7 +79,7 @@ class Answers:
       rows: with `id`, `sample`, `answers`, `seconds` that they took and
         `tokens` that they have.
     """
-    lines = ''.join(json.dumps(row) + '\n' for row in rows)
+    lines = ''.join(json_text.dumps(row) + '\n' for row in rows)
     self._file.write(lines.encode())
     self._file.flush()
     os.fsync(self._file.fileno())

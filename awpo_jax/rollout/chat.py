@@ -11,7 +11,7 @@ import jinja2
 import numpy as np
 
 from awpo_jax import types
-from awpo_jax.rollout import tokenizers
+from awpo_jax.rollout import json_schemas, tokenizers
 
 Message: TypeAlias = Mapping[str, Any]
 Schema: TypeAlias = Mapping[str, Any]
@@ -26,16 +26,6 @@ THINKING: Mapping[str, bool | None] = {
 # Llama's templates write today's date unless they are given one: a run's
 # prompts would change overnight. This is the one they fall back on.
 _DATE = '26 Jul 2024'
-# Python's names of types, as data sets of functions have them.
-_JSON_TYPES = {
-  'str': 'string',
-  'int': 'integer',
-  'float': 'number',
-  'bool': 'boolean',
-  'list': 'array',
-  'tuple': 'array',
-  'dict': 'object',
-}
 
 
 class Style(NamedTuple):
@@ -164,8 +154,8 @@ def knows_tools(tokenizer: tokenizers.Tokenizer) -> bool:
 def tool_schemas(tools: Sequence[types.Tool]) -> list[dict[str, Any]]:
   """Tools as chat templates take them, their parameters as a JSON schema.
 
-  Python's names of types (`str`, `List[int]`) become JSON's. A parameter is
-  required where it neither has a default nor is called optional.
+  Types and what may be left out are put in the words of JSON schemas, see
+  `json_schemas`.
   """
   return [
     {
@@ -173,33 +163,10 @@ def tool_schemas(tools: Sequence[types.Tool]) -> list[dict[str, Any]]:
       'function': {
         'name': tool.name,
         'description': tool.description,
-        'parameters': {
-          'type': 'object',
-          'properties': {
-            name: {**spec, **_json_type(spec)}
-            for name, spec in tool.parameters.items()
-          },
-          'required': [
-            name
-            for name, spec in tool.parameters.items()
-            if 'default' not in spec and not _is_optional(spec)
-          ],
-        },
+        'parameters': json_schemas.of_parameters(
+          tool.parameters, tool.required
+        ),
       },
     }
     for tool in tools
   ]
-
-
-def _is_optional(spec: Mapping[str, Any]) -> bool:
-  return str(spec.get('type', '')).endswith(', optional')
-
-
-def _json_type(spec: Mapping[str, Any]) -> dict[str, str]:
-  """The parameter's `type` in JSON's words; other words stay as they are."""
-  kind = spec.get('type')
-  if not isinstance(kind, str):
-    return {}
-  kind = kind.removesuffix(', optional')
-  python_name = kind.split('[')[0].lower()
-  return {'type': _JSON_TYPES.get(python_name, kind)}

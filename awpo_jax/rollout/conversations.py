@@ -1,13 +1,18 @@
 """Conversations from outside: a prompt, or JSON of messages and tools."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from awpo_jax import types
-from awpo_jax.rollout import chat, prompts, tool_calls
+from awpo_jax.rollout import (
+  chat,
+  json_schemas,
+  json_text,
+  prompts,
+  tool_calls,
+)
 
 ROLES = ('system', 'user', 'assistant', 'tool')
 
@@ -68,7 +73,7 @@ def _read_file(path: pathlib.Path) -> Conversation:
   if not path.is_file():
     raise FileNotFoundError(f'{where}: no such file.')
   try:
-    value = json.loads(path.read_text(encoding='utf-8'))
+    value = json_text.loads(path.read_text(encoding='utf-8'))
   except ValueError as error:
     raise ValueError(f'{where}: not JSON: {error}') from error
   if isinstance(value, list):
@@ -128,7 +133,7 @@ def _tool_call(call: Any, where: str) -> dict[str, Any]:
   arguments = tool_calls.given_arguments(function.get('arguments'))
   if isinstance(arguments, str):
     try:
-      arguments = tool_calls.given_arguments(json.loads(arguments))
+      arguments = tool_calls.given_arguments(json_text.loads(arguments))
     except ValueError as error:
       raise ValueError(
         f'{where}: "arguments" of {function["name"]} are not JSON: {error}'
@@ -148,6 +153,12 @@ def _schema(tool: Any, where: str) -> chat.Schema:
       f'{where}: expected {{"type": "function", "function": {{"name": ..., '
       '"description": ..., "parameters": ...}}}}.'
     )
+  parameters = function.get('parameters')
+  if parameters is None:
+    return {'type': 'function', 'function': function}
+  if not isinstance(parameters, dict):
+    raise ValueError(f'{where}: "parameters" of {function["name"]}: no object.')
+  function = {**function, 'parameters': json_schemas.of(parameters)}
   return {'type': 'function', 'function': function}
 
 
@@ -181,9 +192,10 @@ def in_style(talk: Conversation, style: chat.Style) -> Conversation:
 
 
 def _tool(function: Mapping[str, Any]) -> types.Tool:
-  parameters = function.get('parameters') or {}
+  schema = function.get('parameters') or {}
+  parameters = schema.get('properties', {})
+  if 'required' in schema:  # The text of RLLA has no list of its own.
+    parameters = json_schemas.marked(parameters, schema['required'])
   return types.Tool(
-    function['name'],
-    function.get('description', ''),
-    parameters.get('properties', {}),
+    function['name'], function.get('description', ''), parameters
   )

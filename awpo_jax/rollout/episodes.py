@@ -3,7 +3,6 @@
 import concurrent.futures
 import dataclasses
 import itertools
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from awpo_jax import types
-from awpo_jax.rollout import observations, tokenizers, tool_calls
+from awpo_jax.rollout import json_text, observations, tokenizers, tool_calls
 from awpo_jax.rollout.environments import protocol
 
 
@@ -276,6 +275,6 @@ def to_json(episode: Episode) -> dict[str, Any]:
       }
       for turn in episode.turns
     ],
-    'state': json.loads(json.dumps(episode.state)),
+    'state': json_text.plain(episode.state),
     'unavailable': episode.unavailable,
   }

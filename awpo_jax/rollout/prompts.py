@@ -8,13 +8,14 @@ arrays of the host. Lengths come in a few buckets: few shapes are compiled.
 import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from awpo_jax import types
 from awpo_jax.ops import choices
-from awpo_jax.rollout import chat, tokenizers
+from awpo_jax.rollout import chat, json_schemas, json_text, tokenizers
 
 _SYSTEM = """\
 You help a user over one or more turns, with tools where they serve.
@@ -81,11 +82,13 @@ def parse_tools(system: str) -> tuple[types.Tool, ...]:
 
   Returns:
     The tools in order, none where the text lists none. Names and descriptions
-    may span lines.
+    may span lines. Parameters may be a JSON schema of the whole, an object with
+    `properties` and perhaps a list `required`.
 
   Raises:
     ValueError: a listed tool lacks its description or its parameters, or these
-      are not an object of objects, or more than they stands on their line.
+      are not an object of objects, hold a number that is not finite, or more
+      than they stands on their line.
   """
   return _parse_tools(system)[0]
 
@@ -126,16 +129,32 @@ def _parse_tool(system, start, number) -> tuple[types.Tool, int]:
   name = system[start:name_end]
   json_start = text_end + len('\nParameters: ')
   try:
-    parameters, end = json.JSONDecoder().raw_decode(system, json_start)
+    parameters, end = json_text.DECODER.raw_decode(system, json_start)
+    json_text.check(parameters)
   except (ValueError, RecursionError) as error:
     raise ValueError(f'tool {number}, {name}: parameters: {error}') from error
+  parameters, required = _of_schema(parameters)
   if not isinstance(parameters, dict) or not all(
     isinstance(value, dict) for value in parameters.values()
   ):
     raise ValueError(f'tool {number}, {name}: parameters: no object of objects')
   if system[end : end + 1] not in ('', '\n'):
     raise ValueError(f'tool {number}, {name}: text after its parameters')
-  return types.Tool(name, system[text_start:text_end], parameters), end
+  description = system[text_start:text_end]
+  return types.Tool(name, description, parameters, required), end
+
+
+def _of_schema(value: Any) -> tuple[Any, tuple[str, ...] | None]:
+  """Parameters, and the required ones where they stand in a JSON schema."""
+  if (
+    not isinstance(value, dict)
+    or not isinstance(value.get('properties'), dict)
+    # Each is a description where it is the name of a parameter.
+    or all(isinstance(each, dict) for each in value.values())
+  ):
+    return value, None
+  required = json_schemas.of(value).get('required', ())
+  return value['properties'], tuple(required)
 
 
 def encode_prompt(

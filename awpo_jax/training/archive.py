@@ -17,6 +17,7 @@ import numpy as np
 import tensorstore as ts
 
 from awpo_jax import types
+from awpo_jax.rollout import json_text
 from awpo_jax.training import filling
 
 FOLDER = 'archive'
@@ -134,7 +135,8 @@ class Writer:
     self._rows = len(kept)
     # Rows past it are written over when their turn comes again.
     temporary = self._folder / (INDEX_FILE + '.tmp')
-    temporary.write_text(''.join(json.dumps(x) + '\n' for x in kept))
+    lines = ''.join(json_text.dumps(x) + '\n' for x in kept)
+    temporary.write_text(lines, encoding='utf-8')
     os.replace(temporary, self._folder / INDEX_FILE)
     self._arrays: dict[str, ts.TensorStore] = {}
 
@@ -167,7 +169,7 @@ class Writer:
       'tasks': [task.task_id for task in scored.tasks],
     }
     with (self._folder / INDEX_FILE).open('a', encoding='utf-8') as file:
-      file.write(json.dumps(row) + '\n')
+      file.write(json_text.dumps(row) + '\n')
     self._last, self._rows = step, self._rows + 1
 
   def _write(self, name: str, array: np.ndarray) -> Any:

@@ -9,13 +9,20 @@ from awpo_jax.evaluation import items as items_lib
 
 
 def with_benchmarks(
-  config: config_lib.Config, dataset: types.Dataset
+  config: config_lib.Config,
+  dataset: types.Dataset,
+  skipped: list[str] | None = None,
 ) -> tuple[types.Dataset, Mapping[str, types.Reward]]:
   """The data set with those of `--eval_benchmarks` among its evaluation sets.
 
   Of each benchmark `--eval_tasks` rows, those whose hashed ids are smallest, so
   that all categories are there in proportion. Nothing is trained on them. The
   prompts are in RLLA's layout, or as `--prompt_style` has it.
+
+  Args:
+    config: of the run.
+    dataset: what it trains on.
+    skipped: collects what is wrong with bad rows; None: the first one raises.
 
   Returns:
     The data set, and the reward of each benchmark: 1 where the answer is right.
@@ -47,7 +54,8 @@ def with_benchmarks(
         'name.'
       )
     place = benchmarks.place(config.run.eval_data, name)
-    items = benchmarks.BENCHMARKS[name].load(benchmarks.Source(place))
+    source = benchmarks.Source(place, skipped=skipped)
+    items = benchmarks.BENCHMARKS[name].load(source)
     items.sort(key=lambda item: items_lib.hashed(item.row_id))
     items = items[: config.run.eval_tasks]
     evals[name] = [item.task for item in items]

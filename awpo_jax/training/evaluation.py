@@ -26,7 +26,7 @@ from awpo_jax.evaluation import (
 )
 from awpo_jax.evaluation import items as items_lib
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.rollout import answering, chat, conversations
+from awpo_jax.rollout import answering, chat, conversations, json_text
 from awpo_jax.training import checkpoints, folders, policies, progress
 
 SETTINGS_FILE = 'evaluation.json'
@@ -118,12 +118,14 @@ def evaluate(config: config_evaluation.EvaluationConfig) -> dict[str, Any]:
     clock.lap('score_and_write')
   file = folder / SCORES_FILE
   # Other benchmarks of the same policy may be there from earlier starts.
-  earlier = json.loads(file.read_text())['benchmarks'] if file.is_file() else {}
+  earlier = {}
+  if file.is_file():
+    earlier = json.loads(file.read_text(encoding='utf-8'))['benchmarks']
   scores = {
     'benchmarks': earlier | scores,
     'seconds_of_last_start': dict(clock.seconds),
   }
-  results.write_text(file, json.dumps(scores, indent=2, ensure_ascii=False))
+  results.write_text(file, json_text.dumps(scores, indent=2))
   results.write_text(folder / TABLE_FILE, table(scores))
   return scores
 
@@ -152,7 +154,7 @@ def _claim(
   file = folder / SETTINGS_FILE
   answered = any(x.stat().st_size for x in folder.glob('*/answers.jsonl'))
   if file.is_file() and answered:
-    old = json.loads(file.read_text())
+    old = json.loads(file.read_text(encoding='utf-8'))
     # A model that is gone can no longer be asked, but what it said be scored.
     settings['model_state'] = settings['model_state'] or old['model_state']
     changed = [

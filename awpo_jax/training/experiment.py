@@ -133,9 +133,9 @@ def make_experiment(config: config_lib.Config) -> Experiment:
     data=data.data or None,
     skipped=skipped,
   )
+  loaded, eval_rewards = eval_sets.with_benchmarks(config, loaded, skipped)
   if skipped:
     print(f'{len(skipped)} bad rows left out, the first: {skipped[0]}')
-  loaded, eval_rewards = eval_sets.with_benchmarks(config, loaded)
   _check_sizes(config, loaded)
   environment = _environment(config, loaded)
   if environment is not None:

@@ -228,5 +228,5 @@ def _start(run: Run, program, seconds, device, lock) -> str | None:
 
 
 def _last_line(path: pathlib.Path) -> str:
-  lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
+  lines = path.read_text(encoding='utf-8', errors='replace').split('\n')
   return next((x.strip() for x in reversed(lines) if x.strip()), '')

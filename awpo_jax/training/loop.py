@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import pathlib
 import signal
 import sys
@@ -313,14 +314,18 @@ class _Run:
 
   def _save(self, state, step: int, evaluated) -> None:
     best = self.config.run.best_metric
-    metrics = {k: v for k, v in (evaluated or {}).items() if v is not None}
+    metrics = {
+      k: v
+      for k, v in (evaluated or {}).items()
+      if v is not None and math.isfinite(v)
+    }
     checkpoints.save_checkpoint(
       self.manager,
       step,
       self.ahead.saved(state) if self.ahead else state,
       position={'phase': self._phase(step or 1), 'elapsed': self.elapsed},
       flags=config_lib.to_json(self.config),
-      # It may not be had this once, where no judge answered, say.
+      # It may not be had this once: no judge answered, or it is infinite.
       metrics=metrics if not best or best in metrics else None,
     )
     self.last_saved = step

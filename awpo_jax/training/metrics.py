@@ -3,21 +3,24 @@
 `metrics.jsonl` is the record; everything else is a view of it. A run that was
 killed and restarted writes each step once: what stands past the restored
 checkpoint is cut before anything is added, and the TensorBoard folder is
-written anew from the lines that were kept.
+written anew from the lines that were kept. No value that a run comes up with,
+and no view that fails, ends it.
 """
 
 import contextlib
 import importlib
 import json
-import math
 import os
 import pathlib
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO, TypeAlias
 
 import tensorboardX
+from absl import logging
+
+from awpo_jax.rollout import json_text
 
 METRICS_FILE = 'metrics.jsonl'
 TRANSCRIPTS_FILE = 'transcripts.jsonl'
@@ -79,30 +82,15 @@ def _cut(path: pathlib.Path, resume_step: int) -> list[Row]:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-  text = json.dumps(
-    row,
-    ensure_ascii=False,
-    allow_nan=False,
-    default=lambda number: number.item(),  # NumPy's and JAX's scalars.
-  )
-  return text + '\n'
+  return json_text.dumps(row) + '\n'
 
 
-def _plain(key: str, value: Any) -> Any:
-  """A value as JSON has it; numbers of NumPy and JAX become Python's."""
-  if hasattr(value, 'item') and getattr(value, 'ndim', None) == 0:
-    value = value.item()
-  if isinstance(value, float) and not math.isfinite(value):
-    raise ValueError(
-      f'Metric {key!r} is {value}. JSON has no such number: leave the metric '
-      'out of this step or write None where there is nothing to measure.'
-    )
-  if value is not None and not isinstance(value, str | bool | int | float):
-    raise TypeError(
-      f'Metric {key!r} is a {type(value).__name__}: a number, a string, a '
-      'bool or None was expected.'
-    )
-  return value
+def _plain(value: Any) -> Any:
+  """A metric as JSON has it: None where a number is not finite."""
+  value = json_text.plain(value)
+  if isinstance(value, str | bool | int | float | None):
+    return None if value in json_text.NOT_FINITE else value
+  return json_text.dumps(value)
 
 
 class NoLog(contextlib.AbstractContextManager):
@@ -151,7 +139,12 @@ class MetricsLog:
     """
     folder = pathlib.Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    self._wandb = _start_wandb(wandb_project, folder, resume_step)
+    self._said: set[str] = set()
+    self._wandb = None
+    if wandb_project is not None:
+      wandb = import_wandb(wandb_project)
+      with self._view('Weights & Biases'):
+        self._wandb = _start_wandb(wandb, wandb_project, folder, resume_step)
     rows = _cut(folder / METRICS_FILE, resume_step)
     _cut(folder / TRANSCRIPTS_FILE, resume_step)
     self._last_step = rows[-1]['step'] if rows else -1
@@ -160,9 +153,10 @@ class MetricsLog:
     shutil.rmtree(folder / TENSORBOARD_FOLDER, ignore_errors=True)
     self._events = None
     if tensorboard:
-      self._events = tensorboardX.SummaryWriter(
-        str(folder / TENSORBOARD_FOLDER)
-      )
+      with self._view('TensorBoard'):
+        self._events = tensorboardX.SummaryWriter(
+          str(folder / TENSORBOARD_FOLDER)
+        )
     for row in rows:
       self._write_events(row)
 
@@ -171,13 +165,12 @@ class MetricsLog:
 
     Args:
       step: larger than the step of every line before.
-      metrics: name -> finite number, string, bool or None; names are tags
-        separated by `/`.
+      metrics: name -> number, string, bool or None; names are tags separated by
+        `/`. A number that is not finite is written as null, which is said once
+        of each metric; anything else as its JSON or its `repr`.
 
     Raises:
-      ValueError: the step is not new, a number is not finite (the message
-        names it), or a metric is called `step`.
-      TypeError: a value is none of the above.
+      ValueError: the step is not new, or a metric is called `step`.
     """
     if step <= self._last_step:
       raise ValueError(
@@ -187,13 +180,14 @@ class MetricsLog:
     if 'step' in metrics:
       raise ValueError('A metric cannot be called `step`: it is the argument.')
     row = {'step': int(step)}
-    row |= {key: _plain(key, value) for key, value in metrics.items()}
+    row |= {key: self._metric(key, value) for key, value in metrics.items()}
     self._metrics.write(_line(row))
     self._metrics.flush()
     self._last_step = step
     self._write_events(row)
     if self._wandb is not None:
-      self._wandb.log(row, step=step)
+      with self._view('Weights & Biases'):
+        self._wandb.log(row, step=step)
 
   def write_transcripts(
     self, step: int, rows: Sequence[Mapping[str, Any]]
@@ -202,10 +196,8 @@ class MetricsLog:
 
     Args:
       step: the step that sampled them.
-      rows: JSON objects, e.g. with `prompt`, `response` and rewards.
-
-    Raises:
-      ValueError: a row holds a number that is not finite.
+      rows: objects, e.g. with `prompt`, `response` and rewards. Whatever they
+        hold is written, see `json_text.plain`: NaN as the text "NaN".
     """
     lines = [_line({'step': int(step), **row}) for row in rows]
     self._transcripts.writelines(lines)
@@ -216,9 +208,11 @@ class MetricsLog:
     self._metrics.close()
     self._transcripts.close()
     if self._events is not None:
-      self._events.close()
+      with self._view('TensorBoard'):
+        self._events.close()
     if self._wandb is not None:
-      self._wandb.finish()
+      with self._view('Weights & Biases'):
+        self._wandb.finish()
 
   def __enter__(self) -> 'MetricsLog':
     return self
@@ -231,7 +225,32 @@ class MetricsLog:
       return
     for key, value in row.items():
       if key != 'step' and isinstance(value, bool | int | float):
-        self._events.add_scalar(key, float(value), row['step'])
+        with self._view('TensorBoard'):
+          self._events.add_scalar(key, float(value), row['step'])
+
+  def _metric(self, name: str, value: Any) -> Any:
+    plain = _plain(value)
+    if plain is None and value is not None:
+      self._say_once(
+        f'metric {name} is {value}: written as null, as JSON has no such number'
+      )
+    return plain
+
+  @contextlib.contextmanager
+  def _view(self, name: str) -> Iterator[None]:
+    """What only shows the record may fail: the run goes on without it."""
+    try:
+      yield
+    except Exception as error:
+      self._say_once(
+        f'{name} fails, and the run goes on: the record is in {METRICS_FILE}',
+        f'{type(error).__name__}: {error}',
+      )
+
+  def _say_once(self, what: str, why: str = '') -> None:
+    if what not in self._said:
+      self._said.add(what)
+      logging.warning('%s', f'{what} ({why})' if why else what)
 
 
 def _open(path: pathlib.Path) -> TextIO:
@@ -239,12 +258,9 @@ def _open(path: pathlib.Path) -> TextIO:
 
 
 def _start_wandb(
-  project: str | None, folder: pathlib.Path, resume_step: int
+  wandb: Any, project: str, folder: pathlib.Path, resume_step: int
 ) -> Any:
   """A Weights & Biases run that a restart of the same folder continues."""
-  if project is None:
-    return None
-  wandb = import_wandb(project)
   id_file = folder / WANDB_ID_FILE
   if not (resume_step and id_file.exists()):
     id_file.write_text(uuid.uuid4().hex[:8])

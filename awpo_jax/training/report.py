@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from awpo_jax.rollout import json_text
 from awpo_jax.rollout.judges import rubric
 from awpo_jax.training import curves, folders
 from awpo_jax.training import metrics as metrics_lib
@@ -59,7 +60,8 @@ def finish(
   summary = summarize(rows, since=max(since, 0.0))
   # Moved into place whole: it is read again when the command is.
   unfinished = path.with_name(path.name + '.tmp')
-  unfinished.write_text(json.dumps(summary, indent=2) + '\n')
+  text = json_text.dumps(summary, indent=2) + '\n'
+  unfinished.write_text(text, encoding='utf-8')
   unfinished.rename(path)
   return '\n'.join(
     [
@@ -90,7 +92,8 @@ def _note(folder: pathlib.Path, after: Row) -> list[str]:
 
 def _seconds_before(path: pathlib.Path) -> float:
   """What a summary says already; 0 where there is none."""
-  return json.loads(path.read_text())['seconds'] if path.exists() else 0.0
+  text = path.read_text(encoding='utf-8') if path.exists() else ''
+  return json.loads(text)['seconds'] if text else 0.0
 
 
 def evaluations(rows: Sequence[Row]) -> tuple[Row, Row]:

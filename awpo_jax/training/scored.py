@@ -1,6 +1,5 @@
 """A rollout batch scored: rewards, and rows for whoever reads along."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,7 +57,7 @@ def transcripts(
         'task_id': task.task_id,
         'kind': task.kind,
         'user': task.user,
-        'tools': [dataclasses.asdict(tool) for tool in task.tools],
+        'tools': [tool.to_json() for tool in task.tools],
         'ground_truth': task.ground_truth,
         **episodes.transcript(texts[p][g]),
         'outcome': _or_none(rewards.outcome, rewards.outcome_valid, p, g),

@@ -96,8 +96,8 @@ def test_all_samples_of_a_row_share_its_prompt(tmp_path):
   assert len({texts['r', g] for g in range(3)}) == 3
   # One of them lost: it alone is drawn again, and comes out the same.
   path = tmp_path / 'answers.jsonl'
-  lines = path.read_text().splitlines(keepends=True)
-  path.write_text(lines[0] + lines[2])
+  lines = path.read_bytes().splitlines(keepends=True)
+  path.write_bytes(lines[0] + lines[2])
   policy, again, done = run([make_item('r', 'a')], tmp_path, samples=3)
   assert policy.batches == [['a']] and done == 1
   assert again == texts

@@ -233,7 +233,7 @@ class TestScores:
 
 
 def _rows(path):
-  return [json.loads(line) for line in path.read_text().splitlines()]
+  return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 def damaged(turns, rng):

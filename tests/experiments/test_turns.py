@@ -24,7 +24,7 @@ def folder(tmp_path_factory, cache):
 
 
 def transcripts(folder):
-  lines = (folder / 'transcripts.jsonl').read_text().splitlines()
+  lines = (folder / 'transcripts.jsonl').read_bytes().splitlines()
   rows = map(json.loads, lines)
   return [row for row in rows if row['task_id'].startswith('train_')]
 

@@ -261,15 +261,20 @@ def test_schemas_say_types_in_the_words_of_json():
       'parameters': {
         'type': 'object',
         'properties': {
-          'a': {'type': 'array', 'description': 'x'},
+          'a': {
+            'type': 'array',
+            'items': {'type': 'integer'},
+            'description': 'x',
+          },
           'b': {'type': 'string'},
           'c': {'type': 'number', 'default': ''},
           'd': {'type': 'boolean', 'enum': [True]},
-          'e': {'type': 'book'},
+          'e': {'description': '(type: book)'},
           'f': {'description': 'untyped'},
           'g': {'type': ['string', 'null']},
         },
-        'required': ['a', 'd', 'e', 'f', 'g'],
+        # RLLA's empty default says nothing.
+        'required': ['a', 'c', 'd', 'e', 'f', 'g'],
       },
     },
   }

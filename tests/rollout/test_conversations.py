@@ -79,6 +79,34 @@ def call(arguments):
   return [USER | {'tool_calls': [{'function': {'name': 'f', **arguments}}]}]
 
 
+def test_a_mark_before_the_json_and_tools_in_other_words(tmp_path):
+  tool = {
+    'name': 'f',
+    'description': 'd',
+    'parameters': {
+      'type': 'dict',
+      'properties': {
+        'a': {'type': 'str'},
+        'b': {'type': 'list[int]', 'required': False},
+      },
+    },
+  }
+  value = '\ufeff' + json.dumps({'messages': [USER], 'tools': [tool]})
+  (schema,) = read(tmp_path, value).tools
+  assert schema['function']['parameters'] == {
+    'type': 'object',
+    'properties': {
+      'a': {'type': 'string'},
+      'b': {'type': 'array', 'items': {'type': 'integer'}},
+    },
+    'required': ['a'],
+  }
+  talk = conversations.Conversation((USER,), (schema,))
+  system = conversations.in_style(talk, chat.Style('rlla')).messages[0]
+  (listed,) = prompts.parse_tools(system['content'])
+  assert chat.tool_schemas([listed]) == [schema]
+
+
 WRONG = {
   'not JSON': '[{]',
   'expected a list of messages': '"Hi"',
@@ -99,6 +127,12 @@ WRONG = {
   'without "function"': [USER | {'tool_calls': [{'name': 'f'}]}],
   '"arguments" of f are not JSON': call({'arguments': '{'}),
   '"arguments" of f: no object': call({'arguments': '[1]'}),
+  'not JSON: NaN is not JSON': '[{"role": "user", "content": NaN}]',
+  'not JSON: 1e999 is larger': '[{"role": "user", "x": 1e999}]',
+  '"parameters" of f: no object': {
+    'messages': [USER],
+    'tools': [{'name': 'f', 'parameters': 'none'}],
+  },
 }
 
 

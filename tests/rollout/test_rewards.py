@@ -28,7 +28,7 @@ GOLD = answer(call('a', x=1, y='p'), call('b', z=2))
 
 def test_vectors_of_the_original_scorer():
   file = shared_data.path('rlla', 'reward_vectors.jsonl.gz')
-  lines = gzip.decompress(file.read_bytes()).decode().splitlines()
+  lines = gzip.decompress(file.read_bytes()).splitlines()
   rows = [json.loads(line) for line in lines]
   assert len(rows) == 1906
   for row in rows:
@@ -166,7 +166,7 @@ def test_reference_whose_rationale_mentions_the_tags():
 def test_every_reference_of_rlla_is_read():
   mentions = 0
   for name in ('rlla_sft', 'rlla_rl_test'):
-    lines = shared_data.path('rlla', f'{name}.jsonl').read_text('utf-8')
+    lines = shared_data.path('rlla', f'{name}.jsonl').read_bytes()
     for line in lines.splitlines():
       truth = json.loads(line)['output']
       thought, _, rest = truth.partition('</think>')

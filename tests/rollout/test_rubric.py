@@ -288,7 +288,7 @@ def parse_tools(system):
 @pytest.fixture(scope='module')
 def rows():
   """(prompt, user, tools, thought, what follows it) of real rationales."""
-  lines = shared_data.path('rlla', 'rlla_sft.jsonl').read_text('utf-8')
+  lines = shared_data.path('rlla', 'rlla_sft.jsonl').read_bytes()
   result = []
   for row in map(json.loads, lines.splitlines()):
     thought, _, rest = row['output'].partition('</think>')

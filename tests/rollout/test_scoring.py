@@ -5,6 +5,7 @@ import pytest
 
 from awpo_jax import types
 from awpo_jax.rollout import scoring
+from awpo_jax.training import scored
 
 
 def make_task(name, kind='single'):
@@ -169,3 +170,17 @@ def test_judge_out_of_range(value):
   scores = [0.5, 0.5, 0.5, 0.5, value, None]
   with pytest.raises(ValueError, match=f'gave {value} .*task b: .*None'):
     score(judge=lambda requests: scores)
+
+
+def test_parts_that_are_not_finite_end_nothing():
+  values = iter([np.nan, np.inf, 1.0, -np.inf, 3.0, np.nan])
+
+  def with_part(response, task):
+    low, high = BOUNDS[task.task_id]
+    return types.Score(0.0, low, high, {'part': next(values)})
+
+  _, parts = score([['0'] * 3] * 2, reward=with_part)
+  # As they were in the archive; the mean is that of the others, 1 and 3.
+  expected = np.float32([[np.nan, np.inf, 1], [-np.inf, 3, np.nan]])
+  np.testing.assert_array_equal(parts['part'], expected)
+  assert scored.part_means(parts)['reward/part'] == 2.0

@@ -196,7 +196,7 @@ def test_render_writes_the_layout():
 
 @pytest.mark.parametrize('name', ['rlla_sft', 'rlla_rl_test'])
 def test_rlla_rows_are_read_and_written_back_exactly(name):
-  lines = shared_data.path('rlla', f'{name}.jsonl').read_text('utf-8')
+  lines = shared_data.path('rlla', f'{name}.jsonl').read_bytes()
   for line in lines.splitlines():
     output = json.loads(line)['output']
     answer = tool_calls.parse(output)

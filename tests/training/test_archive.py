@@ -120,7 +120,7 @@ def test_a_step_is_there_once_its_line_is_whole(tmp_path):
   # And a writer goes on from there.
   _writer(tmp_path, 5).append(6, _scored(2))
   assert archive.open_archive(tmp_path).steps == [1, 6]
-  assert len([json.loads(x) for x in index.read_text().splitlines()]) == 2
+  assert len([json.loads(x) for x in index.read_bytes().splitlines()]) == 2
 
 
 def test_steps_come_in_order(tmp_path):

@@ -89,3 +89,18 @@ def test_in_the_curves_of_a_run(tmp_path, data):
     if 'set' in row
   }
   assert sets == {'held_out', 'apibank', 'mmlu_pro'}
+
+
+def test_bad_rows_are_refused_or_left_out(tmp_path, data):
+  for source in (data / 'mmlu_pro').iterdir():
+    rows = source.read_bytes()
+    (tmp_path / source.name).write_bytes(rows + b'{"question_id": NaN}\n')
+  config = make_config(
+    tmp_path, '--eval_benchmarks=mmlu_pro', f'--eval_data={tmp_path}'
+  )
+  dataset = tiny_dataset.load(seed=0)
+  with pytest.raises(ValueError, match='no field "options"'):
+    eval_sets.with_benchmarks(config, dataset)
+  skipped = []
+  made, _ = eval_sets.with_benchmarks(config, dataset, skipped)
+  assert made.evals['mmlu_pro'] and len(skipped) == 1

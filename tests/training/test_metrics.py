@@ -108,25 +108,78 @@ def test_damaged_line_is_named(tmp_path):
     metrics.MetricsLog(tmp_path, resume_step=3)
 
 
-@pytest.mark.parametrize('value', [float('nan'), np.float32('inf')])
-def test_refuses_what_json_lacks(tmp_path, value):
+@pytest.mark.parametrize(
+  ('value', 'name'), [(float('nan'), 'NaN'), (np.float32('inf'), 'Infinity')]
+)
+def test_what_json_lacks_ends_no_run(tmp_path, caplog, value, name):
   with metrics.MetricsLog(tmp_path, resume_step=0) as log:
-    with pytest.raises(ValueError, match="'clip/radius' is (nan|inf)"):
-      log.write(1, {'loss': 1.0, 'clip/radius': value})
-    log.write(1, {'loss': 1.0})  # The refused line left nothing behind.
-    with pytest.raises(ValueError, match='not JSON compliant'):
-      log.write_transcripts(1, [{'reward': value}])
+    for step in (1, 2):
+      log.write(step, {'loss': 1.0, 'clip/radius': value})
+    log.write_transcripts(1, [{'state': {'reward': [value]}, 'by': object}])
   assert metrics.read_metrics(tmp_path / 'metrics.jsonl') == [
-    {'step': 1, 'loss': 1.0}
+    {'step': step, 'loss': 1.0, 'clip/radius': None} for step in (1, 2)
   ]
+  (row,) = metrics.read_metrics(tmp_path / 'transcripts.jsonl')
+  assert row == {
+    'step': 1,
+    'state': {'reward': [name]},
+    'by': "<class 'object'>",
+  }
+  assert caplog.text.count('metric clip/radius is') == 1  # Said once.
+  assert ('clip/radius', 1) not in whole_runs.events(tmp_path)
 
 
-def test_refuses_arrays_and_a_metric_called_step(tmp_path):
+def test_arrays_are_written_and_a_metric_called_step_is_refused(tmp_path):
   with metrics.MetricsLog(tmp_path, resume_step=0) as log:
-    with pytest.raises(TypeError, match="'loss' is a ndarray"):
-      log.write(1, {'loss': np.zeros(2)})
+    log.write(1, {'loss': np.zeros(2), 'big': 10**400})
     with pytest.raises(ValueError, match='called `step`'):
-      log.write(1, {'step': 4})
+      log.write(2, {'step': 4})
+  (row,) = metrics.read_metrics(tmp_path / 'metrics.jsonl')
+  assert row == {'step': 1, 'loss': '[0.0, 0.0]', 'big': 10**400}
+
+
+def test_lines_survive_whatever_a_text_holds(tmp_path):
+  text = 'a\u2028b\u2029c\x85d\x0ce\x1cf\rg\ud800h'
+  with metrics.MetricsLog(tmp_path, resume_step=0) as log:
+    log.write(1, {'phase': text})
+    log.write_transcripts(1, [{'text': text}])
+  for name, key in (('metrics', 'phase'), ('transcripts', 'text')):
+    path = tmp_path / f'{name}.jsonl'
+    (row,) = metrics.read_metrics(path)
+    assert row[key] == text
+    # Another program may split lines in the way of `str.splitlines`.
+    assert len(path.read_text(encoding='utf-8').splitlines()) == 1
+
+
+class Broken:
+  """A view whose every method fails."""
+
+  def __getattr__(self, name):
+    def method(*_, **__):
+      raise RuntimeError(f'{name} failed')
+
+    return method
+
+
+@pytest.mark.parametrize('init_fails', [False, True])
+def test_a_view_that_fails_ends_no_run(
+  tmp_path, monkeypatch, caplog, init_fails
+):
+  module = python_types.ModuleType('wandb')
+  module.init = Broken().init if init_fails else lambda **_: Broken()
+  monkeypatch.setitem(sys.modules, 'wandb', module)
+  monkeypatch.setattr(
+    metrics.tensorboardX,
+    'SummaryWriter',
+    Broken().open if init_fails else lambda _: Broken(),
+  )
+  with metrics.MetricsLog(tmp_path, resume_step=0, wandb_project='p') as log:
+    for step in (1, 2):
+      log.write(step, {'loss': 0.5})
+  rows = metrics.read_metrics(tmp_path / 'metrics.jsonl')
+  assert [row['loss'] for row in rows] == [0.5, 0.5]
+  assert caplog.text.count('Weights & Biases fails, and the run goes on') == 1
+  assert caplog.text.count('TensorBoard fails, and the run goes on') == 1
 
 
 def test_numbers_of_numpy_and_jax(tmp_path):

@@ -9,7 +9,6 @@ import functools
 import itertools
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from awpo_jax.rollout import tool_calls
 from awpo_jax.rollout.datasets import files
@@ -64,9 +63,7 @@ def read(data: str | None, skipped: list[str] | None = None) -> list[Row]:
   return rows
 
 
-def _row(
-  row: dict[str, Any], where: str, level: str, count: Iterator[int]
-) -> Row:
+def _row(row: files.Row, where: str, level: str, count: Iterator[int]) -> Row:
   position = next(count)
   answer = row.get('answer')
   # Level 2 has the call bare.
@@ -80,7 +77,7 @@ def _row(
   # Upstream's rows have no id: their number in the file.
   number = re.sub(r'\D', '', level)
   return Row(
-    row_id=str(row.get('id', f'Level{number}_{position}')),
+    row_id=files.identifier(row, where, default=f'Level{number}_{position}'),
     level=level,
     system=files.field(row, 'system', str, where),
     user=files.field(row, 'user', str, where),

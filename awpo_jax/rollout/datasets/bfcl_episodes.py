@@ -17,20 +17,23 @@ _NEW_TOOLS = (
 )
 
 
-def load(*, seed: int, data: str | None = None) -> types.Dataset:
+def load(
+  *, seed: int, data: str | None = None, skipped: list[str] | None = None
+) -> types.Dataset:
   """Own tasks, and BFCL's rows where there are any.
 
   Args:
     seed: of the own tasks.
     data: folder with `BFCL_v4_multi_turn_*.json` and `possible_answer/`; None:
       only own tasks, held out by their values.
+    skipped: collects what is wrong with bad rows; None: the first one raises.
 
   Raises:
     bfcl.MissingPackage: `bfcl-eval` is not installed.
     FileNotFoundError: the folder holds no such file.
     ValueError: a row is not as described.
   """
-  evals = {} if data is None else rows(pathlib.Path(data))
+  evals = {} if data is None else rows(pathlib.Path(data), skipped)
   return types.Dataset(
     demonstrations=bfcl_tasks.demonstrations(seed),
     train=bfcl_tasks.Tasks('train', seed),
@@ -38,7 +41,9 @@ def load(*, seed: int, data: str | None = None) -> types.Dataset:
   )
 
 
-def rows(folder: pathlib.Path) -> dict[str, list[types.Task]]:
+def rows(
+  folder: pathlib.Path, skipped: list[str] | None = None
+) -> dict[str, list[types.Task]]:
   """The rows of each category that has a file in the folder."""
   found = [
     name
@@ -50,10 +55,17 @@ def rows(folder: pathlib.Path) -> dict[str, list[types.Task]]:
       f'--data={folder}: no BFCL_v4_multi_turn_<category>.json; name the '
       'folder that holds them and possible_answer/'
     )
-  return {
-    name: [task(row) for row in bfcl_rows.read(str(folder), [name])]
-    for name in found
-  }
+  evals: dict[str, list[types.Task]] = {name: [] for name in found}
+  for row in bfcl_rows.read(str(folder), found, skipped):
+    try:
+      evals[row.category].append(task(row))
+    except bfcl.MissingPackage:
+      raise
+    except ValueError as error:
+      if skipped is None:
+        raise
+      skipped.append(str(error))
+  return evals
 
 
 def task(row: bfcl_rows.Row, *, docs_in_text: bool = True) -> types.Task:

@@ -117,14 +117,14 @@ def _read(folder: pathlib.Path, category: str, skipped) -> list[Row]:
     path = folder / 'possible_answer' / _file(folder, category).name
     if not path.is_file():
       raise ValueError(f'{path} is not there; expected {EXPECTED}')
-    answers = dict(files.read_rows(path, _answer, skipped))
+    files.read_rows(path, functools.partial(_answer, answers), skipped)
 
   parse = functools.partial(_row, category=category, answers=answers)
   path = _file(folder, category)
   return files.read_rows(path, files.unique(parse), skipped)
 
 
-def _answer(row: dict[str, Any], where: str) -> tuple[str, tuple[Any, ...]]:
+def _answer(answers: dict[str, Any], row: files.Row, where: str) -> None:
   truth = files.field(row, 'ground_truth', list, where)
   for item in truth:
     multi_turn = isinstance(item, list) and all(type(x) is str for x in item)
@@ -133,7 +133,10 @@ def _answer(row: dict[str, Any], where: str) -> tuple[str, tuple[Any, ...]]:
         f'{where}: "ground_truth": {json.dumps(item)[:80]} is neither '
         '{name: {parameter: [values]}} nor a list of calls as text'
       )
-  return files.field(row, 'id', str, where), tuple(truth)
+  row_id = files.identifier(row, where)
+  if row_id in answers:
+    raise ValueError(f'{where}: a second answer to {row_id!r}')
+  answers[row_id] = tuple(truth)
 
 
 def _is_call(item: Any) -> bool:
@@ -149,7 +152,7 @@ def _is_call(item: Any) -> bool:
 
 
 def _row(row, where: str, category: str, answers) -> Row:
-  row_id = files.field(row, 'id', str, where)
+  row_id = files.identifier(row, where)
   truth: tuple[Any, ...] = ()
   if 'relevance' not in category:
     if row_id not in answers:
@@ -222,7 +225,7 @@ def _multi_turn(row, where, row_id, category, turns, truth) -> Row:
       f'{where}: {len(turns)} turns, but an answer to {len(truth)}'
     )
   classes = files.field(row, 'involved_classes', list, where)
-  missed = row.get('missed_function', {})
+  missed = row.get('missed_function') or {}
   if not isinstance(missed, dict) or not all(
     turn.isdecimal() and isinstance(names, list)
     for turn, names in missed.items()

@@ -7,7 +7,6 @@ evaluation only; no choice of `--dataset`.
 
 import dataclasses
 import pathlib
-from typing import Any
 
 from awpo_jax.rollout.datasets import files
 
@@ -80,7 +79,7 @@ def _read(found: list[pathlib.Path], skipped) -> list[Row]:
   return [x for path in found for x in files.read_rows(path, parse, skipped)]
 
 
-def _row(row: dict[str, Any], where: str) -> Row:
+def _row(row: files.Row, where: str) -> Row:
   options = files.field(row, 'options', list, where)
   answer = files.field(row, 'answer', str, where)
   if not all(isinstance(option, str) for option in options):
@@ -97,5 +96,11 @@ def _row(row: dict[str, Any], where: str) -> Row:
     question=files.field(row, 'question', str, where),
     options=tuple(options),
     answer=answer,
-    worked=str(row.get('cot_content') or ''),
+    worked=_worked(row, where),
   )
+
+
+def _worked(row: files.Row, where: str) -> str:
+  if row.get('cot_content') in (None, ''):
+    return ''
+  return files.field(row, 'cot_content', str, where)

@@ -1,16 +1,15 @@
 """RLLA, the tool-use dialogues of ToolRL (github.com/qiancheng0/ToolRL).
 
-Reads its rows as JSON Lines, `{id, instruction, input, output}`, and ToolRL's
-own parquet files, `{prompt: [system, user], reward_model: {ground_truth}}`. All
-files given are one pool, of which a part is held out.
+Reads rows `{id, instruction, input, output}`, as its JSON Lines have them, and
+`{prompt: [system, user], reward_model: {ground_truth}}`, as ToolRL's own files
+of parquet do. All files given are one pool, of which a part is held out.
 """
 
 import functools
 import hashlib
 import itertools
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from awpo_jax import types
 from awpo_jax.rollout import prompts, tool_calls
@@ -79,10 +78,13 @@ def read_tasks(
   Raises:
     ValueError: as in `load`.
   """
+  seen: dict[str, tuple[str, str]] = {}
   for path in files.find(
     data, suffixes=('.jsonl', '.parquet'), expected=EXPECTED
   ):
-    parse = functools.partial(_task, path=path, count=itertools.count())
+    parse = functools.partial(
+      _task, path=path, count=itertools.count(), seen=seen
+    )
     yield from files.read_rows(path, parse, skipped)
 
 
@@ -93,10 +95,14 @@ def has_rationale(output: str) -> bool:
 
 
 def _task(
-  row: Mapping[str, Any], where: str, path: pathlib.Path, count: Iterator[int]
+  row: files.Row,
+  where: str,
+  path: pathlib.Path,
+  count: Iterator[int],
+  seen: dict[str, tuple[str, str]],
 ) -> types.Task:
   index = next(count)
-  if path.suffix == '.parquet':
+  if 'instruction' not in row and 'prompt' in row:
     row = _flatten(row, where)
   system = files.field(row, 'instruction', str, where)
   output = files.field(row, 'output', str, where)
@@ -104,13 +110,20 @@ def _task(
     tools = prompts.parse_tools(system)
   except ValueError as error:
     raise ValueError(f'{where}: "instruction": {error}') from error
+  user, kind = files.field(row, 'input', str, where), _kind(output, where)
+  task_id = files.identifier(row, where, default=f'{path.stem}_{index}')
+  if seen.setdefault(task_id, (system, user)) != (system, user):
+    raise ValueError(
+      f'{where}: two prompts have the id {task_id!r}; rows without an id are '
+      'named after their file: rename one of two files of one name'
+    )
   return types.Task(
-    task_id=str(row.get('id', f'{path.stem}_{index}')),
+    task_id=task_id,
     system=system,
-    user=files.field(row, 'input', str, where),
+    user=user,
     tools=tools,
     ground_truth=output,
-    kind=_kind(output, where),
+    kind=kind,
   )
 
 
@@ -125,18 +138,19 @@ def _kind(output: str, where: str) -> str:
   return {0: 'reply', 1: 'single'}.get(len(calls), 'parallel')
 
 
-def _flatten(row: Mapping[str, Any], where: str) -> dict[str, str]:
+def _flatten(row: files.Row, where: str) -> files.Row:
   """A row of ToolRL's parquet with the fields of the JSON Lines."""
-  messages = files.field(row, 'prompt', list, where)
+  messages = row.parts('prompt')
   roles = [message.get('role') for message in messages]
   if roles != ['system', 'user']:
     raise ValueError(f'{where}: "prompt": roles {roles}, not system and user')
-  reward = files.field(row, 'reward_model', dict, where)
-  return {
+  reward = row.part('reward_model')
+  fields = {
     'instruction': messages[0].get('content'),
     'input': messages[1].get('content'),
     'output': files.field(reward, 'ground_truth', str, where),
   }
+  return files.Row(fields | ({'id': row['id']} if 'id' in row else {}), where)
 
 
 def _distinct(tasks: Iterator[types.Task]) -> list[types.Task]:
@@ -147,14 +161,6 @@ def _distinct(tasks: Iterator[types.Task]) -> list[types.Task]:
     kept = chosen.setdefault(prompt, task)
     if has_rationale(task.ground_truth) > has_rationale(kept.ground_truth):
       chosen[prompt] = task
-  ids: set[str] = set()
-  for task in chosen.values():
-    if task.task_id in ids:
-      raise ValueError(
-        f'two prompts have the id {task.task_id!r}; rows without an id are '
-        'named after their file: rename one of two files of one name'
-      )
-    ids.add(task.task_id)
   return list(chosen.values())
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from absl import logging
 
 from awpo_jax import types
-from awpo_jax.rollout import prompts, tool_calls
+from awpo_jax.rollout import json_schemas, prompts, tool_calls
 from awpo_jax.rollout.datasets import files
 
 SPLITS = {
@@ -62,8 +62,8 @@ def load(
   for name in ('tool.jsonl', 'candidates.jsonl', *SPLITS.values()):
     if not (folder / name).is_file():
       raise ValueError(f'--data={data}: no {name} there: expected {EXPECTED}')
-  tools = read_tools(folder / 'tool.jsonl')
-  offered = read_candidates(folder / 'candidates.jsonl', tools)
+  tools = read_tools(folder / 'tool.jsonl', skipped)
+  offered = read_candidates(folder / 'candidates.jsonl', tools, skipped)
   splits = {}
   for split, name in SPLITS.items():
     splits[split], left_out = read_tasks(folder / name, offered, skipped)
@@ -79,37 +79,64 @@ def load(
   )
 
 
-def read_tools(path: pathlib.Path) -> dict[str, types.Tool]:
-  """All tools by name; optional parameters are marked `"required": false`."""
-  tools = {}
-  for where, row in files.read_json_lines(path):
-    name = files.field(row, 'api_name', str, where)
-    if name in tools:
-      raise ValueError(f'{where}: a second tool named {name!r}')
-    required = files.field(row, 'required', list, where)
-    parameters = {}
-    described = files.field(row, 'parameters', dict, where)
-    for key in described:
-      parameters[key] = dict(files.field(described, key, dict, where))
-      if key not in required:
-        parameters[key]['required'] = False
-    description = files.field(row, 'api_description', str, where)
-    tools[name] = types.Tool(name, description, parameters)
+def read_tools(
+  path: pathlib.Path, skipped: list[str] | None = None
+) -> dict[str, types.Tool]:
+  """All tools by name; optional parameters are marked `"required": false`.
+
+  Raises:
+    ValueError: a bad row, or a second tool of one name.
+  """
+  tools: dict[str, types.Tool] = {}
+
+  def add(row: files.Row, where: str) -> None:
+    tool = _read_tool(row, where)
+    if tool.name in tools:
+      raise ValueError(f'{where}: a second tool named {tool.name!r}')
+    tools[tool.name] = tool
+
+  files.read_rows(path, add, skipped)
   return tools
 
 
+def _read_tool(row: files.Row, where: str) -> types.Tool:
+  required = files.field(row, 'required', list, where)
+  parameters = {}
+  described = files.field(row, 'parameters', dict, where)
+  for key in described:
+    parameters[key] = dict(files.field(described, key, dict, where))
+    if key not in required:
+      parameters[key]['required'] = False
+  return types.Tool(
+    files.field(row, 'api_name', str, where),
+    files.field(row, 'api_description', str, where),
+    json_schemas.marked(parameters, required),
+  )
+
+
 def read_candidates(
-  path: pathlib.Path, tools: Mapping[str, types.Tool]
+  path: pathlib.Path,
+  tools: Mapping[str, types.Tool],
+  skipped: list[str] | None = None,
 ) -> dict[str, tuple[types.Tool, ...]]:
-  """The tools offered to each row, by the row's id, in the order given."""
-  offered = {}
-  for where, row in files.read_json_lines(path):
+  """The tools offered to each row, by the row's id, in the order given.
+
+  Raises:
+    ValueError: a bad row, an unknown tool, or a second row of one id.
+  """
+  offered: dict[str, tuple[types.Tool, ...]] = {}
+
+  def add(row: files.Row, where: str) -> None:
     names = files.field(row, 'candidates', list, where)
-    unknown = [name for name in names if name not in tools]
+    unknown = [x for x in names if not isinstance(x, str) or x not in tools]
     if unknown:
       raise ValueError(f'{where}: candidates {unknown} are not in tool.jsonl')
-    row_id = files.field(row, 'id', str, where)
+    row_id = files.identifier(row, where)
+    if row_id in offered:
+      raise ValueError(f'{where}: a second row {row_id!r}')
     offered[row_id] = tuple(tools[name] for name in names)
+
+  files.read_rows(path, add, skipped)
   return offered
 
 
@@ -131,20 +158,25 @@ def read_tasks(
   Raises:
     ValueError: a bad row, or one without candidates.
   """
-  parse = functools.partial(_read_row, offered=offered)
+  parse = functools.partial(_read_row, offered=offered, seen=set())
   rows = files.read_rows(path, parse, skipped)
   left_out = collections.Counter(row for row in rows if isinstance(row, str))
   return [row for row in rows if isinstance(row, types.Task)], left_out
 
 
-def _read_row(row: Mapping[str, Any], where: str, offered) -> types.Task | str:
+def _read_row(
+  row: files.Row, where: str, offered, seen: set[str]
+) -> types.Task | str:
   """The task, or why the row is left out."""
-  row_id = files.field(row, 'id', str, where)
+  row_id = files.identifier(row, where)
   if row_id not in offered:
     raise ValueError(f'{where}: {row_id!r} is not in candidates.jsonl')
   tools = offered[row_id]
   query = files.field(row, 'query', str, where)
   calls = _calls(row, where)
+  if row_id in seen:
+    raise ValueError(f'{where}: a second row {row_id!r}')
+  seen.add(row_id)
   if not {call.name for call in calls} <= {tool.name for tool in tools}:
     return 'a right call is not among the offered tools'
   if any(_needs_result(call) for call in calls):
@@ -158,11 +190,18 @@ def _calls(row: Mapping[str, Any], where: str) -> list[tool_calls.ToolCall]:
       files.field(call, 'api', str, where),
       files.field(tool_calls.filled(call), 'parameters', dict, where),
     )
-    for call in files.field(row, 'calling', list, where)
+    for call in _objects(row, 'calling', where)
   ]
   if not calls:
     raise ValueError(f'{where}: "calling" is empty')
   return calls
+
+
+def _objects(row: Mapping[str, Any], name: str, where: str) -> list[Any]:
+  listed = files.field(row, name, list, where)
+  if not all(isinstance(each, dict) for each in listed):
+    raise ValueError(f'{where}: "{name}" is no list of objects')
+  return listed
 
 
 def _needs_result(call: tool_calls.ToolCall) -> bool:

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from awpo_jax import types
-from awpo_jax.rollout import tool_calls
+from awpo_jax.rollout import json_text, tool_calls
 from awpo_jax.rollout.environments import (
   bfcl_tools,
   checks,
@@ -62,7 +62,8 @@ def docs_of(class_name: str) -> Mapping[str, Mapping[str, Any]]:
     / 'multi_turn_func_doc'
     / f'{bfcl_tools.MODULES[class_name]}.json'
   )
-  docs = map(json.loads, file.read_text(encoding='utf-8').splitlines())
+  lines = file.read_text(encoding='utf-8').split('\n')
+  docs = [json.loads(line) for line in lines if line.strip()]
   return {doc['name']: doc for doc in docs}
 
 
@@ -71,7 +72,10 @@ def documented(class_name: str) -> Mapping[str, types.Tool]:
   """The documented methods of a class as tools, by name."""
   return {
     name: types.Tool(
-      name, doc['description'] + _SYNTAX_NOTE, doc['parameters']['properties']
+      name,
+      doc['description'] + _SYNTAX_NOTE,
+      doc['parameters']['properties'],
+      tuple(doc['parameters']['required']),
     )
     for name, doc in docs_of(class_name).items()
   }
@@ -109,6 +113,7 @@ def parse_call(
       if keyword.arg is None:
         raise ValueError('a `**`')
       parameters[keyword.arg] = ast.literal_eval(keyword.value)
+    json_text.check(parameters)  # 1e999 is a literal, too.
   except (KeyError, SyntaxError, ValueError) as error:
     raise ValueError(f'reference call {text[:200]!r}: {error}') from error
   return tool_calls.ToolCall(node.func.id, parameters)

@@ -12,17 +12,21 @@
     def environment(limits):  # --environment=mine:environment
       return callables.CallablesEnvironment([add], limits)
 
-`tools_of([add])` is what a task of one's own offers.
+`tools_of([add])` is what a task of one's own offers. A coroutine function
+(`async def`) is awaited in its worker, within the same limits. A call names its
+arguments, and its result is one value: generators, classes, and functions with
+`*args`, `**kwargs` or positional-only parameters are refused.
 """
 
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import transformers.utils
 
 from awpo_jax import types
-from awpo_jax.rollout import tool_calls
+from awpo_jax.rollout import json_schemas, tool_calls
 from awpo_jax.rollout.environments import checks, protocol, sandbox, worker
 
 Function: TypeAlias = Callable[..., Any]
@@ -34,14 +38,18 @@ _FACTORY = 'awpo_jax.rollout.environments.worker:functions_by_name'
 def tools_of(functions: Sequence[Function]) -> tuple[types.Tool, ...]:
   """The tools that functions are, as prompts offer them.
 
+  A parameter with a default is optional. The default is shown as JSON: 3, true,
+  null for `None`; one that JSON cannot hold is not shown.
+
   Raises:
-    ValueError: a function lacks its docstring, a type hint, or the description
-      of an argument.
+    ValueError: a function is of a kind that a call cannot use, or lacks its
+      docstring, a type hint, or the description of an argument; names it.
   """
   return tuple(map(_tool, functions))
 
 
 def _tool(function: Function) -> types.Tool:
+  parameters = _parameters(function)
   try:
     schema = transformers.utils.get_json_schema(function)['function']
   # Several of its own types and `ValueError`, by what is missing.
@@ -50,19 +58,71 @@ def _tool(function: Function) -> types.Tool:
       f'{_name(function)} cannot be a tool: {error} Give it a docstring with '
       'an `Args:` section and a type hint for each argument.'
     ) from error
-  defaults = {
-    name: {'default': worker.result_text(parameter.default)}
-    for name, parameter in inspect.signature(function).parameters.items()
-    if parameter.default is not inspect.Parameter.empty
+  specs = {
+    name: {**spec, **_default(parameters[name])}
+    for name, spec in schema['parameters']['properties'].items()
   }
+  required = [
+    name
+    for name, x in parameters.items()
+    if x.default is inspect.Parameter.empty
+  ]
   return types.Tool(
     schema['name'],
     schema['description'],
-    {
-      name: {**spec, **defaults.get(name, {})}
-      for name, spec in schema['parameters']['properties'].items()
-    },
+    # An optional one whose default is not shown says so by itself.
+    json_schemas.marked(specs, required),
   )
+
+
+_UNNAMED = {
+  inspect.Parameter.POSITIONAL_ONLY: 'a positional-only parameter',
+  inspect.Parameter.VAR_POSITIONAL: 'a parameter for any number of arguments',
+  inspect.Parameter.VAR_KEYWORD: 'a parameter for arguments of any name',
+}
+
+
+def _parameters(function: Function) -> Mapping[str, inspect.Parameter]:
+  """Parameters by name, of a function that a call can use."""
+  problem = ''
+  if inspect.isclass(function):
+    problem = 'it is a class; give a function that makes what the call is for.'
+  elif inspect.isgeneratorfunction(function):
+    problem = 'it is a generator function; return one value, such as a list.'
+  elif inspect.isasyncgenfunction(function):
+    problem = 'it is an asynchronous generator; return one value instead.'
+  try:
+    parameters = inspect.signature(function).parameters
+  except (TypeError, ValueError) as error:
+    problem = problem or f'it has no signature: {error}.'
+  else:
+    for name, parameter in parameters.items():
+      if parameter.kind in _UNNAMED:
+        problem = problem or (
+          f'{name!r} is {_UNNAMED[parameter.kind]}, and a call names its '
+          'arguments: wrap it in a function whose parameters have names.'
+        )
+  if problem:
+    raise ValueError(f'{_name(function)} cannot be a tool: {problem}')
+  return parameters
+
+
+def _default(parameter: inspect.Parameter) -> dict[str, Any]:
+  """`default` as JSON; nothing where there is none, or none that JSON has.
+
+  Null must be a value that the parameter may have.
+  """
+  value = parameter.default
+  try:
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    text.encode()
+    shown = json.loads(text)
+  except (TypeError, ValueError, RecursionError):
+    return {}
+  same = list(value) if isinstance(value, tuple) else value
+  if shown is None:
+    return {'default': None, 'nullable': True}
+  return {'default': shown} if shown == same else {}
 
 
 def _name(function: Function) -> str:

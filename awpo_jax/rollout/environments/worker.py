@@ -10,28 +10,38 @@ them by the `state` that the factory's inspector sees. Live objects are kept by
 what led to them, and made again from that where they are not there.
 """
 
+import asyncio
 import collections
+import functools
 import importlib
+import inspect
 import json
 import os
+import re
 import resource
 import sys
 from typing import Any
 
+from awpo_jax.rollout import json_text
+
 _KEPT = 256
 _ERROR = 'Error during execution: '
+_ADDRESS = re.compile(r' at 0x[0-9a-fA-F]+')
 
 
 def result_text(value: Any) -> str:
-  """A result as the model sees it: text as it is, a dict as JSON, else str."""
+  """A result as the model sees it: text as it is, a dict as JSON, else str.
+
+  Without addresses, which are others each time the same call is made.
+  """
   if isinstance(value, str):
     return value
   if isinstance(value, dict):
     try:
       return json.dumps(value)
     except (TypeError, ValueError):
-      return str(value)
-  return str(value)
+      pass
+  return _ADDRESS.sub('', str(value))
 
 
 def run_call(functions, name: str, parameters: dict[str, Any]) -> str:
@@ -39,11 +49,30 @@ def run_call(functions, name: str, parameters: dict[str, Any]) -> str:
   if name not in functions:
     return f'{_ERROR}there is no tool {name}'
   try:
-    return result_text(functions[name](**parameters))
+    return result_text(_finished(functions[name](**parameters)))
   except MemoryError:
     return f'{_ERROR}out of memory'
   except BaseException as error:  # A tool may also call `sys.exit`.
     return _ERROR + _message(error)
+
+
+def _finished(result: Any) -> Any:
+  """What a call came to; what is to be awaited is awaited."""
+  if inspect.isawaitable(result):
+    result = _loop().run(_awaited(result))
+  if inspect.isgenerator(result) or inspect.isasyncgen(result):
+    raise TypeError('the tool returned a generator, which is no result')
+  return result
+
+
+async def _awaited(result: Any) -> Any:
+  return await result
+
+
+@functools.cache
+def _loop() -> asyncio.Runner:
+  """One event loop for all calls: what a tool keeps may belong to it."""
+  return asyncio.Runner()
 
 
 def _message(error: BaseException) -> str:
@@ -130,11 +159,10 @@ def serve(requests, replies, memory: int) -> None:
 def _state(inspector) -> Any:
   """What the inspector sees; None where it cannot be written as JSON."""
   try:
-    state = inspector()
-    json.dumps(state)
-  except Exception:  # A number of a million digits, say.
+    # As a log has it: NaN, which is not equal to itself, becomes a text.
+    return json_text.plain(inspector())
+  except Exception:  # The inspector's own.
     return None
-  return state
 
 
 def _cut(text: str, chars: int) -> str:

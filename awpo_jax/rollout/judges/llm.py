@@ -222,7 +222,7 @@ class LlmJudge:
       temperature=settings.temperature,
       reply_tokens=settings.reply_tokens,
       user=request.user,
-      tools=[dataclasses.asdict(tool) for tool in request.tools],
+      tools=[tool.to_json() for tool in request.tools],
       response=request.response,
     )
 

@@ -2,12 +2,20 @@
 
 import collections
 import json
+import math
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from awpo_jax.rollout.datasets import api_bank, bfcl_rows, files, mmlu_pro
+from awpo_jax.rollout import datasets
+from awpo_jax.rollout.datasets import (
+  api_bank,
+  bfcl_episodes,
+  bfcl_rows,
+  files,
+  mmlu_pro,
+)
 from tests import shared_data
 from tests.evaluation import bfcl_cases
 
@@ -59,7 +67,7 @@ def test_bfcl(tmp_path):
 def test_bad_rows_of_bfcl_are_named_or_left_out(tmp_path, change, problem):
   folder = bfcl_cases.write(tmp_path / 'bfcl')
   path = folder / 'BFCL_v4_live_simple.json'
-  first, second = map(json.loads, path.read_text().splitlines())
+  first, second = map(json.loads, path.read_bytes().splitlines())
   _lines(path, [first | change, second])
   with pytest.raises(ValueError, match=f'live_simple.json:1.*{problem}'):
     bfcl_rows.read(str(folder), ['live_simple'])
@@ -226,3 +234,51 @@ def test_the_real_rows():
   assert len(rows) == 2225 and len({row.row_id for row in rows}) == 2225
   assert len(api_bank.read(str(shared_data.path('apibank')))) == 291
   assert len(mmlu_pro.read(str(shared_data.path('mmlu_pro')))) == 1400
+
+
+def test_two_answers_to_one_row_of_bfcl_are_refused(tmp_path):
+  folder = bfcl_cases.write(tmp_path / 'bfcl')
+  path = folder / 'possible_answer' / 'BFCL_v4_live_simple.json'
+  rows = [json.loads(line) for line in path.read_bytes().splitlines()]
+  _lines(path, [*rows, rows[0] | {'ground_truth': rows[1]['ground_truth']}])
+  with pytest.raises(ValueError, match='live_simple.json:3: a second answer'):
+    bfcl_rows.read(str(folder), ['live_simple'])
+  skipped = []
+  kept = bfcl_rows.read(str(folder), ['live_simple'], skipped)
+  assert len(skipped) == 1
+  assert list(kept[0].ground_truth) == rows[0]['ground_truth']
+
+
+def test_multi_turn_rows_for_training_obey_bad_rows(tmp_path):
+  pytest.importorskip('bfcl_eval')
+  (tmp_path / 'possible_answer').mkdir()
+  rows = [
+    {
+      'id': f'multi_turn_base_{i}',
+      'question': [[{'role': 'user', 'content': 'Go.'}]],
+      'initial_config': {'GorillaFileSystem': {}},
+      'involved_classes': ['GorillaFileSystem'],
+    }
+    for i in range(4)
+  ]
+  rows[0]['initial_config'] = {'GorillaFileSystem': {'size': math.inf}}
+  rows[1]['comment'] = math.nan  # Nobody reads it.
+  calls = ["cd(folder='x')", "cd(folder='x')", 'cd(folder=1e999)', 'ls()']
+  name = 'BFCL_v4_multi_turn_base.json'
+  _lines(tmp_path / name, rows)
+  _lines(
+    tmp_path / 'possible_answer' / name,
+    [
+      {'id': r['id'], 'ground_truth': [[c]]}
+      for r, c in zip(rows, calls, strict=True)
+    ],
+  )
+  with pytest.raises(ValueError, match='base.json:1: "initial_config": not J'):
+    bfcl_episodes.load(seed=0, data=str(tmp_path))
+  skipped = []
+  dataset = datasets.load('bfcl', seed=0, data=str(tmp_path), skipped=skipped)
+  assert [task.task_id for task in dataset.evals['multi_turn_base']] == [
+    'multi_turn_base_1',
+    'multi_turn_base_3',
+  ]
+  assert len(skipped) == 2 and 'multi_turn_base_2' in skipped[1]

@@ -248,7 +248,7 @@ def test_kinds_of_real_rows():
   tasks = list(rlla.read_tasks(str(path)))
   # Counted another way: lines with a call, replies by the answer's last tag.
   expected = collections.Counter()
-  for line in path.read_text().splitlines():
+  for line in path.read_bytes().splitlines():
     answer = json.loads(line)['output'].rpartition('</think>')[2]
     calls = answer.count('\n{"name": ')
     reply = answer.endswith('</response>') and not calls

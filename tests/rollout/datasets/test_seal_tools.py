@@ -116,6 +116,10 @@ def test_a_call_without_parameters(tmp_path, none):
     ('tool', make_tool('i', parameters={'a': 1}), '"a" is of type int'),
     ('candidates', {'id': 'x', 'candidates': ['f', 'i']}, r"\['i'\] are not"),
     ('dev', make_row('y', ('f', {})), "'y' is not in candidates.jsonl"),
+    ('candidates', {'id': 'one', 'candidates': []}, "a second row 'one'"),
+    ('candidates', {'id': True, 'candidates': []}, 'not a text or a whole'),
+    ('dev', make_row('one', ('f', {'a': 1})), "a second row 'one'"),
+    ('dev', make_row('one') | {'calling': ['f']}, 'no list of objects'),
     ('dev', make_row('one'), '"calling" is empty'),
     ('dev', make_row('one', ('f', [1])), '"parameters" is of type list'),
     ('dev', ['no', 'object'], 'a list, not an object'),
@@ -177,3 +181,37 @@ def test_bad_rows_are_left_out_where_that_is_allowed(tmp_path):
   dataset = seal_tools.load(seed=0, data=data, skipped=skipped)
   assert len(dataset.train) == 2
   assert len(skipped) == 1 and 'dev.jsonl:5: no field "query"' in skipped[0]
+
+
+def test_what_hangs_on_a_bad_tool_is_left_out_with_it(tmp_path):
+  tools = [make_tool('f'), make_tool('g', required=None), make_tool('h')]
+  candidates = [
+    {'id': row_id, 'candidates': ['f', 'h']} for row_id in ('one', 7, 'in')
+  ] + [{'id': 'out', 'candidates': ['g']}, {'id': 'last', 'candidates': ['f']}]
+  data = write(
+    tmp_path,
+    **{
+      'tool.jsonl': tools,
+      'candidates.jsonl': candidates,
+      'dev.jsonl': [make_row('one', ('f', {})), make_row('7', ('h', {}))],
+      'test_out_domain.jsonl': [
+        make_row('out', ('g', {})),
+        make_row('last', ('f', {})),
+      ],
+    },
+  )
+  with pytest.raises(ValueError, match=r'tool\.jsonl:2: "required"'):
+    seal_tools.load(seed=0, data=data)
+  skipped = []
+  dataset = seal_tools.load(seed=0, data=data, skipped=skipped)
+  assert [task.task_id for task in dataset.train] == [
+    'seal_tools_one',
+    'seal_tools_7',
+  ]
+  assert len(dataset.evals['out_domain']) == 1
+  places = [text.rpartition('/')[2].split(': ')[0] for text in skipped]
+  assert places == [
+    'tool.jsonl:2',
+    'candidates.jsonl:4',
+    'test_out_domain.jsonl:1',
+  ]

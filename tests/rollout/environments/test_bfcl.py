@@ -68,6 +68,7 @@ class TestReferenceCalls:
       "os.cp('a')",
       "cp(**{'a': 1})",
       "cp('a', 'b', 'c')",
+      'cp(source=[1e999])',
       'cp',
       'cp(',
     ],

@@ -40,7 +40,7 @@ def test_schemas_by_hand():
   assert (add.name, add.description) == ('add', 'Adds two numbers.')
   assert add.parameters == {
     'a': {'type': 'integer', 'description': 'one number.'},
-    'b': {'type': 'integer', 'description': 'the other.', 'default': '1'},
+    'b': {'type': 'integer', 'description': 'the other.', 'default': 1},
   }
   assert describe.parameters['word']['type'] == 'string'
 
