@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-from awpo_jax.ops import policy_losses
+from awpo_jax.ops import algorithms, policy_losses
 
 Rule: TypeAlias = tuple[bool, str]
 
@@ -109,12 +109,16 @@ def _required_rules(config: Any) -> Iterator[Rule]:
 def _joint_rules(config: Any) -> Iterator[Rule]:
   advantage, data = config.advantage, config.data
   name = advantage.advantage
+  reads = algorithms.reads_reasoning(advantage=name, gate=advantage.gate)
+  which, other = f'--gate={advantage.gate}', ', or set --gate=none'
   if name != 'awpo':
-    yield (
-      data.judge == 'none',
-      f'--judge=none gives no reasoning reward, but --advantage={name} needs '
-      'one: name a judge.',
-    )
+    which, other = f'--advantage={name}', ''
+  yield (
+    data.judge == 'none' and reads,
+    f'--judge=none gives no reasoning reward, but {which} needs one: name a '
+    f'judge{other}.',
+  )
+  if name != 'awpo':
     yield (
       advantage.estimator != 'grpo',
       f'--advantage={name} has an estimator of its own: leave out '
@@ -136,9 +140,7 @@ def _joint_rules(config: Any) -> Iterator[Rule]:
       f'{alone} has no gate for --clip=linear to follow: set --clip=fixed.',
     )
   yield (
-    advantage.condition != 'none'
-    and name == 'awpo'
-    and advantage.gate == 'none',
+    advantage.condition != 'none' and not reads,
     f'--condition={advantage.condition} is about the reasoning, which '
     '--gate=none does not read: leave it out.',
   )

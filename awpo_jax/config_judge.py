@@ -23,6 +23,16 @@ class JudgeConfig:
   judge_samples: int = flag(1, 'Replies that a judgement is the mean of.')
   judge_temperature: float = flag(0.0, 'Of the judge; 0 is greedy.')
   judge_reply_tokens: int = flag(512, 'Tokens of a reply at most.')
+  judge_token_limit_name: str = flag(
+    'max_tokens',
+    'Name under which the endpoint is told --judge_reply_tokens.',
+    ('max_tokens', 'max_completion_tokens'),
+  )
+  judge_omit: tuple[str, ...] = flag(
+    (),
+    'Parameters that are not sent, joined by commas, for an endpoint that '
+    'refuses them: temperature, or that of --judge_token_limit_name.',
+  )
   judge_concurrency: int = flag(16, 'Calls under way at once.')
   judge_timeout: float = flag(120.0, 'Seconds of a call.')
   judge_retries: int = flag(
@@ -50,10 +60,14 @@ class JudgeConfig:
 
 
 # None of the numbers of a run hangs on these: with the cache they are those of
-# the model, the prompt and the scale.
+# the model, the prompt and the scale. Another temperature gives others, but an
+# endpoint that refuses it has judged nothing with it.
 MAY_CHANGE = frozenset(
   {
     'judge_url',
+    'judge_reply_tokens',
+    'judge_token_limit_name',
+    'judge_omit',
     'judge_concurrency',
     'judge_timeout',
     'judge_retries',

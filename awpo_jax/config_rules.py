@@ -83,7 +83,7 @@ def rules(config: Any, values: dict[str, Any]) -> Iterator[Rule]:
   if config.run.rl_steps:
     yield from _rl_rules(config.rl)
     yield from _slots_rules(config.rl, config.environment)
-    yield from _advantage_rules(config.advantage, config.data)
+    yield from _advantage_rules(config.advantage)
     yield from _loss_rules(config.loss)
     yield from config_algorithms.rules(config)
   yield (
@@ -221,8 +221,21 @@ def judge_rules(judge, name: str) -> Iterator[Rule]:
   )
   yield from _above_0(judge, ['judge_scale', 'judge_timeout'])
   yield from _at_least_0(judge, ['judge_temperature', 'judge_backoff'])
+  sent = ('temperature', judge.judge_token_limit_name)
+  unknown = [name for name in judge.judge_omit if name not in sent]
   yield (
-    judge.judge_samples > 1 and judge.judge_temperature == 0,
+    bool(unknown),
+    f'--judge_omit={",".join(unknown)}: only {" and ".join(sent)} are sent '
+    'beside model and messages.',
+  )
+  omitted = 'temperature' in judge.judge_omit
+  yield (
+    omitted and judge.judge_temperature != 0,
+    f'--judge_omit=temperature leaves --judge_temperature='
+    f'{judge.judge_temperature} out: set one of them.',
+  )
+  yield (
+    judge.judge_samples > 1 and judge.judge_temperature == 0 and not omitted,
     f'--judge_samples={judge.judge_samples} are all the same at '
     '--judge_temperature=0: raise it, or ask once.',
   )
@@ -310,12 +323,7 @@ def _slots_rules(rl, environment) -> Iterator[Rule]:
   )
 
 
-def _advantage_rules(advantage, data) -> Iterator[Rule]:
-  yield (
-    data.judge == 'none' and advantage.gate != 'none',
-    f'--judge=none gives no reasoning reward, but --gate={advantage.gate} '
-    'needs one: set --gate=none or name a judge.',
-  )
+def _advantage_rules(advantage) -> Iterator[Rule]:
   if advantage.mix == 'convex':
     yield (
       not 0 < advantage.mix_weight < 1,

@@ -139,11 +139,14 @@ class Dataset:
 class Score(NamedTuple):
   """An outcome reward with the bounds it could have had for its prompt.
 
+  Numbers may be of Python, NumPy or JAX.
+
   Attributes:
     value: finite, in `[minimum, maximum]`.
     minimum: the worst possible value for this prompt.
     maximum: the best possible value for this prompt.
-    parts: further numbers to log, by name; `solved` is taken.
+    parts: further numbers to log, by name; `solved` is taken. None is a number
+      that is missing, and one that is not finite counts in no mean.
     solved: whether the task is solved; None: where the value is the maximum.
   """
 
@@ -162,8 +165,9 @@ class JudgeRequest(NamedTuple):
   response: str
 
 
-# A reward scores one response; raising `RewardUnavailable` makes it invalid.
-Reward: TypeAlias = Callable[[str, Task], Score]
+# A reward scores one response; None, or raising `RewardUnavailable`, makes the
+# sample invalid.
+Reward: TypeAlias = Callable[[str, Task], Score | None]
 # A judge scores many at once; None where it could not be had.
 Judge: TypeAlias = Callable[[Sequence[JudgeRequest]], Sequence[float | None]]
 
@@ -174,6 +178,14 @@ class RewardUnavailable(Exception):
 
 class JudgeUnavailable(Exception):
   """Scores cannot be had at present; says of whom, why and the remedy."""
+
+
+class JudgeRefused(JudgeUnavailable):
+  """Scores cannot be had until something is changed: waiting does not help."""
+
+
+class BadReturn(ValueError):
+  """A reward or judge returned what it must not; says which and the remedy."""
 
 
 # Records of arrays: pytrees that cross into jitted functions.

@@ -27,7 +27,10 @@ from absl import app, flags  # noqa: E402
 from awpo_jax import config as config_lib  # noqa: E402
 from awpo_jax import config_judge, config_rules, types  # noqa: E402
 from awpo_jax.evaluation import agreement  # noqa: E402
-from awpo_jax.rollout import json_text  # noqa: E402
+from awpo_jax.rollout import (
+  json_text,  # noqa: E402
+  returned,  # noqa: E402
+)
 from awpo_jax.training import judges  # noqa: E402
 
 flags.DEFINE_string('transcripts', None, 'File of JSON lines.')
@@ -54,7 +57,8 @@ def judged(values: flags.FlagValues) -> dict[str, float | None]:
   run = os.path.abspath(values.transcripts)
   judge = judges.make_judge(values.judge, settings, run=run)
   assert judge is not None
-  scores = list(judge([row.request for row in rows]))
+  answers = [f'transcript {number}' for number in range(1, len(rows) + 1)]
+  scores = returned.judged(judge, [row.request for row in rows], answers)
   labels = [row.label for row in rows]
   if values.output:
     with pathlib.Path(values.output).open('w', encoding='utf-8') as file:

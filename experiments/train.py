@@ -18,6 +18,7 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 from absl import app, flags  # noqa: E402
 
 from awpo_jax import config as config_lib  # noqa: E402
+from awpo_jax import types  # noqa: E402
 from awpo_jax.training import (  # noqa: E402
   checkpoints,
   faults,
@@ -53,6 +54,7 @@ def main(arguments: list[str]) -> None:
     checkpoints.CheckpointError,
     faults.NonFiniteError,
     faults.ReplicaError,
+    types.BadReturn,
   ) as error:
     print(f'{type(error).__name__}: {error}', file=sys.stderr)
     sys.exit(1)

@@ -35,7 +35,7 @@ class Endpoint:
     bodies: of all calls, in order.
     headers: likewise.
     behave: (how manyth call with this body, from 0; body) -> name of an
-      answer of `ANSWERS`.
+      answer of `ANSWERS`, or an answer: of `completion`, say.
     delay: seconds before each answer.
     most: calls that were under way at once, at most.
   """
@@ -44,7 +44,7 @@ class Endpoint:
     self.url = ''
     self.bodies: list[Any] = []
     self.headers: list[Any] = []
-    self.behave: Callable[[int, Any], str] = lambda number, body: 'good'
+    self.behave: Callable[[int, Any], Any] = lambda number, body: 'good'
     self.delay = 0.0
     self.most = self.now = 0
     self.seen: collections.Counter[str] = collections.Counter()
@@ -58,7 +58,7 @@ def thought(body: Any) -> str:
   return found[0][1]
 
 
-def _completion(text: Any) -> bytes:
+def _completion(text: Any, finish: str = 'stop') -> bytes:
   return json.dumps(
     {
       'id': 'x',
@@ -68,7 +68,7 @@ def _completion(text: Any) -> bytes:
       'choices': [
         {
           'index': 0,
-          'finish_reason': 'stop',
+          'finish_reason': finish,
           'message': {'role': 'assistant', 'content': text},
         }
       ],
@@ -84,6 +84,17 @@ def _completion(text: Any) -> bytes:
 def _good(body) -> bytes:
   score = verdict(thought(body))
   return _completion(json.dumps({'reason': 'a rule', 'score': score}))
+
+
+def completion(text: Any, finish: str = 'stop') -> Any:
+  """An answer whose message has this content."""
+  return 200, _JSON, _completion(text, finish)
+
+
+def refusal(status: int, said: Any) -> Any:
+  """An answer of an error: JSON, or bytes as they are."""
+  data = said if isinstance(said, bytes) else json.dumps(said).encode()
+  return status, _JSON, data
 
 
 _JSON = {'Content-Type': 'application/json'}
@@ -149,11 +160,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       with endpoint.lock:
         endpoint.now -= 1
 
-  def _answer(self, how: str, body: Any) -> None:
-    if how in BROKEN:
+  def _answer(self, how: Any, body: Any) -> None:
+    if isinstance(how, str) and how in BROKEN:
       self._break(how)
       return
-    status, headers, data = ANSWERS[how](body)
+    answer = ANSWERS[how](body) if isinstance(how, str) else how
+    status, headers, data = answer
     self.send_response(status)
     for name, value in headers.items():
       self.send_header(name, value)

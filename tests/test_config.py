@@ -145,6 +145,8 @@ OTHERS = {
   'judge_samples': 4,
   'judge_temperature': 0.6,
   'judge_reply_tokens': 99,
+  'judge_token_limit_name': 'max_completion_tokens',
+  'judge_omit': ('max_completion_tokens',),
   'judge_concurrency': 32,
   'judge_timeout': 30.0,
   'judge_retries': 9,
@@ -371,6 +373,16 @@ WRONG = {
   '--samples=1': ['--samples=1'],
   '--temperature=0.0': ['--temperature=0'],
   '--judge=none': ['--judge=none'],
+  '--judge_omit=seed: only temperature and max_tokens': [
+    *(*LLM, '--judge_omit=seed'),
+  ],
+  '--judge_omit=max_tokens: only temperature and max_completion_tokens': [
+    *(*LLM, '--judge_omit=max_tokens'),
+    '--judge_token_limit_name=max_completion_tokens',
+  ],
+  '--judge_omit=temperature leaves --judge_temperature=0.5 out': [
+    *(*LLM, '--judge_omit=temperature', '--judge_temperature=0.5'),
+  ],
   'set --judge_url': [*LLM, '--judge_url='],
   'set --judge_model': [*LLM, '--judge_model='],
   '--judge_url is no plain http address': [*LLM, '--judge_url=here:8000/v1'],

@@ -99,6 +99,22 @@ def judge(requests) -> list[float | None]:
   return [None if n % 5 == 0 else 1 / (1 + n) for n in lengths]
 
 
+def mute(requests) -> None:
+  """A judge that forgets to return what it has found."""
+  del requests
+
+
+def bare_scores(requests) -> list[str]:
+  """A judge whose scores are texts."""
+  return ['0.5'] * len(requests)
+
+
+def bare(response: str, task: types.Task) -> float:
+  """A reward that does not say what it could have been."""
+  del task
+  return float(len(response))
+
+
 def flags(folder: pathlib.Path, *further: str) -> list[str]:
   """The flags of a run in `folder`; the model's file is written beside it."""
   model = folder.parent / 'model.json'

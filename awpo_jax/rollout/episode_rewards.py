@@ -7,15 +7,26 @@ from typing import Any
 import numpy as np
 
 from awpo_jax import types
-from awpo_jax.rollout import episodes, rewards
+from awpo_jax.rollout import episodes, returned, rewards
 from awpo_jax.rollout.environments import protocol
 
 
 def outcome(
   environment: protocol.Environment, episode: episodes.Episode, task: types.Task
 ) -> types.Score:
-  """What the environment says of the episode's end."""
-  return environment.outcome(task, episode.state, episode.turns)
+  """What the environment says of the episode's end.
+
+  Raises:
+    types.BadReturn: that is no score.
+    types.RewardUnavailable: it says None.
+  """
+  said = environment.outcome(task, episode.state, episode.turns)
+  score = returned.outcome(said, environment.outcome, task)
+  if score is None:
+    raise types.RewardUnavailable(
+      f'{returned.name_of(environment.outcome)} returned None'
+    )
+  return score
 
 
 def turnwise(
@@ -70,6 +81,7 @@ def make_reward(
 def available(score: Callable[..., types.Score]) -> Callable[..., types.Score]:
   """A reward that makes episodes without an end invalid."""
 
+  @functools.wraps(score)
   def reward(episode: episodes.Episode, task: types.Task) -> types.Score:
     if episode.unavailable:
       raise types.RewardUnavailable(episode.unavailable)
@@ -86,7 +98,7 @@ class EpisodeJudge:
   """
 
   def __init__(self, judge: types.Judge):
-    self._judge = judge
+    self._judge = self.__wrapped__ = judge
     # What `judging.Judging` may ask of a judge, where this one has it.
     for name in ('problem', 'close'):
       if hasattr(judge, name):
@@ -95,18 +107,31 @@ class EpisodeJudge:
       self.give_up = lambda requests: judge.give_up(
         [one for request in requests for one in _requests(request)]
       )
+    if hasattr(judge, 'refused'):
+      self.refused = lambda requests: [
+        any(judge.refused(_requests(request))) for request in requests
+      ]
 
   def __call__(
     self, requests: Sequence[types.JudgeRequest]
   ) -> list[float | None]:
     parts = [_requests(request) for request in requests]
-    scores = iter(self._judge([one for part in parts for one in part]))
+    asked = [one for part in parts for one in part]
+    scores = iter(returned.scores(self._judge(asked), self._judge, len(asked)))
     return [_mean([next(scores) for _ in part]) for part in parts]
 
 
-def _mean(scores: Sequence[float | None]) -> float | None:
-  had = [score for score in scores if score is not None]
-  return float(np.mean(had)) if had and len(had) == len(scores) else None
+def _mean(scores: Sequence[Any]) -> Any:
+  """Of scores; one that is none itself, for the caller knows the task."""
+  had = []
+  for score in scores:
+    try:
+      had.append(returned.share(score))
+    except ValueError:
+      return score
+  if not had or None in had:
+    return None
+  return float(np.mean(np.array(had, np.float64)))
 
 
 def _requests(request: types.JudgeRequest) -> list[types.JudgeRequest]:

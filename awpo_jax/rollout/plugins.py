@@ -4,6 +4,8 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
+from awpo_jax.rollout import returned
+
 
 def load(spec: str, builtin: Mapping[str, Any], *, flag: str) -> Any:
   """The part a flag names: one of ours, or `package.module:function`.
@@ -18,7 +20,8 @@ def load(spec: str, builtin: Mapping[str, Any], *, flag: str) -> Any:
     The callable.
 
   Raises:
-    ValueError: no such name, not importable, or not callable.
+    ValueError: no such name, not importable, not callable, or a coroutine
+      function: what it returns would have to be awaited.
   """
   if spec in builtin:
     return builtin[spec]
@@ -42,4 +45,5 @@ def load(spec: str, builtin: Mapping[str, Any], *, flag: str) -> Any:
     raise ValueError(
       f'--{flag}={spec}: a {type(part).__name__}, not callable; name a function'
     )
+  returned.check_plain(part, flag=flag, spec=spec)
   return part

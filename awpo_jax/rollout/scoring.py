@@ -1,11 +1,13 @@
 """Both rewards of a rollout batch, with their validity."""
 
-import math
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 
 from awpo_jax import types
+from awpo_jax.rollout import returned
 
 _ROUNDING = 1e-6
 
@@ -16,6 +18,7 @@ def score(
   *,
   reward: types.Reward,
   judge: types.Judge | None,
+  tell: Callable[[str], None] = lambda _: None,
 ) -> tuple[types.Rewards, dict[str, np.ndarray]]:
   """Scores every answer; one that cannot be scored is invalid, not 0.
 
@@ -25,6 +28,7 @@ def score(
     reward: outcome of one answer.
     judge: of the reasoning, called once with all answers; None: no reasoning
       reward is had.
+    tell: given a line for each answer whose outcome could not be had.
 
   Returns:
     `types.Rewards` of NumPy arrays, and each part the reward reports as
@@ -32,31 +36,49 @@ def score(
     where the task is solved and 0 where not.
 
   Raises:
-    ValueError: a reward is not finite or outside its bounds, the bounds of a
-      task's answers differ, or the judge returns another number of scores or
-      one outside [0, 1].
+    types.BadReturn: a reward is no score, not finite or outside its bounds, the
+      bounds of a task's answers differ, or the judge returns another number of
+      scores or something that is no number in [0, 1].
   """
+  # What the user's functions compute is theirs to place.
+  with jax.transfer_guard('allow'):
+    outcomes = _outcomes(responses, tasks, reward, tell)
+    reasoning, judged = _judge(responses, tasks, judge)
+  rewards, parts = outcomes
+  return dataclasses.replace(
+    rewards, reasoning=reasoning, reasoning_valid=judged
+  ), parts
+
+
+def _outcomes(
+  responses: Sequence[Sequence[str]],
+  tasks: Sequence[types.Task],
+  reward: types.Reward,
+  tell: Callable[[str], None],
+) -> tuple[types.Rewards, dict[str, np.ndarray]]:
+  """`score` without a judge."""
   shape = (len(tasks), len(responses[0]))
   outcome, valid = np.zeros(shape, np.float32), np.zeros(shape, bool)
   bounds = np.tile(np.array([0, 1], np.float32), (shape[0], 1))
   parts = {'solved': np.full(shape, np.nan, np.float32)}
   for p, task in enumerate(tasks):
     for g, response in enumerate(responses[p]):
-      result = _outcome(reward, response, task)
+      result = _outcome(reward, response, task, tell)
       if result is None:
         continue
       if valid[p].any():
-        _check_bounds(bounds[p], result, task)
+        _check_bounds(bounds[p], result, task, reward)
       outcome[p, g], valid[p, g] = result.value, True
       bounds[p] = result.minimum, result.maximum
       for name, value in _parts(result).items():
-        parts.setdefault(name, np.full(shape, np.nan, np.float32))[p, g] = value
-  reasoning, judged = _judge(responses, tasks, judge)
+        array = parts.setdefault(name, np.full(shape, np.nan, np.float32))
+        with np.errstate(over='ignore'):  # It is only told, perhaps as inf.
+          array[p, g] = value
   return types.Rewards(
     outcome=outcome,
     outcome_valid=valid,
-    reasoning=reasoning,
-    reasoning_valid=judged,
+    reasoning=np.zeros(shape, np.float32),
+    reasoning_valid=np.zeros(shape, bool),
     outcome_min=bounds[:, 0].copy(),
     outcome_max=bounds[:, 1].copy(),
   ), parts
@@ -74,32 +96,32 @@ def judge_requests(
 
 
 def _outcome(
-  reward: types.Reward, response: str, task: types.Task
+  reward: types.Reward,
+  response: str,
+  task: types.Task,
+  tell: Callable[[str], None],
 ) -> types.Score | None:
   try:
-    result = reward(response, task)
-  except types.RewardUnavailable:
+    result = returned.outcome(reward(response, task), reward, task)
+  except types.RewardUnavailable as error:
+    tell(f'{type(error).__name__}: {error}')
     return None
-  value, low, high = result.value, result.minimum, result.maximum
-  if not (math.isfinite(value) and low <= value <= high and low < high):
-    raise ValueError(
-      f'The reward of task {task.task_id} is {value} with bounds [{low}, '
-      f'{high}]: it must be finite and within bounds that differ. Raise '
-      'RewardUnavailable for a sample that cannot be scored.'
-    )
+  if result is None:
+    tell(f'{returned.name_of(reward)} returned None')
   return result
 
 
 def _check_bounds(
-  bounds: np.ndarray, result: types.Score, task: types.Task
+  bounds: np.ndarray, result: types.Score, task: types.Task, reward
 ) -> None:
   """Bounds say how well a group does: they belong to the task."""
   given = np.asarray([result.minimum, result.maximum], np.float32)
   if np.any(bounds != given):
-    raise ValueError(
+    raise types.BadReturn(
       f'The reward of task {task.task_id} has bounds {bounds.tolist()} for one '
-      f'answer and [{result.minimum}, {result.maximum}] for another: return '
-      'the same bounds for all answers to a task.'
+      f'answer and [{result.minimum}, {result.maximum}] for another: '
+      f'{returned.name_of(reward)} must return the same bounds for all answers '
+      'to a task.'
     )
 
 
@@ -121,18 +143,10 @@ def _judge(
   if judge is None:
     return np.zeros(shape, np.float32), np.zeros(shape, bool)
   requests = judge_requests(responses, tasks)
-  scores = list(judge(requests))
-  if len(scores) != len(requests):
-    raise ValueError(
-      f'The judge returned {len(scores)} scores for {len(requests)} answers.'
-    )
-  for index, value in enumerate(scores):
-    if value is not None and not 0 <= value <= 1:
-      raise ValueError(
-        f'The judge gave {value} to an answer to task '
-        f'{tasks[index // shape[1]].task_id}: scores lie in [0, 1], None for '
-        'one that could not be had.'
-      )
+  answers = [
+    f'an answer to task {task.task_id}' for task in tasks for _ in responses[0]
+  ]
+  scores = returned.judged(judge, requests, answers)
   had = np.array([value is not None for value in scores], bool)
   filled = np.array([value or 0.0 for value in scores], np.float32)
   return filled.reshape(shape), had.reshape(shape)

@@ -22,11 +22,13 @@ class Scored(NamedTuple):
     tasks: P of them.
     rollout: of NumPy arrays.
     parts: name -> f32[P, G], what the outcome is made of; NaN where missing.
+    lost: why an outcome could not be had, the last time; '' where all were.
   """
 
   tasks: Sequence[types.Task]
   rollout: types.Rollout
   parts: Mapping[str, np.ndarray]
+  lost: str = ''
 
 
 def differs(rewards: types.Rewards, *, judged: bool) -> np.ndarray:
@@ -80,6 +82,7 @@ def fill(
       ]
       for name in names
     },
+    lost=rounds[-1].lost,
   )
 
 

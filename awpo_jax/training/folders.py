@@ -1,6 +1,7 @@
 """The folder of a run: claimed by a new run, known again by an old one."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import pathlib
@@ -8,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 
 from awpo_jax import config as config_lib
+from awpo_jax import config_judge
 from awpo_jax.rollout import file_locks
 from awpo_jax.training import archive, checkpoints, profiler, run_model
 from awpo_jax.training import metrics as metrics_lib
@@ -36,6 +38,9 @@ _FILES = (
   # Last: a process killed in here leaves the folder of a run.
   FLAGS_FILE,
 )
+_JUDGE_FLAGS = {
+  field.name for field in dataclasses.fields(config_judge.JudgeConfig)
+}
 # A run must not go on with other data unnoticed, and only its place is known.
 _MOVED = (
   '\nData that has moved: put it, or a link to it, back at the old place, or '
@@ -93,6 +98,9 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
 def claim_folder(folder: pathlib.Path, config: config_lib.Config) -> bool:
   """Stores the flags of a new run; refuses another run's folder.
 
+  Flags of the judge may be corrected as long as no step of RL is written, and
+  nothing hangs on them.
+
   Returns:
     Whether the run is a new one.
 
@@ -103,7 +111,10 @@ def claim_folder(folder: pathlib.Path, config: config_lib.Config) -> bool:
   unfinished = stored.with_suffix('.tmp')
   if stored.exists():
     changed = config_lib.differences(json.loads(stored.read_text()), config)
-    if changed:
+    names = {text.partition(':')[0].removeprefix('--') for text in changed}
+    if names and names <= _JUDGE_FLAGS and not _has_rl(folder):
+      _store(folder, config)
+    elif changed:
       raise config_lib.ConfigError(
         f'--output_dir={folder} holds a run with other flags; name another '
         'folder, or set these back:\n'
@@ -118,10 +129,24 @@ def claim_folder(folder: pathlib.Path, config: config_lib.Config) -> bool:
       f'--output_dir={folder} holds files but no run: name a new folder.'
     )
   folder.mkdir(parents=True, exist_ok=True)
+  _store(folder, config)
+  return True
+
+
+def _store(folder: pathlib.Path, config: config_lib.Config) -> None:
+  """Writes the flags; those that are compared last, and as a whole."""
   (folder / FLAGFILE).write_text(config_lib.to_flagfile(config))
+  stored = folder / FLAGS_FILE
+  unfinished = stored.with_suffix('.tmp')
   unfinished.write_text(json.dumps(config_lib.to_json(config), indent=2))
   unfinished.rename(stored)
-  return True
+
+
+def _has_rl(folder: pathlib.Path) -> bool:
+  """Whether a step of RL is written."""
+  file = folder / metrics_lib.METRICS_FILE
+  lines = file.read_text().splitlines() if file.exists() else []
+  return any('"phase": "rl"' in line for line in lines)
 
 
 def leave_folder(folder: pathlib.Path, *, remove: bool) -> None:

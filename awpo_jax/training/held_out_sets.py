@@ -11,6 +11,7 @@ from awpo_jax.rollout.judges import judging
 from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import phases, processes
 from awpo_jax.training import programs as programs_lib
+from awpo_jax.training import scored as scored_lib
 
 
 def check_best_metric(experiment: experiment_lib.Experiment) -> None:
@@ -40,6 +41,9 @@ def evaluate(
 
   No training hangs on them: a judge that cannot be had leaves its metric None.
   All processes answer, the first one scores.
+
+  Raises:
+    types.BadReturn: as `scoring.score`.
   """
   metrics: dict[str, Any] = {}
   rows: list[dict[str, Any]] = []
@@ -47,11 +51,12 @@ def evaluate(
     tasks = every[: experiment.config.run.eval_tasks]
     texts = phases.answer(experiment, programs, mesh, params, tasks)
     scored = None
-    if processes.is_first():
-      scorers = experiment.scorers(name)
-      if isinstance(scorers['judge'], judging.Judging):
-        scorers['judge'] = scorers['judge'].leniently
-      scored = held_out.score(tasks, texts, **scorers)
+    with scored_lib.ending_together():
+      if processes.is_first():
+        scorers = experiment.scorers(name)
+        if isinstance(scorers['judge'], judging.Judging):
+          scorers['judge'] = scorers['judge'].leniently
+        scored = held_out.score(tasks, texts, **scorers)
     values, answers = processes.gather(scored)[0]
     metrics |= {f'eval/{name}/{key}': value for key, value in values.items()}
     rows += [{'set': name, **row} for row in answers]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from awpo_jax import config as config_lib
 from awpo_jax import config_judge, types
+from awpo_jax.ops import algorithms
 from awpo_jax.rollout import plugins
 from awpo_jax.rollout.judges import flawed, judging, llm_prompt, rubric
 
@@ -33,8 +34,8 @@ def make_judge(
     The judge; None for `none`.
 
   Raises:
-    ValueError: there is none of that name, or its prompt or cache cannot be
-      used.
+    ValueError: there is none of that name, or its prompt, cache or key cannot
+      be used.
   """
   if name == 'none':
     return None
@@ -52,6 +53,8 @@ def make_judge(
     samples=flags.judge_samples,
     temperature=flags.judge_temperature,
     reply_tokens=flags.judge_reply_tokens,
+    token_limit_name=flags.judge_token_limit_name,
+    omit=flags.judge_omit,
     concurrency=flags.judge_concurrency,
     timeout=flags.judge_timeout,
     retries=flags.judge_retries,
@@ -73,7 +76,8 @@ def patient(
 ) -> Iterator[judging.Judging | None]:
   """The judge as the steps of a run ask it; it is closed in the end.
 
-  With `--gate=none` nothing hangs on its scores, and none is waited for.
+  Where the algorithm does not read the reasoning (`--gate=none`, say) nothing
+  hangs on its scores, and none is waited for.
   """
   if judge is None:
     yield None
@@ -85,7 +89,9 @@ def patient(
     judge,
     min_judged=share,
     patience=config.judge.judge_patience,
-    needed=config.advantage.gate != 'none',
+    needed=algorithms.reads_reasoning(
+      advantage=config.advantage.advantage, gate=config.advantage.gate
+    ),
     tell=tell,
   )
   with contextlib.closing(asked):

@@ -21,6 +21,7 @@ from awpo_jax.training import (
   faults,
   folders,
   held_out_sets,
+  idle,
   judges,
   misfits,
   optimizer,
@@ -59,8 +60,8 @@ def train(
       name what is not there.
     CheckpointError: `--init_from` or the run's own checkpoint does not fit.
     faults.NonFiniteError, faults.ReplicaError: the run cannot go on.
-    signals.Stopped: after SIGTERM or SIGINT, or where the judge cannot be had;
-      everything is saved.
+    signals.Stopped: after SIGTERM or SIGINT, where reward or judge cannot be
+      had, and after some steps without a valid answer; everything is saved.
   """
   started = time.perf_counter() if started is None else started
   folder = pathlib.Path(config.run.output_dir)
@@ -122,6 +123,8 @@ class _Run:
     self.optimizers = optimizer.make_optimizers(self.config)
     self.stop_signal: int | None = None
     self.stopping = False
+    self.problem = ''  # Why it must stop without a signal.
+    self.watch = idle.Watch(self.config, lambda: self.patient)
     self.profiler = profiler.Profiler(run.profile_steps, run.output_dir)
     self.last_saved: int | None = None
     self.reference: Any = None  # What the KL term refers to.
@@ -235,8 +238,8 @@ class _Run:
       self.profiler.before(step)
       try:
         state, report = steps[phase](state, index)
-      except types.JudgeUnavailable as error:
-        self._stop_unjudged(state, done, pending, error)
+      except (types.JudgeUnavailable, types.BadReturn) as error:
+        self._stop_unscored(state, done, pending, error)
       self.profiler.after(step, state.params)
       if pending:
         self._write(*pending)
@@ -244,7 +247,8 @@ class _Run:
       # Looked at once: a signal that comes later is for the next step.
       told = [x for x in processes.gather(self.stop_signal) if x]
       self.stop_signal = told[0] if told else None
-      self.stopping = bool(told) and step < self.total
+      self.problem = self.watch.after(report)
+      self.stopping = bool(told and step < self.total or self.problem)
       if self._pauses(step):
         if self.ahead:
           self.ahead.settle()
@@ -291,8 +295,11 @@ class _Run:
     metrics = self._metrics(step, report)
     evaluated = None
     if state is not None and self._evaluates(step):
-      evaluated = self._evaluate(state, step)
-      metrics |= evaluated
+      try:
+        evaluated = self._evaluate(state, step)
+      except types.BadReturn as error:  # The step is to be saved first.
+        self.problem, self.stopping = str(error), True
+      metrics |= evaluated or {}
     self.log.write_transcripts(step, report.transcripts)
     if self.archive is not None and report.scored is not None:
       self.archive.append(step, report.scored)
@@ -369,7 +376,7 @@ class _Run:
       self.patient.hurry()
     self.bar.message('Stopping after this step; once more to stop at once.')
 
-  def _stop_unjudged(self, state, done: int, pending, error) -> NoReturn:
+  def _stop_unscored(self, state, done: int, pending, error) -> NoReturn:
     """Ends before step `done` + 1, which changed nothing: that is saved."""
     self.stopping = True
     if pending:
@@ -377,18 +384,21 @@ class _Run:
     elif self.last_saved != done:
       self._save(state, done, None)
     self.keep_folder()
-    if self.stop_signal is not None:
-      self._stop(done)
-    self.manager.wait_until_finished()
-    raise signals.Stopped(
-      f'{error} Step {done} is saved: the same command goes on from there.'
-    ) from error
+    self.problem = str(error)
+    lasting = types.BadReturn, types.JudgeRefused
+    self._stop(done, passes=not isinstance(error, lasting))
 
-  def _stop(self, step: int) -> None:
-    assert self.stop_signal is not None
+  def _stop(self, step: int, *, passes: bool = False) -> NoReturn:
+    """Ends after step `step`, which is saved."""
     self.manager.wait_until_finished()
+    if self.stop_signal is not None:
+      raise signals.Stopped(
+        f'Stopped by {signal.Signals(self.stop_signal).name} after step {step},'
+        ' which is saved: the same command goes on from there.',
+        self.stop_signal,
+      )
+    then = 'the same command' if passes else 'once that is mended the command'
     raise signals.Stopped(
-      f'Stopped by {signal.Signals(self.stop_signal).name} after step {step}, '
-      'which is saved: the same command goes on from there.',
-      self.stop_signal,
+      f'{self.problem} Step {step} is saved: {then} goes on from there.',
+      passes=passes,
     )

@@ -326,7 +326,7 @@ def score_rollout(
     texts = prompts_lib.decode_completions(
       experiment.tokenizer, completions, experiment.stop_ids
     )
-  rewards, parts = scored_lib.score(experiment, texts, tasks)
+  rewards, parts, lost = scored_lib.score(experiment, texts, tasks)
   # Of every process: they run the same program, and one writes.
   told = processes.gather(
     {
@@ -350,7 +350,7 @@ def score_rollout(
     sample_ids=samples,
     thinking=scored_lib.thinking_of(experiment, completions),
   )
-  return filling.Scored(tasks, rollout, parts), transcripts
+  return filling.Scored(tasks, rollout, parts, lost), transcripts
 
 
 def answer(

@@ -1,6 +1,7 @@
 """A rollout batch scored: rewards, and rows for whoever reads along."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,25 +12,51 @@ from awpo_jax.rollout import episodes, scoring, thinking
 from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import processes
 
+# What ends a run in good order, the more special before the more general.
+_ENDS: Mapping[str, type[Exception]] = {
+  kind.__name__: kind
+  for kind in (types.BadReturn, types.JudgeRefused, types.JudgeUnavailable)
+}
+
 
 def score(
   experiment: experiment_lib.Experiment,
   texts: Sequence[Sequence[Any]],
   tasks: Sequence[types.Task],
-) -> tuple[types.Rewards, dict[str, np.ndarray]]:
-  """`scoring.score`; where one process has no judge, none goes on."""
-  scored = unjudged = None
-  try:
+) -> tuple[types.Rewards, dict[str, np.ndarray], str]:
+  """`scoring.score`, and why an outcome was not had, the last time.
+
+  Where one process cannot go on, none does.
+  """
+  scored, lost = None, ['']
+  with ending_together():
     scored = scoring.score(
-      texts, tasks, reward=experiment.reward, judge=experiment.judge
+      texts,
+      tasks,
+      reward=experiment.reward,
+      judge=experiment.judge,
+      tell=lost.append,
     )
-  except types.JudgeUnavailable as error:
-    unjudged = str(error)
-  for reason in processes.gather(unjudged):
-    if reason:
-      raise types.JudgeUnavailable(reason)
   assert scored is not None
-  return scored
+  return *scored, lost[-1]
+
+
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+  """What ends the run in one process ends it in all; all must come here.
+
+  Raises:
+    types.BadReturn, types.JudgeUnavailable: of the first process that has one.
+  """
+  told = None
+  try:
+    yield
+  except tuple(_ENDS.values()) as error:
+    kind = next(n for n, kind in _ENDS.items() if isinstance(error, kind))
+    told = [kind, str(error)]
+  for each in processes.gather(told):
+    if each:
+      raise _ENDS[each[0]](each[1])
 
 
 def transcripts(

@@ -13,13 +13,25 @@ class Stopped(RuntimeError):
   Attributes:
     signum: of the signal that asked for it; None where it cannot go on now.
     exit_code: of the process, as a shell has it for a signal; else that of a
-      failure that may pass.
+      failure that may pass, or of one that will not.
   """
 
-  def __init__(self, message: str, signum: int | None = None):
+  def __init__(
+    self, message: str, signum: int | None = None, *, passes: bool = True
+  ):
+    """The end of a run.
+
+    Args:
+      message: what happened and how to go on.
+      signum: of a signal.
+      passes: without one, whether the same command may work later; else
+        something must be changed before.
+    """
     super().__init__(message)
     self.signum = signum
-    self.exit_code = os.EX_TEMPFAIL if signum is None else 128 + signum
+    self.exit_code = os.EX_TEMPFAIL if passes else 1
+    if signum is not None:
+      self.exit_code = 128 + signum
 
 
 def stop_at_start(signum: int, _: Any) -> None:

@@ -111,6 +111,10 @@ def test_a_judge_model_and_its_scores(transcripts, tmp_path):
     (['--transcripts='], 'Set --transcripts'),
     (['--transcripts=/nowhere'], 'FileNotFoundError'),
     (
+      ['--judge=tests.tiny_dataset:bare_scores'],
+      "tiny_dataset:bare_scores gave '0.5' to transcript 1",
+    ),
+    (
       [
         '--judge=llm',
         '--judge_url=http://127.0.0.1:9/v1',

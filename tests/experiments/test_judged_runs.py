@@ -167,3 +167,68 @@ def test_a_rerun_asks_nothing(smooth, cache):
   result = _run(folder, dead, cache)
   assert result.returncode == 0, result.stderr
   whole_runs.assert_same(folder, smooth[0], LAST)
+
+
+def test_a_refusal_ends_the_run_which_goes_on_when_corrected(
+  smooth, cache, tmp_path
+):
+  folder = tmp_path / 'run'
+  said = {
+    'error': {
+      'message': f"'max_tokens' is not known; yours, {KEY[llm.KEY_VARIABLE]}."
+    }
+  }
+  with judge_server.serving() as endpoint:
+    endpoint.behave = lambda number, body: (
+      judge_server.refusal(400, said) if 'max_tokens' in body else 'good'
+    )
+    result = _run(folder, endpoint.url, cache)
+    assert result.returncode == 1, result.stderr
+    for text in ("400: 'max_tokens' is not known; yours, [key]", 'Step 0 is'):
+      assert text in result.stderr
+    assert KEY[llm.KEY_VARIABLE] not in result.stderr
+    assert 'Traceback' not in result.stderr
+    assert whole_runs.saved_steps(folder) == [0]
+    assert len(endpoint.bodies) <= 16
+    result = _run(
+      folder,
+      endpoint.url,
+      cache,
+      '--judge_token_limit_name=max_completion_tokens',
+    )
+  assert result.returncode == 0, result.stderr
+  whole_runs.assert_same(folder, smooth[0], LAST)
+
+
+def test_a_run_that_trains_nothing_ends(cache, tmp_path):
+  folder = tmp_path / 'run'
+  flags = tiny_dataset.flags(
+    folder,
+    cache,
+    '--judge=tests.tiny_dataset:mute',
+    '--sft_steps=0',
+    '--rl_steps=9',
+  )
+  result = whole_runs.forked(flags, tmp_path)
+  assert result.returncode == 1, result.stderr
+  assert (
+    'No answer of the last 3 steps could be trained on, so nothing was learnt '
+    'in them: of the last one 16 of 16 answers had no score (the judge '
+    'tests.tiny_dataset:mute). Step 3 is saved'
+  ) in result.stderr
+  assert whole_runs.saved_steps(folder)[-1] == 3
+  assert len(whole_runs.rows(folder)) == 3
+
+
+def test_a_reward_without_bounds_loses_no_step(cache, tmp_path):
+  folder = tmp_path / 'run'
+  flags = tiny_dataset.flags(
+    folder, cache, '--reward=tests.tiny_dataset:bare', '--checkpoint_every=50'
+  )
+  result = whole_runs.forked(flags, tmp_path)
+  assert result.returncode == 1, result.stderr
+  # Asked for the first time when the end of SFT is evaluated.
+  for text in ('task held_out_0 by tests.tiny_dataset:bare is', 'Step 4 is'):
+    assert text in result.stderr
+  assert 'Traceback' not in result.stderr
+  assert whole_runs.saved_steps(folder) == [4]

@@ -1,5 +1,6 @@
 """Rewards of whole episodes, and the judge's word on them, by hand."""
 
+import numpy as np
 import pytest
 
 from awpo_jax import types
@@ -61,6 +62,35 @@ class TestTurnwise:
       reward(episodes.Episode((), {}, 'gone'), task())
 
 
+@pytest.mark.parametrize('kind', ['outcome', 'turns'])
+class TestWhatAnEnvironmentReturns:
+  """Not what it should: said of the environment's own method."""
+
+  def reward(self, kind, says):
+    class Odd:
+      def outcome(self, task, state, turns):
+        del task, state, turns
+        return says
+
+    reward = episode_rewards.make_reward(Odd(), kind)
+    return reward(episodes.Episode((), {}), task(references=(REPLY,)))
+
+  def test_a_number_without_bounds(self, kind):
+    with pytest.raises(types.BadReturn, match=r't by .*Odd\.outcome is 0.5'):
+      self.reward(kind, 0.5)
+
+  def test_none(self, kind):
+    with pytest.raises(types.RewardUnavailable, match=r'Odd\.outcome returned'):
+      self.reward(kind, None)
+
+  def test_numbers_of_numpy(self, kind):
+    said = types.Score(
+      np.float32(0.5), np.float32(0), np.float32(1), {}, np.True_
+    )
+    score = self.reward(kind, said)
+    assert score.solved is True and type(score.value) is float
+
+
 class TestJudge:
   def request(self, *texts):
     turns = tuple(
@@ -85,6 +115,23 @@ class TestJudge:
     # A turn is judged with what came before it.
     assert [r.user for r in seen[:2]] == ['ask', 'ask\na\n<obs> seen 0 </obs>']
 
+  @pytest.mark.parametrize('bad', ['0.5', 1.5, float('nan'), [1]])
+  def test_what_is_no_score_is_left_to_who_knows_the_task(self, bad):
+    # Else a mean of it with others might lie in [0, 1].
+    judged = episode_rewards.EpisodeJudge(lambda requests: [0.0, bad])
+    (got,) = judged([self.request('a', 'b')])
+    assert got is bad
+
+  def test_numbers_of_numpy_and_none(self):
+    judged = episode_rewards.EpisodeJudge(lambda requests: np.float32([0, 1]))
+    assert judged([self.request('a', 'b')]) == [0.5]
+    judged = episode_rewards.EpisodeJudge(lambda requests: None)
+    assert judged([self.request('a', 'b')]) == [None]
+    with pytest.raises(types.BadReturn, match='1 scores for 2 answers'):
+      episode_rewards.EpisodeJudge(lambda requests: [1])(
+        [self.request('a', 'b')]
+      )
+
   def test_what_else_a_judge_may_do(self):
     class Judge:
       given_up = ()
@@ -98,8 +145,13 @@ class TestJudge:
       def give_up(self, requests):
         self.given_up = [r.response for r in requests]
 
+      def refused(self, requests):
+        return [r.response == 'b' for r in requests]
+
     inner = Judge()
     judged = episode_rewards.EpisodeJudge(inner)
     assert judged.problem() == 'is slow' and not hasattr(judged, 'close')
     judged.give_up([self.request('a', 'b')])
     assert inner.given_up == ['a', 'b']
+    episodes_ = [self.request('a', 'b'), self.request('a')]
+    assert judged.refused(episodes_) == [True, False]

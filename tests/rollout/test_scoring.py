@@ -1,10 +1,16 @@
 """Both rewards of a batch: validity, bounds, errors, parts."""
 
+import functools
+import warnings
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from awpo_jax import types
 from awpo_jax.rollout import scoring
+from awpo_jax.rollout.judges import judging
 from awpo_jax.training import scored
 
 
@@ -100,6 +106,166 @@ def test_a_sum_that_misses_its_maximum_by_a_rounding_is_solved():
   assert parts['solved'].all()
 
 
+def test_none_is_a_reward_that_could_not_be_had():
+  told = []
+
+  def forgetful(response, task):
+    if response == '0':
+      return types.Score(None, 0.0, 1.0, {})
+    return reward(response, task) if response != '4' else None
+
+  got, parts = scoring.score(
+    TEXTS, TASKS, reward=forgetful, judge=None, tell=told.append
+  )
+  np.testing.assert_array_equal(
+    got.outcome_valid, [[False, False, True], [True, False, True]]
+  )
+  np.testing.assert_array_equal(np.isnan(parts['solved']), ~got.outcome_valid)
+  name = f'{__name__}:{forgetful.__qualname__} returned None'
+  assert told == [name, 'RewardUnavailable: sandbox is down', name]
+
+
+KINDS = [
+  np.float32,
+  np.float64,
+  np.float16,
+  np.array,
+  jnp.float32,
+  jnp.bfloat16,
+  lambda x: np.array([x]),
+  lambda x: jnp.float32([[x]]),
+  str,  # For the check of this test: no number.
+]
+
+
+@pytest.mark.parametrize('number', range(len(KINDS)))
+def test_numbers_of_any_library(number):
+  kind = KINDS[number]
+
+  def typed(response, task):
+    (_, low, high, parts, _) = reward(response, task)
+    parts = {name: kind(value) for name, value in parts.items()}
+    solved = kind(float(response) == high)
+    value = response if kind is str else float(response)
+    return types.Score(kind(value), kind(low), kind(high), parts, solved)
+
+  def judge(requests):
+    return [kind(0.25)] * len(requests)
+
+  # As a run has it, in whose loop nothing moves to a device unasked.
+  with jax.transfer_guard('disallow'):
+    if kind is str:
+      with pytest.raises(types.BadReturn, match='a by .*`value`.* no number'):
+        score([['4'], ['1']], reward=typed)
+      with pytest.raises(types.BadReturn, match="'0.25' to .* task a"):
+        score(judge=judge)
+      return
+    got, parts = score(judge=judge, reward=typed)
+  want, want_parts = score()
+  np.testing.assert_array_equal(got.outcome, want.outcome)
+  np.testing.assert_array_equal(got.outcome_max, [4, 1])
+  np.testing.assert_array_equal(got.reasoning, np.full((2, 3), 0.25))
+  for name, values in want_parts.items():
+    np.testing.assert_array_equal(parts[name], values)
+
+
+@pytest.mark.parametrize('batch', [np.float32, jnp.float32, iter, tuple])
+def test_scores_in_any_sequence(batch):
+  with jax.transfer_guard('disallow'):
+    got, _ = score(judge=lambda requests: batch([0, 0.5, 1, 0.25, 0.75, 1]))
+  np.testing.assert_array_equal(got.reasoning, [[0, 0.5, 1], [0.25, 0.75, 1]])
+
+
+def test_a_reward_and_a_judge_may_compute_with_jax():
+  def computed(response, task):
+    return reward(response, task)._replace(value=jnp.float32(1) / 2)
+
+  def judge(requests):
+    return jnp.arange(len(requests)) / 8
+
+  with jax.transfer_guard('disallow'):
+    got, _ = score([['1'], ['1']], judge=judge, reward=computed)
+  np.testing.assert_array_equal(got.outcome, [[0.5], [0.5]])
+  np.testing.assert_array_equal(got.reasoning, [[0], [0.125]])
+
+
+def test_a_score_of_ones_own_class():
+  class Own:
+    value, minimum, maximum = True, 0, 1
+
+  got, parts = score([['4'], ['1']], reward=lambda response, task: Own())
+  np.testing.assert_array_equal(got.outcome, [[1], [1]])
+  np.testing.assert_array_equal(parts['solved'], [[1], [1]])
+
+
+async def awaited():
+  return types.Score(1.0, 0.0, 1.0, {})
+
+
+def scored(**changed):
+  return types.Score(0.5, 0.0, 1.0, {})._replace(**changed)
+
+
+BAD_REWARDS = {
+  'no bounds': lambda: 0.5,
+  'no bounds, of NumPy': lambda: np.float32(0.5),
+  'bool': lambda: True,
+  'text': lambda: '0.5',
+  'tuple': lambda: (0.5, 0.0, 1.0, {}),
+  'dict': lambda: {'value': 0.5},
+  'coroutine': awaited,
+  'coroutine within': lambda: scored(value=awaited()),
+  'value': lambda: scored(value='0.5'),
+  'several values': lambda: scored(value=np.array([0.5, 0.5])),
+  'complex': lambda: scored(value=0.5j),
+  'beyond floats': lambda: scored(value=10**400),
+  'beyond float32': lambda: scored(value=1e300, maximum=1e301),
+  'bounds that are one in float32': lambda: scored(
+    value=1e8, minimum=1e8, maximum=1e8 + 1
+  ),
+  'no lower bound': lambda: scored(minimum=-np.inf),
+  'minimum': lambda: scored(minimum=None),
+  'solved': lambda: scored(solved='yes'),
+  'solved in part': lambda: scored(solved=0.5),
+  'solved, NaN': lambda: scored(solved=np.nan),
+  'parts': lambda: scored(parts=[1.0]),
+  'a part': lambda: scored(parts={'names': 'many'}),
+  'a part in parts': lambda: scored(parts={'names': [1.0]}),
+}
+
+
+@pytest.mark.parametrize('case', BAD_REWARDS)
+def test_what_is_no_reward_names_function_task_and_remedy(case):
+  def mine(response, task):
+    del response, task
+    return BAD_REWARDS[case]()
+
+  name = f'{__name__}:{mine.__qualname__}'
+  wrapped = functools.wraps(mine)(functools.partial(mine))
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')  # A coroutine that nobody awaits.
+    for each in (mine, wrapped):
+      with pytest.raises(types.BadReturn) as raised:
+        score([['4'], ['1']], reward=each)
+  for word in ('task a ', name, 'Return types.Score(', 'RewardUnavailable'):
+    assert word in str(raised.value)
+
+
+def test_a_part_that_is_not_finite_ends_nothing():
+  values = {'x': np.inf, 'y': np.nan, 'z': None, 'w': 1e300, 'v': np.bool_(1)}
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    _, parts = score(
+      [['4'], ['1']], reward=lambda *_: scored(parts=values, solved=np.True_)
+    )
+    _, none = score([['4'], ['1']], reward=lambda *_: scored(parts=None))
+  wanted = {**values, 'z': np.nan, 'w': np.inf, 'solved': 1}
+  assert parts.keys() == wanted.keys()
+  for name, value in wanted.items():
+    np.testing.assert_array_equal(parts[name], [[value], [value]])
+  assert none.keys() == {'solved'}
+
+
 @pytest.mark.parametrize('text', ['nan', 'inf', '-inf', '4.5', '-3.5'])
 def test_a_reward_that_is_no_reward(text):
   with pytest.raises(ValueError, match='reward of task a .*RewardUnavailable'):
@@ -184,3 +350,61 @@ def test_parts_that_are_not_finite_end_nothing():
   expected = np.float32([[np.nan, np.inf, 1], [-np.inf, 3, np.nan]])
   np.testing.assert_array_equal(parts['part'], expected)
   assert scored.part_means(parts)['reward/part'] == 2.0
+
+
+def test_a_judge_that_returns_none_has_no_score():
+  got, _ = score(judge=lambda requests: None)
+  assert not got.reasoning_valid.any()
+
+
+def test_a_score_may_miss_its_bounds_by_a_rounding():
+  scores = [1 + 1e-7, -1e-7, np.float32(1.0000001), 0, 1, True]
+  got, _ = score(judge=lambda requests: scores)
+  np.testing.assert_array_equal(got.reasoning, [[1, 0, 1], [0, 1, 1]])
+
+
+@pytest.mark.parametrize(
+  'value', ['0.5', [0.5], {}, 0.5j, np.zeros(2), np.array('0.5')]
+)
+def test_a_judge_whose_score_is_no_number(value):
+  def mine(requests):
+    return [0.5, 0.5, 0.5, None, 0.5, value]
+
+  with pytest.raises(types.BadReturn) as raised:
+    score(judge=mine)
+  for word in (
+    mine.__qualname__,
+    'task b',
+    'no number',
+    'Scores lie in [0, 1]',
+  ):
+    assert word in str(raised.value)
+
+
+BAD_JUDGES = {
+  'a number': lambda: 0.5,
+  'a number of NumPy': lambda: np.float32(0.5),
+  'a number of JAX': lambda: jnp.float32(0.5),
+  'a text': lambda: '010101',
+  'bytes': lambda: b'010101',
+  'a dict': lambda: dict.fromkeys('abcdef', 0.5),
+  'a set': lambda: {0.1, 0.2, 0.3, 0.4, 0.5, 0.6},
+  'a coroutine': awaited,
+  'too few': lambda: [0.5] * 5,
+}
+
+
+@pytest.mark.parametrize('case', BAD_JUDGES)
+def test_what_are_no_scores_names_judge_tasks_and_remedy(case):
+  def mine(requests):
+    del requests
+    return BAD_JUDGES[case]()
+
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    # As a run asks it, too, and for episodes.
+    for judge in (mine, judging.Judging(mine)):
+      with pytest.raises(types.BadReturn) as raised:
+        score(judge=judge)
+      for word in (f'{__name__}:{mine.__qualname__}', 'task a', 'a list of 6'):
+        assert word in str(raised.value)

@@ -47,6 +47,29 @@ def test_a_folder_with_other_flags_is_refused(tmp_path):
   assert not folders.claim_folder(folder, kept)
 
 
+def test_flags_of_the_judge_may_be_corrected_until_a_step_hangs_on_them(
+  tmp_path,
+):
+  folder = tmp_path / 'run'
+  llm = ('--judge=llm', '--judge_url=http://here/v1')
+  config = _config(folder, *llm, '--judge_model=tpyo')
+  folders.claim_folder(folder, config)
+  metrics = folder / 'metrics.jsonl'
+  metrics.write_text('{"step": 1, "phase": "sft"}\n')
+  corrected = _config(folder, *llm, '--judge_model=typo')
+  assert not folders.claim_folder(folder, corrected)
+  # And that is what it is from now on.
+  stored = json.loads((folder / folders.FLAGS_FILE).read_text())
+  assert stored == config_lib.to_json(corrected)
+  metrics.write_text(metrics.read_text() + '{"step": 2, "phase": "rl"}\n')
+  for wrong in (
+    config,
+    _config(folder, *llm, '--judge_model=typo', '--seed=5'),
+  ):
+    with pytest.raises(config_lib.ConfigError, match='other flags'):
+      folders.claim_folder(folder, wrong)
+
+
 def test_a_folder_with_something_else_is_refused(tmp_path):
   folder = tmp_path / 'run'
   folder.mkdir()

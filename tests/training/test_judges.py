@@ -9,6 +9,8 @@ from tests import tiny_dataset
 
 LLM = ('--judge=llm', '--judge_url=http://127.0.0.1:9/v1', '--judge_model=m')
 
+GATELESS = ('--gate=none', '--difficulty=none', '--clip=fixed')
+
 
 def _config(*flags):
   return config_lib.parse(
@@ -48,6 +50,7 @@ def test_every_flag_of_the_model_reaches_it(tmp_path, monkeypatch):
     'samples': 4,
     'temperature': 0.6,
     'reply_tokens': 99,
+    'token_limit_name': 'max_completion_tokens',
     'concurrency': 32,
     'timeout': 30.0,
     'retries': 9,
@@ -68,6 +71,13 @@ def test_every_flag_of_the_model_reaches_it(tmp_path, monkeypatch):
   assert made._key == 'sk-from-outside'
 
 
+def test_what_is_left_out_reaches_it():
+  assert _make(*LLM, '--judge_omit=temperature,max_tokens')._settings.omit == (
+    'temperature',
+    'max_tokens',
+  )
+
+
 def test_the_built_in_prompt():
   template = _make(*LLM)._settings.template
   assert template == llm_prompt.DEFAULT.read_text('utf-8')
@@ -85,6 +95,9 @@ def test_a_prompt_that_is_not_there():
     ((*LLM, '--min_judged=0.5'), 0.5, True),
     ((*LLM, '--min_judged=0'), 0.0, True),
     ((*LLM, '--gate=none'), 0.9, False),
+    # They read the reasoning without a gate.
+    ((*LLM, *GATELESS, '--advantage=gdpo'), 0.9, True),
+    ((*LLM, *GATELESS, '--advantage=papo', '--correct=1'), 0.9, True),
     # A judge of one's own may have its reasons to give no score.
     (('--judge=tests.tiny_dataset:judge',), 0.0, True),
     (('--judge=tests.tiny_dataset:judge', '--min_judged=1'), 1.0, True),

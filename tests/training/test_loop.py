@@ -254,7 +254,7 @@ def bare(tmp_path, monkeypatch):
 
     def step(state, index):
       traced.append(index)
-      return state, None
+      return state, python_types.SimpleNamespace(metrics={})
 
     state = python_types.SimpleNamespace(params='params')
     steps = {'sft': step, 'rl': step}

@@ -43,14 +43,16 @@ def run(tmp_path, monkeypatch):
   return made
 
 
-def _go(run, fails, first=0):
+def _go(run, fails=None, first=0, error=types.JudgeUnavailable, valid=1.0):
   """Steps whose parameters are their number, up to one without a judge."""
 
   def step(state, index):
     number = int(state.params) + 1
     if number == fails:
-      raise types.JudgeUnavailable('The judge http://x is down: start it.')
-    return python_types.SimpleNamespace(params=str(number)), None
+      raise error('The judge http://x is down: start it.')
+    metrics = {'reward/valid': valid}
+    report = python_types.SimpleNamespace(metrics=metrics, scored=None)
+    return python_types.SimpleNamespace(params=str(number)), report
 
   state = python_types.SimpleNamespace(params=str(first))
   run._steps(state, first, {'sft': step, 'rl': step})
@@ -103,3 +105,57 @@ def test_the_first_signal_ends_the_waiting(run):
   assert hurried == [1] and run.stop_signal == signal.SIGTERM
   with pytest.raises(KeyboardInterrupt):
     run._on_signal(signal.SIGTERM, None)
+
+
+@pytest.mark.parametrize('error', [types.JudgeRefused, types.BadReturn])
+def test_what_waiting_does_not_help_has_another_exit_code(run, error):
+  with pytest.raises(signals.Stopped) as stopped:
+    _go(run, 7, error=error)
+  assert run.done[-3:] == [('write', 6), ('save', 6, '6'), 'kept']
+  assert str(stopped.value).endswith(
+    'Step 6 is saved: once that is mended the command goes on from there.'
+  )
+  assert stopped.value.exit_code == 1
+
+
+def test_steps_that_train_nothing_end_it(run):
+  with pytest.raises(signals.Stopped, match='last 3 steps .*Step 3 is') as end:
+    _go(run, valid=0.0)
+  assert run.done[-2:] == [('write', 3), ('save', 3, '3')]
+  assert end.value.exit_code == 1
+
+
+def test_also_where_they_are_the_last(run):
+  with pytest.raises(signals.Stopped, match='last 3 steps .*Step 7 is') as end:
+    _go(run, first=4, valid=0.0)
+  assert run.done[-2:] == [('write', 7), ('save', 7, '7')]
+  assert end.value.exit_code == 1
+
+
+def test_a_bad_return_in_an_evaluation_comes_after_saving(run, monkeypatch):
+  def evaluate(state, step):
+    raise types.BadReturn('The reward of task t by mine:f is 0.5.')
+
+  monkeypatch.undo()  # `_write` and `_save` themselves.
+  saved = []
+  for name, value in {
+    '_evaluate': evaluate,
+    '_metrics': lambda step, report: {'phase': 'sft'},
+    '_save': lambda state, step, evaluated: saved.append((step, evaluated)),
+    '_log': lambda step, metrics: None,
+    'log': python_types.SimpleNamespace(write_transcripts=lambda *_: None),
+    'archive': None,
+    'bar': python_types.SimpleNamespace(update=lambda *_: None),
+  }.items():
+    monkeypatch.setattr(run, name, value, raising=False)
+  run.config = run.experiment.config
+  metrics = {}
+  report = python_types.SimpleNamespace(
+    metrics=metrics, scored=None, transcripts=[]
+  )
+  step = lambda state, index: (state, report)  # noqa: E731
+  state = python_types.SimpleNamespace(params='x')
+  # SFT ends with step 4, which is evaluated.
+  with pytest.raises(signals.Stopped, match='mine:f is 0.5. Step 4 is') as end:
+    run._steps(state, 0, {'sft': step, 'rl': step})
+  assert saved[-1] == (4, None) and end.value.exit_code == 1

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from awpo_jax import types
+from awpo_jax.rollout import returned
 
 _ROUNDING = 1e-6
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
@@ -19,10 +20,11 @@ Requests = Sequence[types.JudgeRequest]
 
 
 class Judging:
-  """A `types.Judge` around another one, which may have two more methods.
+  """A `types.Judge` around another one, which may have three more methods.
 
   `problem() -> str` names it and what went wrong last; `give_up(requests)` is
-  told which scores the run goes on without.
+  told which scores the run goes on without; `refused(requests)` says of each
+  whether no further call can bring its score.
   """
 
   def __init__(
@@ -43,7 +45,7 @@ class Judging:
       needed: False: nothing hangs on the scores; none is waited for.
       tell: given a line where a batch waits or is without its scores.
     """
-    self._judge = judge
+    self._judge = self.__wrapped__ = judge
     self._min_judged = min_judged
     self._patience = patience
     self._needed = needed
@@ -76,13 +78,13 @@ class Judging:
 
     Raises:
       types.JudgeUnavailable: too few could be had for as long as the patience
-        lasts, or `hurry` was called meanwhile.
+        lasts, or `hurry` was called meanwhile; `types.JudgeRefused`, if no
+        further call can bring those that are missing.
+      types.BadReturn: the judge returned another number of scores.
     """
     if not self._needed:
       return self._or_without(self._first, requests)
     scores = self._first(requests)
-    if len(scores) != len(requests):
-      return scores  # The caller says what is wrong.
     self._complete(requests, scores)
     lost = _missing(scores)
     give_up = getattr(self._judge, 'give_up', None)
@@ -104,7 +106,7 @@ class Judging:
       return [None] * len(requests)
 
   def _asked(self, requests: Requests) -> list[float | None]:
-    return list(self._judge(requests))
+    return returned.scores(self._judge(requests), self._judge, len(requests))
 
   def _first(self, requests: Requests) -> list[float | None]:
     begun, self._begun = self._begun, []
@@ -120,8 +122,14 @@ class Judging:
     while len(missing := _missing(scores)) > may_lack:
       what = (
         f'{len(scores) - len(missing)} of {len(scores)} answers could be '
-        f'judged by {self._name()}'
+        f'judged by {self.name()}'
       )
+      if all(self._refused([requests[i] for i in missing])):
+        raise types.JudgeRefused(
+          f'{what}, fewer than --min_judged={self._min_judged:g} of them, and '
+          'it will not judge the others: mend what it says, or lower '
+          '--min_judged.'
+        )
       if time.monotonic() - since > self._patience or self._hurried.is_set():
         raise types.JudgeUnavailable(
           f'{what}, fewer than --min_judged={self._min_judged:g} of them for '
@@ -137,9 +145,15 @@ class Judging:
       if len(_missing(scores)) < len(missing):
         since, pause = time.monotonic(), _FIRST_PAUSE
 
-  def _name(self) -> str:
+  def _refused(self, requests: Requests) -> Sequence[bool]:
+    refused = getattr(self._judge, 'refused', None)
+    return [False] if refused is None else refused(requests)
+
+  def name(self) -> str:
+    """The judge, with what went wrong last where it tells."""
     problem = getattr(self._judge, 'problem', None)
-    return f'the judge {problem()}' if problem is not None else 'the judge'
+    name = returned.name_of(self._judge) if problem is None else problem()
+    return f'the judge {name}'
 
 
 def _missing(scores: Sequence[float | None]) -> list[int]:

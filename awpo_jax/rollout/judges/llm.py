@@ -6,8 +6,8 @@ Equal requests that are under way together are asked once.
 """
 
 import asyncio
+import contextlib
 import dataclasses
-import email.utils
 import logging
 import random
 import threading
@@ -19,17 +19,12 @@ import openai
 
 from awpo_jax import types
 from awpo_jax.rollout.judges import cache as cache_lib
-from awpo_jax.rollout.judges import llm_prompt
+from awpo_jax.rollout.judges import llm_prompt, refusals, replies
 
-KEY_VARIABLE = 'AWPO_JUDGE_API_KEY'
+KEY_VARIABLE = refusals.KEY_VARIABLE
 _LONGEST_PAUSE = 30.0
 # What a server may ask for by `Retry-After`.
 _LONGEST_WAIT = 300.0
-_REFUSED = {
-  401: f'set {KEY_VARIABLE} to a key that it accepts',
-  403: f'set {KEY_VARIABLE} to a key that may use --judge_model',
-  404: 'correct --judge_url (it ends in /v1, mostly) or --judge_model',
-}
 # The client's own, and what it lets through from a body that is no JSON or
 # JSON of another shape.
 _FAILURES = (
@@ -55,6 +50,8 @@ class Settings:
     samples: replies a judgement is the mean of.
     temperature: of the judge.
     reply_tokens: of a reply, at most.
+    token_limit_name: parameter that says so.
+    omit: parameters that are not sent.
     concurrency: calls under way at once.
     timeout: seconds of a call.
     retries: further calls for a reply that failed or could not be read.
@@ -73,6 +70,8 @@ class Settings:
   samples: int = 1
   temperature: float = 0.0
   reply_tokens: int = 512
+  token_limit_name: str = 'max_tokens'
+  omit: tuple[str, ...] = ()
   concurrency: int = 16
   timeout: float = 120.0
   retries: int = 4
@@ -82,6 +81,20 @@ class Settings:
   max_tokens: int = 0
   cache: str = ''
   run: str = ''
+
+  def sampling(self) -> dict[str, Any]:
+    """What a call says of how to sample, by the names that are sent."""
+    every = {
+      'temperature': self.temperature,
+      self.token_limit_name: self.reply_tokens,
+    }
+    return {name: x for name, x in every.items() if name not in self.omit}
+
+  def limit(self) -> str:
+    """What cuts a reply, and what to do about it."""
+    if self.token_limit_name in self.omit:
+      return "the endpoint's own limit: have --judge_omit let one be sent"
+    return f'--judge_reply_tokens={self.reply_tokens}: raise it'
 
 
 class LlmJudge:
@@ -98,10 +111,16 @@ class LlmJudge:
       key: sent to the endpoint, kept nowhere else; None for none.
 
     Raises:
-      ValueError: the cache cannot be opened.
+      ValueError: the cache cannot be opened, or the key is no text that a
+        header can hold.
     """
     self._settings = settings
-    self._key = key or 'none'
+    self._key = (key or '').strip()
+    if not (self._key.isascii() and (self._key or ' ').isprintable()):
+      raise ValueError(
+        f'{KEY_VARIABLE} holds letters that no HTTP header can: set it anew.'
+      )
+    self._refused: set[str] = set()
     self._lock = threading.Lock()
     self._loop: asyncio.AbstractEventLoop | None = None
     self._tasks: dict[str, asyncio.Task[float | None]] = {}
@@ -119,10 +138,15 @@ class LlmJudge:
     """A score in [0, 1] of each thought, 0 where there is none to grade.
 
     Raises:
-      types.JudgeUnavailable: the endpoint refuses us, every call failed for
-        longer than the patience, or the budget is spent.
+      types.JudgeRefused: the endpoint refuses what we send.
+      types.JudgeUnavailable: every call failed for longer than the patience, or
+        the budget is spent.
     """
     return self._run(self._judge(list(requests)))
+
+  def refused(self, requests: Sequence[types.JudgeRequest]) -> list[bool]:
+    """Which of them the endpoint has refused for their own text."""
+    return [self._request_key(x) in self._refused for x in requests]
 
   def give_up(self, requests: Sequence[types.JudgeRequest]) -> None:
     """This run goes on without these scores, also when it is resumed."""
@@ -171,9 +195,10 @@ class LlmJudge:
       logging.getLogger(name).setLevel(logging.WARNING)
     self._cache = cache_lib.Cache(settings.cache, settings.run)
     self._slots = asyncio.Semaphore(settings.concurrency)
+    self._ended = asyncio.Event()
     self._client = openai.AsyncOpenAI(
       base_url=settings.url,
-      api_key=self._key,
+      api_key=self._key or 'none',
       timeout=settings.timeout,
       # Counted, bounded and told about here.
       max_retries=0,
@@ -192,9 +217,10 @@ class LlmJudge:
   ) -> list[float | None]:
     if not self._tasks:  # What failed before says nothing about now.
       self._failure = self._failing_since = None
+      self._ended.clear()
     scores = await asyncio.gather(*map(self._judgement, requests))
     if self._failure is not None:
-      raise types.JudgeUnavailable(str(self._failure))
+      raise type(self._failure)(str(self._failure))
     return scores
 
   async def _judgement(self, request: types.JudgeRequest) -> float | None:
@@ -206,7 +232,7 @@ class LlmJudge:
       return None
     scores = await asyncio.gather(
       *(
-        self._once(cache_lib.key(request=key, sample=sample), request)
+        self._once(cache_lib.key(request=key, sample=sample), key, request)
         for sample in range(self._settings.samples)
       )
     )
@@ -214,31 +240,35 @@ class LlmJudge:
     return sum(had) / len(had) if len(had) == len(scores) else None
 
   def _request_key(self, request: types.JudgeRequest) -> str:
-    settings = self._settings
+    settings, sent = self._settings, self._settings.sampling()
     return cache_lib.key(
       model=settings.model,
       template=settings.template,
       scale=settings.scale,
-      temperature=settings.temperature,
-      reply_tokens=settings.reply_tokens,
+      temperature=sent.get('temperature'),
+      reply_tokens=sent.get(settings.token_limit_name),
       user=request.user,
       tools=[tool.to_json() for tool in request.tools],
       response=request.response,
     )
 
-  async def _once(self, key: str, request: types.JudgeRequest) -> float | None:
+  async def _once(
+    self, key: str, request_key: str, request: types.JudgeRequest
+  ) -> float | None:
     """The score of a key, by one task for all who ask for it meanwhile."""
     task = self._tasks.get(key)
     if task is None:
-      task = asyncio.create_task(self._score(key, request))
+      task = asyncio.create_task(self._score(key, request_key, request))
       self._tasks[key] = task
       task.add_done_callback(lambda _: self._tasks.pop(key, None))
     return await task
 
-  async def _score(self, key: str, request: types.JudgeRequest) -> float | None:
+  async def _score(
+    self, key: str, request_key: str, request: types.JudgeRequest
+  ) -> float | None:
     """From the cache, or asked for until a reply can be read."""
     stored = self._cache.score(key)
-    if stored is not None:
+    if stored is not None or request_key in self._refused:
       return stored
     settings = self._settings
     messages = llm_prompt.messages(
@@ -247,21 +277,31 @@ class LlmJudge:
     for attempt in range(settings.retries + 1):
       if attempt:
         pause = min(settings.backoff * 2 ** (attempt - 1), _LONGEST_PAUSE)
-        await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+        await self._pause(pause * random.uniform(0.5, 1.0))
       async with self._slots:
-        while (wait := self._not_before - time.monotonic()) > 0:
-          await asyncio.sleep(wait)
+        while (
+          not self._ended.is_set()
+          and (wait := self._not_before - time.monotonic()) > 0
+        ):
+          await self._pause(wait)
         if self._ends():
           return None
-        text, repeat = await self._call(messages)
-      verdict = llm_prompt.parse_reply(text, scale=settings.scale)
+        answer = await self._call(messages)
+      verdict = llm_prompt.parse_reply(answer.text, scale=settings.scale)
       if verdict is not None:
         return self._cache.add(key, *verdict, settings.model)
-      if text is not None:
-        self._problem = f'a reply that is no verdict: {text[:80]!r}'
-      if not repeat:
+      self._problem = refusals.shown(answer.problem, self._key)
+      if answer.status:
+        answer = self._told_off(answer)
+      if answer.final:
+        self._refused.add(request_key)
         return None
     return None
+
+  async def _pause(self, seconds: float) -> None:
+    """Waits, but not on when no further call makes sense."""
+    with contextlib.suppress(TimeoutError):
+      await asyncio.wait_for(self._ended.wait(), seconds)
 
   def _ends(self) -> bool:
     """Whether no further call makes sense; `_failure` then says why."""
@@ -282,78 +322,58 @@ class LlmJudge:
       self._fail(f'{tokens} tokens are used: raise --judge_max_tokens')
     return self._failure is not None
 
-  def _fail(self, reason: str) -> None:
-    self._failure = types.JudgeUnavailable(
-      f'The judge {self.problem()}: {reason}.'
-    )
+  def _fail(
+    self,
+    reason: str,
+    kind: type[types.JudgeUnavailable] = types.JudgeUnavailable,
+  ) -> None:
+    self._failure = kind(f'The judge {self.problem()}: {reason}.')
+    self._ended.set()
 
-  async def _call(
-    self, messages: list[dict[str, str]]
-  ) -> tuple[str | None, bool]:
-    """One call: the text of the reply, if any; whether to try again."""
+  async def _call(self, messages: list[dict[str, str]]) -> replies.Answer:
+    """One call."""
     settings = self._settings
     self._cache.spend(1, 0)
     try:
       # The client's own timeout is one of each read and write.
-      reply = await asyncio.wait_for(
+      reply: Any = await asyncio.wait_for(
         self._client.chat.completions.create(
           model=settings.model,
           messages=messages,  # type: ignore[arg-type]
-          temperature=settings.temperature,
-          max_tokens=settings.reply_tokens,
+          **settings.sampling(),
         ),
         settings.timeout,
       )
     except openai.APIStatusError as error:
-      return None, self._refused(error)
+      wait = refusals.retry_after(error.response.headers.get('retry-after'))
+      if wait is not None:
+        until = time.monotonic() + min(wait, _LONGEST_WAIT)
+        self._not_before = max(self._not_before, until)
+      words = refusals.words(error.body, error.response.text)
+      return replies.Answer(problem=words, status=error.status_code)
     except _FAILURES as error:
+      self._failed()
       # Without its text, which may say what was sent.
-      self._failed(type(error).__name__)
-      return None, True
-    self._failing_since = None
+      return replies.Answer(problem=type(error).__name__)
     tokens = getattr(getattr(reply, 'usage', None), 'total_tokens', None)
     self._cache.spend(0, tokens if isinstance(tokens, int) else 0)
-    try:
-      return reply.choices[0].message.content or '', True
-    except (AttributeError, IndexError, TypeError):
-      return '', True  # JSON, perhaps, but no chat completion.
+    answer = replies.read(reply, limit=settings.limit())
+    if not answer.status:
+      self._failing_since = None
+    return answer
 
-  def _refused(self, error: openai.APIStatusError) -> bool:
-    """Takes note of an error status; whether to try again."""
-    status = error.status_code
-    self._failed(f'HTTP status {status}')
-    if status in _REFUSED:
-      self._fail(_REFUSED[status])
-    retried = status in (408, 409, 425, 429) or status >= 500
-    wait = retry_after(error.response.headers.get('retry-after'))
-    if retried and wait is not None:
-      until = time.monotonic() + min(wait, _LONGEST_WAIT)
-      self._not_before = max(self._not_before, until)
-    return retried and self._failure is None
+  def _told_off(self, answer: replies.Answer) -> replies.Answer:
+    """Takes note of an error status; final if it is of this request alone."""
+    status = answer.status
+    self._problem = f'HTTP status {status}: {self._problem}'
+    if refusals.of_one_request(status, answer.problem):
+      self._failing_since = None  # It answers.
+      return answer._replace(final=True)
+    self._failed()
+    if not (status in refusals.RETRIED or status >= 500):
+      self._fail(refusals.remedy(status), types.JudgeRefused)
+    return answer
 
-  def _failed(self, problem: str) -> None:
-    self._problem = problem
+  def _failed(self) -> None:
     if self._failing_since is None:
       self._failing_since = time.monotonic()
-
-
-def retry_after(header: str | None) -> float | None:
-  """Seconds that a `Retry-After` asks for, in seconds or as a date.
-
-  Args:
-    header: the value, anything.
-
-  Returns:
-    At least 0; None where there is none or it cannot be read.
-  """
-  try:
-    seconds = float(header or '')
-  except ValueError:
-    date = email.utils.parsedate_tz(header or '')
-    if date is None:
-      return None
-    try:
-      seconds = email.utils.mktime_tz(date) - time.time()
-    except (ValueError, OverflowError):
-      return None
-  return max(seconds, 0.0) if seconds == seconds else None

@@ -8,8 +8,10 @@ so that no placeholder in it is.
 """
 
 import hashlib
+import itertools
 import json
 import pathlib
+import re
 import string
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -23,6 +25,19 @@ NEEDED = frozenset({'fence', 'scale', 'thought'})
 PLACEHOLDERS = NEEDED | {'request', 'tools', 'answer'}
 MAX_CHARS = rubric.MAX_CHARS
 _BETWEEN = '\n---\n'
+# White space, and the byte order mark that some servers write.
+_SPACE = ' \t\r\n\f\v\ufeff'
+_FENCES = '`~'
+# A fence and what may stand behind it in its line.
+_OPENED = re.compile(r'(?:`{3,}|~{3,})[^\n{`]*')
+# What ends a thought: where the template of the judge opens it, nothing else
+# tells of one.
+_THOUGHT_ENDS = re.compile(
+  r'</(?:\w+:)?(?:think|thinking|thought|reasoning)>|\[/THINK\]',
+  re.IGNORECASE,
+)
+_MAX_THOUGHT_ENDS = 64
+_CONTROL = re.compile(r'[\x00-\x1f]')
 
 
 class Verdict(NamedTuple):
@@ -127,8 +142,10 @@ def _fence(texts: Sequence[str]) -> str:
 def parse_reply(text: object, *, scale: float) -> Verdict | None:
   """Reads `{"reason": "..", "score": ..}` and nothing beside it.
 
-  A fence of backticks around it, and the thought of a judge that thinks aloud
-  before it, are let through: models are used to writing both.
+  Let through is what models and servers are used to writing around it: a fence
+  in any language, or an end of one; a thought before it, if need be without the
+  tag that opens it; control characters and line breaks within strings; a byte
+  order mark.
 
   Args:
     text: the reply, anything.
@@ -138,15 +155,30 @@ def parse_reply(text: object, *, scale: float) -> Verdict | None:
     The verdict, or None for anything else: other text around the object, a
     score that is no number or outside of [0, scale], no reason.
   """
-  if not isinstance(text, str):
+  if not isinstance(text, str) or len(text) > tool_calls.MAX_CHARS:
     return None
-  text = text.strip()
-  if text.startswith('<think>'):
-    text = text.partition('</think>')[2].strip()
-  if text.startswith('```') and text.endswith('```') and len(text) > 6:
-    text = text[3:-3].removeprefix('json').strip()
-  # A raw line break is white space in JSON, or a slip within a string.
-  values = tool_calls.parse_json_lines(text.replace('\n', ' '))
+  # The whole first: a reason may mention such a tag. Then, as a thought may,
+  # what follows each.
+  ends = itertools.islice(_THOUGHT_ENDS.finditer(text), _MAX_THOUGHT_ENDS)
+  for start in (0, *(found.end() for found in ends)):
+    verdict = _read_verdict(_unfenced(text[start:]), scale)
+    if verdict is not None:
+      return verdict
+  return None
+
+
+def _unfenced(text: str) -> str:
+  text = text.strip(_SPACE)
+  opened = _OPENED.match(text)
+  text = text[opened.end() :] if opened else text
+  return text.rstrip(_SPACE + _FENCES).lstrip(_SPACE)
+
+
+def _read_verdict(text: str, scale: float) -> Verdict | None:
+  if not text.startswith('{'):
+    return None
+  # White space in JSON, or a slip within a string.
+  values = tool_calls.parse_json_lines(_CONTROL.sub(' ', text))
   if isinstance(values, tool_calls.ParseFailure):
     return None
   (value,) = values

@@ -178,3 +178,37 @@ def test_an_error_in_a_part_is_raised_for_the_batch():
   with pytest.raises(KeyError, match='a bug'):
     ask(REQUESTS)
   ask.close()
+
+
+def test_what_is_refused_is_not_waited_for():
+  class Refusing(Flaky):
+    def refused(self, requests):
+      return [request.user in ('u3', 'u5') for request in requests]
+
+  # The third comes back when it is asked for again; the others never do.
+  judge = Refusing({3, 5})
+  judge.lacking = {3, 5, 7}
+
+  def recovering(requests):
+    scores = judge(requests)
+    judge.lacking = {3, 5}
+    return scores
+
+  recovering.refused, recovering.problem = judge.refused, judge.problem
+  ask = judging.Judging(recovering, min_judged=0.9, patience=600)
+  with pytest.raises(types.JudgeRefused, match='8 of 10 .*here.*--min_judged'):
+    ask(REQUESTS)
+  assert judge.asked == [list(range(10)), [3, 5, 7]]
+  # One is few enough.
+  judge.asked.clear()
+  ask = judging.Judging(judge, min_judged=0.8, patience=600)
+  assert ask(REQUESTS) == without(3, 5) and len(judge.asked) == 1
+
+
+def test_its_name():
+  assert judging.Judging(Flaky(())).name() == 'the judge at http://here/v1'
+
+  def mine(requests):
+    del requests
+
+  assert judging.Judging(mine).name().endswith(':test_its_name.<locals>.mine')

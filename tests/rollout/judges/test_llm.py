@@ -1,13 +1,12 @@
 """The judge model against a server that is slow, fails and talks nonsense."""
 
 import concurrent.futures
-import email.utils
 import time
 
 import pytest
 
 from awpo_jax import types
-from awpo_jax.rollout.judges import llm, llm_prompt
+from awpo_jax.rollout.judges import judging, llm, llm_prompt
 from tests import judge_server
 
 TOOL = types.Tool(
@@ -116,6 +115,186 @@ def test_a_request_that_is_refused_is_not_repeated(endpoint, make):
   assert len(endpoint.bodies) == 2
 
 
+@pytest.mark.parametrize('name', ['max_tokens', 'max_completion_tokens'])
+def test_the_name_of_the_token_limit(endpoint, make, name):
+  make(reply_tokens=77, token_limit_name=name)([REQUESTS[3]])
+  (body,) = endpoint.bodies
+  assert {x: body[x] for x in body if 'tokens' in x} == {name: 77}
+
+
+def test_what_an_endpoint_does_not_know_is_left_out(endpoint, make, tmp_path):
+  file = str(tmp_path / 'cache.sqlite')
+  make(cache=file, omit=('temperature', 'max_tokens'))([REQUESTS[3]])
+  assert endpoint.bodies[0].keys() == {'model', 'messages'}
+  # Scores at a temperature that nobody has chosen are others.
+  make(cache=file)([REQUESTS[3]])
+  assert len(endpoint.bodies) == 2
+  # Whatever its name, the limit is the same.
+  make(cache=file, token_limit_name='max_completion_tokens')([REQUESTS[3]])
+  assert len(endpoint.bodies) == 2
+
+
+PARTS = [
+  [
+    {'type': 'thinking', 'thinking': [{'type': 'text', 'text': 'hm'}]},
+    {'type': 'text', 'text': '{"reason": "ok", "score": 7}'},
+  ],
+  [
+    {'type': 'text', 'text': '{"reason": "ok", '},
+    {'type': 'output_text', 'text': '"score": 7}'},
+  ],
+  ['{"reason": "ok", "score": 7}'],
+  {'type': 'text', 'text': '{"reason": "ok", "score": 7}'},
+  [{'text': {'value': '{"reason": "ok", "score": 7}'}}],
+  [None, 7, {'type': 'image_url'}, {'text': '{"reason": "ok", "score": 7}'}],
+]
+
+
+@pytest.mark.parametrize('content', PARTS)
+def test_content_in_parts(endpoint, make, content):
+  endpoint.behave = lambda number, body: judge_server.completion(content)
+  assert make()([REQUESTS[0]]) == [0.7]
+  assert len(endpoint.bodies) == 1
+
+
+@pytest.mark.parametrize(
+  'content', [7, [], [[]], [{'type': 'text'}], [{'type': 'refusal'}], {}]
+)
+def test_content_without_a_text(endpoint, make, content):
+  endpoint.behave = lambda number, body: judge_server.completion(content)
+  assert make(retries=1)([REQUESTS[0]]) == [None]
+  assert len(endpoint.bodies) == 2
+
+
+def test_a_byte_order_mark_before_the_answer(endpoint, make):
+  status, headers, data = judge_server.ANSWERS['good'](_body())
+  endpoint.behave = lambda number, body: (
+    status,
+    headers,
+    b'\xef\xbb\xbf' + data,
+  )
+  assert make()([REQUESTS[0]]) == [WANTED[0]]
+
+
+def _body():
+  template = llm_prompt.read_template('')
+  return {'messages': llm_prompt.messages(template, REQUESTS[0], scale=10.0)}
+
+
+@pytest.mark.parametrize(
+  ('settings', 'words'),
+  [
+    ({}, ['cut before its verdict', '--judge_reply_tokens=512: raise it']),
+    ({'omit': ('max_tokens',)}, ['cut before its verdict', '--judge_omit']),
+  ],
+)
+def test_a_reply_that_was_cut_is_told_apart(endpoint, make, settings, words):
+  half = judge_server.completion('{"reason": "it goes on and', 'length')
+  endpoint.behave = lambda number, body: half
+  judge = make(retries=1, **settings)
+  assert judge([REQUESTS[0]]) == [None]
+  for word in words:
+    assert word in judge.problem()
+  # But not one that has said it all.
+  endpoint.behave = lambda number, body: judge_server.completion(
+    '{"reason": "x", "score": 7}\n``', 'length'
+  )
+  assert judge([REQUESTS[0]]) == [0.7]
+  endpoint.behave = lambda number, body: 'prose'
+  assert judge([REQUESTS[1]]) == [None]
+  assert 'no verdict' in judge.problem() and 'cut' not in judge.problem()
+
+
+WORDS = "Unsupported parameter: 'max_tokens' is not known here"
+
+
+@pytest.mark.parametrize('status', [400, 401, 402, 403, 404, 405, 410, 422])
+def test_a_refusal_ends_it_at_once_in_the_words_of_the_endpoint(
+  endpoint, make, tmp_path, status
+):
+  refused = judge_server.refusal(status, {'error': {'message': WORDS}})
+  endpoint.behave = lambda number, body: (
+    'good' if len(endpoint.bodies) <= 5 else refused
+  )
+  cache = str(tmp_path / 'cache.sqlite')
+  asked = judging.Judging(
+    make(concurrency=1, backoff=30.0, cache=cache),
+    min_judged=0.9,
+    patience=600.0,
+  )
+  started = time.monotonic()
+  with pytest.raises(types.JudgeRefused) as raised:
+    asked(REQUESTS)
+  assert time.monotonic() - started < 5 and len(endpoint.bodies) == 6
+  for word in (endpoint.url, f'HTTP status {status}', WORDS):
+    assert word in str(raised.value)
+  # What was judged is kept.
+  endpoint.behave = lambda number, body: 'good'
+  assert make(cache=cache)(REQUESTS) == WANTED
+  assert len(endpoint.bodies) == 6 + 15
+
+
+def test_a_refusal_wakes_those_that_wait_for_another_try(endpoint, make):
+  def behave(number, body):
+    last = judge_server.thought(body).split()[-1] == '19'
+    return judge_server.refusal(401, {}) if last else 'limited'
+
+  endpoint.behave = behave
+  started = time.monotonic()
+  with pytest.raises(types.JudgeRefused, match=llm.KEY_VARIABLE):
+    make(concurrency=20, backoff=30.0)(REQUESTS)
+  assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+  'said',
+  [
+    {'error': {'message': WORDS, 'code': 400}},
+    {'error': {'message': WORDS, 'code': '400'}},
+  ],
+)
+def test_an_error_with_the_status_of_success(endpoint, make, said):
+  endpoint.behave = lambda number, body: judge_server.refusal(200, said)
+  with pytest.raises(types.JudgeRefused, match=WORDS):
+    make(concurrency=1)(REQUESTS)
+  assert len(endpoint.bodies) == 1
+  # One without a code may pass.
+  busy = judge_server.refusal(200, {'error': 'busy'})
+  endpoint.behave = lambda number, body: busy if number < 2 else 'good'
+  assert make()(REQUESTS[1:3]) == WANTED[1:3]
+
+
+TOO_LONG = judge_server.refusal(
+  400,
+  {'message': "This model's maximum context length is 4096 tokens.", 'code': 1},
+)
+
+
+def test_a_request_refused_for_its_own_text_is_without_a_score(endpoint, make):
+  endpoint.behave = lambda number, body: (
+    TOO_LONG if judge_server.thought(body).endswith('3') else 'good'
+  )
+  judge = make()
+  asked = judging.Judging(judge, min_judged=0.9, patience=600.0)
+  lost = [3, 13]
+  wanted = [None if i in lost else WANTED[i] for i in range(20)]
+  assert asked(REQUESTS) == wanted
+  assert judge.refused(REQUESTS) == [i in lost for i in range(20)]
+  assert len(endpoint.bodies) == 20
+  # Too many of them: waiting brings none.
+  with pytest.raises(types.JudgeRefused, match='8 of 9 .*context length'):
+    asked(REQUESTS[:9])
+  assert len(endpoint.bodies) == 20
+
+
+def test_a_filtered_reply_is_not_asked_for_again(endpoint, make):
+  filtered = judge_server.completion('', 'content_filter')
+  endpoint.behave = lambda number, body: filtered
+  judge = make()
+  assert judge(REQUESTS[:1]) == judge(REQUESTS[:1]) == [None]
+  assert len(endpoint.bodies) == 1 and 'filter' in judge.problem()
+
+
 @pytest.mark.parametrize(
   ('how', 'remedy'), [('no_key', llm.KEY_VARIABLE), ('no_model', '--judge_url')]
 )
@@ -139,28 +318,6 @@ def test_the_server_says_when_to_come_back(endpoint, make):
   # Those that wait for their turn meanwhile do not come before it either.
   assert make(concurrency=1)(REQUESTS[:3]) == WANTED[:3]
   assert min(times[1:]) - times[0] >= 0.3
-
-
-@pytest.mark.parametrize(
-  ('header', 'seconds'),
-  [
-    ('2', 2),
-    ('0.5', 0.5),
-    ('-3', 0),
-    (None, None),
-    ('', None),
-    ('soon', None),
-    ('nan', None),
-    ('Mon, 01 Jan 2001 00:00:00 GMT', 0),
-  ],
-)
-def test_retry_after(header, seconds):
-  assert llm.retry_after(header) == seconds
-
-
-def test_retry_after_a_date():
-  date = email.utils.formatdate(time.time() + 60, usegmt=True)
-  assert 58 <= llm.retry_after(date) <= 60
 
 
 @pytest.mark.parametrize('how', ['error', 'closed', 'no_json'])
@@ -330,6 +487,38 @@ def test_the_key_is_kept_nowhere(endpoint, make, tmp_path, capfd, caplog):
   said = capfd.readouterr()
   assert key not in said.out + said.err + caplog.text
   assert key not in repr(judge._settings) + judge.problem()
+
+
+@pytest.mark.parametrize('status', [200, 401, 429, 500])
+def test_the_key_is_taken_out_of_what_an_endpoint_says(endpoint, make, status):
+  key = 'tok-Zq81mXw4RvKd'
+  said = f'no {key}, Bearer {key[:9]}, {key[:8]}...{key[-4:]} and {key[4:]}'
+  endpoint.behave = lambda number, body: (
+    judge_server.completion(said)
+    if status == 200
+    else judge_server.refusal(status, {'error': {'message': said}})
+  )
+  judge = make(key=key, retries=0)
+  told = ''
+  try:
+    assert judge([REQUESTS[0]]) == [None]
+  except types.JudgeRefused as error:
+    told = str(error)
+  told += judge.problem()
+  assert 'no [key], [key]' in told
+  for part in ('tok-', 'Zq81', '1mXw', '4Rv', 'vKd'):
+    assert part not in told
+
+
+def test_a_key_that_is_no_header(make):
+  for key in ('sk-\u00e9t\u00e9', 'sk-a\nb'):
+    with pytest.raises(ValueError, match=f'{llm.KEY_VARIABLE} holds'):
+      make(key=key)
+
+
+def test_white_space_around_a_key_is_none_of_it(endpoint, make):
+  make(key=' secret\n')([REQUESTS[0]])
+  assert endpoint.headers[0]['authorization'] == 'Bearer secret'
 
 
 def test_closing_ends_what_is_under_way(endpoint, make):

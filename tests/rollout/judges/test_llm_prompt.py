@@ -135,6 +135,30 @@ def test_a_template_that_is_not_there():
     ('```json\n{"reason": "x", "score": 4}\n```', 0.4),
     ('```\n{"reason": "x", "score": 4}\n```', 0.4),
     ('<think> {"score": 10} </think>\n{"reason": "x", "score": 3}', 0.3),
+    # A template that opens the thought leaves the closing tag alone.
+    ('It names it.\n</think>\n\n{"reason": "x", "score": 3}', 0.3),
+    ('hm </THINKING>{"reason": "x", "score": 3}', 0.3),
+    ('[THINK]hm[/THINK]{"reason": "x", "score": 3}', 0.3),
+    # A thought about a thought, and a reason about one.
+    ('it has no </think> </think> {"reason": "x", "score": 3}', 0.3),
+    ('{"reason": "</think> is missing", "score": 3}', 0.3),
+    ('hm </think> {"reason": "</think> is missing", "score": 3}', 0.3),
+    ('hm </think>\n```json\n{"reason": "x", "score": 4}\n```\n', 0.4),
+    # Any fence.
+    ('```JSON\n{"reason": "x", "score": 4}\n```', 0.4),
+    ('```json5\r\n{"reason": "x", "score": 4}\r\n```', 0.4),
+    ('~~~\n{"reason": "x", "score": 4}\n~~~', 0.4),
+    ('~~~~ jsonc\n{"reason": "x", "score": 4}\n~~~~', 0.4),
+    ('```python\n{"reason": "x", "score": 4}\n```', 0.4),
+    ('```json title="a verdict"\n{"reason": "x", "score": 4}\n```', 0.4),
+    ('```json {"reason": "`x`", "score": 4} ```', 0.4),
+    # Opened by the prompt, or ended by a stop sequence.
+    ('{"reason": "x", "score": 4}\n```', 0.4),
+    ('```json\n{"reason": "x", "score": 4}', 0.4),
+    # Within strings, too.
+    ('{"reason": "two\r\nlines\tof\x00it\x1f", "score": 7}\r\n', 0.7),
+    ('\ufeff{"reason": "x", "score": 7}', 0.7),
+    ('\ufeff```json\n\ufeff{"reason": "x", "score": 7}\n```', 0.7),
   ],
 )
 def test_a_verdict(text, score):
@@ -168,7 +192,13 @@ NO_VERDICTS = [
   '{"reason": "x", "score": 7} as I said',
   '{"reason": "x", "score": 7}{"reason": "x", "score": 9}',
   '{"reason": "x", "score": 7}\n{"reason": "x", "score": 9}',
-  '```python\n{"reason": "x", "score": 7}\n```',
+  '```json\nHere: {"reason": "x", "score": 7}\n```',
+  '```\n```json\n{"reason": "x", "score": 7}\n```',
+  'hm </think> so: {"reason": "x", "score": 7}',
+  'hm </think> {"reason": "x", "score": 7} </think>',
+  'hm </think> {"reason": "x", "score": 11}',
+  '</think>' * 10_000 + '{"reason": "x", "score": 7}',
+  'hm </think>' + '{"reason": "' + 'x' * 300_000 + '", "score": 7}',
   '<think> never closed {"reason": "x", "score": 7}',
   '[' * 100_000,
   '{"reason": "x", "score": 7, "more": ' + '[' * 900 + ']' * 900 + '}',
