@@ -11,7 +11,7 @@ import pytest
 from awpo_jax import types
 from awpo_jax.rollout import scoring
 from awpo_jax.rollout.judges import judging
-from awpo_jax.training import scored
+from awpo_jax.training import scored as scored_lib
 
 
 def make_task(name, kind='single'):
@@ -349,7 +349,7 @@ def test_parts_that_are_not_finite_end_nothing():
   # As they were in the archive; the mean is that of the others, 1 and 3.
   expected = np.float32([[np.nan, np.inf, 1], [-np.inf, 3, np.nan]])
   np.testing.assert_array_equal(parts['part'], expected)
-  assert scored.part_means(parts)['reward/part'] == 2.0
+  assert scored_lib.part_means(parts)['reward/part'] == 2.0
 
 
 def test_a_judge_that_returns_none_has_no_score():
