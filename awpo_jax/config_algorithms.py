@@ -11,7 +11,6 @@ Rule: TypeAlias = tuple[bool, str]
 # Flag value -> the flags that it needs and that have no default, as their
 # sources leave them open.
 _REQUIRED = (
-  ('loss', 'loss', 'dro', 'numbers', ('dro_beta',)),
   ('shaping', 'shaper', 'arm', 'shaping', ('arm_alpha',)),
   (
     *('shaping', 'shaper', 'token_entropy', 'shaping'),
@@ -27,8 +26,8 @@ _POSITIVE = {
   'advantage': ('eps',),
   'shaping': ('egpo_alpha', 'entropy_kappa', 'arm_share'),
   'numbers': (
-    *('two_sided', 'tv_bound', 'tv_max_ratio', 'dro_beta', 'apa_lambda'),
-    *('awr_scale', 'disco_tau', 'disco_beta'),
+    *('two_sided', 'tv_bound', 'tv_max_ratio', 'apa_lambda'),
+    *('disco_tau', 'disco_beta'),
   ),
   'loss': ('mismatch_low', 'mismatch_high', 'clip_high_delta'),
 }
@@ -37,7 +36,6 @@ _NOT_NEGATIVE = {
   'shaping': ('egpo_lambda', 'arm_alpha', 'entropy_alpha'),
   'numbers': ('disco_delta',),
 }
-_PAIRS = ('sapo_tau', 'vespo_positive', 'vespo_negative')
 
 
 def rules(config: Any) -> Iterator[Rule]:
@@ -69,12 +67,11 @@ def _number_rules(config: Any) -> Iterator[Rule]:
         value is not None and not (value >= 0 and math.isfinite(value)),
         f'--{name}={value}: a number, 0 or above.',
       )
-  for name in _PAIRS:
-    value = getattr(config.numbers, name)
-    yield (
-      len(value) != 2 or not all(x > 0 and math.isfinite(x) for x in value),
-      f'--{name}={value}: two numbers above 0.',
-    )
+  tau = config.numbers.sapo_tau
+  yield (
+    len(tau) != 2 or not all(x > 0 and math.isfinite(x) for x in tau),
+    f'--sapo_tau={tau}: two numbers above 0.',
+  )
   bound = config.numbers.dual_clip
   yield (
     bound is not None and not (bound > 1 and math.isfinite(bound)),
@@ -151,7 +148,7 @@ def _loss_rules(config: Any) -> Iterator[Rule]:
   yield (
     grouped != (config.advantage.estimator == 'sign'),
     f'--loss={name} and --estimator={config.advantage.estimator}: '
-    'disco and disco_b take --estimator=sign, and only they do.',
+    'disco takes --estimator=sign, and only it does.',
   )
   yield (
     name not in policy_losses.CLIPPED
@@ -288,7 +285,7 @@ def _token_rules(config: Any) -> Iterator[Rule]:
   )
   share = config.selection.entropy_share
   yield (
-    share < 1 and name in (*policy_losses.ROW_LOSSES, 'gspo_token', 'vespo'),
+    share < 1 and name in (*policy_losses.ROW_LOSSES, 'gspo_token'),
     f'--entropy_share={share} leaves tokens out, but --loss={name} is of whole '
     'answers: set --entropy_share=1.',
   )

@@ -202,15 +202,9 @@ class NumbersConfig:
   sapo_tau: tuple[float, ...] = flag(
     (1.0, 1.05), 'Temperatures of sapo above and below an advantage of 0.'
   )
-  vespo_positive: tuple[float, ...] = flag(
-    (2.0, 3.0), 'k and lambda of vespo from an advantage of 0 upwards.'
-  )
-  vespo_negative: tuple[float, ...] = flag((3.0, 2.0), 'The same below 0.')
   tv_bound: float = flag(0.15, 'Change of a probability within dppo_tv.')
   tv_max_ratio: float = flag(20.0, 'Bound of its ratio.')
-  dro_beta: float | None = flag(None, 'Weight of the penalty of dro.')
-  apa_lambda: float = flag(0.1, 'Temperature of apa and apa_row.')
-  awr_scale: float = flag(0.5, 'Factor of the advantage in awr.')
+  apa_lambda: float = flag(0.1, 'Temperature of apa.')
   disco_score: str = flag(
     'log-likelihood', 'What disco compares.', policy_losses.SCORES
   )

@@ -19,7 +19,6 @@ APART = (*OVERLAP, '--rollout_devices=1')
 PER_ROW = '--aggregation=seq-mean-token-mean'
 WRONG = {
   # What the sources leave open has no default.
-  '--loss=dro needs --dro_beta': ['--loss=dro'],
   '--shaper=arm needs --arm_alpha': ['--shaper=arm', '--correct=1'],
   '--shaper=arm needs --correct': ['--shaper=arm', '--arm_alpha=1'],
   '--shaper=token_entropy needs --entropy_kappa': [
@@ -33,7 +32,7 @@ WRONG = {
   '--condition=correct needs --correct': [
     *('--condition=correct', '--gate=always'),
   ],
-  '--estimator=sign needs --correct': ['--estimator=sign', '--loss=disco_b'],
+  '--estimator=sign needs --correct': ['--estimator=sign', '--loss=disco'],
   # Two rewards with their own way.
   '--advantage=gdpo needs one: name a judge': [
     *('--advantage=gdpo', '--judge=none'),
@@ -61,8 +60,8 @@ WRONG = {
     *('--loss=gspo', PER_ROW, '--two_sided=4'),
   ],
   '--loss=gspo has one number an answer': ['--loss=gspo'],
-  '--loss=luspo has one number an answer': [
-    *('--loss=luspo', '--aggregation=token-sum'),
+  '--loss=gmpo has one number an answer': [
+    *('--loss=gmpo', '--aggregation=token-sum'),
   ],
   '--loss=disco bounds a mean over tokens': [*DISCO, PER_ROW],
   'but --loss=disco compares groups': [
@@ -129,7 +128,7 @@ WRONG = {
   '--length_buffer=999 is longer': ['--length_buffer=999'],
   '--length_buffer=-1': ['--length_buffer=-1'],
   '--sapo_tau=(1.0,)': ['--sapo_tau=1'],
-  '--vespo_positive=(0.0, 1.0)': ['--vespo_positive=0,1'],
+  '--sapo_tau=(0.0, 1.0)': ['--sapo_tau=0,1'],
   '--egpo_alpha=nan': ['--egpo_alpha=nan'],
   '--egpo_lambda=-1.0': ['--egpo_lambda=-1'],
   '--mismatch_high=0.0': ['--mismatch_high=0'],
@@ -157,7 +156,7 @@ def test_what_makes_no_sense_is_refused_by_name(named):
     ['--gate=ratio', '--difficulty=banded', '--estimator=opo'],
     ['--loss=gspo', PER_ROW, '--clip=linear', '--clip_min=1e-4'],
     ['--loss=cispo', '--clip_max=10', '--clip_high_factor=0.02'],
-    ['--loss=dro', '--dro_beta=0.1', '--mismatch=tis', '--mismatch_level=row'],
+    ['--loss=apa', '--mismatch=tis', '--mismatch_level=row'],
     ['--advantage=gdpo', '--loss=sapo', '--shaper=egpo'],
     [*REWARD, '--estimator=rloo', '--kl_estimator=k1'],
     [*REWARD, '--estimator=reinforce_pp', '--empty_groups=drop'],
