@@ -12,10 +12,6 @@ Rule: TypeAlias = tuple[bool, str]
 # sources leave them open.
 _REQUIRED = (
   ('shaping', 'shaper', 'arm', 'shaping', ('arm_alpha',)),
-  (
-    *('shaping', 'shaper', 'token_entropy', 'shaping'),
-    ('entropy_alpha', 'entropy_kappa'),
-  ),
   ('loss', 'clip_high', 'adaptive', 'loss', ('clip_high_delta',)),
   ('shaping', 'shaper', 'arm', 'advantage', ('correct',)),
   ('advantage', 'advantage', 'papo', 'advantage', ('correct',)),
@@ -24,7 +20,7 @@ _REQUIRED = (
 )
 _POSITIVE = {
   'advantage': ('eps',),
-  'shaping': ('egpo_alpha', 'entropy_kappa', 'arm_share'),
+  'shaping': ('egpo_alpha', 'arm_share'),
   'numbers': (
     *('two_sided', 'tv_bound', 'tv_max_ratio', 'apa_lambda'),
     *('disco_tau', 'disco_beta'),
@@ -33,7 +29,7 @@ _POSITIVE = {
 }
 _NOT_NEGATIVE = {
   'advantage': ('length_buffer', 'length_penalty'),
-  'shaping': ('egpo_lambda', 'arm_alpha', 'entropy_alpha'),
+  'shaping': ('egpo_lambda', 'arm_alpha'),
   'numbers': ('disco_delta',),
 }
 
@@ -274,11 +270,6 @@ def _token_rules(config: Any) -> Iterator[Rule]:
   whole = name in policy_losses.ROW_LOSSES or name in policy_losses.GROUP_LOSSES
   shaper = config.shaping.shaper
   yield (
-    whole and shaper == 'token_entropy',
-    f'--shaper={shaper} gives tokens advantages of their own, which '
-    f'--loss={name} does not know.',
-  )
-  yield (
     shaper != 'none' and config.advantage.estimator == 'sign',
     f'--shaper={shaper} changes the size of an advantage, but '
     '--estimator=sign has none: set --shaper=none.',
@@ -303,9 +294,4 @@ def _token_rules(config: Any) -> Iterator[Rule]:
     f'--estimator=reinforce_pp with --kl_placement=reward gives tokens '
     f'advantages of their own, which --shaper={shaper} and '
     f'--batch_norm={config.advantage.batch_norm} do not know.',
-  )
-  yield (
-    config.loss.clip_high == 'adaptive' and shaper == 'token_entropy',
-    f'--clip_high=adaptive needs one advantage an answer, not '
-    f'--shaper={shaper}.',
   )

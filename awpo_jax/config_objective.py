@@ -110,12 +110,6 @@ class ShapingConfig:
   arm_alpha: float | None = flag(None, 'Weight of arm; no default.')
   arm_share: float = flag(0.2, 'Least likely tokens that arm looks at.')
   skip_all_correct: bool = flag(False, 'arm leaves all-correct groups alone.')
-  entropy_alpha: float | None = flag(
-    None, 'Weight of the entropy in token_entropy; no default.'
-  )
-  entropy_kappa: float | None = flag(
-    None, 'Its bonus is at most |A| over this; no default.'
-  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,5 +218,4 @@ def has_token_advantages(config: Any) -> bool:
   loss = config.loss
   returns = config.advantage.estimator in estimators.TOKEN_RETURNS
   in_reward = loss.kl_coef > 0 and loss.kl_placement == 'reward'
-  shaped = config.shaping.shaper in shapers.TOKEN_SHAPERS
-  return shaped or (returns and in_reward)
+  return returns and in_reward

@@ -244,8 +244,6 @@ OTHERS = {
   'arm_alpha': 0.7,
   'arm_share': 0.1,
   'skip_all_correct': True,
-  'entropy_alpha': 0.6,
-  'entropy_kappa': 4.0,
   'empty_groups': 'drop',
   'sampling_rounds': 2,
   'unfinished': 'drop',

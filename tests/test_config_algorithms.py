@@ -21,12 +21,6 @@ WRONG = {
   # What the sources leave open has no default.
   '--shaper=arm needs --arm_alpha': ['--shaper=arm', '--correct=1'],
   '--shaper=arm needs --correct': ['--shaper=arm', '--arm_alpha=1'],
-  '--shaper=token_entropy needs --entropy_kappa': [
-    *('--shaper=token_entropy', '--entropy_alpha=0.4'),
-  ],
-  '--shaper=token_entropy needs --entropy_alpha': [
-    *('--shaper=token_entropy', '--entropy_kappa=2'),
-  ],
   '--clip_high=adaptive needs --clip_high_delta': ['--clip_high=adaptive'],
   '--advantage=papo needs --correct': ['--advantage=papo'],
   '--condition=correct needs --correct': [
@@ -102,10 +96,6 @@ WRONG = {
     *(*REWARD, '--advantage=gdpo'),
   ],
   # Tokens.
-  'which --loss=gspo does not know': [
-    *('--loss=gspo', PER_ROW, '--shaper=token_entropy'),
-    *('--entropy_alpha=0.4', '--entropy_kappa=2'),
-  ],
   'but --estimator=sign has none': [*DISCO, '--shaper=egpo'],
   'but --loss=gmpo is of whole answers': [
     *('--loss=gmpo', PER_ROW, '--entropy_share=0.2'),
@@ -116,9 +106,9 @@ WRONG = {
   '--batch_norm=row do not know': [
     *(*REWARD, '--estimator=reinforce_pp', '--batch_norm=row'),
   ],
-  '--clip_high=adaptive needs one advantage': [
+  'which --loss=ppo with --clip_high=adaptive does not know': [
+    *(*REWARD, '--estimator=reinforce_pp'),
     *('--clip_high=adaptive', '--clip_high_delta=0.1'),
-    *('--shaper=token_entropy', '--entropy_alpha=0.4', '--entropy_kappa=2'),
   ],
   # Numbers.
   '--eps=0.0': ['--eps=0'],

@@ -1,7 +1,7 @@
 """What is done to advantages once they are made: the flag `shaper`.
 
 Each takes advantages f32[P, G] with the `Samples` they are of, and gives
-f32[P, G], or f32[P, G, T] where tokens differ.
+others of that shape.
 """
 
 from collections.abc import Callable, Mapping
@@ -79,32 +79,11 @@ def arm(
   return advantages + arm_alpha * masked.fill(shift, used)
 
 
-def token_entropy(
-  advantages: Array,
-  samples: Samples,
-  *,
-  entropy_alpha: float,
-  entropy_kappa: float,
-  **_,
-) -> Array:
-  """A_t = A + min(a H_t, |A| / kappa) (arXiv:2506.14758).
-
-  a and kappa are not known from the paper; often quoted with 0.4 and 2.
-  """
-  entropy = masked.fill(samples.entropy, samples.mask)
-  wide = advantages[..., None]
-  bonus = jnp.minimum(entropy_alpha * entropy, jnp.abs(wide) / entropy_kappa)
-  return wide + bonus
-
-
 SHAPERS: Mapping[str, Callable[..., Array]] = {
   'none': unshaped,
   'egpo': egpo,
   'arm': arm,
-  'token_entropy': token_entropy,
 }
-# Shapers that give each token its own advantage.
-TOKEN_SHAPERS = frozenset({'token_entropy'})
 
 
 def shape(

@@ -82,21 +82,6 @@ def test_arm_may_leave_all_correct_groups_alone():
   np.testing.assert_array_equal(both[1], one)
 
 
-def test_token_entropy_by_hand():
-  # min(.4 H, |A| / 2): min(.4, 1), min(1.2, 1); masked 0; A = 0 stays 0
-  samples = test_estimators.make_samples(
-    np.ones((1, 2)), [[2, 3]], entropy=np.float32([[[1, 3, 5]] * 2])
-  )
-  got = shapers.shape(
-    np.float32([[-2, 0]]),
-    samples,
-    shaper='token_entropy',
-    entropy_alpha=0.4,
-    entropy_kappa=2.0,
-  )
-  np.testing.assert_allclose(got, [[[-1.6, -1, -2], [0, 0, 0]]], rtol=1e-6)
-
-
 def test_what_is_not_valid_stays_zero():
   samples = _egpo_reference()
   valid = np.array([[1, 0, 1, 0], [0, 0, 0, 0]], bool)
@@ -109,5 +94,5 @@ def test_what_is_not_valid_stays_zero():
 
 
 def test_unknown_shaper_is_refused():
-  with pytest.raises(ValueError, match='none, egpo, arm, token_entropy'):
+  with pytest.raises(ValueError, match='none, egpo, arm'):
     shapers.shape(np.zeros((1, 1)), _arm_samples(), shaper='sharp')
