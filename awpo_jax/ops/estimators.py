@@ -167,15 +167,6 @@ def gpg(rewards: Array, samples: Samples, *, all_sum, **_) -> Array:
   return centered(rewards, samples) * rows / jnp.maximum(nonzero, 1.0)
 
 
-def pass_at_k(rewards: Array, samples: Samples, *, ddof, eps, **_) -> Array:
-  """(best - second best) / (s + eps) for the best sample (arXiv:2503.19595)."""
-  stats = group_stats_lib.group_stats(rewards, samples.valid, ddof=ddof)
-  ordered = jnp.sort(jnp.where(samples.valid, rewards, -jnp.inf), axis=1)
-  lead = stats.maximum - ordered[:, -2] if rewards.shape[1] > 1 else 0.0
-  best = samples.counted & (rewards == stats.maximum[:, None])
-  return masked.fill((lead / (stats.std + eps))[:, None], best)
-
-
 def sign(rewards: Array, samples: Samples, **_) -> Array:
   """1 where correct, -1 where not: what DisCO tells apart (arXiv:2505.12366).
 
@@ -194,7 +185,6 @@ ESTIMATORS: dict[str, Callable[..., Array]] = {
   'reinforce_pp_baseline': reinforce_pp_baseline,
   'opo': opo,
   'gpg': gpg,
-  'pass_at_k': pass_at_k,
   'sign': sign,
 }
 # Those that spread a KL in the reward over tokens by themselves.

@@ -88,8 +88,6 @@ HAND = {
   'opo': [-2, 0, 2],
   # 4 of 4 rewards are not 0
   'gpg': [-2, 0, 2],
-  # (5 - 3) / 2 for the best
-  'pass_at_k': [0, 0, 1],
   'sign': [-1, -1, 1],
 }
 
