@@ -22,7 +22,7 @@ _POSITIVE = {
   'advantage': ('eps',),
   'shaping': ('egpo_alpha', 'arm_share'),
   'numbers': (
-    *('two_sided', 'tv_bound', 'tv_max_ratio', 'apa_lambda'),
+    *('tv_bound', 'tv_max_ratio', 'apa_lambda'),
     *('disco_tau', 'disco_beta'),
   ),
   'loss': ('mismatch_low', 'mismatch_high', 'clip_high_delta'),
@@ -151,12 +151,11 @@ def _loss_rules(config: Any) -> Iterator[Rule]:
     and (loss.clip != 'fixed' or loss.clip_high != 'factor'),
     f'--loss={name} has no clip: set --clip=fixed and --clip_high=factor.',
   )
-  for flag in ('dual_clip', 'two_sided'):
-    value = getattr(numbers, flag)
-    yield (
-      value is not None and name != 'ppo',
-      f'--{flag}={value} belongs to --loss=ppo, not {name}: leave it out.',
-    )
+  yield (
+    numbers.dual_clip is not None and name != 'ppo',
+    f'--dual_clip={numbers.dual_clip} belongs to --loss=ppo, not {name}: leave '
+    'it out.',
+  )
   wanted = 'seq-mean-token-mean'
   yield (
     name in policy_losses.ROW_LOSSES and loss.aggregation != wanted,

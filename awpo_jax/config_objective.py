@@ -190,9 +190,6 @@ class NumbersConfig:
   dual_clip: float | None = flag(
     None, 'Bound c > 1 of ppo at negative advantages; none is off.'
   )
-  two_sided: float | None = flag(
-    None, 'Bound of the ratio that ppo does not clip; none is off.'
-  )
   sapo_tau: tuple[float, ...] = flag(
     (1.0, 1.05), 'Temperatures of sapo above and below an advantage of 0.'
   )

@@ -248,7 +248,6 @@ OTHERS = {
   'sampling_rounds': 2,
   'unfinished': 'drop',
   'entropy_share': 0.9,
-  'two_sided': 4.0,
   'sapo_tau': (1.0, 2.0),
   'tv_bound': 0.1,
   'tv_max_ratio': 10.0,

@@ -50,9 +50,6 @@ WRONG = {
   '--dual_clip=3.0 belongs to --loss=ppo': [
     *('--loss=reinforce', '--dual_clip=3'),
   ],
-  '--two_sided=4.0 belongs to --loss=ppo': [
-    *('--loss=gspo', PER_ROW, '--two_sided=4'),
-  ],
   '--loss=gspo has one number an answer': ['--loss=gspo'],
   '--loss=gmpo has one number an answer': [
     *('--loss=gmpo', '--aggregation=token-sum'),

@@ -83,17 +83,9 @@ def _clipped(tokens: Tokens, log_ratio: Array, **bounds: float | None) -> Array:
 # Token losses.
 
 
-def ppo(
-  tokens: Tokens,
-  *,
-  dual_clip: float | None = None,
-  two_sided: float | None = None,
-  **_,
-) -> Array:
+def ppo(tokens: Tokens, *, dual_clip: float | None = None, **_) -> Array:
   """-min(r A, clip(r, 1 - lo, 1 + hi) A) (arXiv:1707.06347)."""
-  return _clipped(
-    tokens, tokens.log_ratio, dual_clip=dual_clip, two_sided=two_sided
-  )
+  return _clipped(tokens, tokens.log_ratio, dual_clip=dual_clip)
 
 
 def gspo_token(tokens: Tokens, **_) -> Array:
