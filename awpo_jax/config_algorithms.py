@@ -20,7 +20,7 @@ _REQUIRED = (
 )
 _POSITIVE = {
   'advantage': ('eps',),
-  'shaping': ('egpo_alpha', 'arm_share'),
+  'shaping': ('egpo_alpha',),
   'numbers': (
     *('tv_bound', 'tv_max_ratio', 'apa_lambda'),
     *('disco_tau', 'disco_beta'),

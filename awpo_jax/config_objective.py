@@ -108,8 +108,6 @@ class ShapingConfig:
   egpo_lambda: float = flag(0.4, 'Weight of the bonus of egpo.')
   egpo_alpha: float = flag(2.0, 'It is at most |A| over this.')
   arm_alpha: float | None = flag(None, 'Weight of arm; no default.')
-  arm_share: float = flag(0.2, 'Least likely tokens that arm looks at.')
-  skip_all_correct: bool = flag(False, 'arm leaves all-correct groups alone.')
 
 
 @dataclasses.dataclass(frozen=True)

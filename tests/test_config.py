@@ -242,8 +242,6 @@ OTHERS = {
   'egpo_lambda': 0.3,
   'egpo_alpha': 3.0,
   'arm_alpha': 0.7,
-  'arm_share': 0.1,
-  'skip_all_correct': True,
   'empty_groups': 'drop',
   'sampling_rounds': 2,
   'unfinished': 'drop',

@@ -16,6 +16,8 @@ from awpo_jax.ops import samples as samples_lib
 Array = types.Array
 Samples = samples_lib.Samples
 
+ARM_SHARE = 0.2  # Of an answer's tokens, the least likely: what ARM looks at.
+
 
 def unshaped(advantages: Array, samples: Samples, **_) -> Array:
   """A."""
@@ -52,15 +54,7 @@ def _least_likely(samples: Samples, share: float) -> Array:
   return samples.mask & (rank < jnp.ceil(share * length - 1e-6))
 
 
-def arm(
-  advantages: Array,
-  samples: Samples,
-  *,
-  arm_alpha: float,
-  arm_share: float = 0.2,
-  skip_all_correct: bool = False,
-  **_,
-) -> Array:
+def arm(advantages: Array, samples: Samples, *, arm_alpha: float, **_) -> Array:
   """A + a (c(q) - c(o|q)) in groups with a correct sample (arXiv:2602.05281).
 
   c(q) = exp(mean log-probability of the prompt's tokens), c(o|q) = exp(mean
@@ -69,12 +63,10 @@ def arm(
   """
   if samples.prompt_logprob is None:
     raise ValueError('shaper=arm needs the log-probability of the prompt')
-  low = _least_likely(samples, arm_share)
+  low = _least_likely(samples, ARM_SHARE)
   answer = jnp.exp(masked.mean(samples.logprobs, low, axis=-1))
   shift = jnp.exp(samples.prompt_logprob)[:, None] - answer
   shaped = jnp.any(samples.correct, axis=1)
-  if skip_all_correct:
-    shaped &= jnp.any(samples.valid & ~samples.correct, axis=1)
   used = shaped[:, None] & samples.counted & jnp.any(samples.mask, axis=-1)
   return advantages + arm_alpha * masked.fill(shift, used)
 
