@@ -193,11 +193,6 @@ def _reward_rules(config: Any) -> Iterator[Rule]:
     in_reward and not loss.kl_coef > 0,
     '--kl_placement=reward needs --kl_coef above 0.',
   )
-  yield (
-    in_reward and loss.kl_weight != 'none',
-    f'--kl_weight={loss.kl_weight} is of a term of the loss: leave it out with '
-    '--kl_placement=reward.',
-  )
   for flag in ('gate', 'difficulty'):
     value = getattr(advantage, flag)
     yield (

@@ -162,11 +162,6 @@ class LossConfig:
   kl_placement: str = flag(
     'loss', 'Where the KL enters: a term, or part of the reward.', KL_PLACEMENTS
   )
-  kl_weight: str = flag(
-    'none',
-    'Of the term, for tokens of an older policy.',
-    losses.KL_WEIGHTS,
-  )
   mismatch: str = flag(
     'none',
     'Weights for where sampler and trainer disagree.',

@@ -82,12 +82,6 @@ WRONG = {
   # KL.
   '--loss=apa holds to the policy': ['--loss=apa', '--kl_coef=0.1'],
   '--kl_placement=reward needs --kl_coef': ['--kl_placement=reward'],
-  '--kl_weight=ratio is of a term': [
-    *(*REWARD, '--kl_weight=ratio', '--kl_estimator=k3'),
-  ],
-  '--kl_weight=ratio corrects the value': [
-    *('--kl_coef=0.1', '--kl_weight=ratio', '--kl_estimator=k2'),
-  ],
   'changes the reward that --gate=ratio reads': [*REWARD, '--gate=ratio'],
   '--kl_placement=reward needs one graded reward': [
     *(*REWARD, '--advantage=gdpo'),
@@ -147,7 +141,6 @@ def test_what_makes_no_sense_is_refused_by_name(named):
     ['--advantage=gdpo', '--loss=sapo', '--shaper=egpo'],
     [*REWARD, '--estimator=rloo', '--kl_estimator=k1'],
     [*REWARD, '--estimator=reinforce_pp', '--empty_groups=drop'],
-    ['--kl_coef=0.1', '--kl_weight=ratio', '--kl_estimator=k1'],
     [*DISCO, '--unfinished=drop', '--sampling_rounds=4'],
     [*OVERLAP, '--mismatch_level=row', '--parallelism=sharded'],
     [*APART, '--loss=gspo', PER_ROW],

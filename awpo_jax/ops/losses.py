@@ -150,25 +150,6 @@ KL_ESTIMATORS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def plain_kl(log_ratio: Array) -> Array:
-  """1: the estimate as it is, right for tokens of the policy itself."""
-  return jnp.ones_like(log_ratio)
-
-
-def ratio_kl(log_ratio: Array) -> Array:
-  """r, with its gradient: unbiased on an older policy's tokens (2512.02556).
-
-  For k1 and k3, whose value is the KL's; a plus form would count it twice.
-  """
-  return jnp.exp(log_ratio)
-
-
-KL_WEIGHTS: dict[str, Callable[[Array], Array]] = {
-  'none': plain_kl,
-  'ratio': ratio_kl,
-}
-
-
 def kl_estimate(
   logprobs: Array, ref_logprobs: Array, mask: Array, *, kind: str
 ) -> Array:

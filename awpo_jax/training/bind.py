@@ -156,7 +156,6 @@ def make_objective(
       entropy_coef=loss.entropy_coef,
       kl_coef=loss.kl_coef if loss.kl_placement == 'loss' else 0.0,
       kl_estimator=loss.kl_estimator,
-      kl_weight=loss.kl_weight,
       prompts=config.rl.prompts_per_step // config.rl.minibatches,
       **model,
       **dataclasses.asdict(numbers),
