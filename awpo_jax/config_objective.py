@@ -81,7 +81,10 @@ class AdvantageConfig:
     0.5, 'Outcome variance up to which the gate `binary` opens.'
   )
   saturation: str = flag(
-    'solved_calls', 'Groups whose gate stays shut.', mechanisms.SATURATIONS
+    'solved_calls',
+    'Groups whose gate stays shut: those solved where a call is wanted '
+    '(solved_calls), all those solved (solved), or none.',
+    mechanisms.SATURATIONS,
   )
   difficulty: str = flag(
     'banded', 'Weight d of each group.', mechanisms.DIFFICULTIES

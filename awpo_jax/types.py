@@ -69,6 +69,9 @@ class Task:
     scenario: of a task with tools that run: JSON that its environment reads.
     references: of such a task, a right answer for each turn, in order; perhaps
       none.
+    wants_call: whether a right answer calls a tool; None: whether a reference
+      does, the ground truth or one of `references`. Say it where there is no
+      reference in RLLA's layout.
   """
 
   task_id: str
@@ -79,6 +82,7 @@ class Task:
   kind: str
   scenario: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   references: tuple[str, ...] = ()
+  wants_call: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,6 +224,7 @@ class Rewards:
     reasoning_valid: bool[P, G].
     outcome_min: f32[P], the worst outcome this prompt allows.
     outcome_max: f32[P], the best outcome this prompt allows.
+    wants_call: bool[P], whether a right answer to this prompt calls a tool.
   """
 
   outcome: Array
@@ -228,6 +233,7 @@ class Rewards:
   reasoning_valid: Array
   outcome_min: Array
   outcome_max: Array
+  wants_call: Array
 
 
 @record

@@ -167,6 +167,7 @@ def compose(
   valid: Array,
   outcome_min: Array,
   outcome_max: Array,
+  wants_call: Array,
   *,
   parts: Parts,
   standardize: Standardize,
@@ -177,7 +178,7 @@ def compose(
     A = d [(1 - w) A_out + w A_mix]
 
   Args:
-    outcome, reasoning, valid, outcome_min, outcome_max: as of
+    outcome, reasoning, valid, outcome_min, outcome_max, wants_call: as of
       `awpo_advantages`.
     parts: of `make_parts`.
     standardize: makes A_out of R_out and A_mix of R_mix.
@@ -188,7 +189,7 @@ def compose(
   """
   chex.assert_rank([outcome, reasoning, valid], 2)
   chex.assert_equal_shape([outcome, reasoning, valid])
-  chex.assert_shape([outcome_min, outcome_max], (outcome.shape[0],))
+  chex.assert_shape([outcome_min, outcome_max, wants_call], outcome.shape[:1])
   counted = masked.count(valid, axis=1) >= 2
   low, high, span = _bounds(outcome_min, outcome_max, counted)
   # Rewards: scaled, mixed, standardized.
@@ -202,7 +203,7 @@ def compose(
     group_stats_lib.group_stats(r, valid, ddof=ddof) for r in (r_out, r_mix)
   )
   p = jnp.clip((out.mean - low / unit) / (span / unit), 0.0, 1.0)
-  w = masked.fill(parts.gate(out.std, mix.std), ~parts.saturated(p, high))
+  w = masked.fill(parts.gate(out.std, mix.std), ~parts.saturated(p, wants_call))
   w, d = masked.fill(w, counted), masked.fill(parts.difficulty(p), counted)
   return jax.lax.stop_gradient(
     Advantages(
@@ -225,6 +226,7 @@ def awpo_advantages(
   valid: Array,
   outcome_min: Array,
   outcome_max: Array,
+  wants_call: Array | None = None,
   *,
   reward_scale: str = 'raw',
   mix: str = 'sum',
@@ -253,6 +255,8 @@ def awpo_advantages(
     reasoning: float[P, G] in [0, 1], R_rea; likewise.
     valid: bool[P, G], from `valid_samples` with the same gate.
     outcome_min, outcome_max: float[P], bounds of each prompt's outcome.
+    wants_call: bool[P], whether a right answer to the prompt calls a tool;
+      None: as ToolRL's bounds say, `mechanisms.calls_by_bound`.
 
   Returns:
     `Advantages`; a group with fewer than two valid samples is 0 throughout.
@@ -261,6 +265,8 @@ def awpo_advantages(
     ValueError: if a flag value is unknown or `mix_weight` out of range.
   """
   valid = jnp.asarray(valid, bool)
+  if wants_call is None:
+    wants_call = mechanisms.calls_by_bound(jnp.asarray(outcome_max))
   parts = make_parts(
     reward_scale=reward_scale,
     mix=mix,
@@ -283,6 +289,7 @@ def awpo_advantages(
     valid,
     outcome_min,
     outcome_max,
+    wants_call,
     parts=parts,
     standardize=lambda r: estimators.standardize(r, valid, ddof=ddof),
     ddof=ddof,

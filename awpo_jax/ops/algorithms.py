@@ -78,6 +78,7 @@ def awpo(
     samples.valid,
     rewards.outcome_min,
     rewards.outcome_max,
+    rewards.wants_call,
     parts=advantages_lib.make_parts(**parts),
     standardize=standardize,
     ddof=ddof,

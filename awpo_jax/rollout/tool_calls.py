@@ -86,6 +86,11 @@ def strip_thought(text: str) -> str:
   return rest if closed else before
 
 
+def has_call(reference: str) -> bool:
+  """Whether a reference answer calls a tool, behind its thought."""
+  return '<tool_call>' in strip_thought(reference)
+
+
 def parse(text: str) -> Answer | ParseFailure:
   """Reads an answer; the thought is cut off before the calls are looked for.
 

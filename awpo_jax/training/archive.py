@@ -17,6 +17,7 @@ import numpy as np
 import tensorstore as ts
 
 from awpo_jax import types
+from awpo_jax.ops import mechanisms
 from awpo_jax.training import filling
 
 FOLDER = 'archive'
@@ -234,11 +235,15 @@ class Archive:
     length = nested['prompts']['mask'].sum(axis=-1)[:, None, None]
     before = length + np.cumsum(mask, axis=-1) - 1
     nested['completions']['positions'] = np.where(mask, before, 0).astype('i4')
+    rewards = nested['rewards']
+    if 'wants_call' not in rewards:
+      # Archives of before it was stored.
+      rewards['wants_call'] = mechanisms.calls_by_bound(rewards['outcome_max'])
     flat: dict[str, Any] = nested['']
     return types.Rollout(
       prompts=types.Prompts(**nested['prompts']),
       completions=types.Completions(**nested['completions']),
-      rewards=types.Rewards(**nested['rewards']),
+      rewards=types.Rewards(**rewards),
       **flat,
     )
 

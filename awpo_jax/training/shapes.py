@@ -83,6 +83,7 @@ class Shapes:
         reasoning_valid=self.array(jnp.bool_, *group),
         outcome_min=self.array(jnp.float32, rows),
         outcome_max=self.array(jnp.float32, rows),
+        wants_call=self.array(jnp.bool_, rows),
       ),
       sample_ids=self.array(jnp.int32, *group),
       thinking=(

@@ -47,6 +47,7 @@ def group(
   valid,
   outcome_min,
   outcome_max,
+  wants_call,
   *,
   reward_scale='raw',
   mix='sum',
@@ -86,7 +87,7 @@ def group(
   is_solved = p >= 1 - 1e-6
   if saturation == 'solved' and is_solved:
     w = 0.0
-  if saturation == 'solved_calls' and is_solved and outcome_max > 1:
+  if saturation == 'solved_calls' and is_solved and wants_call:
     w = 0.0
   d = _difficulty(difficulty, p, band, base, priority, floor)
   a_out = _standardized(r_out, ddof)

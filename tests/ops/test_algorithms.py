@@ -22,6 +22,7 @@ def _rewards(outcome, reasoning, low=0, high=1):
     reasoning_valid=np.ones(outcome.shape, bool),
     outcome_min=np.full(prompts, low, np.float32),
     outcome_max=np.full(prompts, high, np.float32),
+    wants_call=np.ones(prompts, bool),
   )
 
 
@@ -117,10 +118,15 @@ def test_reasoning_where_the_outcome_is_correct():
 def test_awpo_is_awpo_bit_for_bit():
   # The flags' defaults are those of the function, whatever the estimator.
   outcome, reasoning, valid, low, high = awpo_cases.random_groups(3)
-  rewards = types.Rewards(outcome, valid, reasoning, valid, low, high)
+  wants_call = low == 0  # The opposite of what the bounds would say.
+  rewards = types.Rewards(
+    outcome, valid, reasoning, valid, low, high, wants_call
+  )
   samples = make_samples(valid, np.ones(valid.shape, int))
   got = _made(rewards, samples)
-  want = advantages.awpo_advantages(outcome, reasoning, valid, low, high)
+  want = advantages.awpo_advantages(
+    outcome, reasoning, valid, low, high, wants_call
+  )
   for ours, theirs in zip(
     (got.advantages, got.gate, got.difficulty, got.mix_std),
     (want.advantages, want.gate, want.difficulty, want.mix_std),
@@ -132,7 +138,7 @@ def test_awpo_is_awpo_bit_for_bit():
 @pytest.mark.parametrize('estimator', estimators.ESTIMATORS)
 def test_without_a_gate_the_estimator_is_left(estimator):
   outcome, reasoning, valid, low, high = awpo_cases.random_groups(4)
-  rewards = types.Rewards(outcome, valid, reasoning, valid, low, high)
+  rewards = types.Rewards(outcome, valid, reasoning, valid, low, high, low < 0)
   samples = make_samples(valid, np.full(valid.shape, 2), correct=valid)
   got = _made(
     rewards, samples, gate='none', difficulty='none', estimator=estimator

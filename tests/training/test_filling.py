@@ -19,6 +19,7 @@ def _rewards(outcome, reasoning=0.0, valid=True):
     reasoning_valid=np.ones(outcome.shape, bool),
     outcome_min=np.zeros(len(outcome), np.float32),
     outcome_max=np.ones(len(outcome), np.float32),
+    wants_call=np.ones(len(outcome), bool),
   )
 
 

@@ -151,6 +151,7 @@ def test_rewards_of_a_rollout(last, width):
   )
   np.testing.assert_array_equal(rewards.outcome_min, [-1] * 4)
   np.testing.assert_array_equal(rewards.outcome_max, [1] * 4)
+  assert rewards.wants_call.shape == (4,) and not rewards.wants_call.any()
   # The judge could not judge the one answer `?`.
   assert np.argwhere(~rewards.reasoning_valid).tolist() == [[2, 0]]
   np.testing.assert_allclose(rewards.reasoning[0], [0.5, 0.5])
