@@ -81,6 +81,12 @@ def _number_rules(config: Any) -> Iterator[Rule]:
     )
   rounds = config.selection.sampling_rounds
   yield rounds < 1, f'--sampling_rounds={rounds}: at least 1.'
+  yield (
+    rounds > 1 and config.advantage.estimator == 'reinforce_pp',
+    f'--sampling_rounds={rounds} looks for groups with an advantage, but '
+    '--estimator=reinforce_pp has no baseline of the group, so all have: set '
+    'it to 1, or --estimator=reinforce_pp_baseline.',
+  )
   buffer, limit = config.advantage.length_buffer, config.data.response_buckets
   yield (
     bool(limit) and buffer > limit[-1],

@@ -123,7 +123,9 @@ class SelectionConfig:
     selection.EMPTY_GROUPS,
   )
   sampling_rounds: int = flag(
-    1, 'Rounds of sampling that may fill a batch with groups that differ.'
+    1,
+    'Rounds of sampling that may fill a batch with groups that have an '
+    'advantage under the algorithm.',
   )
   unfinished: str = flag(
     'train', 'Answers that the length limit cut.', selection.UNFINISHED

@@ -105,6 +105,9 @@ WRONG = {
   '--eps=0.0': ['--eps=0'],
   '--correct=1.5': ['--correct=1.5'],
   '--entropy_share=0.0': ['--entropy_share=0'],
+  '--sampling_rounds=3 looks for groups': [
+    *('--sampling_rounds=3', '--estimator=reinforce_pp'),
+  ],
   '--sampling_rounds=0': ['--sampling_rounds=0'],
   '--length_buffer=999 is longer': ['--length_buffer=999'],
   '--length_buffer=-1': ['--length_buffer=-1'],

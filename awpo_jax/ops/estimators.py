@@ -154,9 +154,14 @@ def reinforce_pp_baseline(
 
 def opo(rewards: Array, samples: Samples, **_) -> Array:
   """r - sum(len r) / sum(len) (arXiv:2505.23585): long answers weigh more."""
-  total = jnp.sum(samples.length * rewards, axis=1, keepdims=True)
-  length = jnp.sum(samples.length, axis=1, keepdims=True)
-  return masked.fill(rewards - total / jnp.maximum(length, 1), samples.counted)
+  total = jnp.sum(samples.length * rewards, axis=1)
+  length = jnp.sum(samples.length, axis=1)
+  stats = group_stats_lib.group_stats(rewards, samples.valid)
+  # Rounded, the mean of equal rewards need not equal them.
+  baseline = jnp.where(
+    stats.flat, stats.maximum, total / jnp.maximum(length, 1)
+  )
+  return masked.fill(rewards - baseline[:, None], samples.counted)
 
 
 def gpg(rewards: Array, samples: Samples, *, all_sum, **_) -> Array:
@@ -171,9 +176,14 @@ def sign(rewards: Array, samples: Samples, **_) -> Array:
   """1 where correct, -1 where not: what DisCO tells apart (arXiv:2505.12366).
 
   The size of the reward does not matter; the flag `correct` sets what counts.
+  A group of one kind compares nothing: 0.
   """
   del rewards
-  return masked.fill(jnp.where(samples.correct, 1.0, -1.0), samples.valid)
+  right = samples.valid & samples.correct
+  wrong = samples.valid & ~samples.correct
+  both = jnp.any(right, axis=1) & jnp.any(wrong, axis=1)
+  signs = jnp.where(samples.correct, 1.0, -1.0)
+  return masked.fill(signs, samples.valid & both[:, None])
 
 
 ESTIMATORS: dict[str, Callable[..., Array]] = {

@@ -162,10 +162,7 @@ def make_rl_step(
       experiment, programs, mesh, state.params, index, rows, clock
     )
     rollout = scored.rollout
-    shape = (
-      rollout.prompts.tokens.shape[-1],
-      rollout.completions.tokens.shape[-1],
-    )
+    shape = _shape(rollout)
     references = (reference(),) if reference and referred else ()
     prepared = programs.prepare[shape](
       state.params,
@@ -230,6 +227,26 @@ def _collect(
     ),
     score_rollout,
     clock,
+    _useful(programs) if programs.useful else None,
+  )
+
+
+def _useful(
+  programs: programs_lib.Programs,
+) -> Callable[[types.Rollout], np.ndarray]:
+  """The program that finds useful groups, by the shape of a rollout."""
+
+  def useful(rollout: types.Rollout) -> np.ndarray:
+    return programs.useful[_shape(rollout)](rollout)
+
+  return useful
+
+
+def _shape(rollout: types.Rollout) -> tuple[int, int]:
+  """Prompt and response length."""
+  return (
+    rollout.prompts.tokens.shape[-1],
+    rollout.completions.tokens.shape[-1],
   )
 
 

@@ -1,5 +1,6 @@
 """Shapes and placement of what the compiled programs are called with."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -92,6 +93,15 @@ class Shapes:
         else None
       ),
       rows=self._rows(rows),
+    )
+
+  def on_host(self, rollout: types.Rollout) -> types.Rollout:
+    """Of a rollout batch [parts, P, ...] as it is sampled: [parts * P, ...]."""
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(
+        (x.shape[0] * x.shape[1], *x.shape[2:]), x.dtype
+      ),
+      dataclasses.replace(rollout, rows=None),
     )
 
   def _rows(self, prompts: int) -> types.Rows | None:

@@ -25,9 +25,12 @@ def _train(start, name, *flags):
 
 def test_further_rounds_fill_a_batch(start, tmp_path):
   _train(start, 'dapo', '--archive')
-  row = whole_runs.rows(tmp_path / 'run')[-1]
+  rows = whole_runs.rows(tmp_path / 'run')
+  row = rows[-1]
   assert 1 <= row['selection/rounds'] <= 3
-  assert 0 < row['selection/differs'] <= 1
+  assert 0 < row['selection/useful'] <= 1
+  # What finds useful groups was compiled before the first step, too.
+  assert len({x['compile/count'] for x in rows}) == 1
   assert 0 < row['selection/tokens'] <= 1
 
 
