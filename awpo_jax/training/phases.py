@@ -220,6 +220,10 @@ def _collect(
   clock: clock_lib.Clock,
 ) -> rounds.Collected:
   """A rollout batch of prompts `rows`, those of this process."""
+
+  def useful(rollout: types.Rollout) -> np.ndarray:
+    return programs.useful[_shape(rollout)](rollout)
+
   return rounds.collect(
     experiment,
     lambda number: draw(
@@ -227,19 +231,8 @@ def _collect(
     ),
     score_rollout,
     clock,
-    _useful(programs) if programs.useful else None,
+    useful if programs.useful else None,
   )
-
-
-def _useful(
-  programs: programs_lib.Programs,
-) -> Callable[[types.Rollout], np.ndarray]:
-  """The program that finds useful groups, by the shape of a rollout."""
-
-  def useful(rollout: types.Rollout) -> np.ndarray:
-    return programs.useful[_shape(rollout)](rollout)
-
-  return useful
 
 
 def _shape(rollout: types.Rollout) -> tuple[int, int]:
