@@ -28,7 +28,7 @@ _POSITIVE = {
   'loss': ('mismatch_low', 'mismatch_high', 'clip_high_delta'),
 }
 _NOT_NEGATIVE = {
-  'advantage': ('length_buffer', 'length_penalty'),
+  'advantage': ('length_buffer', 'length_penalty', 'mix_std_floor'),
   'shaping': ('egpo_lambda', 'arm_alpha'),
   'numbers': ('disco_delta',),
 }

@@ -75,6 +75,12 @@ class AdvantageConfig:
     'What the gate leans towards: the mixed or the reasoning advantage.',
     mechanisms.MIX_ADVANTAGES,
   )
+  mix_std_floor: float = flag(
+    0.02,
+    'Least standard deviation that normalises what the gate leans towards (of '
+    'gdpo and papo: the reasoning); with 0 the smallest differences have full '
+    'size.',
+  )
   ddof: int = flag(1, 'Degrees of freedom taken from the variance: 0 or 1.')
   gate: str = flag('ratio', 'Gate w of each group.', mechanisms.GATES)
   tau: float = flag(

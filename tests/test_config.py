@@ -200,6 +200,7 @@ OTHERS = {
   'mix': 'convex',
   'mix_weight': 0.25,
   'mix_advantage': 'reasoning',
+  'mix_std_floor': 0.1,
   'ddof': 0,
   'gate': 'binary',
   'tau': 0.1,

@@ -111,6 +111,7 @@ WRONG = {
   '--sampling_rounds=0': ['--sampling_rounds=0'],
   '--length_buffer=999 is longer': ['--length_buffer=999'],
   '--length_buffer=-1': ['--length_buffer=-1'],
+  '--mix_std_floor=-0.1': ['--mix_std_floor=-0.1'],
   '--sapo_tau=(1.0,)': ['--sapo_tau=1'],
   '--sapo_tau=(0.0, 1.0)': ['--sapo_tau=0,1'],
   '--egpo_alpha=nan': ['--egpo_alpha=nan'],

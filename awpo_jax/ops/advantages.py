@@ -16,8 +16,9 @@ from awpo_jax.ops import choices, collectives, estimators, masked, mechanisms
 from awpo_jax.ops import group_stats as group_stats_lib
 
 Array = types.Array
-# Rewards f32[P, G], 0 where not valid -> advantages, shaped alike or [P, G, T].
-Standardize = Callable[[Array], Array]
+# Rewards f32[P, G], 0 where not valid -> advantages, shaped alike or [P, G, T];
+# `std_floor` is the least standard deviation that may divide, by default 0.
+Standardize = Callable[..., Array]
 
 
 @types.record
@@ -172,6 +173,7 @@ def compose(
   parts: Parts,
   standardize: Standardize,
   ddof: int,
+  mix_std_floor: float,
 ) -> Advantages:
   """AWPO's advantages from its parts and an estimator, `standardize`.
 
@@ -183,6 +185,7 @@ def compose(
     parts: of `make_parts`.
     standardize: makes A_out of R_out and A_mix of R_mix.
     ddof: of the standard deviations that the gate compares.
+    mix_std_floor: as of `awpo_advantages`.
 
   Returns:
     `Advantages`.
@@ -197,7 +200,8 @@ def compose(
   r_out = masked.fill(outcome, valid) / unit[:, None]
   r_rea = masked.fill(reasoning, valid)
   r_mix = parts.mix(r_out, r_rea)
-  a_out, a_mix = standardize(r_out), standardize(parts.chosen(r_mix, r_rea))
+  a_out = standardize(r_out)
+  a_mix = standardize(parts.chosen(r_mix, r_rea), std_floor=mix_std_floor)
   # Gate and difficulty weight: one number per group.
   out, mix = (
     group_stats_lib.group_stats(r, valid, ddof=ddof) for r in (r_out, r_mix)
@@ -243,6 +247,7 @@ def awpo_advantages(
   floor: float = 0.0,
   difficulty_scope: str = 'whole',
   combine: str = 'convex',
+  mix_std_floor: float = 0.02,
 ) -> Advantages:
   """AWPO's advantages (our reading), once per rollout batch: see `compose`.
 
@@ -257,6 +262,10 @@ def awpo_advantages(
     outcome_min, outcome_max: float[P], bounds of each prompt's outcome.
     wants_call: bool[P], whether a right answer to the prompt calls a tool;
       None: as ToolRL's bounds say, `mechanisms.calls_by_bound`.
+    mix_std_floor: A_mix is divided by at least this, max(s_mix, floor) + eps.
+      Where outcomes are equal nothing else bounds what a judge's smallest
+      differences come to. The gate compares the standard deviations as they
+      are: it asks which reward varies, not by how much.
 
   Returns:
     `Advantages`; a group with fewer than two valid samples is 0 throughout.
@@ -291,16 +300,19 @@ def awpo_advantages(
     outcome_max,
     wants_call,
     parts=parts,
-    standardize=lambda r: estimators.standardize(r, valid, ddof=ddof),
+    standardize=lambda r, **floor: estimators.standardize(
+      r, valid, ddof=ddof, **floor
+    ),
     ddof=ddof,
+    mix_std_floor=mix_std_floor,
   )
 
 
 def amplified_groups(result: Advantages, *, threshold: float = 0.1) -> Array:
-  """bool[P]: equal outcomes, and tiny reasoning differences at full size.
+  """bool[P]: equal outcomes, and tiny reasoning differences made large.
 
   Where all outcomes are equal an open gate divides the judge's differences by
-  their own standard deviation, however small it is: worth logging how often.
+  their own standard deviation, or by the floor: worth logging how often.
 
   Args:
     result: what `awpo_advantages` returned.

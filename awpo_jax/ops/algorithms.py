@@ -6,7 +6,7 @@ of a rollout batch and gives `advantages.Advantages`.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import chex
 import jax
@@ -53,6 +53,7 @@ def awpo(
   eps: float,
   estimator: str,
   batch_norm: str,
+  mix_std_floor: float,
   all_sum: types.AllSum,
   **parts,
 ) -> advantages_lib.Advantages:
@@ -61,7 +62,7 @@ def awpo(
     nothing = jnp.zeros_like(rewards.outcome)
     rewards = dataclasses.replace(rewards, reasoning=nothing)
 
-  def standardize(reward: Array) -> Array:
+  def standardize(reward: Array, std_floor: float = 0.0) -> Array:
     return estimators.estimate(
       reward,
       samples,
@@ -69,6 +70,7 @@ def awpo(
       batch_norm=batch_norm,
       ddof=ddof,
       eps=eps,
+      std_floor=std_floor,
       all_sum=all_sum,
     )
 
@@ -82,6 +84,7 @@ def awpo(
     parts=advantages_lib.make_parts(**parts),
     standardize=standardize,
     ddof=ddof,
+    mix_std_floor=mix_std_floor,
   )
 
 
@@ -92,6 +95,7 @@ def gdpo_sum(
   *,
   ddof: int = 1,
   eps: float = 1e-6,
+  std_floors: Sequence[float] | None = None,
 ) -> Array:
   """S = sum_k w_k A_k, A_k of each reward on its own (arXiv:2601.05242).
 
@@ -101,15 +105,17 @@ def gdpo_sum(
     weights: f32[K], of the standardized rewards.
     ddof: 1 for unbiased standard deviations, 0 for biased ones.
     eps: added to them.
+    std_floors: the least of them that may divide, for each reward; None: 0.
 
   Returns:
     f32[P, G]; a reward that is the same throughout a group adds 0, one that is
     missing is left out.
   """
   chex.assert_rank([rewards, had], 3)
+  floors = std_floors or [0.0] * len(rewards)
   scores = [
-    w * estimators.standardize(r, h, ddof=ddof, eps=eps)
-    for r, h, w in zip(rewards, had, weights, strict=True)
+    w * estimators.standardize(r, h, ddof=ddof, eps=eps, std_floor=floor)
+    for r, h, w, floor in zip(rewards, had, weights, floors, strict=True)
   ]
   return sum(scores[1:], scores[0])
 
@@ -119,6 +125,7 @@ def gdpo(
   samples: Samples,
   *,
   mix_weight: float,
+  mix_std_floor: float,
   ddof: int,
   eps: float,
   batch_norm: str,
@@ -128,12 +135,18 @@ def gdpo(
   """GDPO of outcome (weight 1) and reasoning (`mix_weight`), then a batch norm.
 
   The published forms differ in that norm: `row` is the paper's and TRL's (with
-  eps 1e-4), `token` verl's and the authors' fork's.
+  eps 1e-4), `token` verl's and the authors' fork's. None has a floor of the
+  standard deviation, which is the reasoning's alone here.
   """
   both = jnp.stack([rewards.outcome, rewards.reasoning])
   had = jnp.broadcast_to(samples.valid, both.shape)
   total = gdpo_sum(
-    both, had, jnp.float32([1.0, mix_weight]), ddof=ddof, eps=eps
+    both,
+    had,
+    jnp.float32([1.0, mix_weight]),
+    ddof=ddof,
+    eps=eps,
+    std_floors=(0.0, mix_std_floor),
   )
   norm = choices.pick('batch_norm', estimators.BATCH_NORMS, batch_norm)
   normed = norm(total, samples, all_sum=all_sum, ddof=ddof, eps=eps)
@@ -145,6 +158,7 @@ def papo(
   samples: Samples,
   *,
   mix_weight: float,
+  mix_std_floor: float,
   ddof: int,
   eps: float,
   **_,
@@ -153,13 +167,16 @@ def papo(
 
   A_out is GRPO's of the binary outcome; A_proc standardizes the reasoning over
   the correct samples of a group alone, and is 0 elsewhere, where fewer than two
-  are correct, and where they differ by no more than eps. lam is `mix_weight`.
+  are correct, and where they differ by no more than eps. lam is `mix_weight`;
+  the floor of the reasoning's standard deviation is not of the paper.
   """
   binary = samples.correct.astype(jnp.float32)
   outcome = estimators.standardize(binary, samples.valid, ddof=ddof, eps=eps)
   right = samples.valid & samples.correct
   spread = group_stats_lib.group_stats(rewards.reasoning, right, ddof=ddof).std
-  process = estimators.standardize(rewards.reasoning, right, ddof=ddof, eps=eps)
+  process = estimators.standardize(
+    rewards.reasoning, right, ddof=ddof, eps=eps, std_floor=mix_std_floor
+  )
   process = masked.fill(process, (spread > eps)[:, None])
   total = outcome + mix_weight * process
   return _described(total, rewards, samples, ddof=ddof, eps=eps)

@@ -102,6 +102,39 @@ def test_papo_by_hand():
   )
 
 
+@pytest.mark.parametrize('advantage', ['awpo', 'gdpo', 'papo'])
+@pytest.mark.parametrize(
+  ('floor', 'want'), [(0.0, [-1, 0, 1]), (0.02, [-0.05, 0, 0.05])]
+)
+def test_floor_of_the_reasonings_standard_deviation(advantage, floor, want):
+  # Judge scores .001 apart, s = .001, where outcomes say nothing: of full size,
+  # or .001 / .02.
+  rewards = _rewards([[1, 1, 1]], [[0.5, 0.501, 0.502]])
+  samples = make_samples(
+    np.ones((1, 3)), np.ones((1, 3), int), correct=np.ones((1, 3), bool)
+  )
+  got = _made(
+    rewards,
+    samples,
+    advantage=advantage,
+    gate='always',
+    saturation='none',
+    difficulty='none',
+    batch_norm='none',
+    mix_std_floor=floor,
+  )
+  np.testing.assert_allclose(got.advantages, [want], rtol=5e-3, atol=1e-6)
+  # The floor is no business of the outcome's: of .001 apart, too.
+  rewards = rewards.replace(
+    outcome=rewards.reasoning, reasoning=rewards.outcome
+  )
+  if advantage == 'gdpo':
+    got = _made(
+      rewards, samples, advantage='gdpo', batch_norm='none', mix_std_floor=floor
+    )
+    np.testing.assert_allclose(got.advantages, [[-1, 0, 1]], rtol=5e-3)
+
+
 def test_reasoning_where_the_outcome_is_correct():
   rewards = _rewards([[1, 1, 0, 0]], [[0.2, 0.4, 0.6, 0.8]])
   samples = make_samples(

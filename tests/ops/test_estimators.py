@@ -99,6 +99,32 @@ def test_by_hand(estimator):
   np.testing.assert_array_equal(got[1], [0, 0, 0, 0])
 
 
+# What a floor of 4 makes of them: what divides is 2, and over the batch
+# sqrt(35 / 12) by row or 1.27 by token, by which REINFORCE++ is whitened.
+@pytest.mark.parametrize(
+  ('estimator', 'norm', 'want'),
+  [
+    ('grpo', 'none', [-0.5, 0, 0.5]),
+    ('batch_std', 'none', [-0.5, 0, 0.5]),
+    # Less their mean over the batch, 13/4, and weighed by tokens, 24/7.
+    ('reinforce_pp', 'row', [-9 / 16, -1 / 16, 7 / 16]),
+    ('reinforce_pp', 'token', [-17 / 28, -3 / 28, 11 / 28]),
+    # Nothing divides these.
+    ('dr_grpo', 'none', [-2, 0, 2]),
+    ('rloo', 'none', [-3, 0, 3]),
+  ],
+)
+def test_floor_of_what_divides(estimator, norm, want):
+  got = _estimate(REWARDS, SAMPLES, estimator, batch_norm=norm, std_floor=4.0)
+  np.testing.assert_allclose(got[0], [*want, 0], rtol=1e-5)
+  # One below what divides changes nothing.
+  low, none = (
+    _estimate(REWARDS, SAMPLES, estimator, batch_norm=norm, std_floor=floor)
+    for floor in (0.5, 0.0)
+  )
+  np.testing.assert_array_equal(low, none)
+
+
 def test_gpg_counts_rewards_that_are_not_zero():
   # mu = 1/4; 4 samples, one reward that is not 0.
   samples = make_samples(np.ones((1, 4)), np.ones((1, 4), int))
