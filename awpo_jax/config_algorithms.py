@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-from awpo_jax.ops import policy_losses
+from awpo_jax.ops import algorithms, policy_losses
 
 Rule: TypeAlias = tuple[bool, str]
 
@@ -108,9 +108,10 @@ def _required_rules(config: Any) -> Iterator[Rule]:
 def _joint_rules(config: Any) -> Iterator[Rule]:
   advantage, data = config.advantage, config.data
   name = advantage.advantage
+  reads = algorithms.reads_reasoning(advantage=name, gate=advantage.gate)
   if name != 'awpo':
     yield (
-      data.judge == 'none',
+      reads and data.judge == 'none',
       f'--judge=none gives no reasoning reward, but --advantage={name} needs '
       'one: name a judge.',
     )
@@ -135,11 +136,19 @@ def _joint_rules(config: Any) -> Iterator[Rule]:
       f'{alone} has no gate for --clip=linear to follow: set --clip=fixed.',
     )
   yield (
-    advantage.condition != 'none'
-    and name == 'awpo'
-    and advantage.gate == 'none',
+    advantage.condition != 'none' and not reads,
     f'--condition={advantage.condition} is about the reasoning, which '
-    '--gate=none does not read: leave it out.',
+    f'--advantage={name} with --gate={advantage.gate} does not read: leave it '
+    'out.',
+  )
+  yield (
+    name == 'gdpo_parts' and not advantage.reward_parts,
+    '--advantage=gdpo_parts needs --reward_parts: name at least one.',
+  )
+  yield (
+    name == 'gdpo_parts' and advantage.length_buffer > 0,
+    f'--length_buffer={advantage.length_buffer} lowers the outcome as a whole, '
+    f'of which --advantage={name} reads the parts: leave it out.',
   )
 
 

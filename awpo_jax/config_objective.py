@@ -56,6 +56,11 @@ class AdvantageConfig:
     'Share of the way from the worst to the best outcome from which on a '
     'sample is correct, for what must tell: no default.',
   )
+  reward_parts: tuple[str, ...] = flag(
+    ('format', 'correctness'),
+    'Parts of the outcome that gdpo_parts standardises apart, by the names '
+    'that the reward reports.',
+  )
   condition: str = flag(
     'none', 'Where the reasoning reward counts.', algorithms.CONDITIONS
   )
@@ -212,6 +217,13 @@ def has_reference(config: Any) -> bool:
   """Whether the policy at the start of RL is kept, for a KL or for the loss."""
   needed = config.loss.loss in policy_losses.REFERRED
   return bool(config.run.rl_steps and (config.loss.kl_coef or needed))
+
+
+def reward_parts(config: Any) -> tuple[str, ...] | None:
+  """Parts of the outcome that the algorithm takes apart; None for none."""
+  advantage = config.advantage
+  apart = advantage.advantage == 'gdpo_parts'
+  return advantage.reward_parts if apart else None
 
 
 def has_token_advantages(config: Any) -> bool:

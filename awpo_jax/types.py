@@ -225,6 +225,8 @@ class Rewards:
     outcome_min: f32[P], the worst outcome this prompt allows.
     outcome_max: f32[P], the best outcome this prompt allows.
     wants_call: bool[P], whether a right answer to this prompt calls a tool.
+    parts: name -> f32[P, G], parts of the outcome that the algorithm takes
+      apart, NaN where missing; None unless it asks for them.
   """
 
   outcome: Array
@@ -234,6 +236,7 @@ class Rewards:
   outcome_min: Array
   outcome_max: Array
   wants_call: Array
+  parts: Mapping[str, Array] | None = None
 
 
 @record

@@ -235,6 +235,7 @@ OTHERS = {
   'eps': 1e-4,
   'correct': 0.5,
   'condition': 'correct',
+  'reward_parts': ('solved',),
   'length_buffer': 4,
   'length_penalty': 0.5,
   'shaper': 'egpo',

@@ -42,6 +42,15 @@ WRONG = {
     *('--advantage=gdpo', '--clip=linear'),
   ],
   '--estimator=sign knows no gate': [*DISCO, '--gate=ratio'],
+  '--advantage=gdpo_parts with --gate=none does not read': [
+    *('--advantage=gdpo_parts', '--condition=correct', '--correct=1'),
+  ],
+  '--advantage=gdpo_parts needs --reward_parts': [
+    *('--advantage=gdpo_parts', '--reward_parts='),
+  ],
+  '--length_buffer=4 lowers the outcome as a whole': [
+    *('--advantage=gdpo_parts', '--length_buffer=4'),
+  ],
   '--gate=none does not read': ['--condition=correct', '--correct=1'],
   # Losses.
   '--loss=ppo and --estimator=sign': ['--estimator=sign', '--correct=1'],
@@ -143,6 +152,7 @@ def test_what_makes_no_sense_is_refused_by_name(named):
     ['--loss=cispo', '--clip_max=10', '--clip_high_factor=0.02'],
     ['--loss=apa', '--mismatch=tis', '--mismatch_level=row'],
     ['--advantage=gdpo', '--loss=sapo', '--shaper=egpo'],
+    ['--advantage=gdpo_parts', '--judge=none'],
     [*REWARD, '--estimator=rloo', '--kl_estimator=k1'],
     [*REWARD, '--estimator=reinforce_pp', '--empty_groups=drop'],
     [*DISCO, '--unfinished=drop', '--sampling_rounds=4'],

@@ -54,10 +54,12 @@ def awpo(
   estimator: str,
   batch_norm: str,
   mix_std_floor: float,
+  reward_parts: Sequence[str],
   all_sum: types.AllSum,
   **parts,
 ) -> advantages_lib.Advantages:
   """A = d [(1 - w) A_out + w A_mix], A_out and A_mix by the estimator."""
+  del reward_parts  # The outcome is one reward.
   if parts['gate'] == 'none':
     nothing = jnp.zeros_like(rewards.outcome)
     rewards = dataclasses.replace(rewards, reasoning=nothing)
@@ -153,6 +155,35 @@ def gdpo(
   return _described(normed, rewards, samples, ddof=ddof, eps=eps)
 
 
+def gdpo_parts(
+  rewards: types.Rewards,
+  samples: Samples,
+  *,
+  reward_parts: Sequence[str],
+  ddof: int,
+  eps: float,
+  batch_norm: str,
+  all_sum: types.AllSum,
+  **_,
+) -> advantages_lib.Advantages:
+  """GDPO of the outcome's parts, each of weight 1, then a batch norm.
+
+  With format and correctness apart it is what arXiv:2601.05242 trains tool
+  calling with. No reasoning is read.
+  """
+  parts = rewards.parts or {}
+  apart = jnp.stack(
+    [choices.pick('reward_parts', parts, name) for name in reward_parts]
+  )
+  had = samples.valid[None] & jnp.isfinite(apart)
+  total = gdpo_sum(apart, had, jnp.ones(len(apart)), ddof=ddof, eps=eps)
+  norm = choices.pick('batch_norm', estimators.BATCH_NORMS, batch_norm)
+  normed = norm(total, samples, all_sum=all_sum, ddof=ddof, eps=eps)
+  unread = jnp.zeros_like(rewards.outcome)
+  rewards = dataclasses.replace(rewards, reasoning=unread)
+  return _described(normed, rewards, samples, ddof=ddof, eps=eps)
+
+
 def papo(
   rewards: types.Rewards,
   samples: Samples,
@@ -211,12 +242,15 @@ def _described(
 ADVANTAGES: dict[str, Callable[..., advantages_lib.Advantages]] = {
   'awpo': awpo,
   'gdpo': gdpo,
+  'gdpo_parts': gdpo_parts,
   'papo': papo,
 }
 
 
 def reads_reasoning(*, advantage: str, gate: str) -> bool:
   """Whether an algorithm needs a judge: then a sample without is not valid."""
+  if advantage == 'gdpo_parts':
+    return False
   return advantage != 'awpo' or gate != 'none'
 
 

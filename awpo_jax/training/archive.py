@@ -239,11 +239,12 @@ class Archive:
     if 'wants_call' not in rewards:
       # Archives of before it was stored.
       rewards['wants_call'] = mechanisms.calls_by_bound(rewards['outcome_max'])
+    parts = nested.get('rewards/parts')
     flat: dict[str, Any] = nested['']
     return types.Rollout(
       prompts=types.Prompts(**nested['prompts']),
       completions=types.Completions(**nested['completions']),
-      rewards=types.Rewards(**rewards),
+      rewards=types.Rewards(**rewards, parts=parts),
       **flat,
     )
 

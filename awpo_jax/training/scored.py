@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from awpo_jax import config as config_lib
-from awpo_jax import types
+from awpo_jax import config_objective, types
 from awpo_jax.rollout import episodes, scoring, thinking
 from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import processes
@@ -30,7 +30,33 @@ def score(
     if reason:
       raise types.JudgeUnavailable(reason)
   assert scored is not None
-  return scored
+  rewards, parts = scored
+  wanted = _wanted_parts(experiment.config, rewards, parts)
+  return dataclasses.replace(rewards, parts=wanted), parts
+
+
+def _wanted_parts(
+  config: config_lib.Config,
+  rewards: types.Rewards,
+  parts: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray] | None:
+  """Those of the outcome's parts that the algorithm takes apart.
+
+  Raises:
+    ValueError: the reward does not report one of them.
+  """
+  names = config_objective.reward_parts(config)
+  if names is None:
+    return None
+  missing = [name for name in names if name not in parts]
+  if missing and np.any(rewards.outcome_valid):
+    raise ValueError(
+      f'--reward_parts={",".join(names)}: the reward --reward='
+      f'{config.data.reward} reports no {", ".join(missing)}, but '
+      f'{", ".join(sorted(parts))}. Name these.'
+    )
+  nothing = np.full(rewards.outcome.shape, np.nan, np.float32)
+  return {name: parts.get(name, nothing) for name in names}
 
 
 def transcripts(

@@ -85,6 +85,7 @@ class Shapes:
         outcome_min=self.array(jnp.float32, rows),
         outcome_max=self.array(jnp.float32, rows),
         wants_call=self.array(jnp.bool_, rows),
+        parts=self._parts(group),
       ),
       sample_ids=self.array(jnp.int32, *group),
       thinking=(
@@ -94,6 +95,12 @@ class Shapes:
       ),
       rows=self._rows(rows),
     )
+
+  def _parts(self, group: tuple[int, int]) -> dict[str, Any] | None:
+    names = config_objective.reward_parts(self._config)
+    if names is None:
+      return None
+    return {name: self.array(jnp.float32, *group) for name in names}
 
   def on_host(self, rollout: types.Rollout) -> types.Rollout:
     """Of a rollout batch [parts, P, ...] as it is sampled: [parts * P, ...]."""

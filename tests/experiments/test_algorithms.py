@@ -16,8 +16,9 @@ def _train(start, name, *flags):
     '--minibatches=4',
     f'--flagfile=experiments/algorithms/{name}.flags',
     # Answers of eight tokens, none of them perfect.
-    '--length_buffer=4',
     '--correct=0.5',
+    # What the reward of these runs reports.
+    '--reward_parts=length,solved',
     *flags,
   )
   assert result.returncode == 0, result.stderr

@@ -105,6 +105,9 @@ def test_what_some_algorithms_ask_for_is_kept(tmp_path):
   rollout = scored.rollout.replace(
     thinking=mask, trainer_logprobs=np.where(mask, -1, 0).astype(np.float32)
   )
+  rollout = tiny.with_rewards(
+    rollout, parts={'format': PART, 'style': 2 * PART}
+  )
   _writer(tmp_path).append(1, scored._replace(rollout=rollout))
   _assert_same(archive.open_archive(tmp_path).rollout(1), rollout)
 
