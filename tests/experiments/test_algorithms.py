@@ -40,4 +40,7 @@ def test_further_rounds_fill_a_batch(start, tmp_path):
 def test_every_algorithm_trains(start, tmp_path, name):
   _train(start, name)
   row = whole_runs.rows(tmp_path / 'run')[-1]
-  assert row['phase'] == 'rl' and row['grad_norm'] > 0
+  assert row['phase'] == 'rl'
+  # Of answers that the limit cut nothing is left without them.
+  none_left = name == 'overlong_filtering' and row['length/finished'] == 0
+  assert none_left or row['grad_norm'] > 0
