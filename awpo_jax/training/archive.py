@@ -238,7 +238,9 @@ class Archive:
     rewards = nested['rewards']
     if 'wants_call' not in rewards:
       # Archives of before it was stored.
-      rewards['wants_call'] = mechanisms.calls_by_bound(rewards['outcome_max'])
+      rewards['wants_call'] = np.asarray(
+        mechanisms.calls_by_bound(rewards['outcome_max'])
+      )
     parts = nested.get('rewards/parts')
     flat: dict[str, Any] = nested['']
     return types.Rollout(
