@@ -11,12 +11,7 @@ Rule: TypeAlias = tuple[bool, str]
 # Flag value -> the flags that it needs and that have no default, as their
 # sources leave them open.
 _REQUIRED = (
-  ('loss', 'loss', 'dro', 'numbers', ('dro_beta',)),
   ('shaping', 'shaper', 'arm', 'shaping', ('arm_alpha',)),
-  (
-    *('shaping', 'shaper', 'token_entropy', 'shaping'),
-    ('entropy_alpha', 'entropy_kappa'),
-  ),
   ('loss', 'clip_high', 'adaptive', 'loss', ('clip_high_delta',)),
   ('shaping', 'shaper', 'arm', 'advantage', ('correct',)),
   ('advantage', 'advantage', 'papo', 'advantage', ('correct',)),
@@ -25,19 +20,18 @@ _REQUIRED = (
 )
 _POSITIVE = {
   'advantage': ('eps',),
-  'shaping': ('egpo_alpha', 'entropy_kappa', 'arm_share'),
+  'shaping': ('egpo_alpha',),
   'numbers': (
-    *('two_sided', 'tv_bound', 'tv_max_ratio', 'dro_beta', 'apa_lambda'),
-    *('awr_scale', 'disco_tau', 'disco_beta'),
+    *('tv_bound', 'tv_max_ratio', 'apa_lambda'),
+    *('disco_tau', 'disco_beta'),
   ),
   'loss': ('mismatch_low', 'mismatch_high', 'clip_high_delta'),
 }
 _NOT_NEGATIVE = {
-  'advantage': ('length_buffer', 'length_penalty'),
-  'shaping': ('egpo_lambda', 'arm_alpha', 'entropy_alpha'),
+  'advantage': ('length_buffer', 'length_penalty', 'mix_std_floor'),
+  'shaping': ('egpo_lambda', 'arm_alpha'),
   'numbers': ('disco_delta',),
 }
-_PAIRS = ('sapo_tau', 'vespo_positive', 'vespo_negative')
 
 
 def rules(config: Any) -> Iterator[Rule]:
@@ -69,12 +63,11 @@ def _number_rules(config: Any) -> Iterator[Rule]:
         value is not None and not (value >= 0 and math.isfinite(value)),
         f'--{name}={value}: a number, 0 or above.',
       )
-  for name in _PAIRS:
-    value = getattr(config.numbers, name)
-    yield (
-      len(value) != 2 or not all(x > 0 and math.isfinite(x) for x in value),
-      f'--{name}={value}: two numbers above 0.',
-    )
+  tau = config.numbers.sapo_tau
+  yield (
+    len(tau) != 2 or not all(x > 0 and math.isfinite(x) for x in tau),
+    f'--sapo_tau={tau}: two numbers above 0.',
+  )
   bound = config.numbers.dual_clip
   yield (
     bound is not None and not (bound > 1 and math.isfinite(bound)),
@@ -88,6 +81,12 @@ def _number_rules(config: Any) -> Iterator[Rule]:
     )
   rounds = config.selection.sampling_rounds
   yield rounds < 1, f'--sampling_rounds={rounds}: at least 1.'
+  yield (
+    rounds > 1 and config.advantage.estimator == 'reinforce_pp',
+    f'--sampling_rounds={rounds} looks for groups with an advantage, but '
+    '--estimator=reinforce_pp has no baseline of the group, so all have: set '
+    'it to 1, or --estimator=reinforce_pp_baseline.',
+  )
   buffer, limit = config.advantage.length_buffer, config.data.response_buckets
   yield (
     bool(limit) and buffer > limit[-1],
@@ -142,7 +141,17 @@ def _joint_rules(config: Any) -> Iterator[Rule]:
   yield (
     advantage.condition != 'none' and not reads,
     f'--condition={advantage.condition} is about the reasoning, which '
-    '--gate=none does not read: leave it out.',
+    f'--advantage={name} with --gate={advantage.gate} does not read: leave it '
+    'out.',
+  )
+  yield (
+    name == 'gdpo_parts' and not advantage.reward_parts,
+    '--advantage=gdpo_parts needs --reward_parts: name at least one.',
+  )
+  yield (
+    name == 'gdpo_parts' and advantage.length_buffer > 0,
+    f'--length_buffer={advantage.length_buffer} lowers the outcome as a whole, '
+    f'of which --advantage={name} reads the parts: leave it out.',
   )
 
 
@@ -153,19 +162,18 @@ def _loss_rules(config: Any) -> Iterator[Rule]:
   yield (
     grouped != (config.advantage.estimator == 'sign'),
     f'--loss={name} and --estimator={config.advantage.estimator}: '
-    'disco and disco_b take --estimator=sign, and only they do.',
+    'disco takes --estimator=sign, and only it does.',
   )
   yield (
     name not in policy_losses.CLIPPED
     and (loss.clip != 'fixed' or loss.clip_high != 'factor'),
     f'--loss={name} has no clip: set --clip=fixed and --clip_high=factor.',
   )
-  for flag in ('dual_clip', 'two_sided'):
-    value = getattr(numbers, flag)
-    yield (
-      value is not None and name != 'ppo',
-      f'--{flag}={value} belongs to --loss=ppo, not {name}: leave it out.',
-    )
+  yield (
+    numbers.dual_clip is not None and name != 'ppo',
+    f'--dual_clip={numbers.dual_clip} belongs to --loss=ppo, not {name}: leave '
+    'it out.',
+  )
   wanted = 'seq-mean-token-mean'
   yield (
     name in policy_losses.ROW_LOSSES and loss.aggregation != wanted,
@@ -202,11 +210,6 @@ def _reward_rules(config: Any) -> Iterator[Rule]:
   yield (
     in_reward and not loss.kl_coef > 0,
     '--kl_placement=reward needs --kl_coef above 0.',
-  )
-  yield (
-    in_reward and loss.kl_weight != 'none',
-    f'--kl_weight={loss.kl_weight} is of a term of the loss: leave it out with '
-    '--kl_placement=reward.',
   )
   for flag in ('gate', 'difficulty'):
     value = getattr(advantage, flag)
@@ -279,18 +282,13 @@ def _token_rules(config: Any) -> Iterator[Rule]:
   whole = name in policy_losses.ROW_LOSSES or name in policy_losses.GROUP_LOSSES
   shaper = config.shaping.shaper
   yield (
-    whole and shaper == 'token_entropy',
-    f'--shaper={shaper} gives tokens advantages of their own, which '
-    f'--loss={name} does not know.',
-  )
-  yield (
     shaper != 'none' and config.advantage.estimator == 'sign',
     f'--shaper={shaper} changes the size of an advantage, but '
     '--estimator=sign has none: set --shaper=none.',
   )
   share = config.selection.entropy_share
   yield (
-    share < 1 and name in (*policy_losses.ROW_LOSSES, 'gspo_token', 'vespo'),
+    share < 1 and name in (*policy_losses.ROW_LOSSES, 'gspo_token'),
     f'--entropy_share={share} leaves tokens out, but --loss={name} is of whole '
     'answers: set --entropy_share=1.',
   )
@@ -308,9 +306,4 @@ def _token_rules(config: Any) -> Iterator[Rule]:
     f'--estimator=reinforce_pp with --kl_placement=reward gives tokens '
     f'advantages of their own, which --shaper={shaper} and '
     f'--batch_norm={config.advantage.batch_norm} do not know.',
-  )
-  yield (
-    config.loss.clip_high == 'adaptive' and shaper == 'token_entropy',
-    f'--clip_high=adaptive needs one advantage an answer, not '
-    f'--shaper={shaper}.',
   )

@@ -56,6 +56,11 @@ class AdvantageConfig:
     'Share of the way from the worst to the best outcome from which on a '
     'sample is correct, for what must tell: no default.',
   )
+  reward_parts: tuple[str, ...] = flag(
+    ('format', 'correctness'),
+    'Parts of the outcome that gdpo_parts standardises apart, by the names '
+    'that the reward reports.',
+  )
   condition: str = flag(
     'none', 'Where the reasoning reward counts.', algorithms.CONDITIONS
   )
@@ -75,13 +80,22 @@ class AdvantageConfig:
     'What the gate leans towards: the mixed or the reasoning advantage.',
     mechanisms.MIX_ADVANTAGES,
   )
+  mix_std_floor: float = flag(
+    0.02,
+    'Least standard deviation that normalises what the gate leans towards (of '
+    'gdpo and papo: the reasoning); with 0 the smallest differences have full '
+    'size.',
+  )
   ddof: int = flag(1, 'Degrees of freedom taken from the variance: 0 or 1.')
   gate: str = flag('ratio', 'Gate w of each group.', mechanisms.GATES)
   tau: float = flag(
     0.5, 'Outcome variance up to which the gate `binary` opens.'
   )
   saturation: str = flag(
-    'solved_calls', 'Groups whose gate stays shut.', mechanisms.SATURATIONS
+    'solved_calls',
+    'Groups whose gate stays shut: those solved where a call is wanted '
+    '(solved_calls), all those solved (solved), or none.',
+    mechanisms.SATURATIONS,
   )
   difficulty: str = flag(
     'banded', 'Weight d of each group.', mechanisms.DIFFICULTIES
@@ -108,14 +122,6 @@ class ShapingConfig:
   egpo_lambda: float = flag(0.4, 'Weight of the bonus of egpo.')
   egpo_alpha: float = flag(2.0, 'It is at most |A| over this.')
   arm_alpha: float | None = flag(None, 'Weight of arm; no default.')
-  arm_share: float = flag(0.2, 'Least likely tokens that arm looks at.')
-  skip_all_correct: bool = flag(False, 'arm leaves all-correct groups alone.')
-  entropy_alpha: float | None = flag(
-    None, 'Weight of the entropy in token_entropy; no default.'
-  )
-  entropy_kappa: float | None = flag(
-    None, 'Its bonus is at most |A| over this; no default.'
-  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +134,9 @@ class SelectionConfig:
     selection.EMPTY_GROUPS,
   )
   sampling_rounds: int = flag(
-    1, 'Rounds of sampling that may fill a batch with groups that differ.'
+    1,
+    'Rounds of sampling that may fill a batch with groups that have an '
+    'advantage under the algorithm.',
   )
   unfinished: str = flag(
     'train', 'Answers that the length limit cut.', selection.UNFINISHED
@@ -170,11 +178,6 @@ class LossConfig:
   kl_placement: str = flag(
     'loss', 'Where the KL enters: a term, or part of the reward.', KL_PLACEMENTS
   )
-  kl_weight: str = flag(
-    'none',
-    'Of the term, for tokens of an older policy.',
-    losses.KL_WEIGHTS,
-  )
   mismatch: str = flag(
     'none',
     'Weights for where sampler and trainer disagree.',
@@ -196,21 +199,12 @@ class NumbersConfig:
   dual_clip: float | None = flag(
     None, 'Bound c > 1 of ppo at negative advantages; none is off.'
   )
-  two_sided: float | None = flag(
-    None, 'Bound of the ratio that ppo does not clip; none is off.'
-  )
   sapo_tau: tuple[float, ...] = flag(
     (1.0, 1.05), 'Temperatures of sapo above and below an advantage of 0.'
   )
-  vespo_positive: tuple[float, ...] = flag(
-    (2.0, 3.0), 'k and lambda of vespo from an advantage of 0 upwards.'
-  )
-  vespo_negative: tuple[float, ...] = flag((3.0, 2.0), 'The same below 0.')
   tv_bound: float = flag(0.15, 'Change of a probability within dppo_tv.')
   tv_max_ratio: float = flag(20.0, 'Bound of its ratio.')
-  dro_beta: float | None = flag(None, 'Weight of the penalty of dro.')
-  apa_lambda: float = flag(0.1, 'Temperature of apa and apa_row.')
-  awr_scale: float = flag(0.5, 'Factor of the advantage in awr.')
+  apa_lambda: float = flag(0.1, 'Temperature of apa.')
   disco_score: str = flag(
     'log-likelihood', 'What disco compares.', policy_losses.SCORES
   )
@@ -225,10 +219,16 @@ def has_reference(config: Any) -> bool:
   return bool(config.run.rl_steps and (config.loss.kl_coef or needed))
 
 
+def reward_parts(config: Any) -> tuple[str, ...] | None:
+  """Parts of the outcome that the algorithm takes apart; None for none."""
+  advantage = config.advantage
+  apart = advantage.advantage == 'gdpo_parts'
+  return advantage.reward_parts if apart else None
+
+
 def has_token_advantages(config: Any) -> bool:
   """Whether the tokens of an answer have advantages of their own."""
   loss = config.loss
   returns = config.advantage.estimator in estimators.TOKEN_RETURNS
   in_reward = loss.kl_coef > 0 and loss.kl_placement == 'reward'
-  shaped = config.shaping.shaper in shapers.TOKEN_SHAPERS
-  return shaped or (returns and in_reward)
+  return returns and in_reward

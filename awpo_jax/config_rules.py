@@ -361,13 +361,7 @@ def _loss_rules(loss) -> Iterator[Rule]:
   yield (
     loss.kl_coef > 0
     and loss.kl_estimator == 'k1'
-    and loss.kl_placement == 'loss'
-    and loss.kl_weight == 'none',
+    and loss.kl_placement == 'loss',
     '--kl_estimator=k1 holds nothing back: the gradient of its mean is 0. Set '
-    'k3+, k2 or k3, --kl_weight=ratio or --kl_placement=reward.',
-  )
-  yield (
-    loss.kl_weight == 'ratio' and loss.kl_estimator not in ('k1', 'k3'),
-    f'--kl_weight=ratio corrects the value of k1 or k3, whose gradient it '
-    f'takes: not --kl_estimator={loss.kl_estimator}.',
+    'k3+, k2 or k3, or --kl_placement=reward.',
   )

@@ -80,6 +80,9 @@ class Task:
     scenario: of a task with tools that run: JSON that its environment reads.
     references: of such a task, a right answer for each turn, in order; perhaps
       none.
+    wants_call: whether a right answer calls a tool; None: whether a reference
+      does, the ground truth or one of `references`. Say it where there is no
+      reference in RLLA's layout.
   """
 
   task_id: str
@@ -90,6 +93,7 @@ class Task:
   kind: str
   scenario: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   references: tuple[str, ...] = ()
+  wants_call: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,6 +247,9 @@ class Rewards:
     reasoning_valid: bool[P, G].
     outcome_min: f32[P], the worst outcome this prompt allows.
     outcome_max: f32[P], the best outcome this prompt allows.
+    wants_call: bool[P], whether a right answer to this prompt calls a tool.
+    parts: name -> f32[P, G], parts of the outcome that the algorithm takes
+      apart, NaN where missing; None unless it asks for them.
   """
 
   outcome: Array
@@ -251,6 +258,8 @@ class Rewards:
   reasoning_valid: Array
   outcome_min: Array
   outcome_max: Array
+  wants_call: Array
+  parts: Mapping[str, Array] | None = None
 
 
 @record

@@ -128,6 +128,7 @@ class Bench:
         reasoning_valid=np.ones(group, bool),
         outcome_min=np.full(group[0], -3, np.float32),
         outcome_max=np.full(group[0], 4, np.float32),
+        wants_call=np.ones(group[0], bool),
       ),
       sample_ids=ids,
     )

@@ -16,8 +16,9 @@ from awpo_jax.ops import choices, collectives, estimators, masked, mechanisms
 from awpo_jax.ops import group_stats as group_stats_lib
 
 Array = types.Array
-# Rewards f32[P, G], 0 where not valid -> advantages, shaped alike or [P, G, T].
-Standardize = Callable[[Array], Array]
+# Rewards f32[P, G], 0 where not valid -> advantages, shaped alike or [P, G, T];
+# `std_floor` is the least standard deviation that may divide, by default 0.
+Standardize = Callable[..., Array]
 
 
 @types.record
@@ -167,28 +168,31 @@ def compose(
   valid: Array,
   outcome_min: Array,
   outcome_max: Array,
+  wants_call: Array,
   *,
   parts: Parts,
   standardize: Standardize,
   ddof: int,
+  mix_std_floor: float,
 ) -> Advantages:
   """AWPO's advantages from its parts and an estimator, `standardize`.
 
     A = d [(1 - w) A_out + w A_mix]
 
   Args:
-    outcome, reasoning, valid, outcome_min, outcome_max: as of
+    outcome, reasoning, valid, outcome_min, outcome_max, wants_call: as of
       `awpo_advantages`.
     parts: of `make_parts`.
     standardize: makes A_out of R_out and A_mix of R_mix.
     ddof: of the standard deviations that the gate compares.
+    mix_std_floor: as of `awpo_advantages`.
 
   Returns:
     `Advantages`.
   """
   chex.assert_rank([outcome, reasoning, valid], 2)
   chex.assert_equal_shape([outcome, reasoning, valid])
-  chex.assert_shape([outcome_min, outcome_max], (outcome.shape[0],))
+  chex.assert_shape([outcome_min, outcome_max, wants_call], outcome.shape[:1])
   counted = masked.count(valid, axis=1) >= 2
   low, high, span = _bounds(outcome_min, outcome_max, counted)
   # Rewards: scaled, mixed, standardized.
@@ -196,13 +200,14 @@ def compose(
   r_out = masked.fill(outcome, valid) / unit[:, None]
   r_rea = masked.fill(reasoning, valid)
   r_mix = parts.mix(r_out, r_rea)
-  a_out, a_mix = standardize(r_out), standardize(parts.chosen(r_mix, r_rea))
+  a_out = standardize(r_out)
+  a_mix = standardize(parts.chosen(r_mix, r_rea), std_floor=mix_std_floor)
   # Gate and difficulty weight: one number per group.
   out, mix = (
     group_stats_lib.group_stats(r, valid, ddof=ddof) for r in (r_out, r_mix)
   )
   p = jnp.clip((out.mean - low / unit) / (span / unit), 0.0, 1.0)
-  w = masked.fill(parts.gate(out.std, mix.std), ~parts.saturated(p, high))
+  w = masked.fill(parts.gate(out.std, mix.std), ~parts.saturated(p, wants_call))
   w, d = masked.fill(w, counted), masked.fill(parts.difficulty(p), counted)
   return jax.lax.stop_gradient(
     Advantages(
@@ -225,6 +230,7 @@ def awpo_advantages(
   valid: Array,
   outcome_min: Array,
   outcome_max: Array,
+  wants_call: Array | None = None,
   *,
   reward_scale: str = 'raw',
   mix: str = 'sum',
@@ -241,6 +247,7 @@ def awpo_advantages(
   floor: float = 0.0,
   difficulty_scope: str = 'whole',
   combine: str = 'convex',
+  mix_std_floor: float = 0.02,
 ) -> Advantages:
   """AWPO's advantages (our reading), once per rollout batch: see `compose`.
 
@@ -253,6 +260,12 @@ def awpo_advantages(
     reasoning: float[P, G] in [0, 1], R_rea; likewise.
     valid: bool[P, G], from `valid_samples` with the same gate.
     outcome_min, outcome_max: float[P], bounds of each prompt's outcome.
+    wants_call: bool[P], whether a right answer to the prompt calls a tool;
+      None: as ToolRL's bounds say, `mechanisms.calls_by_bound`.
+    mix_std_floor: A_mix is divided by at least this, max(s_mix, floor) + eps.
+      Where outcomes are equal nothing else bounds what a judge's smallest
+      differences come to. The gate compares the standard deviations as they
+      are: it asks which reward varies, not by how much.
 
   Returns:
     `Advantages`; a group with fewer than two valid samples is 0 throughout.
@@ -261,6 +274,8 @@ def awpo_advantages(
     ValueError: if a flag value is unknown or `mix_weight` out of range.
   """
   valid = jnp.asarray(valid, bool)
+  if wants_call is None:
+    wants_call = mechanisms.calls_by_bound(jnp.asarray(outcome_max))
   parts = make_parts(
     reward_scale=reward_scale,
     mix=mix,
@@ -283,17 +298,21 @@ def awpo_advantages(
     valid,
     outcome_min,
     outcome_max,
+    wants_call,
     parts=parts,
-    standardize=lambda r: estimators.standardize(r, valid, ddof=ddof),
+    standardize=lambda r, **floor: estimators.standardize(
+      r, valid, ddof=ddof, **floor
+    ),
     ddof=ddof,
+    mix_std_floor=mix_std_floor,
   )
 
 
 def amplified_groups(result: Advantages, *, threshold: float = 0.1) -> Array:
-  """bool[P]: equal outcomes, and tiny reasoning differences at full size.
+  """bool[P]: equal outcomes, and tiny reasoning differences made large.
 
   Where all outcomes are equal an open gate divides the judge's differences by
-  their own standard deviation, however small it is: worth logging how often.
+  their own standard deviation, or by the floor: worth logging how often.
 
   Args:
     result: what `awpo_advantages` returned.

@@ -6,7 +6,7 @@ of a rollout batch and gives `advantages.Advantages`.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import chex
 import jax
@@ -53,15 +53,18 @@ def awpo(
   eps: float,
   estimator: str,
   batch_norm: str,
+  mix_std_floor: float,
+  reward_parts: Sequence[str],
   all_sum: types.AllSum,
   **parts,
 ) -> advantages_lib.Advantages:
   """A = d [(1 - w) A_out + w A_mix], A_out and A_mix by the estimator."""
+  del reward_parts  # The outcome is one reward.
   if parts['gate'] == 'none':
     nothing = jnp.zeros_like(rewards.outcome)
     rewards = dataclasses.replace(rewards, reasoning=nothing)
 
-  def standardize(reward: Array) -> Array:
+  def standardize(reward: Array, std_floor: float = 0.0) -> Array:
     return estimators.estimate(
       reward,
       samples,
@@ -69,6 +72,7 @@ def awpo(
       batch_norm=batch_norm,
       ddof=ddof,
       eps=eps,
+      std_floor=std_floor,
       all_sum=all_sum,
     )
 
@@ -78,9 +82,11 @@ def awpo(
     samples.valid,
     rewards.outcome_min,
     rewards.outcome_max,
+    rewards.wants_call,
     parts=advantages_lib.make_parts(**parts),
     standardize=standardize,
     ddof=ddof,
+    mix_std_floor=mix_std_floor,
   )
 
 
@@ -91,6 +97,7 @@ def gdpo_sum(
   *,
   ddof: int = 1,
   eps: float = 1e-6,
+  std_floors: Sequence[float] | None = None,
 ) -> Array:
   """S = sum_k w_k A_k, A_k of each reward on its own (arXiv:2601.05242).
 
@@ -100,15 +107,17 @@ def gdpo_sum(
     weights: f32[K], of the standardized rewards.
     ddof: 1 for unbiased standard deviations, 0 for biased ones.
     eps: added to them.
+    std_floors: the least of them that may divide, for each reward; None: 0.
 
   Returns:
     f32[P, G]; a reward that is the same throughout a group adds 0, one that is
     missing is left out.
   """
   chex.assert_rank([rewards, had], 3)
+  floors = std_floors or [0.0] * len(rewards)
   scores = [
-    w * estimators.standardize(r, h, ddof=ddof, eps=eps)
-    for r, h, w in zip(rewards, had, weights, strict=True)
+    w * estimators.standardize(r, h, ddof=ddof, eps=eps, std_floor=floor)
+    for r, h, w, floor in zip(rewards, had, weights, floors, strict=True)
   ]
   return sum(scores[1:], scores[0])
 
@@ -118,6 +127,7 @@ def gdpo(
   samples: Samples,
   *,
   mix_weight: float,
+  mix_std_floor: float,
   ddof: int,
   eps: float,
   batch_norm: str,
@@ -127,15 +137,50 @@ def gdpo(
   """GDPO of outcome (weight 1) and reasoning (`mix_weight`), then a batch norm.
 
   The published forms differ in that norm: `row` is the paper's and TRL's (with
-  eps 1e-4), `token` verl's and the authors' fork's.
+  eps 1e-4), `token` verl's and the authors' fork's. None has a floor of the
+  standard deviation, which is the reasoning's alone here.
   """
   both = jnp.stack([rewards.outcome, rewards.reasoning])
   had = jnp.broadcast_to(samples.valid, both.shape)
   total = gdpo_sum(
-    both, had, jnp.float32([1.0, mix_weight]), ddof=ddof, eps=eps
+    both,
+    had,
+    jnp.float32([1.0, mix_weight]),
+    ddof=ddof,
+    eps=eps,
+    std_floors=(0.0, mix_std_floor),
   )
   norm = choices.pick('batch_norm', estimators.BATCH_NORMS, batch_norm)
   normed = norm(total, samples, all_sum=all_sum, ddof=ddof, eps=eps)
+  return _described(normed, rewards, samples, ddof=ddof, eps=eps)
+
+
+def gdpo_parts(
+  rewards: types.Rewards,
+  samples: Samples,
+  *,
+  reward_parts: Sequence[str],
+  ddof: int,
+  eps: float,
+  batch_norm: str,
+  all_sum: types.AllSum,
+  **_,
+) -> advantages_lib.Advantages:
+  """GDPO of the outcome's parts, each of weight 1, then a batch norm.
+
+  With format and correctness apart it is what arXiv:2601.05242 trains tool
+  calling with. No reasoning is read.
+  """
+  parts = rewards.parts or {}
+  apart = jnp.stack(
+    [choices.pick('reward_parts', parts, name) for name in reward_parts]
+  )
+  had = samples.valid[None] & jnp.isfinite(apart)
+  total = gdpo_sum(apart, had, jnp.ones(len(apart)), ddof=ddof, eps=eps)
+  norm = choices.pick('batch_norm', estimators.BATCH_NORMS, batch_norm)
+  normed = norm(total, samples, all_sum=all_sum, ddof=ddof, eps=eps)
+  unread = jnp.zeros_like(rewards.outcome)
+  rewards = dataclasses.replace(rewards, reasoning=unread)
   return _described(normed, rewards, samples, ddof=ddof, eps=eps)
 
 
@@ -144,6 +189,7 @@ def papo(
   samples: Samples,
   *,
   mix_weight: float,
+  mix_std_floor: float,
   ddof: int,
   eps: float,
   **_,
@@ -152,13 +198,16 @@ def papo(
 
   A_out is GRPO's of the binary outcome; A_proc standardizes the reasoning over
   the correct samples of a group alone, and is 0 elsewhere, where fewer than two
-  are correct, and where they differ by no more than eps. lam is `mix_weight`.
+  are correct, and where they differ by no more than eps. lam is `mix_weight`;
+  the floor of the reasoning's standard deviation is not of the paper.
   """
   binary = samples.correct.astype(jnp.float32)
   outcome = estimators.standardize(binary, samples.valid, ddof=ddof, eps=eps)
   right = samples.valid & samples.correct
   spread = group_stats_lib.group_stats(rewards.reasoning, right, ddof=ddof).std
-  process = estimators.standardize(rewards.reasoning, right, ddof=ddof, eps=eps)
+  process = estimators.standardize(
+    rewards.reasoning, right, ddof=ddof, eps=eps, std_floor=mix_std_floor
+  )
   process = masked.fill(process, (spread > eps)[:, None])
   total = outcome + mix_weight * process
   return _described(total, rewards, samples, ddof=ddof, eps=eps)
@@ -193,12 +242,15 @@ def _described(
 ADVANTAGES: dict[str, Callable[..., advantages_lib.Advantages]] = {
   'awpo': awpo,
   'gdpo': gdpo,
+  'gdpo_parts': gdpo_parts,
   'papo': papo,
 }
 
 
 def reads_reasoning(*, advantage: str, gate: str) -> bool:
   """Whether an algorithm needs a judge: then a sample without is not valid."""
+  if advantage == 'gdpo_parts':
+    return False
   return advantage != 'awpo' or gate != 'none'
 
 

@@ -25,12 +25,22 @@ _WHITEN_EPSILON = 1e-8  # Under the root, as in verl.
 
 
 def standardize(
-  rewards: Array, valid: Array, *, ddof: int = 1, eps: float = 1e-6
+  rewards: Array,
+  valid: Array,
+  *,
+  ddof: int = 1,
+  eps: float = 1e-6,
+  std_floor: float = 0.0,
 ) -> Array:
-  """(r - mu) / (s + eps), exactly 0 where flat or not valid."""
+  """(r - mu) / (max(s, std_floor) + eps), exactly 0 where flat or not valid.
+
+  A group that differs by less than the floor keeps small advantages; all others
+  have what they have without it.
+  """
   stats = group_stats_lib.group_stats(rewards, valid, ddof=ddof)
   deviation = masked.fill(rewards, valid) - stats.mean[:, None]
-  return masked.fill(deviation, valid) / (stats.std[:, None] + eps)
+  std = jnp.maximum(stats.std, std_floor)[:, None]
+  return masked.fill(deviation, valid) / (std + eps)
 
 
 def centered(rewards: Array, samples: Samples) -> Array:
@@ -53,7 +63,12 @@ def _moments(
 
 
 def token_norm(
-  values: Array, samples: Samples, *, all_sum: types.AllSum, **_
+  values: Array,
+  samples: Samples,
+  *,
+  all_sum: types.AllSum,
+  std_floor: float = 0.0,
+  **_,
 ) -> Array:
   """(x - mean) / sqrt(var + 1e-8) over the tokens of the batch, as verl's.
 
@@ -64,12 +79,19 @@ def token_norm(
     weights = jnp.sum(weights, axis=-1)
   weights = weights.astype(jnp.float32)
   mean, variance = _moments(values, weights, 1, all_sum)
-  scaled = (values - mean) / jnp.sqrt(variance + _WHITEN_EPSILON)
+  std = jnp.sqrt(variance + _WHITEN_EPSILON)
+  scaled = (values - mean) / jnp.maximum(std, std_floor)
   return masked.fill(scaled, weights > 0)
 
 
 def row_norm(
-  values: Array, samples: Samples, *, all_sum: types.AllSum, ddof, eps
+  values: Array,
+  samples: Samples,
+  *,
+  all_sum: types.AllSum,
+  ddof,
+  eps,
+  std_floor: float = 0.0,
 ) -> Array:
   """(x - mean) / (std + eps) over the rows of the batch, as TRL's."""
   if values.ndim == 3:
@@ -79,7 +101,8 @@ def row_norm(
     )
   weights = samples.valid.astype(jnp.float32)
   mean, variance = _moments(values, weights, ddof, all_sum)
-  scaled = (values - mean) / (masked.sqrt(variance) + eps)
+  std = jnp.maximum(masked.sqrt(variance), std_floor)
+  scaled = (values - mean) / (std + eps)
   return masked.fill(scaled, samples.valid)
 
 
@@ -95,9 +118,13 @@ BATCH_NORMS: Functions = {'token': token_norm, 'row': row_norm, 'none': no_norm}
 # Estimators.
 
 
-def grpo(rewards: Array, samples: Samples, *, ddof, eps, **_) -> Array:
+def grpo(
+  rewards: Array, samples: Samples, *, ddof, eps, std_floor, **_
+) -> Array:
   """(r - mu) / (s + eps) (arXiv:2402.03300)."""
-  return standardize(rewards, samples.valid, ddof=ddof, eps=eps)
+  return standardize(
+    rewards, samples.valid, ddof=ddof, eps=eps, std_floor=std_floor
+  )
 
 
 def dr_grpo(rewards: Array, samples: Samples, **_) -> Array:
@@ -106,12 +133,12 @@ def dr_grpo(rewards: Array, samples: Samples, **_) -> Array:
 
 
 def batch_std(
-  rewards: Array, samples: Samples, *, all_sum, ddof, eps, **_
+  rewards: Array, samples: Samples, *, all_sum, ddof, eps, std_floor, **_
 ) -> Array:
   """(r - mu) / (std over the batch + eps) (arXiv:2508.08221)."""
   weights = samples.valid.astype(jnp.float32)
   deviation = masked.sqrt(_moments(rewards, weights, ddof, all_sum)[1])
-  return centered(rewards, samples) / (deviation + eps)
+  return centered(rewards, samples) / (jnp.maximum(deviation, std_floor) + eps)
 
 
 def rloo(rewards: Array, samples: Samples, **_) -> Array:
@@ -121,7 +148,7 @@ def rloo(rewards: Array, samples: Samples, **_) -> Array:
 
 
 def reinforce_pp(
-  rewards: Array, samples: Samples, *, all_sum, ddof, eps, batch_norm, **_
+  rewards: Array, samples: Samples, *, batch_norm: str, **norm
 ) -> Array:
   """REINFORCE++ (arXiv:2501.03262): returns of tokens, then the batch norm.
 
@@ -134,29 +161,29 @@ def reinforce_pp(
     paid = masked.fill(samples.penalty, samples.mask)
     later = jnp.cumsum(paid[..., ::-1], axis=-1)[..., ::-1]
     returns = masked.fill(rewards[..., None] - later, samples.mask)
-  return _batch_normed(returns, samples, batch_norm, all_sum, ddof, eps)
-
-
-def _batch_normed(values, samples, batch_norm, all_sum, ddof, eps) -> Array:
-  norm = choices.pick('batch_norm', BATCH_NORMS, batch_norm)
-  return norm(values, samples, all_sum=all_sum, ddof=ddof, eps=eps)
+  normed = choices.pick('batch_norm', BATCH_NORMS, batch_norm)
+  return normed(returns, samples, **norm)
 
 
 def reinforce_pp_baseline(
-  rewards: Array, samples: Samples, *, all_sum, ddof, eps, batch_norm, **_
+  rewards: Array, samples: Samples, *, batch_norm: str, **norm
 ) -> Array:
   """REINFORCE++ with r - mu for the reward (arXiv:2501.03262)."""
   kept = dataclasses.replace(samples, valid=samples.counted)
-  return _batch_normed(
-    centered(rewards, samples), kept, batch_norm, all_sum, ddof, eps
-  )
+  normed = choices.pick('batch_norm', BATCH_NORMS, batch_norm)
+  return normed(centered(rewards, samples), kept, **norm)
 
 
 def opo(rewards: Array, samples: Samples, **_) -> Array:
   """r - sum(len r) / sum(len) (arXiv:2505.23585): long answers weigh more."""
-  total = jnp.sum(samples.length * rewards, axis=1, keepdims=True)
-  length = jnp.sum(samples.length, axis=1, keepdims=True)
-  return masked.fill(rewards - total / jnp.maximum(length, 1), samples.counted)
+  total = jnp.sum(samples.length * rewards, axis=1)
+  length = jnp.sum(samples.length, axis=1)
+  stats = group_stats_lib.group_stats(rewards, samples.valid)
+  # Rounded, the mean of equal rewards need not equal them.
+  baseline = jnp.where(
+    stats.flat, stats.maximum, total / jnp.maximum(length, 1)
+  )
+  return masked.fill(rewards - baseline[:, None], samples.counted)
 
 
 def gpg(rewards: Array, samples: Samples, *, all_sum, **_) -> Array:
@@ -167,22 +194,18 @@ def gpg(rewards: Array, samples: Samples, *, all_sum, **_) -> Array:
   return centered(rewards, samples) * rows / jnp.maximum(nonzero, 1.0)
 
 
-def pass_at_k(rewards: Array, samples: Samples, *, ddof, eps, **_) -> Array:
-  """(best - second best) / (s + eps) for the best sample (arXiv:2503.19595)."""
-  stats = group_stats_lib.group_stats(rewards, samples.valid, ddof=ddof)
-  ordered = jnp.sort(jnp.where(samples.valid, rewards, -jnp.inf), axis=1)
-  lead = stats.maximum - ordered[:, -2] if rewards.shape[1] > 1 else 0.0
-  best = samples.counted & (rewards == stats.maximum[:, None])
-  return masked.fill((lead / (stats.std + eps))[:, None], best)
-
-
 def sign(rewards: Array, samples: Samples, **_) -> Array:
   """1 where correct, -1 where not: what DisCO tells apart (arXiv:2505.12366).
 
   The size of the reward does not matter; the flag `correct` sets what counts.
+  A group of one kind compares nothing: 0.
   """
   del rewards
-  return masked.fill(jnp.where(samples.correct, 1.0, -1.0), samples.valid)
+  right = samples.valid & samples.correct
+  wrong = samples.valid & ~samples.correct
+  both = jnp.any(right, axis=1) & jnp.any(wrong, axis=1)
+  signs = jnp.where(samples.correct, 1.0, -1.0)
+  return masked.fill(signs, samples.valid & both[:, None])
 
 
 ESTIMATORS: dict[str, Callable[..., Array]] = {
@@ -194,7 +217,6 @@ ESTIMATORS: dict[str, Callable[..., Array]] = {
   'reinforce_pp_baseline': reinforce_pp_baseline,
   'opo': opo,
   'gpg': gpg,
-  'pass_at_k': pass_at_k,
   'sign': sign,
 }
 # Those that spread a KL in the reward over tokens by themselves.
@@ -209,6 +231,7 @@ def estimate(
   batch_norm: str = 'token',
   ddof: int = 1,
   eps: float = 1e-6,
+  std_floor: float = 0.0,
   all_sum: types.AllSum = collectives.identity,
 ) -> Array:
   """Advantages of one reward.
@@ -220,6 +243,8 @@ def estimate(
     batch_norm: a key of `BATCH_NORMS`, for the estimators that have one.
     ddof: 1 for unbiased standard deviations, 0 for biased ones.
     eps: added to standard deviations that divide.
+    std_floor: they are at least this; an estimator that divides by none has no
+      use for it.
     all_sum: adds each leaf of a tree up over all devices.
 
   Returns:
@@ -239,5 +264,6 @@ def estimate(
     batch_norm=batch_norm,
     ddof=ddof,
     eps=eps,
+    std_floor=std_floor,
     all_sum=all_sum,
   )

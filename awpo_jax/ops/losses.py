@@ -50,14 +50,12 @@ def clipped_surrogate(
   clip_low: float | Array,
   clip_high: float | Array,
   dual_clip: float | None = None,
-  two_sided: float | None = None,
 ) -> Array:
   """Pessimistic policy-gradient loss of each token (arXiv:1707.06347, Eq. 7).
 
     L = -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A),   r = exp(log_ratio)
 
-  and with a dual clip c (arXiv:1912.09729), where A < 0: min(L, -c A). With
-  two_sided (arXiv:2505.07291) the first r is min(r, two_sided).
+  and with a dual clip c (arXiv:1912.09729), where A < 0: min(L, -c A).
 
   Args:
     log_ratio: f32[N, T], log policy - log behavior; 0 where masked.
@@ -65,7 +63,6 @@ def clipped_surrogate(
     clip_low: how far below 1 the ratio still counts; a number or f32[N].
     clip_high: how far above 1 the ratio still counts; a number or f32[N].
     dual_clip: bound > 1 of the loss in units of |A| where A < 0; None for none.
-    two_sided: bound of the ratio that is not clipped; None for none.
 
   Returns:
     f32[N, T]; weighting and summing belong to the caller.
@@ -80,8 +77,6 @@ def clipped_surrogate(
   ratio = jnp.exp(log_ratio)
   clipped = jnp.clip(ratio, 1.0 - _per_row(clip_low), 1.0 + _per_row(clip_high))
   advantages = _per_row(advantages)
-  if two_sided is not None:
-    ratio = jnp.minimum(ratio, two_sided)
   loss = -jnp.minimum(ratio * advantages, clipped * advantages)
   if dual_clip is None:
     return loss
@@ -152,25 +147,6 @@ KL_ESTIMATORS: dict[str, Callable[[Array], Array]] = {
   'k3': k3,
   'k1+': k1_plus,
   'k3+': k3_plus,
-}
-
-
-def plain_kl(log_ratio: Array) -> Array:
-  """1: the estimate as it is, right for tokens of the policy itself."""
-  return jnp.ones_like(log_ratio)
-
-
-def ratio_kl(log_ratio: Array) -> Array:
-  """r, with its gradient: unbiased on an older policy's tokens (2512.02556).
-
-  For k1 and k3, whose value is the KL's; a plus form would count it twice.
-  """
-  return jnp.exp(log_ratio)
-
-
-KL_WEIGHTS: dict[str, Callable[[Array], Array]] = {
-  'none': plain_kl,
-  'ratio': ratio_kl,
 }
 
 

@@ -125,24 +125,33 @@ GATES: Functions = {
 # Saturation: where the gate stays shut, whichever gate it is.
 
 
-def solved(solve_rate: Array, outcome_max: Array) -> Array:
+def calls_by_bound(outcome_max: Array) -> Array:
+  """bool[P], prompts that want a call, by ToolRL's bounds: out_max > 1.
+
+  For rewards of which nothing else is known; of any other reward the bounds say
+  nothing about calls.
+  """
+  return outcome_max > 1
+
+
+def solved(solve_rate: Array, wants_call: Array) -> Array:
   """p = 1: every sample has the best outcome."""
-  del outcome_max
+  del wants_call
   return solve_rate >= 1 - TOLERANCE
 
 
-def solved_calls(solve_rate: Array, outcome_max: Array) -> Array:
-  """p = 1 and out_max > 1: every sample made the right call.
+def solved_calls(solve_rate: Array, wants_call: Array) -> Array:
+  """p = 1 where a call is wanted: every sample made the right one.
 
-  Where only a reply is expected (out_max = 1) the outcome is format alone, and
-  the judge stays on. out_max is the prompt's own, before the reward scale.
+  Where only a reply is expected the outcome of ToolRL's reward is format alone,
+  and the judge stays on.
   """
-  return solved(solve_rate, outcome_max) & (outcome_max > 1)
+  return solved(solve_rate, wants_call) & wants_call
 
 
-def never_saturated(solve_rate: Array, outcome_max: Array) -> Array:
+def never_saturated(solve_rate: Array, wants_call: Array) -> Array:
   """Nowhere."""
-  del outcome_max
+  del wants_call
   return jnp.zeros_like(solve_rate, bool)
 
 

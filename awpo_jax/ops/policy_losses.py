@@ -83,17 +83,9 @@ def _clipped(tokens: Tokens, log_ratio: Array, **bounds: float | None) -> Array:
 # Token losses.
 
 
-def ppo(
-  tokens: Tokens,
-  *,
-  dual_clip: float | None = None,
-  two_sided: float | None = None,
-  **_,
-) -> Array:
+def ppo(tokens: Tokens, *, dual_clip: float | None = None, **_) -> Array:
   """-min(r A, clip(r, 1 - lo, 1 + hi) A) (arXiv:1707.06347)."""
-  return _clipped(
-    tokens, tokens.log_ratio, dual_clip=dual_clip, two_sided=two_sided
-  )
+  return _clipped(tokens, tokens.log_ratio, dual_clip=dual_clip)
 
 
 def gspo_token(tokens: Tokens, **_) -> Array:
@@ -128,28 +120,6 @@ def sapo(
   return -(4.0 / tau) * gate * tokens.advantages
 
 
-def vespo(
-  tokens: Tokens,
-  *,
-  vespo_positive: tuple[float, float] = (2.0, 3.0),
-  vespo_negative: tuple[float, float] = (3.0, 2.0),
-  **_,
-) -> Array:
-  """-sg(phi(W)) A l, W = exp(sum_t m d) (arXiv:2602.10693).
-
-  phi = exp(lam + k log W - lam W), with (k, lam) by the sign of A.
-  """
-  total = masked.sum(tokens.log_ratio, tokens.mask, axis=-1, keepdims=True)
-  log_w = jnp.clip(total, -losses.MAX_LOG_RATIO, losses.MAX_LOG_RATIO)
-  up = tokens.advantages >= 0
-  k, lam = (
-    jnp.where(up, *pair)
-    for pair in zip(vespo_positive, vespo_negative, strict=True)
-  )
-  phi = jnp.exp(lam + k * log_w - lam * jnp.exp(log_w))
-  return -_sg(phi) * tokens.advantages * tokens.logprobs
-
-
 def dppo_tv(
   tokens: Tokens, *, tv_bound: float = 0.15, tv_max_ratio: float = 20.0, **_
 ) -> Array:
@@ -169,30 +139,19 @@ def reinforce(tokens: Tokens, **_) -> Array:
   return -tokens.advantages * tokens.logprobs
 
 
-def dro(tokens: Tokens, *, dro_beta: float, **_) -> Array:
-  """-(l A - (b / 2) d^2): the distance to the old policy is a penalty."""
-  penalty = 0.5 * dro_beta * jnp.square(tokens.log_ratio)
-  return penalty - tokens.logprobs * tokens.advantages
-
-
 def _from_reference(tokens: Tokens) -> Array:
   """l - l_ref, not clamped: it is not exponentiated."""
   if tokens.ref_logprobs is None:
-    raise ValueError('the losses apa and apa_row need ref_logprobs')
+    raise ValueError('the loss apa needs ref_logprobs')
   return tokens.logprobs - _sg(tokens.ref_logprobs)
 
 
 def apa(tokens: Tokens, *, apa_lambda: float = 0.1, **_) -> Array:
   """(l - l_ref - A / lam)^2 (arXiv:2306.02231), l_ref the policy at the start.
 
-  With one A a row it asks for a total log ratio of len A / lam: see `apa_row`.
+  With one A a row it asks for a total log ratio of len A / lam.
   """
   return jnp.square(_from_reference(tokens) - tokens.advantages / apa_lambda)
-
-
-def awr(tokens: Tokens, *, awr_scale: float = 0.5, **_) -> Array:
-  """-l exp(c A), as in APA's code (arXiv:2306.02231)."""
-  return -tokens.logprobs * jnp.exp(awr_scale * tokens.advantages)
 
 
 TOKEN_LOSSES: Losses = {
@@ -200,12 +159,9 @@ TOKEN_LOSSES: Losses = {
   'gspo_token': gspo_token,
   'cispo': cispo,
   'sapo': sapo,
-  'vespo': vespo,
   'dppo_tv': dppo_tv,
   'reinforce': reinforce,
-  'dro': dro,
   'apa': apa,
-  'awr': awr,
 }
 
 
@@ -215,11 +171,6 @@ TOKEN_LOSSES: Losses = {
 def gspo(tokens: Tokens, **_) -> Array:
   """PPO's loss of s = exp(sum_t m d / len) (arXiv:2507.18071)."""
   return _clipped(tokens, _row_log_ratio(tokens))[:, 0]
-
-
-def luspo(tokens: Tokens, **_) -> Array:
-  """len times GSPO's loss (arXiv:2602.05261)."""
-  return tokens.length[:, 0] * gspo(tokens)
 
 
 def gmpo(tokens: Tokens, **_) -> Array:
@@ -233,18 +184,7 @@ def gmpo(tokens: Tokens, **_) -> Array:
   return (-tokens.advantages * jnp.exp(_row_mean(tokens, bounded)))[:, 0]
 
 
-def apa_row(tokens: Tokens, *, apa_lambda: float = 0.1, **_) -> Array:
-  """(sum_t m (l - l_ref) - A / lam)^2: `apa` of the whole answer."""
-  total = masked.sum(_from_reference(tokens), tokens.mask, axis=-1)
-  return jnp.square(total - tokens.advantages[:, 0] / apa_lambda)
-
-
-ROW_LOSSES: Losses = {
-  'gspo': gspo,
-  'luspo': luspo,
-  'gmpo': gmpo,
-  'apa_row': apa_row,
-}
+ROW_LOSSES: Losses = {'gspo': gspo, 'gmpo': gmpo}
 
 
 # Group losses: A > 0 marks the correct, A < 0 the wrong samples.
@@ -273,15 +213,6 @@ def _sides(tokens: Tokens, samples: int, score: str):
   return scores, right, wrong, jnp.any(right, 1) & jnp.any(wrong, 1)
 
 
-def disco_b(
-  tokens: Tokens, *, samples: int, disco_score: str = 'log-likelihood', **_
-) -> Array:
-  """-(mean of the correct scores - mean of the wrong) (arXiv:2505.12366)."""
-  scores, right, wrong, both = _sides(tokens, samples, disco_score)
-  gap = masked.mean(scores, right, axis=1) - masked.mean(scores, wrong, axis=1)
-  return jnp.where(both, -gap, 0.0)
-
-
 def disco(
   tokens: Tokens,
   *,
@@ -290,9 +221,9 @@ def disco(
   disco_tau: float = 10.0,
   **_,
 ) -> Array:
-  """As `disco_b`, the wrong by tau (logsumexp(s / tau) - log n) (2505.12366).
+  """tau (logsumexp_wrong(s / tau) - log n_wrong) - mean_correct s.
 
-  The higher a wrong answer scores, the more it weighs.
+  The higher a wrong answer scores, the more it weighs (arXiv:2505.12366).
   """
   scores, right, wrong, both = _sides(tokens, samples, disco_score)
   wrong = jnp.where(both[:, None], wrong, True)  # Nothing to sum elsewhere.
@@ -302,12 +233,12 @@ def disco(
   return jnp.where(both, soft - masked.mean(scores, right, axis=1), 0.0)
 
 
-GROUP_LOSSES: Losses = {'disco': disco, 'disco_b': disco_b}
+GROUP_LOSSES: Losses = {'disco': disco}
 LOSSES: Losses = {**TOKEN_LOSSES, **ROW_LOSSES, **GROUP_LOSSES}
 # Those that take the radius of the flag `clip`.
-CLIPPED = frozenset({'ppo', 'gspo', 'gspo_token', 'luspo', 'cispo', 'gmpo'})
+CLIPPED = frozenset({'ppo', 'gspo', 'gspo_token', 'cispo', 'gmpo'})
 # Those that read `ref_logprobs`.
-REFERRED = frozenset({'apa', 'apa_row'})
+REFERRED = frozenset({'apa'})
 
 
 def weighted_loss(
@@ -370,7 +301,6 @@ def is_clipped(tokens: Tokens, *, loss: str) -> Array | None:
     'ppo': lambda: tokens.log_ratio,
     'gspo': lambda: _row_log_ratio(tokens),
     'gspo_token': lambda: _row_log_ratio(tokens),
-    'luspo': lambda: _row_log_ratio(tokens),
   }
   if loss not in rewritten:
     return None

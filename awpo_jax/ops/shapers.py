@@ -1,7 +1,7 @@
 """What is done to advantages once they are made: the flag `shaper`.
 
 Each takes advantages f32[P, G] with the `Samples` they are of, and gives
-f32[P, G], or f32[P, G, T] where tokens differ.
+others of that shape.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +15,8 @@ from awpo_jax.ops import samples as samples_lib
 
 Array = types.Array
 Samples = samples_lib.Samples
+
+ARM_SHARE = 0.2  # Of an answer's tokens, the least likely: what ARM looks at.
 
 
 def unshaped(advantages: Array, samples: Samples, **_) -> Array:
@@ -52,15 +54,7 @@ def _least_likely(samples: Samples, share: float) -> Array:
   return samples.mask & (rank < jnp.ceil(share * length - 1e-6))
 
 
-def arm(
-  advantages: Array,
-  samples: Samples,
-  *,
-  arm_alpha: float,
-  arm_share: float = 0.2,
-  skip_all_correct: bool = False,
-  **_,
-) -> Array:
+def arm(advantages: Array, samples: Samples, *, arm_alpha: float, **_) -> Array:
   """A + a (c(q) - c(o|q)) in groups with a correct sample (arXiv:2602.05281).
 
   c(q) = exp(mean log-probability of the prompt's tokens), c(o|q) = exp(mean
@@ -69,42 +63,19 @@ def arm(
   """
   if samples.prompt_logprob is None:
     raise ValueError('shaper=arm needs the log-probability of the prompt')
-  low = _least_likely(samples, arm_share)
+  low = _least_likely(samples, ARM_SHARE)
   answer = jnp.exp(masked.mean(samples.logprobs, low, axis=-1))
   shift = jnp.exp(samples.prompt_logprob)[:, None] - answer
   shaped = jnp.any(samples.correct, axis=1)
-  if skip_all_correct:
-    shaped &= jnp.any(samples.valid & ~samples.correct, axis=1)
   used = shaped[:, None] & samples.counted & jnp.any(samples.mask, axis=-1)
   return advantages + arm_alpha * masked.fill(shift, used)
-
-
-def token_entropy(
-  advantages: Array,
-  samples: Samples,
-  *,
-  entropy_alpha: float,
-  entropy_kappa: float,
-  **_,
-) -> Array:
-  """A_t = A + min(a H_t, |A| / kappa) (arXiv:2506.14758).
-
-  a and kappa are not known from the paper; often quoted with 0.4 and 2.
-  """
-  entropy = masked.fill(samples.entropy, samples.mask)
-  wide = advantages[..., None]
-  bonus = jnp.minimum(entropy_alpha * entropy, jnp.abs(wide) / entropy_kappa)
-  return wide + bonus
 
 
 SHAPERS: Mapping[str, Callable[..., Array]] = {
   'none': unshaped,
   'egpo': egpo,
   'arm': arm,
-  'token_entropy': token_entropy,
 }
-# Shapers that give each token its own advantage.
-TOKEN_SHAPERS = frozenset({'token_entropy'})
 
 
 def shape(

@@ -71,7 +71,7 @@ def has_layout(response: str) -> bool:
 
 def outcome_bounds(ground_truth: str) -> tuple[float, float]:
   """Worst and best total: (-3, 4) where a call is expected, else (0, 1)."""
-  if '<tool_call>' in tool_calls.strip_thought(ground_truth):
+  if tool_calls.has_call(ground_truth):
     return WORST, BEST + 1.0
   return 0.0, 1.0
 

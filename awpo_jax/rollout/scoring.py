@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from awpo_jax import types
-from awpo_jax.rollout import returned
+from awpo_jax.rollout import returned, tool_calls
 
 _ROUNDING = 1e-6
 
@@ -81,7 +81,15 @@ def _outcomes(
     reasoning_valid=np.zeros(shape, bool),
     outcome_min=bounds[:, 0].copy(),
     outcome_max=bounds[:, 1].copy(),
+    wants_call=np.array([wants_call(task) for task in tasks], bool),
   ), parts
+
+
+def wants_call(task: types.Task) -> bool:
+  """Whether a right answer to a task calls a tool, see `types.Task`."""
+  if task.wants_call is not None:
+    return task.wants_call
+  return any(map(tool_calls.has_call, (task.ground_truth, *task.references)))
 
 
 def judge_requests(

@@ -95,6 +95,11 @@ def strip_thought(text: str) -> str:
   return '' if '<think>' in rest else rest
 
 
+def has_call(reference: str) -> bool:
+  """Whether a reference answer calls a tool, behind its thought."""
+  return '<tool_call>' in strip_thought(reference)
+
+
 def parse(text: str) -> Answer | ParseFailure:
   """Reads an answer; the thought is cut off before the calls are looked for.
 

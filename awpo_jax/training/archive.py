@@ -17,6 +17,7 @@ import numpy as np
 import tensorstore as ts
 
 from awpo_jax import types
+from awpo_jax.ops import mechanisms
 from awpo_jax.rollout import json_text
 from awpo_jax.training import filling
 
@@ -242,11 +243,18 @@ class Archive:
     length = nested['prompts']['mask'].sum(axis=-1)[:, None, None]
     before = length + np.cumsum(mask, axis=-1) - 1
     nested['completions']['positions'] = np.where(mask, before, 0).astype('i4')
+    rewards = nested['rewards']
+    if 'wants_call' not in rewards:
+      # Archives of before it was stored.
+      rewards['wants_call'] = np.asarray(
+        mechanisms.calls_by_bound(rewards['outcome_max'])
+      )
+    parts = nested.get('rewards/parts')
     flat: dict[str, Any] = nested['']
     return types.Rollout(
       prompts=types.Prompts(**nested['prompts']),
       completions=types.Completions(**nested['completions']),
-      rewards=types.Rewards(**nested['rewards']),
+      rewards=types.Rewards(**rewards, parts=parts),
       **flat,
     )
 

@@ -93,6 +93,26 @@ def make_algorithm(config: config_lib.Config) -> prepare.Algorithm:
   )
 
 
+def make_useful(
+  config: config_lib.Config,
+) -> Callable[[types.Rollout], types.Array]:
+  """(scored rollout) -> bool[P], groups in which a sample has an advantage.
+
+  It is the algorithm's own of the rewards, saturation, weight and overlong
+  penalty included, before any norm over the batch, which would move the groups
+  that rewards do not rank, too. A KL in the reward and shaping come later.
+  """
+  plain = dataclasses.replace(config.advantage, batch_norm='none')
+  algorithm = make_algorithm(dataclasses.replace(config, advantage=plain))
+
+  def useful(rollout: types.Rollout) -> types.Array:
+    samples = algorithm.samples(rollout, rollout.completions.logprobs)
+    made = algorithm.advantages(rollout.rewards, samples)
+    return selection.drop_empty(made.advantages)
+
+  return useful
+
+
 def _clip_high(loss) -> Callable[..., types.Array] | None:
   if loss.clip_high == 'factor':
     return None
@@ -156,7 +176,6 @@ def make_objective(
       entropy_coef=loss.entropy_coef,
       kl_coef=loss.kl_coef if loss.kl_placement == 'loss' else 0.0,
       kl_estimator=loss.kl_estimator,
-      kl_weight=loss.kl_weight,
       prompts=config.rl.prompts_per_step // config.rl.minibatches,
       **model,
       **dataclasses.asdict(numbers),

@@ -1,8 +1,8 @@
-"""Filling a rollout batch with groups that differ (dynamic sampling, DAPO).
+"""Filling a rollout batch with useful groups (dynamic sampling, DAPO).
 
-A group whose samples have equal rewards teaches nothing. Shapes stay static:
-further rounds are sampled whole, here their groups are put together, and what
-is still missing is made up of groups that do not differ.
+A group to which the algorithm gives no advantage teaches nothing. Shapes stay
+static: further rounds are sampled whole, here their groups are put together,
+and what is still missing is made up of groups without an advantage.
 """
 
 import dataclasses
@@ -31,33 +31,15 @@ class Scored(NamedTuple):
   lost: str = ''
 
 
-def differs(rewards: types.Rewards, *, judged: bool) -> np.ndarray:
-  """bool[P], groups whose valid samples have unequal rewards.
-
-  Args:
-    rewards: of NumPy arrays.
-    judged: whether the reasoning counts, too; a sample needs both rewards then.
-  """
-  valid = rewards.outcome_valid
-  if judged:
-    valid = valid & rewards.reasoning_valid
-  found = _spread(rewards.outcome, valid)
-  return found | _spread(rewards.reasoning, valid) if judged else found
-
-
-def _spread(values: types.Array, valid: types.Array) -> np.ndarray:
-  high = np.where(valid, values, -np.inf).max(axis=1)
-  return high > np.where(valid, values, np.inf).min(axis=1)
-
-
 def fill(
   rounds: Sequence[Scored], useful: Sequence[np.ndarray], *, pad_id: int
 ) -> Scored:
-  """One batch of the rounds': groups that differ first, in order.
+  """One batch of the rounds': useful groups first, in order.
 
   Args:
     rounds: at least one, of P groups each.
-    useful: bool[P] of each round, of `differs`.
+    useful: bool[P] of each round, see `bind.make_useful`; not looked at where
+      there is one round.
     pad_id: fills what is padded.
   """
   if len(rounds) == 1:

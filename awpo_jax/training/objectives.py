@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from awpo_jax import types
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.ops import choices, losses, masked, policy_losses
 from awpo_jax.ops import logprobs as logprobs_lib
+from awpo_jax.ops import losses, masked, policy_losses
 from awpo_jax.training import packed
 
 
@@ -179,7 +179,6 @@ def rl_terms(
   entropy_coef: float = 0.0,
   kl_coef: float = 0.0,
   kl_estimator: str = 'k3+',
-  kl_weight: str = 'none',
   prompts: int = 1,
   chunk: int = 128,
   **numbers: Any,
@@ -196,7 +195,7 @@ def rl_terms(
     entropy_coef: weight of the entropy bonus.
     kl_coef: weight of the KL to the reference, under the same token weights; 0
       needs no `batch.ref_logprobs`.
-    kl_estimator, kl_weight: keys of the dicts of `losses`.
+    kl_estimator: a key of `losses.KL_ESTIMATORS`.
     prompts: of the whole mini-batch, for group losses.
     chunk: positions whose logits exist at once.
     **numbers: of the loss.
@@ -222,7 +221,7 @@ def rl_terms(
   total = surrogate - entropy_coef * entropy
   sums = {'surrogate': surrogate, 'entropy': entropy}
   if kl_coef:
-    sums['kl'] = _kl(tokens, weights, kind=kl_estimator, weight=kl_weight)
+    sums['kl'] = _kl(tokens, weights, kind=kl_estimator)
     total += kl_coef * sums['kl']
   if batch.pull is not None:
     sums['trust_region'] = _pulled(tokens, weights, batch.pull, **numbers)
@@ -284,15 +283,14 @@ def _ratios(
 
 
 def _kl(
-  tokens: policy_losses.Tokens, weights: types.Array, *, kind: str, weight: str
+  tokens: policy_losses.Tokens, weights: types.Array, *, kind: str
 ) -> types.Array:
   """Weighted sum of the estimates of KL(policy || reference)."""
   assert tokens.ref_logprobs is not None
   per_token = losses.kl_estimate(
     tokens.logprobs, tokens.ref_logprobs, tokens.mask, kind=kind
   )
-  corrected = choices.pick('kl_weight', losses.KL_WEIGHTS, weight)
-  return jnp.sum(weights * corrected(tokens.log_ratio) * per_token)
+  return jnp.sum(weights * per_token)
 
 
 def find_pull(

@@ -162,10 +162,7 @@ def make_rl_step(
       experiment, programs, mesh, state.params, index, rows, clock
     )
     rollout = scored.rollout
-    shape = (
-      rollout.prompts.tokens.shape[-1],
-      rollout.completions.tokens.shape[-1],
-    )
+    shape = _shape(rollout)
     references = (reference(),) if reference and referred else ()
     prepared = programs.prepare[shape](
       state.params,
@@ -223,6 +220,10 @@ def _collect(
   clock: clock_lib.Clock,
 ) -> rounds.Collected:
   """A rollout batch of prompts `rows`, those of this process."""
+
+  def useful(rollout: types.Rollout) -> np.ndarray:
+    return programs.useful[_shape(rollout)](rollout)
+
   return rounds.collect(
     experiment,
     lambda number: draw(
@@ -230,6 +231,15 @@ def _collect(
     ),
     score_rollout,
     clock,
+    useful if programs.useful else None,
+  )
+
+
+def _shape(rollout: types.Rollout) -> tuple[int, int]:
+  """Prompt and response length."""
+  return (
+    rollout.prompts.tokens.shape[-1],
+    rollout.completions.tokens.shape[-1],
   )
 
 

@@ -74,6 +74,8 @@ class Programs:
     evaluate: prompt length -> greedy sampler, one answer a prompt.
     prepare: (prompt, response length) -> `prepare_rollout`.
     update: phase -> (prompt, response length) -> `train_step`.
+    useful: (prompt, response length) -> `bind.make_useful`, of NumPy arrays to
+      one; empty with one round of sampling, which asks for none.
     init: phase -> parameters to the state before its first update.
     reference: parameters to what the KL term keeps of them; None without one.
   """
@@ -82,6 +84,7 @@ class Programs:
   evaluate: Mapping[int, Callable[..., Any]]
   prepare: Mapping[tuple[int, int], Callable[..., Any]]
   update: Mapping[str, Mapping[tuple[int, int], Callable[..., Any]]]
+  useful: Mapping[tuple[int, int], Callable[..., Any]]
   init: Mapping[str, Callable[..., Any]]
   reference: Callable[..., Any] | None
 
@@ -113,12 +116,18 @@ def compile_programs(
     started = lower_programs(
       experiment, mesh, state, optimizers, lower, evaluation=evaluation
     )
+    if 'rl' in optimizers:
+      started |= _lower_useful(experiment.config, mesh, lower)
     compiled = {key: program.result() for key, program in started.items()}
   return Programs(
     sample=_samplers(compiled, 'sample'),
     evaluate=_samplers(compiled, 'evaluate'),
     prepare=_under(compiled, 'prepare'),
     update={phase: _under(compiled, 'update', phase) for phase in optimizers},
+    useful={
+      shape: functools.partial(_on_one_device, program)
+      for shape, program in _under(compiled, 'useful').items()
+    },
     init=_under(compiled, 'init'),
     reference=compiled.get(('reference',)),
   )
@@ -187,6 +196,24 @@ def lower_programs(
   return lowered
 
 
+def _lower_useful(
+  config: config_lib.Config, mesh: jax.sharding.Mesh, lower: Callable[..., Any]
+) -> dict[tuple[Any, ...], Any]:
+  """What finds useful groups, of one device; none for one round of sampling."""
+  if config.selection.sampling_rounds == 1:
+    return {}
+  shapes, rl = shapes_lib.Shapes(config, mesh), config.rl
+  program = jax.jit(bind.make_useful(config))
+  rows = rl.prompts_per_step // sharding.parts(mesh)
+  return {
+    ('useful', s, r): lower(
+      program, shapes.on_host(shapes.rollout(rows, s, rl.samples, r))
+    )
+    for s in config.data.prompt_buckets
+    for r in config.data.response_buckets
+  }
+
+
 def _lower_sampler(
   experiment,
   mesh,
@@ -230,6 +257,11 @@ def _under(compiled: Mapping[Any, Any], *prefix: str) -> dict[Any, Any]:
     if key[: len(prefix)] == prefix
   }
   return {key[0] if len(key) == 1 else key: v for key, v in rest.items()}
+
+
+def _on_one_device(program: Callable[..., Any], tree: Any) -> Any:
+  """Calls a program of one device with NumPy arrays; gives NumPy arrays."""
+  return jax.device_get(program(jax.device_put(tree)))
 
 
 def make_init(

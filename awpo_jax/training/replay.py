@@ -1,5 +1,6 @@
 """Past rollouts under other flags: what would have been."""
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -20,12 +21,17 @@ from awpo_jax.training import bind, folders, objectives
 def variant(run: str | os.PathLike[str], *flags: str) -> config_lib.Config:
   """The configuration of a run with other flags.
 
+  Flags of the run that there are no more are left out: an old archive can be
+  looked at with the algorithms of today.
+
   Args:
     run: its folder.
     *flags: `--gate=binary` and the like.
   """
-  file = pathlib.Path(run) / folders.FLAGFILE
-  return config_lib.parse([f'--flagfile={file}', *flags])
+  known = config_lib.to_dict(config_lib.Config())
+  lines = (pathlib.Path(run) / folders.FLAGFILE).read_text().splitlines()
+  kept = [x for x in lines if x.removeprefix('--').partition('=')[0] in known]
+  return config_lib.parse([*kept, *flags])
 
 
 def advantages(
@@ -44,13 +50,20 @@ def replay(
   archive: archive_lib.Archive, variants: Mapping[str, config_lib.Config]
 ) -> dict[str, advantages_lib.Advantages]:
   """Advantages of all steps under each variant, [steps, P, ...]."""
-  rollouts = [archive.rollout(step) for step in archive.steps]
+  rollouts = [_with_parts(archive, step) for step in archive.steps]
   return {
     name: jax.tree.map(
       lambda *x: np.stack(x), *(advantages(config, x) for x in rollouts)
     )
     for name, config in variants.items()
   }
+
+
+def _with_parts(archive: archive_lib.Archive, step: int) -> types.Rollout:
+  """A rollout with all parts of its outcome, whatever the run asked for."""
+  rollout, parts = archive.rollout(step), archive.parts(step)
+  rewards = dataclasses.replace(rollout.rewards, parts=parts)
+  return dataclasses.replace(rollout, rewards=rewards)
 
 
 def steps(

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from awpo_jax import types
-from awpo_jax.ops import algorithms
 from awpo_jax.training import clock as clock_lib
 from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import filling, processes
@@ -32,39 +31,37 @@ def collect(
   draw: Callable[[int], Sampled],
   score: Callable[..., tuple[filling.Scored, Transcripts]],
   clock: clock_lib.Clock,
+  useful: Callable[[types.Rollout], np.ndarray] | None = None,
 ) -> Collected:
-  """Rounds until enough groups differ, and what stands in the metrics of it.
+  """Rounds until enough groups are useful, and what is logged of it.
 
   Args:
     experiment: the run.
     draw: number of a round, from 0, to what is sampled in it.
     score: `phases.score_rollout`.
     clock: gets the laps `sample` and `score`.
+    useful: bool[P] of a rollout, groups with an advantage, see
+      `bind.make_useful`; None: there is one round, used as it is.
   """
-  config = experiment.config
-  judged = algorithms.reads_reasoning(
-    advantage=config.advantage.advantage, gate=config.advantage.gate
-  )
   rounds: list[filling.Scored] = []
-  useful: list[np.ndarray] = []
+  found: list[np.ndarray] = []
   transcripts: Transcripts = []
   sampled = 0
-  for number in range(config.selection.sampling_rounds):
+  for number in range(experiment.config.selection.sampling_rounds):
     drawn = draw(number)
     sampled += int(drawn.completions.policy_mask.sum())
     clock.lap('sample')
     scored, shown = score(experiment, *drawn)
     transcripts = transcripts or shown
     rounds.append(scored)
-    useful.append(filling.differs(scored.rollout.rewards, judged=judged))
+    found += [useful(scored.rollout)] if useful else []
     clock.lap('score')
-    if sum(map(np.sum, useful)) >= len(drawn.tasks):
+    if sum(map(np.sum, found)) >= len(drawn.tasks):
       break
-  filled = filling.fill(rounds, useful, pad_id=experiment.pad_id)
-  metrics = scored_lib.part_means(
-    {**filled.parts, 'differs': np.concatenate(useful)}
-  )
-  metrics['selection/differs'] = metrics.pop('reward/differs')
+  filled = filling.fill(rounds, found, pad_id=experiment.pad_id)
+  metrics = scored_lib.part_means(filled.parts)
   metrics['selection/rounds'] = len(rounds)
+  if found:
+    metrics['selection/useful'] = float(np.mean(found))
   rate = sum(processes.gather(sampled)) / clock.laps['time/sample']
   return filled, metrics | {'tokens/sampled_per_second': rate}, transcripts

@@ -1,13 +1,14 @@
 """A rollout batch scored: rewards, and rows for whoever reads along."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from awpo_jax import config as config_lib
-from awpo_jax import types
+from awpo_jax import config_objective, types
 from awpo_jax.rollout import episodes, scoring, thinking
 from awpo_jax.training import experiment as experiment_lib
 from awpo_jax.training import processes
@@ -30,13 +31,15 @@ def score(
   """
   scored, lost = None, ['']
   with ending_together():
-    scored = scoring.score(
+    rewards, parts = scoring.score(
       texts,
       tasks,
       reward=experiment.reward,
       judge=experiment.judge,
       tell=lost.append,
     )
+    wanted = _wanted_parts(experiment.config, rewards, parts)
+    scored = dataclasses.replace(rewards, parts=wanted), parts
   assert scored is not None
   return *scored, lost[-1]
 
@@ -57,6 +60,30 @@ def ending_together() -> Iterator[None]:
   for each in processes.gather(told):
     if each:
       raise _ENDS[each[0]](each[1])
+
+
+def _wanted_parts(
+  config: config_lib.Config,
+  rewards: types.Rewards,
+  parts: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray] | None:
+  """Those of the outcome's parts that the algorithm takes apart.
+
+  Raises:
+    types.BadReturn: the reward does not report one of them.
+  """
+  names = config_objective.reward_parts(config)
+  if names is None:
+    return None
+  missing = [name for name in names if name not in parts]
+  if missing and np.any(rewards.outcome_valid):
+    raise types.BadReturn(
+      f'--reward_parts={",".join(names)}: the reward --reward='
+      f'{config.data.reward} reports no {", ".join(missing)}, but '
+      f'{", ".join(sorted(parts))}. Name these.'
+    )
+  nothing = np.full(rewards.outcome.shape, np.nan, np.float32)
+  return {name: parts.get(name, nothing) for name in names}
 
 
 def transcripts(

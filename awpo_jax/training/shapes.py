@@ -1,5 +1,6 @@
 """Shapes and placement of what the compiled programs are called with."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -83,6 +84,8 @@ class Shapes:
         reasoning_valid=self.array(jnp.bool_, *group),
         outcome_min=self.array(jnp.float32, rows),
         outcome_max=self.array(jnp.float32, rows),
+        wants_call=self.array(jnp.bool_, rows),
+        parts=self._parts(group),
       ),
       sample_ids=self.array(jnp.int32, *group),
       thinking=(
@@ -91,6 +94,21 @@ class Shapes:
         else None
       ),
       rows=self._rows(rows),
+    )
+
+  def _parts(self, group: tuple[int, int]) -> dict[str, Any] | None:
+    names = config_objective.reward_parts(self._config)
+    if names is None:
+      return None
+    return {name: self.array(jnp.float32, *group) for name in names}
+
+  def on_host(self, rollout: types.Rollout) -> types.Rollout:
+    """Of a rollout batch [parts, P, ...] as it is sampled: [parts * P, ...]."""
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(
+        (x.shape[0] * x.shape[1], *x.shape[2:]), x.dtype
+      ),
+      dataclasses.replace(rollout, rows=None),
     )
 
   def _rows(self, prompts: int) -> types.Rows | None:

@@ -9,6 +9,15 @@ import pytest
 
 from awpo_jax import config as config_lib
 from awpo_jax import config_evaluation
+from awpo_jax.ops import (
+  algorithms,
+  clip_high,
+  estimators,
+  mismatch,
+  policy_losses,
+  selection,
+  shapers,
+)
 from awpo_jax.training import grid, memory, misfits
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -181,6 +190,29 @@ def test_no_two_algorithms_are_the_same():
     for x in ALGORITHMS
   ]
   assert len(set(parsed)) == len(parsed)
+
+
+# Flags whose every value is an algorithm of its own, or a part of one.
+NAMED = {
+  'advantage': algorithms.ADVANTAGES,
+  'condition': algorithms.CONDITIONS,
+  'estimator': estimators.ESTIMATORS,
+  'shaper': shapers.SHAPERS,
+  'empty_groups': selection.EMPTY_GROUPS,
+  'unfinished': selection.UNFINISHED,
+  'loss': policy_losses.LOSSES,
+  'clip_high': clip_high.CLIP_HIGHS,
+  'mismatch': mismatch.MISMATCHES,
+}
+
+
+@pytest.mark.parametrize('flag', NAMED)
+def test_every_algorithm_that_flags_name_has_a_file(flag):
+  found = {
+    config_lib.to_dict(config_lib.parse([QUICKSTART, f'--flagfile={x}']))[flag]
+    for x in ALGORITHMS
+  }
+  assert found == {*NAMED[flag]}
 
 
 @pytest.mark.parametrize('file', GRIDS)

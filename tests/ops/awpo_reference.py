@@ -19,11 +19,11 @@ def _std(values, ddof):
   return math.sqrt(sum(squares) / (len(values) - ddof))
 
 
-def _standardized(values, ddof):
+def _standardized(values, ddof, floor=0.0):
   center, spread = _mean(values), _std(values, ddof)
   if spread == 0.0:
     return [0.0] * len(values)
-  return [(value - center) / (spread + 1e-6) for value in values]
+  return [(value - center) / (max(spread, floor) + 1e-6) for value in values]
 
 
 def _gate(kind, s_out, s_mix, tau):
@@ -47,6 +47,7 @@ def group(
   valid,
   outcome_min,
   outcome_max,
+  wants_call,
   *,
   reward_scale='raw',
   mix='sum',
@@ -63,6 +64,7 @@ def group(
   floor=0.0,
   difficulty_scope='whole',
   combine='convex',
+  mix_std_floor=0.02,
 ):
   """(advantages, gate, difficulty) of one group."""
   kept = [i for i, is_valid in enumerate(valid) if is_valid]
@@ -86,11 +88,12 @@ def group(
   is_solved = p >= 1 - 1e-6
   if saturation == 'solved' and is_solved:
     w = 0.0
-  if saturation == 'solved_calls' and is_solved and outcome_max > 1:
+  if saturation == 'solved_calls' and is_solved and wants_call:
     w = 0.0
   d = _difficulty(difficulty, p, band, base, priority, floor)
   a_out = _standardized(r_out, ddof)
-  a_mix = _standardized(r_rea if mix_advantage == 'reasoning' else r_mix, ddof)
+  gated = r_rea if mix_advantage == 'reasoning' else r_mix
+  a_mix = _standardized(gated, ddof, mix_std_floor)
   for i, out, mixed in zip(kept, a_out, a_mix, strict=True):
     first = out if combine == 'additive' else (1 - w) * out
     second = w * mixed

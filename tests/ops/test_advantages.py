@@ -46,6 +46,8 @@ FLAGS = {
     {'difficulty_scope': 'mixed'},
   ],
   'combine': [{'combine': 'convex'}, {'combine': 'additive'}],
+  # Of these judges most groups differ by less than .3.
+  'mix_std_floor': [{}, {'mix_std_floor': 0.0}, {'mix_std_floor': 0.3}],
 }
 
 
@@ -136,7 +138,11 @@ class WorkedNumbersTest(chex.TestCase):
   def test_naive_mix_is_grpo_on_the_sum_of_rewards(self):
     groups = cases.random_groups(5)
     got = advantages.awpo_advantages(
-      *groups, gate='always', difficulty='none', saturation='none'
+      *groups,
+      gate='always',
+      difficulty='none',
+      saturation='none',
+      mix_std_floor=0.0,
     )
     outcome, reasoning, valid, _, _ = groups
     want = advantages.grpo_advantages(outcome + reasoning, valid)
@@ -157,28 +163,59 @@ class WorkedNumbersTest(chex.TestCase):
     np.testing.assert_allclose(call, reply, atol=1e-5)
     self.assertGreater(np.abs(raw.advantages[0] - raw.advantages[1]).max(), 0.1)
 
-  def test_saturation_looks_at_the_prompts_own_bound(self):
-    # Solved calls under `unit` have out_max = 4/7 < 1, and are calls still;
-    # solved replies (out_max = 1) keep the judge, except with `solved`.
+  def test_saturation_looks_at_what_the_prompt_wants(self):
+    # Solved calls are left alone, with ToolRL's bounds (-3, 4) and (0, 1) and
+    # with those of a reward of 0 or 1 alike; solved replies keep the judge,
+    # except with `solved`.
     outcome = np.float32([[4] * 4, [1] * 4] * 3)
     reasoning = np.float32([[0.8, 0.6, 0.1, 0.4]] * 6)
     groups = (outcome, reasoning, np.ones((6, 4), bool))
     bounds = np.float32([-3, 0] * 3), np.float32([4, 1] * 3)
+    wanted = np.array([True, False] * 3)
     for scale in mechanisms.REWARD_SCALES:
       for saturation, want in (
         ('solved_calls', [False, True]),
         ('solved', [False, False]),
         ('none', [True, True]),
       ):
+        flags = {'reward_scale': scale, 'saturation': saturation}
+        # Nothing said of calls: ToolRL's bounds tell, under any scale.
+        for known in ((), (wanted,)):
+          got = advantages.awpo_advantages(*groups, *bounds, *known, **flags)
+          np.testing.assert_array_equal(got.gate[:2] > 0.5, want)
+        binary = (groups[0] > 0).astype(np.float32), *groups[1:]
         got = advantages.awpo_advantages(
-          *groups, *bounds, reward_scale=scale, saturation=saturation
+          *binary,
+          np.zeros(6, np.float32),
+          np.ones(6, np.float32),
+          wanted,
+          **flags,
         )
         np.testing.assert_array_equal(got.gate[:2] > 0.5, want)
+
+  def test_solved_calls_of_a_binary_reward_have_no_advantage(self):
+    # Judge scores .009 apart: s_mix = .009 / sqrt(3), so w = s_mix / (s_mix +
+    # 1e-6) = .9998 where the task is not known to want a call.
+    outcome = np.ones((2, 4), np.float32)
+    reasoning = np.float32([[0.5, 0.5, 0.509, 0.509]] * 2)
+    bounds = np.zeros(2, np.float32), np.ones(2, np.float32)
+    got = advantages.awpo_advantages(
+      outcome,
+      reasoning,
+      np.ones((2, 4), bool),
+      *bounds,
+      np.array([True, False]),
+    )
+    np.testing.assert_allclose(got.gate, [0, 0.9998], atol=1e-5)
+    np.testing.assert_array_equal(got.advantages[0], np.zeros(4))
+    self.assertTrue(np.abs(got.advantages[1]).min() > 0)
 
 
 class EveryFlagTest(chex.TestCase):
   def test_against_float64_loop(self):
-    groups = cases.random_groups(0)
+    # Bounds say nothing of what is wanted: both are drawn.
+    wants_call = np.random.default_rng(1).random(24) < 0.5
+    groups = (*cases.random_groups(0), wants_call)
     seen = {name: set() for name in FLAGS}
     for settings in _covering_settings():
       got = advantages.awpo_advantages(*groups, **settings)

@@ -69,6 +69,19 @@ class PlainGrpoTest(chex.TestCase):
     want = self.variant(advantages.grpo_advantages)(rewards, valid)
     np.testing.assert_array_equal(_bits(got.advantages), _bits(want))
 
+  def test_no_floor_changes_a_bit_without_a_gate(self):
+    rewards, valid = self._rewards()
+    # One group that differs by less than the floor.
+    rewards[0] = np.float32([1, 1.001, 1.002, 1.001, 1.0])
+    valid[0] = True
+    bounds = np.full(24, -3, np.float32), np.full(24, 4, np.float32)
+    want = _straight_line_grpo(jnp.asarray(rewards), jnp.asarray(valid))
+    for floor in (0.0, 0.02, 10.0):
+      got = advantages.awpo_advantages(
+        rewards, rewards, valid, *bounds, **GRPO, mix_std_floor=floor
+      )
+      np.testing.assert_array_equal(_bits(got.advantages), _bits(want))
+
   def test_reasoning_changes_nothing_without_a_gate(self):
     groups = cases.random_groups(4)
     for reasoning in (np.nan, np.inf, 0.3):
@@ -241,28 +254,31 @@ class TrapsTest(chex.TestCase):
       rtol=1e-6,
     )
 
-  def test_tiny_reasoning_differences_become_full_size_advantages(self):
-    # All wrong; reasoning .500 .501 .502 .503: s_mix = .00129, and still the
-    # advantages are those of 0 1 2 3: -1.5 / 1.290994 = -1.161895 at the end
-    # (times s / (s + 1e-6) twice: once in w, once in A_mix).
+  def test_tiny_reasoning_differences_are_held_down_by_the_floor(self):
+    # All wrong; reasoning .500 .501 .502 .503: s_mix = .00129, and without a
+    # floor the advantages are those of 0 1 2 3: -1.5 / 1.290994 = -1.161895 at
+    # the end (times s / (s + 1e-6) twice: once in w, once in A_mix). With one
+    # of .02 they are the differences over .02: -.0015 / .02.
     reasoning = cases.REASONING.copy()
     reasoning[cases.ALL_WRONG] = [0.5, 0.501, 0.502, 0.503]
-    got = advantages.awpo_advantages(
-      cases.OUTCOME,
-      reasoning,
-      cases.VALID,
-      cases.LOW,
-      cases.HIGH,
-    )
-    np.testing.assert_allclose(
-      got.advantages[cases.ALL_WRONG],
-      np.float64([-1.5, -0.5, 0.5, 1.5]) / 1.290994,
-      rtol=3e-3,
-    )
-    np.testing.assert_array_equal(
-      advantages.amplified_groups(got), np.arange(6) == cases.ALL_WRONG
-    )
+    groups = cases.OUTCOME, reasoning, cases.VALID, cases.LOW, cases.HIGH
+    steps = np.float64([-1.5, -0.5, 0.5, 1.5])
     usual = advantages.awpo_advantages(*cases.GROUPS)
+    for floor, want in ((0.0, steps / 1.290994), (0.02, steps / 20)):
+      got = advantages.awpo_advantages(*groups, mix_std_floor=floor)
+      np.testing.assert_allclose(
+        got.advantages[cases.ALL_WRONG], want, rtol=3e-3
+      )
+      np.testing.assert_array_equal(
+        advantages.amplified_groups(got), np.arange(6) == cases.ALL_WRONG
+      )
+      # The gate sees what varies, not by how much: it is as open as without.
+      self.assertGreater(float(got.gate[cases.ALL_WRONG]), 0.999)
+      # Other groups differ by more than the floor: not a bit changes.
+      np.testing.assert_array_equal(
+        np.delete(_bits(got.advantages), cases.ALL_WRONG, axis=0),
+        np.delete(_bits(usual.advantages), cases.ALL_WRONG, axis=0),
+      )
     np.testing.assert_array_equal(
       advantages.amplified_groups(usual), np.zeros(6, bool)
     )

@@ -22,6 +22,7 @@ def _rewards(outcome, reasoning, low=0, high=1):
     reasoning_valid=np.ones(outcome.shape, bool),
     outcome_min=np.full(prompts, low, np.float32),
     outcome_max=np.full(prompts, high, np.float32),
+    wants_call=np.ones(prompts, bool),
   )
 
 
@@ -63,6 +64,59 @@ def test_gdpo_reference_numbers(flags, want):
   np.testing.assert_allclose(got.solve_rate, [0.5, 0.25])
 
 
+@pytest.mark.parametrize(
+  ('flags', 'want'),
+  [
+    (
+      {'batch_norm': 'token'},
+      [
+        *(0.812402, -0.379226, -1.755199, 0.812402),
+        *(-0.127405, -1.503378, -0.127405, 1.248568),
+      ],
+    ),
+    (
+      {'batch_norm': 'row', 'eps': 1e-4},
+      [
+        *(0.864791, -0.231731, -1.497852, 0.864791),
+        *(0, -1.266121, 0, 1.266121),
+      ],
+    ),
+  ],
+)
+def test_gdpo_of_the_outcomes_parts(flags, want):
+  # The published numbers, of format and correctness apart; the outcome is their
+  # sum, and nobody judged.
+  rewards = _rewards(
+    reference.OUTCOME + reference.FORMAT, np.full((2, 4), np.nan), 0, 2
+  ).replace(
+    parts={'format': reference.FORMAT, 'correctness': reference.OUTCOME}
+  )
+  got = _made(rewards, REFERENCE, advantage='gdpo_parts', **flags)
+  np.testing.assert_allclose(np.reshape(got.advantages, 8), want, atol=1e-5)
+  np.testing.assert_allclose(got.solve_rate, [1.25 / 2, 1 / 2])
+
+
+def test_parts_that_are_missing_or_unknown():
+  # Of calls alone a correctness is reported: the reply has its format's
+  # advantage. -1 / s and 1 / s with s = sqrt(2) of (-3, 3), .7071 of (0, 1).
+  parts = {
+    'format': np.float32([[0, 1], [0, 1]]),
+    'correctness': np.float32([[-3, 3], [np.nan, np.nan]]),
+  }
+  rewards = _rewards([[-3, 4], [0, 1]], np.zeros((2, 2)))
+  samples = make_samples(np.ones((2, 2)), np.ones((2, 2), int))
+  flags = {'advantage': 'gdpo_parts', 'batch_norm': 'none'}
+  got = _made(rewards.replace(parts=parts), samples, **flags)
+  half = np.sqrt(0.5)
+  np.testing.assert_allclose(
+    got.advantages, [[-2 * half, 2 * half], [-half, half]], rtol=1e-4
+  )
+  with pytest.raises(ValueError, match="reward_parts='style'.*format, corr"):
+    _made(
+      rewards.replace(parts=parts), samples, reward_parts=('style',), **flags
+    )
+
+
 def test_gdpo_tells_apart_what_a_sum_does_not():
   # Totals (0, 1) and (0, 2): GRPO has -+.7071 for both.
   both = np.float32([[[0, 1], [0, 1]], [[0, 0], [0, 1]]])
@@ -101,6 +155,39 @@ def test_papo_by_hand():
   )
 
 
+@pytest.mark.parametrize('advantage', ['awpo', 'gdpo', 'papo'])
+@pytest.mark.parametrize(
+  ('floor', 'want'), [(0.0, [-1, 0, 1]), (0.02, [-0.05, 0, 0.05])]
+)
+def test_floor_of_the_reasonings_standard_deviation(advantage, floor, want):
+  # Judge scores .001 apart, s = .001, where outcomes say nothing: of full size,
+  # or .001 / .02.
+  rewards = _rewards([[1, 1, 1]], [[0.5, 0.501, 0.502]])
+  samples = make_samples(
+    np.ones((1, 3)), np.ones((1, 3), int), correct=np.ones((1, 3), bool)
+  )
+  got = _made(
+    rewards,
+    samples,
+    advantage=advantage,
+    gate='always',
+    saturation='none',
+    difficulty='none',
+    batch_norm='none',
+    mix_std_floor=floor,
+  )
+  np.testing.assert_allclose(got.advantages, [want], rtol=5e-3, atol=1e-6)
+  # The floor is no business of the outcome's: of .001 apart, too.
+  rewards = rewards.replace(
+    outcome=rewards.reasoning, reasoning=rewards.outcome
+  )
+  if advantage == 'gdpo':
+    got = _made(
+      rewards, samples, advantage='gdpo', batch_norm='none', mix_std_floor=floor
+    )
+    np.testing.assert_allclose(got.advantages, [[-1, 0, 1]], rtol=5e-3)
+
+
 def test_reasoning_where_the_outcome_is_correct():
   rewards = _rewards([[1, 1, 0, 0]], [[0.2, 0.4, 0.6, 0.8]])
   samples = make_samples(
@@ -117,10 +204,15 @@ def test_reasoning_where_the_outcome_is_correct():
 def test_awpo_is_awpo_bit_for_bit():
   # The flags' defaults are those of the function, whatever the estimator.
   outcome, reasoning, valid, low, high = awpo_cases.random_groups(3)
-  rewards = types.Rewards(outcome, valid, reasoning, valid, low, high)
+  wants_call = low == 0  # The opposite of what the bounds would say.
+  rewards = types.Rewards(
+    outcome, valid, reasoning, valid, low, high, wants_call
+  )
   samples = make_samples(valid, np.ones(valid.shape, int))
   got = _made(rewards, samples)
-  want = advantages.awpo_advantages(outcome, reasoning, valid, low, high)
+  want = advantages.awpo_advantages(
+    outcome, reasoning, valid, low, high, wants_call
+  )
   for ours, theirs in zip(
     (got.advantages, got.gate, got.difficulty, got.mix_std),
     (want.advantages, want.gate, want.difficulty, want.mix_std),
@@ -132,7 +224,7 @@ def test_awpo_is_awpo_bit_for_bit():
 @pytest.mark.parametrize('estimator', estimators.ESTIMATORS)
 def test_without_a_gate_the_estimator_is_left(estimator):
   outcome, reasoning, valid, low, high = awpo_cases.random_groups(4)
-  rewards = types.Rewards(outcome, valid, reasoning, valid, low, high)
+  rewards = types.Rewards(outcome, valid, reasoning, valid, low, high, low < 0)
   samples = make_samples(valid, np.full(valid.shape, 2), correct=valid)
   got = _made(
     rewards, samples, gate='none', difficulty='none', estimator=estimator
@@ -189,12 +281,13 @@ def test_what_is_correct(share, want):
 @pytest.mark.parametrize('gate', ['none', 'ratio'])
 def test_who_needs_a_judge(advantage, gate):
   got = algorithms.reads_reasoning(advantage=advantage, gate=gate)
-  assert got == (advantage != 'awpo' or gate != 'none')
+  judged = {'gdpo', 'papo'} | ({'awpo'} if gate != 'none' else set())
+  assert got == (advantage in judged)
 
 
 def test_unknown_values_are_refused():
   rewards = _rewards(reference.OUTCOME, reference.FORMAT)
-  with pytest.raises(ValueError, match='awpo, gdpo, papo'):
+  with pytest.raises(ValueError, match='awpo, gdpo, gdpo_parts, papo'):
     _made(rewards, REFERENCE, advantage='sum')
   with pytest.raises(ValueError, match='none, correct'):
     _made(rewards, REFERENCE, condition='right')

@@ -88,8 +88,6 @@ HAND = {
   'opo': [-2, 0, 2],
   # 4 of 4 rewards are not 0
   'gpg': [-2, 0, 2],
-  # (5 - 3) / 2 for the best
-  'pass_at_k': [0, 0, 1],
   'sign': [-1, -1, 1],
 }
 
@@ -98,8 +96,33 @@ HAND = {
 def test_by_hand(estimator):
   got = _estimate(REWARDS, SAMPLES, estimator)
   np.testing.assert_allclose(got[0], [*HAND[estimator], 0], atol=1e-5)
-  alone = 1 if estimator == 'sign' else 0
-  np.testing.assert_array_equal(got[1], [alone, 0, 0, 0])
+  np.testing.assert_array_equal(got[1], [0, 0, 0, 0])
+
+
+# What a floor of 4 makes of them: what divides is 2, and over the batch
+# sqrt(35 / 12) by row or 1.27 by token, by which REINFORCE++ is whitened.
+@pytest.mark.parametrize(
+  ('estimator', 'norm', 'want'),
+  [
+    ('grpo', 'none', [-0.5, 0, 0.5]),
+    ('batch_std', 'none', [-0.5, 0, 0.5]),
+    # Less their mean over the batch, 13/4, and weighed by tokens, 24/7.
+    ('reinforce_pp', 'row', [-9 / 16, -1 / 16, 7 / 16]),
+    ('reinforce_pp', 'token', [-17 / 28, -3 / 28, 11 / 28]),
+    # Nothing divides these.
+    ('dr_grpo', 'none', [-2, 0, 2]),
+    ('rloo', 'none', [-3, 0, 3]),
+  ],
+)
+def test_floor_of_what_divides(estimator, norm, want):
+  got = _estimate(REWARDS, SAMPLES, estimator, batch_norm=norm, std_floor=4.0)
+  np.testing.assert_allclose(got[0], [*want, 0], rtol=1e-5)
+  # One below what divides changes nothing.
+  low, none = (
+    _estimate(REWARDS, SAMPLES, estimator, batch_norm=norm, std_floor=floor)
+    for floor in (0.5, 0.0)
+  )
+  np.testing.assert_array_equal(low, none)
 
 
 def test_gpg_counts_rewards_that_are_not_zero():
@@ -198,12 +221,37 @@ def test_nothing_to_compare_is_finite(estimator):
     (np.eye(1, 10), 0.1),
     (np.ones((1, 10)), 0.1),
   ):
-    samples = make_samples(valid, np.ones((1, 10), int))
+    samples = make_samples(valid, np.arange(1, 11)[None])
     got = _estimate(np.full((1, 10), reward, np.float32), samples, estimator)
-    if estimator == 'sign':
-      np.testing.assert_array_equal(got, -valid)
-    else:
-      np.testing.assert_allclose(got, np.zeros((1, 10)), atol=1e-3)
+    # A norm over the batch moves what is equal by the rounding of its mean.
+    normed = estimator in ('reinforce_pp', 'reinforce_pp_baseline')
+    np.testing.assert_allclose(got, np.zeros((1, 10)), atol=1e-3 * normed)
+
+
+@pytest.mark.parametrize('right', [False, True])
+def test_signs_compare_nothing_in_a_group_of_one_kind(right):
+  # Rewards differ, but all are right, or all wrong, by `correct`.
+  correct = np.full((1, 3), right)
+  samples = make_samples(np.ones((1, 3)), np.ones((1, 3), int), correct=correct)
+  got = _estimate(np.float32([[1, 2, 3]]), samples, 'sign')
+  np.testing.assert_array_equal(got, np.zeros((1, 3)))
+
+
+@pytest.mark.parametrize(
+  ('lengths', 'reward'),
+  [([117, 46, 82, 114], 0.9), ([75, 6, 10, 45], -2.1)],
+)
+def test_opo_gives_equal_rewards_exactly_nothing(lengths, reward):
+  # The mean weighed by these lengths is not the reward, in float32: a residue
+  # that looks like an advantage to whoever asks which groups have one.
+  lengths, rewards = np.array([lengths]), np.full((1, 4), reward, np.float32)
+  total = np.float32(0)
+  for length in lengths[0]:
+    total += np.float32(length) * rewards[0, 0]
+  assert total / np.float32(lengths.sum()) != rewards[0, 0]
+  samples = make_samples(np.ones((1, 4)), lengths)
+  got = _estimate(rewards, samples, 'opo')
+  np.testing.assert_array_equal(got, np.zeros((1, 4)))
 
 
 def test_unknown_values_are_refused():

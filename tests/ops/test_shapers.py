@@ -44,8 +44,8 @@ def test_egpo_looks_at_thoughts_alone_and_leaves_zeros():
 
 def _arm_samples():
   # Two groups: one sample of the first is correct, none of the second.
-  logprobs = np.log(np.float32([0.5, 0.1, 0.9, 0.8, 0.4]))
-  lengths = [[5, 2], [5, 5]]
+  logprobs = np.log(np.float32([0.5, 0.1, 0.9, 0.8, 0.4, 0.7]))
+  lengths = [[6, 2], [6, 6]]
   return test_estimators.make_samples(
     np.ones((2, 2)),
     lengths,
@@ -56,45 +56,13 @@ def _arm_samples():
 
 
 def test_arm_by_hand():
-  # Of five tokens the least likely one (.1); of two, ceil(.4) = 1: .1 too.
-  # With a share of .4: of five .1 and .4, sqrt(.04) = .2; of two still .1.
+  # Of six tokens the ceil(1.2) = 2 least likely, .1 and .4: sqrt(.04) = .2; of
+  # two, ceil(.4) = 1: .1. The prompt has .6.
   one = np.float32([[1, -1], [1, -1]])
-  run = lambda **flags: shapers.shape(  # noqa: E731
-    one, _arm_samples(), shaper='arm', arm_alpha=0.5, **flags
-  )
+  got = shapers.shape(one, _arm_samples(), shaper='arm', arm_alpha=0.5)
   np.testing.assert_allclose(
-    run(), [[1 + 0.5 * 0.5, -1 + 0.5 * 0.5], [1, -1]], rtol=1e-5
+    got, [[1 + 0.5 * 0.4, -1 + 0.5 * 0.5], [1, -1]], rtol=1e-5
   )
-  np.testing.assert_allclose(
-    run(arm_share=0.4), [[1 + 0.5 * 0.4, -1 + 0.5 * 0.5], [1, -1]], rtol=1e-5
-  )
-
-
-def test_arm_may_leave_all_correct_groups_alone():
-  samples = _arm_samples().replace(correct=np.ones((2, 2), bool))
-  one = np.float32([[1, -1], [1, -1]])
-  flags = {'shaper': 'arm', 'arm_alpha': 0.5}
-  both = [
-    shapers.shape(one, samples, skip_all_correct=skip, **flags)
-    for skip in (False, True)
-  ]
-  np.testing.assert_allclose(both[0], one + 0.25, rtol=1e-5)
-  np.testing.assert_array_equal(both[1], one)
-
-
-def test_token_entropy_by_hand():
-  # min(.4 H, |A| / 2): min(.4, 1), min(1.2, 1); masked 0; A = 0 stays 0
-  samples = test_estimators.make_samples(
-    np.ones((1, 2)), [[2, 3]], entropy=np.float32([[[1, 3, 5]] * 2])
-  )
-  got = shapers.shape(
-    np.float32([[-2, 0]]),
-    samples,
-    shaper='token_entropy',
-    entropy_alpha=0.4,
-    entropy_kappa=2.0,
-  )
-  np.testing.assert_allclose(got, [[[-1.6, -1, -2], [0, 0, 0]]], rtol=1e-6)
 
 
 def test_what_is_not_valid_stays_zero():
@@ -109,5 +77,5 @@ def test_what_is_not_valid_stays_zero():
 
 
 def test_unknown_shaper_is_refused():
-  with pytest.raises(ValueError, match='none, egpo, arm, token_entropy'):
+  with pytest.raises(ValueError, match='none, egpo, arm'):
     shapers.shape(np.zeros((1, 1)), _arm_samples(), shaper='sharp')

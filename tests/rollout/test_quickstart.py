@@ -13,7 +13,7 @@ import sys
 import pytest
 import tokenizers
 
-from awpo_jax.rollout import rewards, tool_calls
+from awpo_jax.rollout import rewards, scoring, tool_calls
 from awpo_jax.rollout.datasets import quickstart, quickstart_tools
 
 # What only a request for that tool, or for something unserved, says.
@@ -102,6 +102,7 @@ def test_layout_of_kinds(tasks):
     answer = tool_calls.parse(task.ground_truth)
     expected = {'single': 1, 'parallel': 2, 'none': 0}[task.kind]
     assert len(answer.calls) == expected
+    assert scoring.wants_call(task) == (expected > 0)
     assert (answer.response is None) == (task.kind != 'none')
     assert len({json.dumps(call) for call in answer.calls}) == expected
 

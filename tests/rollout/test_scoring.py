@@ -1,5 +1,6 @@
 """Both rewards of a batch: validity, bounds, errors, parts."""
 
+import dataclasses
 import functools
 import warnings
 
@@ -54,6 +55,33 @@ def test_outcome_and_validity():
   np.testing.assert_array_equal(got.outcome_min, [-3, 0])
   np.testing.assert_array_equal(got.outcome_max, [4, 1])
   assert got.outcome.dtype == got.outcome_min.dtype == np.float32
+
+
+CALL = '<think> a </think>\n<tool_call>\n{}\n</tool_call>'
+REPLY = '<think> no <tool_call> </think>\n<response> b </response>'
+
+
+@pytest.mark.parametrize(
+  ('fields', 'want'),
+  [
+    ({'ground_truth': CALL}, True),
+    # A thought may mention the tag.
+    ({'ground_truth': REPLY}, False),
+    ({'ground_truth': '42'}, False),
+    # Of an episode any turn counts.
+    ({'ground_truth': REPLY, 'references': (REPLY, CALL)}, True),
+    ({'ground_truth': REPLY, 'references': (REPLY,)}, False),
+    # What the task says goes before what its references look like.
+    ({'ground_truth': '42', 'wants_call': True}, True),
+    ({'ground_truth': CALL, 'wants_call': False}, False),
+  ],
+)
+def test_whether_a_call_is_wanted(fields, want):
+  # Whatever the reward's bounds: those of `a` are (-3, 4), of `b` (0, 1).
+  tasks = [dataclasses.replace(task, **fields) for task in TASKS]
+  got, _ = scoring.score(TEXTS, tasks, reward=reward, judge=None)
+  np.testing.assert_array_equal(got.wants_call, [want, want])
+  assert got.wants_call.dtype == bool
 
 
 def test_bounds_of_a_prompt_without_valid_answers_differ():

@@ -64,6 +64,26 @@ def test_every_array_comes_back(tmp_path):
   assert list(got.parts(3)) == ['solved']
 
 
+def test_archives_without_what_tasks_want_go_by_the_bounds(tmp_path):
+  # As one of before the field was stored: ToolRL's bounds (0, 1) want a reply,
+  # (-3, 4) a call.
+  scored = _scored(0)
+  high = np.where(np.arange(tiny.PROMPTS) % 2, 4, 1).astype(np.float32)
+  wanted = np.zeros(tiny.PROMPTS, bool)
+  rollout = tiny.with_rewards(
+    scored.rollout, outcome_max=high, wants_call=wanted
+  )
+  _writer(tmp_path).append(1, scored._replace(rollout=rollout))
+  _assert_same(archive.open_archive(tmp_path).rollout(1), rollout)
+  index = tmp_path / archive.INDEX_FILE
+  row = json.loads(index.read_text())
+  row['fields'].remove('rewards/wants_call')
+  index.write_text(json.dumps(row) + '\n')
+  old = archive.open_archive(tmp_path).rollout(1)
+  np.testing.assert_array_equal(old.rewards.wants_call, high == 4)
+  assert old.rewards.wants_call.dtype == bool
+
+
 def test_arrays_are_lazy(tmp_path):
   _writer(tmp_path).append(1, _scored(0))
   step = archive.open_archive(tmp_path)[1]
@@ -84,6 +104,9 @@ def test_what_some_algorithms_ask_for_is_kept(tmp_path):
   mask = scored.rollout.completions.policy_mask
   rollout = scored.rollout.replace(
     thinking=mask, trainer_logprobs=np.where(mask, -1, 0).astype(np.float32)
+  )
+  rollout = tiny.with_rewards(
+    rollout, parts={'format': PART, 'style': 2 * PART}
   )
   _writer(tmp_path).append(1, scored._replace(rollout=rollout))
   _assert_same(archive.open_archive(tmp_path).rollout(1), rollout)

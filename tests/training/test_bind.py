@@ -1,13 +1,14 @@
 """Every algorithm's batch has the shapes that its update is compiled for."""
 
 import functools
+import pathlib
 
 import jax
 import numpy as np
 import pytest
 
 from awpo_jax import config as config_lib
-from awpo_jax import config_objective
+from awpo_jax import config_objective, types
 from awpo_jax.models import lora
 from awpo_jax.training import bind, objectives
 from awpo_jax.training import shapes as shapes_lib
@@ -18,14 +19,21 @@ GRPO = 'grpo'
 CASES = {
   **{
     name: (name,)
-    for name in ('awpo', 'gdpo', 'egpo', 'arm', 'acpo', 'disco', 'apa', 'tis')
+    for name in (
+      'awpo',
+      'gdpo',
+      'gdpo_parts',
+      'egpo',
+      'arm',
+      'acpo',
+      'disco',
+      'apa',
+      'tis',
+    )
   },
   'kl in the reward': (GRPO, *REWARD, '--estimator=rloo'),
   'returns of tokens': (GRPO, *REWARD, '--estimator=reinforce_pp'),
-  'entropy of tokens': (
-    *(GRPO, '--shaper=token_entropy', '--entropy_alpha=0.4'),
-    *('--entropy_kappa=2', '--entropy_share=0.5', '--kl_coef=0.1'),
-  ),
+  'entropy of tokens': (GRPO, '--entropy_share=0.5', '--kl_coef=0.1'),
 }
 
 
@@ -39,6 +47,9 @@ def _config(algorithm, *flags):
       *flags,
     ]
   )
+
+
+ALGORITHMS = pathlib.Path(__file__).parents[2] / 'experiments/algorithms'
 
 
 def _plain(tree):
@@ -96,3 +107,37 @@ def test_log_probability_of_the_prompt():
     table = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     want = table[np.arange(tokens.size - 1), tokens[0, 1:]].mean()
     np.testing.assert_allclose(got[p], want, rtol=1e-4)
+
+
+RIVALS = [
+  name
+  for name in sorted(x.stem for x in ALGORITHMS.glob('*.flags'))
+  if _config(name).advantage.gate == 'none'
+  and _config(name).advantage.advantage == 'awpo'
+]
+
+
+@pytest.mark.parametrize('name', RIVALS)
+def test_no_rival_weighs_calls_more_than_replies(name):
+  # Half of the answers to a call have 4 of (-3, 4), half of those to a reply 1
+  # of (0, 1): their advantages are equally far apart. (An outcome of 7 counted
+  # seven times as much as one of 1 wherever no deviation of the group divides.)
+  rewards = types.Rewards(
+    outcome=np.float32([[4, -3, 4, -3], [1, 0, 1, 0]]),
+    outcome_valid=np.ones((2, 4), bool),
+    reasoning=np.zeros((2, 4), np.float32),
+    reasoning_valid=np.ones((2, 4), bool),
+    outcome_min=np.float32([-3, 0]),
+    outcome_max=np.float32([4, 1]),
+    wants_call=np.array([True, False]),
+  )
+  rollout = tiny.rollout(0)
+  rollout = jax.tree.map(lambda x: x[:2], rollout).replace(rewards=rewards)
+  algorithm = bind.make_algorithm(_config(name, '--length_buffer=0'))
+  samples = algorithm.samples(rollout, rollout.completions.logprobs)
+  # Answers of one length: opo weighs by it.
+  samples = samples.replace(mask=np.ones(samples.mask.shape, bool))
+  made = algorithm.advantages(rewards, samples).advantages
+  call, reply = np.ptp(made, axis=1)
+  assert reply > 0.5
+  np.testing.assert_allclose(call, reply, rtol=1e-4)

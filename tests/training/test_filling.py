@@ -9,38 +9,6 @@ from awpo_jax.training import filling
 from tests.training import tiny
 
 
-def _rewards(outcome, reasoning=0.0, valid=True):
-  outcome = np.float32(outcome)
-  whole = np.broadcast_to
-  return types.Rewards(
-    outcome=outcome,
-    outcome_valid=whole(np.asarray(valid, bool), outcome.shape),
-    reasoning=whole(np.float32(reasoning), outcome.shape),
-    reasoning_valid=np.ones(outcome.shape, bool),
-    outcome_min=np.zeros(len(outcome), np.float32),
-    outcome_max=np.ones(len(outcome), np.float32),
-  )
-
-
-def test_groups_that_differ():
-  rewards = _rewards(
-    [[0, 1, 0], [1, 1, 1], [np.nan, 1, 1], [1, 1, 1]],
-    [[0, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, 0]],
-    [[1, 1, 1], [1, 1, 1], [0, 1, 1], [0, 0, 0]],
-  )
-  got = filling.differs(rewards, judged=False)
-  np.testing.assert_array_equal(got, [True, False, False, False])
-  got = filling.differs(rewards, judged=True)
-  np.testing.assert_array_equal(got, [True, True, False, False])
-  # The judge was not had where it differs.
-  judged = np.ones((4, 3), bool)
-  judged[1, 2] = False
-  got = filling.differs(
-    dataclasses.replace(rewards, reasoning_valid=judged), judged=True
-  )
-  np.testing.assert_array_equal(got, [True, False, False, False])
-
-
 def _scored(number, prompt, width):
   """A round of 32 groups whose ids say which it was."""
   rollout = tiny.rollout(number)

@@ -1,5 +1,6 @@
 """A step of each phase: its data, its rewards, and what it reports."""
 
+import dataclasses
 import functools
 
 import jax
@@ -151,6 +152,7 @@ def test_rewards_of_a_rollout(last, width):
   )
   np.testing.assert_array_equal(rewards.outcome_min, [-1] * 4)
   np.testing.assert_array_equal(rewards.outcome_max, [1] * 4)
+  assert rewards.wants_call.shape == (4,) and not rewards.wants_call.any()
   # The judge could not judge the one answer `?`.
   assert np.argwhere(~rewards.reasoning_valid).tolist() == [[2, 0]]
   np.testing.assert_allclose(rewards.reasoning[0], [0.5, 0.5])
@@ -162,3 +164,31 @@ def test_rewards_of_a_rollout(last, width):
   np.testing.assert_allclose(metrics['reward/length'], np.mean(lengths))
   assert [row['response'] for row in transcripts] == ['b', 'a', 'z', last]
   assert [row['outcome'] for row in transcripts] == [1, -1, None, 1]
+
+
+def _asking_for(*names):
+  """The experiment under an algorithm that takes these parts apart."""
+  experiment = tiny_run.experiment()
+  advantage = dataclasses.replace(
+    experiment.config.advantage, advantage='gdpo_parts', reward_parts=names
+  )
+  config = dataclasses.replace(experiment.config, advantage=advantage)
+  return dataclasses.replace(experiment, config=config)
+
+
+def test_parts_of_the_outcome_travel_where_the_algorithm_asks_for_them():
+  tasks, _ = phases.next_prompts(tiny_run.experiment(), 0)
+  texts = [['b', 'abc'], ['z', 'db'], ['?', 'ab'], ['b', 'b']]
+  rewards, _ = scored_lib.score(tiny_run.experiment(), texts, tasks)
+  assert rewards.parts is None
+  rewards, parts = scored_lib.score(_asking_for('length'), texts, tasks)
+  assert set(parts) == {'length', 'solved'} and set(rewards.parts) == {'length'}
+  # There is no reward of `z`.
+  np.testing.assert_array_equal(
+    rewards.parts['length'], [[1, 3], [np.nan, 2], [1, 2], [1, 1]]
+  )
+  with pytest.raises(ValueError, match='reports no style, but length, solved'):
+    scored_lib.score(_asking_for('length', 'style'), texts, tasks)
+  # Where no reward was had, none says what it is made of.
+  rewards, _ = scored_lib.score(_asking_for('length'), [['z', 'z']] * 4, tasks)
+  assert np.isnan(rewards.parts['length']).all()

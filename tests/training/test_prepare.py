@@ -65,7 +65,12 @@ def _plain(rollout):
   valid = r.outcome_valid & r.reasoning_valid
   groups = [
     awpo_reference.group(
-      r.outcome[p], r.reasoning[p], valid[p], r.outcome_min[p], r.outcome_max[p]
+      r.outcome[p],
+      r.reasoning[p],
+      valid[p],
+      r.outcome_min[p],
+      r.outcome_max[p],
+      r.wants_call[p],
     )
     for p in range(tiny.PROMPTS)
   ]

@@ -255,7 +255,7 @@ def test_every_objective_is_bound_by_its_flags():
     {'aggregation': 'seq-mean-token-mean', 'max_length': 16},
   )
   names = ('loss', 'clip_high_factor', 'entropy_coef', 'kl_estimator')
-  wanted = _values(*names, 'kl_weight', *_section('numbers')) | {
+  wanted = _values(*names, *_section('numbers')) | {
     'decoder': decoder,
     'prompts': 24 // 3,
     # It is in the reward.

@@ -1,8 +1,11 @@
 """Every text of the quickstart fits the lengths that are compiled for."""
 
+import numpy as np
 import pytest
 
 from awpo_jax import config as config_lib
+from awpo_jax import types
+from awpo_jax.ops import selection
 from awpo_jax.rollout import demonstrations, episodes
 from awpo_jax.training import experiment as experiment_lib
 from tests import whole_runs
@@ -71,3 +74,42 @@ def test_texts_of_the_quickstart_fit(seed, tmp_path, monkeypatch):
     response_buckets=config.data.response_buckets,
   )
   assert fit.all(), [tasks[i].task_id for i in (~fit).nonzero()[0]]
+
+
+@pytest.mark.parametrize('dataset', ['quickstart', 'quickstart_hard'])
+def test_overlong_shaping_of_dapo_takes_nothing_from_gold(
+  dataset, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(whole_runs.ROOT)
+  config = config_lib.parse(
+    [
+      '--flagfile=experiments/quickstart.flags',
+      '--flagfile=experiments/algorithms/dapo.flags',
+      f'--dataset={dataset}',
+      f'--output_dir={tmp_path / "run"}',
+    ]
+  )
+  experiment = experiment_lib.make_experiment(config)
+  tasks = [
+    *experiment.dataset.train[: 2 * TRAIN],
+    *(
+      task
+      for held_out in experiment.dataset.evals.values()
+      for task in held_out
+    ),
+  ]
+  shown = [types.Demonstration(task, task.ground_truth) for task in tasks]
+  lengths = np.array(
+    [demonstrations.shown_length(experiment.tokenizer, x) for x in shown]
+  )
+
+  def lost(buffer):
+    return selection.length_penalty(
+      lengths, max_length=config.data.response_buckets[-1], buffer=buffer
+    )
+
+  assert config.advantage.length_buffer > 0
+  assert not np.any(lost(config.advantage.length_buffer))
+  # The paper's fifth of the limit would punish one in eight of two calls.
+  two = np.array([task.kind == 'parallel' for task in tasks])
+  assert 0.08 < np.mean(lost(24)[two] < 0) < 0.18

@@ -4,9 +4,12 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from absl import flags
 
 from awpo_jax import types
-from awpo_jax.training import replay
+from awpo_jax.training import archive as archive_lib
+from awpo_jax.training import filling, replay
 from tests.training import tiny
 
 P, G, PROMPT, RESPONSE = 2, 3, 4, 5
@@ -81,3 +84,50 @@ class ScoreVectorsTest(chex.TestCase):
       )
       want = (np.float64(above) - np.float64(below)) / 2e-3
       np.testing.assert_allclose(got[:, k], want, rtol=0.02, atol=0.05)
+
+
+def test_a_replay_may_take_apart_what_the_run_did_not(tmp_path):
+  # Stored are an outcome of 0 or 1 and its parts; of one step, by hand: format
+  # 0 0 1 1 and correctness -3 3 -3 3 are each -+ s, s = sqrt(3) / 2 (ddof 1).
+  scored = tiny.rollout(0)
+  groups = scored.sample_ids.shape
+  parts = {
+    'format': np.tile(np.float32([0, 0, 1, 1]), (groups[0], 1)),
+    'correctness': np.tile(np.float32([-3, 3, -3, 3]), (groups[0], 1)),
+  }
+  valid = np.ones(groups, bool)
+  scored = tiny.with_rewards(scored, outcome_valid=valid)
+  task = types.Task('t', '', '', (), '', '')
+  writer = archive_lib.Writer(
+    tmp_path / archive_lib.FOLDER,
+    prompt_width=tiny.PROMPT,
+    response_width=tiny.RESPONSE,
+    resume_step=0,
+  )
+  writer.append(1, filling.Scored([task] * groups[0], scored, parts))
+  # Its flags name some that there are no more.
+  (tmp_path / 'run.flags').write_text(
+    '--output_dir=run\n--model=m\n--rl_steps=1\n--gate=none\n'
+    '--difficulty=none\n--clip=fixed\n--arm_share=0.2\n--kl_weight=none\n'
+  )
+  apart = replay.variant(
+    tmp_path, '--advantage=gdpo_parts', '--batch_norm=none'
+  )
+  assert apart.advantage.advantage == 'gdpo_parts'
+  made = replay.replay(archive_lib.open_archive(tmp_path), {'apart': apart})
+  half = np.sqrt(3) / 2
+  want = np.array([-2 * half, 0, 0, 2 * half])
+  np.testing.assert_allclose(
+    made['apart'].advantages,
+    np.tile(want, (1, groups[0], 1)),
+    rtol=1e-4,
+    atol=1e-4,
+  )
+
+
+def test_a_flag_that_never_was_is_refused_in_a_variant(tmp_path):
+  (tmp_path / 'run.flags').write_text(
+    '--output_dir=run\n--model=m\n--rl_steps=1\n'
+  )
+  with pytest.raises(flags.Error, match='gaet'):
+    replay.variant(tmp_path, '--gaet=none')

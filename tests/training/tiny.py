@@ -133,6 +133,7 @@ def rollout(seed: int) -> types.Rollout:
       reasoning_valid=rng.random(group) < 0.9,
       outcome_min=np.full(PROMPTS, -3, np.float32),
       outcome_max=np.full(PROMPTS, 4, np.float32),
+      wants_call=np.ones(PROMPTS, bool),
     ),
     sample_ids=np.arange(PROMPTS * SAMPLES, dtype=np.int32).reshape(group),
   )

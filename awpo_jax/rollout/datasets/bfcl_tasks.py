@@ -83,6 +83,7 @@ def make_task(
       'truth': [[list(call) for call in calls] for calls in truth],
     },
     references=tuple(references),
+    wants_call=any(map(len, truth)),
   )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from awpo_jax.rollout import episodes, tool_calls
+from awpo_jax.rollout import episodes, scoring, tool_calls
 from awpo_jax.rollout.datasets import (
   quickstart_tools,
   quickstart_turns,
@@ -53,6 +53,8 @@ def test_references_solve_held_out_tasks(dataset):
   for task in [*dataset.evals['values'], *dataset.train[:256]]:
     shown = episodes.demonstrate(environment, task, task.references)
     assert solved(shown), task.task_id
+    # A closed tool too must have been tried.
+    assert scoring.wants_call(task)
 
 
 def test_values_and_results_are_held_out(dataset):

@@ -7,8 +7,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from awpo_jax.rollout import prompts, tool_calls
-from awpo_jax.rollout.datasets import rlla
+from awpo_jax.rollout import prompts, rewards, scoring, tool_calls
+from awpo_jax.rollout.datasets import rlla, seal_tools
 from tests import shared_data
 
 SYSTEM = (
@@ -261,3 +261,19 @@ def test_kinds_of_real_rows():
     if '<tool_call>' in tool_calls.section(task.ground_truth, 'think')
   ]
   assert trapped and all(rlla.has_rationale(t.ground_truth) for t in trapped)
+
+
+def test_real_rows_want_a_call_just_where_toolrls_bound_says_so():
+  # The gate of a solved group hung on out_max > 1 once, which is right for
+  # ToolRL's reward alone. Several rationales mention the tags.
+  tasks = list(rlla.read_tasks(str(shared_data.path('rlla'))))
+  tasks += seal_tools.load(
+    seed=0, data=str(shared_data.path('seal_tools'))
+  ).train
+  by_bound = [
+    rewards.toolrl(task.ground_truth, task).maximum > 1 for task in tasks
+  ]
+  assert [scoring.wants_call(task) for task in tasks] == by_bound
+  # Counted another way: by the kind that the reader gave each.
+  assert by_bound == [task.kind != 'reply' for task in tasks]
+  assert {*by_bound} == {True, False}

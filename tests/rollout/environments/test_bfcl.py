@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from awpo_jax.rollout import tool_calls
+from awpo_jax.rollout import scoring, tool_calls
 from awpo_jax.rollout.datasets import bfcl_episodes as rows_lib
 from awpo_jax.rollout.datasets import bfcl_rows, bfcl_tasks
 from awpo_jax.rollout.environments import bfcl, protocol, sandbox
@@ -223,6 +223,8 @@ class TestEpisodes:
       added={'1': ['add']},
     )
     assert 'add' not in [tool.name for tool in task.tools]
+    # It has no reference, but says what is to be called.
+    assert not task.references and scoring.wants_call(task)
     add = tool_calls.render_answer('x', [call('add', a=1, b=2)])
     reply = tool_calls.render_answer('x', (), 'No tool.')
     state, turns = play(environment, task, [add, reply, add, reply])
