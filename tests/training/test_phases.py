@@ -179,7 +179,7 @@ def _asking_for(*names):
 def test_parts_of_the_outcome_travel_where_the_algorithm_asks_for_them():
   tasks, _ = phases.next_prompts(tiny_run.experiment(), 0)
   texts = [['b', 'abc'], ['z', 'db'], ['?', 'ab'], ['b', 'b']]
-  rewards, _ = scored_lib.score(tiny_run.experiment(), texts, tasks)
+  rewards, *_ = scored_lib.score(tiny_run.experiment(), texts, tasks)
   assert rewards.parts is None
   rewards, parts = scored_lib.score(_asking_for('length'), texts, tasks)
   assert set(parts) == {'length', 'solved'} and set(rewards.parts) == {'length'}
