@@ -171,8 +171,11 @@ def opened(
     return ''
   options['tokenize'] = False
   text = apply(tokenizer, messages, **options)
-  without = apply(tokenizer, messages, add_generation_prompt=False, **options)
-  if text == without:  # A template that always writes the head of a turn.
+  try:
+    without = apply(tokenizer, messages, add_generation_prompt=False, **options)
+  except ValueError:
+    without = text
+  if text == without:  # The template always writes the head of a turn.
     found = _AT_END.search(text)
     return found[0] if found else ''
   shared = len(os.path.commonprefix([text, without]))
