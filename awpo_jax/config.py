@@ -22,7 +22,7 @@ from awpo_jax import (
 from awpo_jax import config_objective as objective
 from awpo_jax.models import adapters, attention_kernels, induction
 from awpo_jax.models import config as model_config
-from awpo_jax.rollout import prompts
+from awpo_jax.rollout import prompts, templates
 
 
 class ConfigError(ValueError):
@@ -118,6 +118,11 @@ class DataConfig:
     'default',
     'Given to a chat template that knows it; default leaves it to that.',
     ('default', 'true', 'false'),
+  )
+  template_date: str = _flag(
+    templates.DATE,
+    "What a chat template that writes today's date is told, so that prompts "
+    'are the same every day.',
   )
   reward: str = _flag(
     'toolrl',

@@ -7,6 +7,7 @@ from typing import Any
 from absl import flags as absl_flags
 
 from awpo_jax import config as config_lib
+from awpo_jax import config_rules
 from awpo_jax.config_objective import flag
 from awpo_jax.evaluation import benchmarks
 from awpo_jax.rollout import chat
@@ -59,6 +60,11 @@ class EvaluationConfig:
   )
   enable_thinking: str = flag(
     'default', 'Given to a chat template that knows it.', tuple(chat.THINKING)
+  )
+  template_date: str = flag(
+    '',
+    "What a chat template that writes today's date is told, as 2024-07-26; "
+    'empty: as the model was trained.',
   )
   samples: int = flag(1, 'Answers of each row, k of pass@k and mean@k.')
   temperature: float = flag(0.0, 'Of the sampler; 0 is greedy.')
@@ -142,6 +148,8 @@ def _rules(config: Any) -> Iterator[tuple[bool, str]]:
     bool(unknown) or not config.benchmarks,
     f'--benchmarks={",".join(config.benchmarks)}: choose among {known}.',
   )
+  if config.template_date:
+    yield config_rules.date_rule(config.template_date)
   yield not config.output_dir, '--output_dir is not set: name a folder.'
   yield not config.data, '--data is not set: name the folder of the rows.'
   yield (

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from awpo_jax import config_algorithms
 from awpo_jax.models import adapters
+from awpo_jax.rollout import templates
 
 Rule: TypeAlias = tuple[bool, str]
 
@@ -175,6 +176,16 @@ def _data_rules(data) -> Iterator[Rule]:
       not value or min(value) < 2 or list(value) != sorted(set(value)),
       f'--{name}={value}: lengths of at least 2 in rising order.',
     )
+  yield date_rule(data.template_date)
+
+
+def date_rule(text: str) -> Rule:
+  """What is wrong with `--template_date`."""
+  try:
+    templates.parse_date(text)
+  except ValueError as error:
+    return True, str(error)
+  return False, ''
 
 
 def _environment_rules(environment, data) -> Iterator[Rule]:

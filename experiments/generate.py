@@ -18,7 +18,12 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
 from absl import app, flags  # noqa: E402
 
-from awpo_jax.rollout import chat, conversations, generation  # noqa: E402
+from awpo_jax.rollout import (  # noqa: E402
+  chat,
+  conversations,
+  generation,
+  templates,
+)
 from awpo_jax.training import policies  # noqa: E402
 
 flags.DEFINE_string('model', None, 'Run, checkpoint, or Hugging Face model.')
@@ -38,6 +43,12 @@ flags.DEFINE_enum(
 flags.DEFINE_enum(
   'enable_thinking', 'default', list(chat.THINKING), 'For templates with it.'
 )
+flags.DEFINE_string(
+  'template_date',
+  '',
+  "What a chat template that writes today's date is told, as 2024-07-26; "
+  'empty: as the model was trained.',
+)
 
 
 def answers(values: flags.FlagValues) -> Iterator[tuple[int, str]]:
@@ -51,8 +62,12 @@ def answers(values: flags.FlagValues) -> Iterator[tuple[int, str]]:
     temperature=values.temperature,
     seed=values.seed,
   )
+  if values.template_date:
+    templates.parse_date(values.template_date)  # Before a model is loaded.
   policy = policies.load(values.model, dtype=values.dtype)
-  return policies.answers(policy, talk, settings, values.enable_thinking)
+  return policies.answers(
+    policy, talk, settings, values.enable_thinking, values.template_date
+  )
 
 
 def main(arguments: list[str]) -> None:

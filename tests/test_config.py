@@ -135,6 +135,7 @@ OTHERS = {
   'overlong': 'drop',
   'prompt_style': 'template',
   'enable_thinking': 'false',
+  'template_date': '2025-02-05',
   'reward': 'a.b:c',
   'judge': 'd.e:f',
   'judge_url': 'https://there/v1',
@@ -311,6 +312,10 @@ def test_what_is_no_flag_or_no_value(flag, error, named):
 
 
 WRONG = {
+  '--template_date=yesterday': ['--template_date=yesterday'],
+  '--template_date=2025-02-30': ['--template_date=2025-02-30'],
+  # Python would read it, a person perhaps as the 2nd of May.
+  '--template_date=20250205': ['--template_date=20250205'],
   '--output_dir': ['--output_dir='],
   '--model': ['--model='],
   '--init_weights=pretrained': ['--init_weights=pretrained', '--init_from=a'],

@@ -29,6 +29,7 @@ def test_defaults():
     ('--samples=3', '--samples=3 with --temperature=0'),
     ('--prompt_buckets=8,4', 'rising order'),
     ('--dtype=int8', '--dtype=int8: float32'),
+    ('--template_date=2025-2-1', '--template_date=2025-2-1: expected a day'),
     ('words', 'not a flag: words'),
   ],
 )

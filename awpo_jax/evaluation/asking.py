@@ -11,7 +11,7 @@ import numpy as np
 
 from awpo_jax.evaluation import items as items_lib
 from awpo_jax.evaluation import store
-from awpo_jax.rollout import conversations
+from awpo_jax.rollout import conversations, templates
 
 
 class Reply(NamedTuple):
@@ -23,6 +23,8 @@ class Reply(NamedTuple):
 
 # A conversation -> i32[S]; None where it does not fit.
 Encode: TypeAlias = Callable[[conversations.Conversation], np.ndarray | None]
+# A conversation -> what its prompt holds of the answer.
+Opened: TypeAlias = Callable[[conversations.Conversation], str]
 # P prompts, i32[P, G] ids of their samples -> replies [P][G].
 Generate: TypeAlias = Callable[
   [Sequence[np.ndarray], np.ndarray], list[list[Reply]]
@@ -37,6 +39,7 @@ class _Running:
   samples: tuple[int, ...]
   episode: items_lib.Episode
   prompt: np.ndarray | None
+  opened: str
   answers: list[list[Reply]] = dataclasses.field(default_factory=list)
   seconds: float = 0.0
 
@@ -51,6 +54,7 @@ def ask(
   bucket: Callable[[int], int],
   batch: int,
   advance: Callable[[int], None] = lambda rows: None,
+  opened: Opened = lambda talk: '',
 ) -> None:
   """Asks every row that has no answer yet, and writes the answers down.
 
@@ -70,22 +74,28 @@ def ask(
     bucket: of a prompt's length.
     batch: prompts in a batch at most.
     advance: called with a number of answers just finished.
+    opened: what a conversation's prompt holds of the answer, of
+      `templates.opened`; the answers are completed with it.
   """
+
+  def prompt(talk):
+    return encode(talk), opened(talk)
+
   groups = collections.defaultdict(list)
   for item in items:
     groups[item.category if item.multi_turn else None].append(item)
   for chosen in groups.values():
     running = [
-      each for item in chosen for each in _begin(item, answers, samples, encode)
+      each for item in chosen for each in _begin(item, answers, samples, prompt)
     ]
     while running:
       rest = []
       for part in _batches(running, bucket, batch):
-        rest += _step(part, answers, encode, generate, advance)
+        rest += _step(part, answers, prompt, generate, advance)
       running = rest
 
 
-def _begin(item, answers, samples: int, encode: Encode) -> list[_Running]:
+def _begin(item, answers, samples: int, prompt) -> list[_Running]:
   missing = [
     g for g in range(samples) if store.Key(item.row_id, g) not in answers.texts
   ]
@@ -94,7 +104,7 @@ def _begin(item, answers, samples: int, encode: Encode) -> list[_Running]:
   for group in groups:
     if group:
       episode = item.episode()
-      started.append(_Running(item, group, episode, encode(next(episode))))
+      started.append(_Running(item, group, episode, *prompt(next(episode))))
   return started
 
 
@@ -112,7 +122,7 @@ def _batches(running, bucket, size: int) -> list[list[_Running]]:
   ]
 
 
-def _step(part, answers, encode, generate, advance) -> list[_Running]:
+def _step(part, answers, prompt, generate, advance) -> list[_Running]:
   """Answers a batch; returns the rows that ask again."""
   begun = time.perf_counter()
   asked = [(each, each.prompt) for each in part if each.prompt is not None]
@@ -124,13 +134,18 @@ def _step(part, answers, encode, generate, advance) -> list[_Running]:
       ],
       np.int32,
     )
-    replies = generate([prompt for _, prompt in asked], ids)
-    for (each, _), reply in zip(asked, replies, strict=True):
-      each.answers.append(reply)
+    replies = generate([tokens for _, tokens in asked], ids)
+    for (each, _), group in zip(asked, replies, strict=True):
+      each.answers.append(
+        [
+          x._replace(text=templates.complete(each.opened, x.text))
+          for x in group
+        ]
+      )
   over: list[_Running] = []
   rest: list[_Running] = []
   for each in part:
-    again = each.prompt is not None and _asks_again(each, encode)
+    again = each.prompt is not None and _asks_again(each, prompt)
     (rest if again else over).append(each)
   for each in part:  # Their share, tools that ran included.
     each.seconds += (time.perf_counter() - begun) / len(part)
@@ -139,13 +154,13 @@ def _step(part, answers, encode, generate, advance) -> list[_Running]:
   return rest
 
 
-def _asks_again(each: _Running, encode: Encode) -> bool:
+def _asks_again(each: _Running, prompt) -> bool:
   try:
     # Of several samples, one reply stands for all: the row asks once.
     talk = each.episode.send(each.answers[-1][0].text)
   except StopIteration:
     return False
-  each.prompt = encode(talk)
+  each.prompt, each.opened = prompt(talk)
   return True
 
 

@@ -84,13 +84,18 @@ class Answerer:
     self.compile_seconds = 0.0
 
   def answer(
-    self, encoded: Sequence[np.ndarray], sample_ids: np.ndarray
+    self,
+    encoded: Sequence[np.ndarray],
+    sample_ids: np.ndarray,
+    opened: Sequence[str] | None = None,
   ) -> list[list[tuple[str, int]]]:
     """Answers P prompts, `batch` of them at most.
 
     Args:
       encoded: P times i32[S].
       sample_ids: i32[P, G].
+      opened: P texts, what each prompt holds of its answers, of
+        `templates.opened`; None: what the chat template opens by itself.
 
     Returns:
       The text and the number of tokens of each answer, [P][G].
@@ -107,8 +112,10 @@ class Answerer:
     ids = np.concatenate([sample_ids, sample_ids[fill]]).astype(np.int32)
     inputs = self._params, prompts, ids, self._facts
     completions = jax.device_get(self._program(inputs)(*inputs))
+    if opened is not None:
+      opened = [*opened, *(opened[i] for i in fill)]
     texts = prompts_lib.decode_completions(
-      self._tokenizer, completions, self._stop_ids
+      self._tokenizer, completions, self._stop_ids, opened
     )
     lengths = completions.policy_mask.sum(axis=-1)
     return [

@@ -7,11 +7,10 @@ known where it changes the text.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import jinja2
 import numpy as np
 
 from awpo_jax import types
-from awpo_jax.rollout import json_schemas, tokenizers
+from awpo_jax.rollout import json_schemas, templates, tokenizers
 
 Message: TypeAlias = Mapping[str, Any]
 Schema: TypeAlias = Mapping[str, Any]
@@ -23,10 +22,6 @@ THINKING: Mapping[str, bool | None] = {
 }
 """Values of `--enable_thinking`; `default` leaves it to the template."""
 
-# Llama's templates write today's date unless they are given one: a run's
-# prompts would change overnight. This is the one they fall back on.
-_DATE = '26 Jul 2024'
-
 
 class Style(NamedTuple):
   """How a task becomes a conversation.
@@ -35,10 +30,12 @@ class Style(NamedTuple):
     prompt_style: `rlla`: tools stand in the system text; `template`: they go
       to the chat template as JSON schemas.
     enable_thinking: given to the template; None leaves it to the template.
+    date: what a template that asks for today's date is told, as 2024-07-26.
   """
 
   prompt_style: str = 'rlla'
   enable_thinking: bool | None = None
+  date: str = templates.DATE
 
 
 DEFAULT_STYLE = Style()
@@ -50,6 +47,7 @@ def encode(
   *,
   tools: Sequence[Schema] | None = None,
   enable_thinking: bool | None = None,
+  date: str = templates.DATE,
 ) -> np.ndarray:
   """Tokens of a conversation up to where the assistant's turn begins.
 
@@ -58,6 +56,7 @@ def encode(
     messages: with `role` and `content`, as OpenAI's API has them.
     tools: of `tool_schemas`; None or empty: none.
     enable_thinking: of `Style`.
+    date: of `Style`.
 
   Returns:
     i32[S].
@@ -65,11 +64,12 @@ def encode(
   Raises:
     ValueError: the template refuses the conversation.
   """
-  ids = _apply(
+  ids = templates.apply(
     tokenizer,
     messages,
     tools=tools,
     enable_thinking=enable_thinking,
+    date=date,
     tokenize=True,
     return_dict=False,
   )
@@ -81,32 +81,20 @@ def render(
   messages: Sequence[Message],
   *,
   enable_thinking: bool | None = None,
+  date: str = templates.DATE,
 ) -> str:
   """Text of a conversation up to where the assistant's turn begins.
 
   Raises:
     ValueError: the template refuses the conversation.
   """
-  return _apply(
-    tokenizer, messages, enable_thinking=enable_thinking, tokenize=False
+  return templates.apply(
+    tokenizer,
+    messages,
+    enable_thinking=enable_thinking,
+    date=date,
+    tokenize=False,
   )
-
-
-def _apply(tokenizer, messages, *, tools=None, enable_thinking=None, **options):
-  if enable_thinking is not None:
-    options['enable_thinking'] = enable_thinking
-  try:
-    return tokenizer.apply_chat_template(
-      list(messages),
-      tools=list(tools) if tools else None,
-      add_generation_prompt=True,
-      date_string=_DATE,
-      **options,
-    )
-  except jinja2.TemplateError as error:
-    raise ValueError(
-      f'the chat template refuses the conversation: {error}'
-    ) from error
 
 
 def check_style(tokenizer: tokenizers.Tokenizer, style: Style) -> None:
@@ -133,8 +121,7 @@ def knows_thinking(tokenizer: tokenizers.Tokenizer) -> bool:
   """Whether `enable_thinking` changes what the chat template writes."""
   ask = [{'role': 'user', 'content': 'x'}]
   on, off = (
-    _apply(tokenizer, ask, enable_thinking=value, tokenize=False)
-    for value in (True, False)
+    render(tokenizer, ask, enable_thinking=value) for value in (True, False)
   )
   return on != off
 
@@ -142,7 +129,7 @@ def knows_thinking(tokenizer: tokenizers.Tokenizer) -> bool:
 def knows_tools(tokenizer: tokenizers.Tokenizer) -> bool:
   """Whether the chat template writes the tools that it is given."""
   tool = types.Tool('awpo_probe', 'A probe.', {})
-  text = _apply(
+  text = templates.apply(
     tokenizer,
     [{'role': 'user', 'content': 'x'}],
     tools=tool_schemas([tool]),

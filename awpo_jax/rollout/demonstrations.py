@@ -6,7 +6,13 @@ from typing import TypeAlias
 import numpy as np
 
 from awpo_jax import types
-from awpo_jax.rollout import chat, observations, prompts, tokenizers
+from awpo_jax.rollout import (
+  chat,
+  observations,
+  prompts,
+  templates,
+  tokenizers,
+)
 
 # An answer to imitate, or several with what came between them.
 Shown: TypeAlias = str | types.Demonstration
@@ -49,7 +55,10 @@ def fits(
     ]
     fit &= np.array(lengths, int) <= max(prompt_buckets)
   if responses is not None:
-    lengths = [shown_length(tokenizer, each, reader) for each in responses]
+    lengths = [
+      shown_length(tokenizer, each, reader, prompts.opened(tokenizer, x, style))
+      for x, each in zip(tasks, responses, strict=True)
+    ]
     fit &= np.array(lengths, int) <= max(response_buckets)
   return fit
 
@@ -58,10 +67,19 @@ def shown_length(
   tokenizer: tokenizers.Tokenizer,
   shown: Shown,
   reader: observations.Reader | None = None,
+  opened: str | None = None,
 ) -> int:
-  """Tokens of an answer to imitate, stop tokens and observations included."""
+  """Tokens of an answer to imitate, stop tokens and observations included.
+
+  Args:
+    tokenizer: encodes it.
+    shown: the answer.
+    reader: of what comes between its turns.
+    opened: what its prompt holds of it, see `prompts.encode_response`.
+  """
   return sum(
-    len(tokens) + chosen for tokens, chosen in _parts(tokenizer, shown, reader)
+    len(tokens) + chosen
+    for tokens, chosen in _parts(tokenizer, shown, reader, opened)
   )
 
 
@@ -69,14 +87,15 @@ def _parts(
   tokenizer: tokenizers.Tokenizer,
   shown: Shown,
   reader: observations.Reader | None,
+  opened: str | None,
 ) -> list[tuple[np.ndarray, bool]]:
   """Tokens of answers, and of what comes between them, in turn.
 
   True marks the answers, whose stop token is still missing.
   """
   if isinstance(shown, str):
-    return [(prompts.encode_response(tokenizer, shown), True)]
-  parts = [(prompts.encode_response(tokenizer, shown.response), True)]
+    return [(prompts.encode_response(tokenizer, shown, opened), True)]
+  parts = [(prompts.encode_response(tokenizer, shown.response, opened), True)]
   for exchange in shown.further:
     if reader is None:
       raise ValueError(
@@ -84,7 +103,9 @@ def _parts(
         'name the --environment whose tools return what stands between them'
       )
     parts.append((reader.encode(exchange.observations), False))
-    parts.append((prompts.encode_response(tokenizer, exchange.response), True))
+    opened = reader.opened(exchange.observations)
+    answer = prompts.encode_response(tokenizer, exchange.response, opened)
+    parts.append((answer, True))
   return parts
 
 
@@ -101,6 +122,7 @@ def demonstration_batch(
   overlong: str = 'error',
   task_ids: Sequence[str] | None = None,
   reader: observations.Reader | None = None,
+  opened: Sequence[str] | None = None,
 ) -> tuple[types.Prompts, types.Completions]:
   """Prompts with answers to imitate, in the layout of a rollout with G = 1.
 
@@ -118,6 +140,9 @@ def demonstration_batch(
       cut.
     task_ids: P names for the error messages; `ids` where there are none.
     reader: of what comes between the turns of demonstrations.
+    opened: P texts of `prompts.opened`, which the prompts hold of their answers
+      and the completions leave out; None: what the chat template opens by
+      itself.
 
   Returns:
     `Prompts` [P, Sp] and `Completions` [P, 1, Sc] of NumPy arrays; every token
@@ -137,8 +162,11 @@ def demonstration_batch(
     task_ids=task_ids,
   )
   encoded = []
-  for name, response in zip(task_ids or ids, responses, strict=True):
-    parts = _parts(tokenizer, response, reader)
+  starts = opened or [templates.opened(tokenizer)] * len(responses)
+  for name, response, start in zip(
+    task_ids or ids, responses, starts, strict=True
+  ):
+    parts = _parts(tokenizer, response, reader, start)
     if any(np.isin(x, stop_ids).any() for x, chosen in parts if chosen):
       raise ValueError(f'response of task {name}: holds a stop token')
     row = _row(parts, stop_ids[0])

@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from awpo_jax import types
-from awpo_jax.rollout import json_text, observations, tokenizers, tool_calls
+from awpo_jax.rollout import (
+  chat,
+  json_text,
+  observations,
+  prompts,
+  tokenizers,
+  tool_calls,
+)
 from awpo_jax.rollout.environments import protocol
 
 
@@ -120,6 +127,7 @@ class Rules:
     max_turns: of the policy.
     max_tokens: Sc, of all turns and observations.
     threads: calls of so many rows run at once.
+    style: of the prompts.
   """
 
   environment: protocol.Environment
@@ -129,6 +137,7 @@ class Rules:
   max_turns: int
   max_tokens: int
   threads: int
+  style: chat.Style = chat.DEFAULT_STYLE
 
 
 class _Row:
@@ -138,6 +147,7 @@ class _Row:
     self._rules = rules
     self.turns: list[protocol.Turn] = []
     self.start = 0
+    self._opened = prompts.opened(rules.tokenizer, task, rules.style)
     self.cut = False
     self.unavailable = ''
     self.state: protocol.State = {}
@@ -160,7 +170,7 @@ class _Row:
     if self.unavailable:
       return None
     text = tokenizers.decode_answer(
-      rules.tokenizer, tokens[self.start :], rules.stop_ids
+      rules.tokenizer, tokens[self.start :], rules.stop_ids, self._opened
     )
     # An answer that was cut made no call: its end might have changed it.
     calls = calls_of(text) if finished else ()
@@ -180,6 +190,7 @@ class _Row:
       self.cut = True
       return None
     self.start = len(tokens) + len(new)
+    self._opened = rules.reader.opened(step.observations)
     return new
 
   def episode(self) -> Episode:

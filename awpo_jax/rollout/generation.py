@@ -11,7 +11,7 @@ import numpy as np
 
 from awpo_jax import types
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.rollout import sampling, tokenizers
+from awpo_jax.rollout import sampling, templates, tokenizers
 
 # Prompts are padded to a multiple of this: few shapes are compiled.
 _PROMPT_UNIT = 64
@@ -173,6 +173,7 @@ def stream(
   tokenizer: tokenizers.Tokenizer,
   grown: Iterable[Snapshot],
   stop_ids: Sequence[int],
+  opened: str | None = None,
 ) -> Iterator[tuple[int, str]]:
   """Text as it grows, one sample after the other.
 
@@ -183,18 +184,25 @@ def stream(
     tokenizer: of the model.
     grown: of `snapshots`.
     stop_ids: left out where one ends an answer.
+    opened: what the prompt holds of the answers, of `templates.opened`; None:
+      what the chat template opens by itself.
 
   Yields:
     Sample and new text, the sample at least once. The texts of a sample,
     joined, are `tokenizers.decode_answer` of its tokens.
   """
   current, written = 0, 0
+  if opened is None:
+    opened = templates.opened(tokenizer)
   for snapshot in grown:
     while current < len(snapshot):
       tokens, done = snapshot[current]
-      text = tokenizers.decode_answer(tokenizer, tokens, stop_ids)
+      text = tokenizers.decode_answer(tokenizer, tokens, stop_ids, '')
       if not done:
         text = _settled(text)
+      # Whether the policy writes the tag itself is not known at once.
+      wait = bool(opened) and not done and templates.may_open(text)
+      text = '' if wait else templates.complete(opened, text)
       if len(text) > written or done:
         yield current, text[written:]
         written = max(written, len(text))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from awpo_jax.rollout import chat, tokenizers
+from awpo_jax.rollout import chat, templates, tokenizers
 
 _ANSWER = 'awpo_answer'
 _TAGS = ('think', 'tool_call', 'response', 'user', 'obs')
@@ -84,15 +84,21 @@ class Reader:
       over = 1 + int(0.7 * per_token * (len(ids) - self.limit))
       kept[longest] = max(0, kept[longest] - over)
 
+  def opened(self, observations: Sequence[tuple[str, str]]) -> str:
+    """What `encode` holds of the next answer; see `templates.opened`."""
+    return templates.opened(
+      self._tokenizer,
+      self._talk([(role, 'x') for role, _ in observations]),
+      enable_thinking=self._style.enable_thinking,
+      date=self._style.date,
+    )
+
   def _ids(self, observations) -> list[int]:
     text = chat.render(
       self._tokenizer,
-      [
-        {'role': 'user', 'content': 'x'},
-        {'role': 'assistant', 'content': _ANSWER},
-        *self._messages(observations),
-      ],
+      self._talk(observations),
       enable_thinking=self._style.enable_thinking,
+      date=self._style.date,
     )
     rest = text.partition(_ANSWER)[2]
     ids = self._tokenizer.encode(rest, add_special_tokens=False)
@@ -103,6 +109,13 @@ class Reader:
         'on after one. Leave --environment out, or use another tokenizer.'
       )
     return ids[stops[0] + 1 :]
+
+  def _talk(self, observations) -> list[dict[str, str]]:
+    return [
+      {'role': 'user', 'content': 'x'},
+      {'role': 'assistant', 'content': _ANSWER},
+      *self._messages(observations),
+    ]
 
   def _messages(self, observations) -> list[dict[str, str]]:
     if self._style.prompt_style == 'template':

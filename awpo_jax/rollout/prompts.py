@@ -15,7 +15,13 @@ import numpy as np
 
 from awpo_jax import types
 from awpo_jax.ops import choices
-from awpo_jax.rollout import chat, json_schemas, json_text, tokenizers
+from awpo_jax.rollout import (
+  chat,
+  json_schemas,
+  json_text,
+  templates,
+  tokenizers,
+)
 
 _SYSTEM = """\
 You help a user over one or more turns, with tools where they serve.
@@ -171,25 +177,53 @@ def encode_prompt(
       the rest of the system text, and so the layout of the answer that the
       rewards read, stays as it is and is said to hold before the template's.
   """
+  messages, options = _conversation(task, style)
+  return chat.encode(tokenizer, messages, **options)
+
+
+def opened(
+  tokenizer: tokenizers.Tokenizer,
+  task: types.Task,
+  style: chat.Style = chat.DEFAULT_STYLE,
+) -> str:
+  """What of the answer `encode_prompt` holds; see `templates.opened`."""
+  messages, options = _conversation(task, style)
+  return templates.opened(tokenizer, messages, **options)
+
+
+def _conversation(
+  task: types.Task, style: chat.Style
+) -> tuple[list[chat.Message], dict[str, Any]]:
+  """Messages, and what else the template is given."""
   system, tools = task.system, None
   # A text may list tools that the task does not know: it stays as it is.
   if style.prompt_style == 'template' and task.tools:
     system, tools = without_tools(system), chat.tool_schemas(task.tools)
-  messages = [{'role': 'user', 'content': task.user}]
+  messages: list[chat.Message] = [{'role': 'user', 'content': task.user}]
   if system:
     messages.insert(0, {'role': 'system', 'content': system})
-  return chat.encode(
-    tokenizer, messages, tools=tools, enable_thinking=style.enable_thinking
-  )
+  return messages, {
+    'tools': tools,
+    'enable_thinking': style.enable_thinking,
+    'date': style.date,
+  }
 
 
 def encode_response(
-  tokenizer: tokenizers.Tokenizer, response: str
+  tokenizer: tokenizers.Tokenizer, response: str, opened: str | None = None
 ) -> np.ndarray:
-  """i32[S] tokens of an answer, without the stop token."""
-  return np.asarray(
-    tokenizer.encode(response, add_special_tokens=False), np.int32
-  )
+  """i32[S] tokens of an answer behind its prompt, without the stop token.
+
+  Args:
+    tokenizer: encodes it.
+    response: the whole answer.
+    opened: what its prompt holds of it already, of `templates.opened`; None:
+      what the chat template opens by itself.
+  """
+  if opened is None:
+    opened = templates.opened(tokenizer)
+  text = templates.continued(opened, response)
+  return np.asarray(tokenizer.encode(text, add_special_tokens=False), np.int32)
 
 
 def _refuse(tokens: np.ndarray, largest: int, name: str) -> np.ndarray:
@@ -255,19 +289,26 @@ def decode_completions(
   tokenizer: tokenizers.Tokenizer,
   completions: types.Completions,
   stop_ids: Sequence[int],
+  opened: Sequence[str] | None = None,
 ) -> list[list[str]]:
-  """Texts [P][G] of the tokens the policy chose.
+  """Answers [P][G] of the tokens the policy chose.
 
-  See `tokenizers.decode_answer`.
+  Args:
+    tokenizer: decodes them.
+    completions: [P, G, Sc].
+    stop_ids: tokens that end an answer.
+    opened: P texts, what each prompt holds of its answers; None: what the chat
+      template opens by itself. See `tokenizers.decode_answer`.
   """
   tokens, chosen = jax.device_get((completions.tokens, completions.policy_mask))
-
+  if opened is None:
+    opened = [templates.opened(tokenizer)] * len(tokens)
   return [
     [
-      tokenizers.decode_answer(tokenizer, row[mask], stop_ids)
+      tokenizers.decode_answer(tokenizer, row[mask], stop_ids, start)
       for row, mask in zip(*group, strict=True)
     ]
-    for group in zip(tokens, chosen, strict=True)
+    for *group, start in zip(tokens, chosen, opened, strict=True)
   ]
 
 

@@ -16,10 +16,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
-import jinja2
 import numpy as np
 import tokenizers as hf_tokenizers
 import transformers
+
+from awpo_jax.rollout import templates
 
 Tokenizer: TypeAlias = transformers.PreTrainedTokenizerBase
 
@@ -305,14 +306,16 @@ def end_of_turn(tokenizer: Tokenizer) -> int | None:
     return None
   answer = 'awpo_answer'
   try:
-    text = tokenizer.apply_chat_template(
+    text = templates.apply(
+      tokenizer,
       [
         {'role': 'user', 'content': 'x'},
         {'role': 'assistant', 'content': answer},
       ],
+      add_generation_prompt=False,
       tokenize=False,
     )
-  except jinja2.TemplateError as error:
+  except ValueError as error:
     raise ValueError(
       f'the chat template renders no assistant turn: {error}'
     ) from error
@@ -362,11 +365,19 @@ def decode_answer(
   tokenizer: Tokenizer,
   tokens: Sequence[int] | np.ndarray,
   stop_ids: Sequence[int],
+  opened: str | None = None,
 ) -> str:
-  """Text of sampled tokens, without the stop token at the very end.
+  """The answer of sampled tokens, without the stop token at the very end.
 
   Other special tokens stay as text, so that a reward sees them. Ids beyond the
   vocabulary vanish.
+
+  Args:
+    tokenizer: decodes them.
+    tokens: i[S], sampled.
+    stop_ids: tokens that end an answer.
+    opened: what their prompt holds of the answer, of `templates.opened`; None:
+      what the chat template opens by itself.
   """
   if len(tokens) and tokens[-1] in stop_ids:
     tokens = tokens[:-1]
@@ -375,4 +386,7 @@ def decode_answer(
     skip_special_tokens=False,
     clean_up_tokenization_spaces=False,
   )
-  return cast(str, decoded)  # Of several rows it would be a list.
+  if opened is None:
+    opened = templates.opened(tokenizer)
+  # Of several rows it would be a list.
+  return templates.complete(opened, cast(str, decoded))

@@ -95,5 +95,8 @@ def sample_part(
   completions = program(params, *sharding.place_split(inputs, mesh), facts)
   completions = sharding.merge(sharding.fetch_split(completions))
   return completions, prompts_lib.decode_completions(
-    experiment.tokenizer, completions, experiment.stop_ids
+    experiment.tokenizer,
+    completions,
+    experiment.stop_ids,
+    experiment.opened(tasks),
   )

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import sys
@@ -26,7 +27,13 @@ from awpo_jax.evaluation import (
 )
 from awpo_jax.evaluation import items as items_lib
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.rollout import answering, chat, conversations, json_text
+from awpo_jax.rollout import (
+  answering,
+  chat,
+  conversations,
+  json_text,
+  templates,
+)
 from awpo_jax.training import checkpoints, folders, policies, progress
 
 SETTINGS_FILE = 'evaluation.json'
@@ -39,12 +46,14 @@ class _Policy(NamedTuple):
 
   Attributes:
     encode: tokens of a conversation, whatever their number.
+    opened: what they hold of the answer, of `templates.opened`.
     generate: replies to a batch.
     longest: the longest prompt that it can answer.
     compile_seconds: what compiling has taken.
   """
 
   encode: Callable[[conversations.Conversation], np.ndarray]
+  opened: Callable[[conversations.Conversation], str]
   generate: asking.Generate
   longest: int
   compile_seconds: Callable[[], float] = lambda: 0.0
@@ -194,6 +203,7 @@ def _style(config, own_style: Callable[[], chat.Style]) -> chat.Style:
   return chat.Style(
     own.prompt_style if prompt_style == 'auto' else prompt_style,
     own.enable_thinking if thinking == 'default' else chat.THINKING[thinking],
+    config.template_date or own.date,
   )
 
 
@@ -258,6 +268,7 @@ def _answer(name, items, answers, config, load, style, clock) -> None:
       answers,
       samples=config.samples,
       encode=fitting,
+      opened=policy.opened,
       generate=policy.generate,
       bucket=lambda n: min(b for b in config.prompt_buckets if b >= n),
       batch=config.batch,
@@ -316,22 +327,22 @@ def _model(policy: policies.Policy, style, config) -> _Policy:
     seed=config.seed,
   )
 
-  def encode(talk: conversations.Conversation) -> np.ndarray:
-    return chat.encode(
+  def prompted(function, talk: conversations.Conversation):
+    return function(
       policy.tokenizer,
       talk.messages,
       tools=talk.tools,
       enable_thinking=style.enable_thinking,
+      date=style.date,
     )
 
   def generate(encoded, ids) -> list[list[asking.Reply]]:
-    return [
-      [asking.Reply(*reply) for reply in group]
-      for group in answerer.answer(encoded, ids)
-    ]
+    sampled = answerer.answer(encoded, ids, [''] * len(encoded))
+    return [[asking.Reply(*reply) for reply in group] for group in sampled]
 
   return _Policy(
-    encode,
+    functools.partial(prompted, chat.encode),
+    functools.partial(prompted, templates.opened),
     generate,
     longest=policy.config.max_positions - config.max_tokens,
     compile_seconds=lambda: answerer.compile_seconds,
@@ -354,7 +365,10 @@ def _fixed(items: Sequence[items_lib.Item], config) -> _Policy:
       [asking.Reply(replies.get(int(i), ''), 0) for i in row] for row in ids
     ]
 
-  return _Policy(lambda talk: np.zeros(1, np.int32), generate, longest=1)
+  # Whole answers: there is no prompt that might have begun them.
+  return _Policy(
+    lambda talk: np.zeros(1, np.int32), lambda talk: '', generate, longest=1
+  )
 
 
 def _summary(name, scored, config) -> dict[str, Any]:

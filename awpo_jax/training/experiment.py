@@ -85,6 +85,11 @@ class Experiment:
     """i32[S] tokens of a task, in the style of the flags."""
     return prompts.encode_prompt(self.tokenizer, task, _style(self.config))
 
+  def opened(self, tasks: Sequence[types.Task]) -> list[str]:
+    """What each prompt holds of its answers; see `templates.opened`."""
+    style = _style(self.config)
+    return [prompts.opened(self.tokenizer, task, style) for task in tasks]
+
   def episode_rules(self) -> episodes.Rules:
     """What `episodes.play` needs; only with an environment."""
     assert self.environment is not None and self.reader is not None
@@ -97,6 +102,7 @@ class Experiment:
       max_turns=flags.max_turns,
       max_tokens=self.config.data.response_buckets[-1],
       threads=_THREADS,
+      style=_style(self.config),
     )
 
   def scorers(self, name: str) -> dict[str, Any]:
@@ -108,7 +114,11 @@ class Experiment:
 
 def _style(config: config_lib.Config) -> chat.Style:
   data = config.data
-  return chat.Style(data.prompt_style, chat.THINKING[data.enable_thinking])
+  return chat.Style(
+    data.prompt_style,
+    chat.THINKING[data.enable_thinking],
+    data.template_date,
+  )
 
 
 def make_experiment(config: config_lib.Config) -> Experiment:
@@ -263,15 +273,17 @@ def _refuse_overlong(
     parts['train prompts'] = list(dataset.train), None
   for name, tasks in dataset.evals.items():
     parts[f'held-out tasks of {name}'] = tasks[: config.run.eval_tasks], None
+
+  def measure(shown: types.Demonstration) -> int:
+    opened = prompts.opened(tokenizer, shown.task, _style(config))
+    return demonstrations.shown_length(tokenizer, shown, reader, opened)
+
   problems = []
   for what, (tasks, responses) in parts.items():
     wrong = np.flatnonzero(~fits(tasks, responses))
     if wrong.size:
       encode = functools.partial(
         prompts.encode_prompt, tokenizer, style=_style(config)
-      )
-      measure = functools.partial(
-        demonstrations.shown_length, tokenizer, reader=reader
       )
       text = _overlong(tasks, responses, wrong, encode, measure)
       problems.append(f'{wrong.size} of {len(tasks)} {what} ({text})')

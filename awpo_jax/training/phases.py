@@ -86,6 +86,7 @@ def make_sft_step(
       overlong=config.data.overlong,
       task_ids=[item.task.task_id for item in chosen],
       reader=experiment.reader,
+      opened=experiment.opened([item.task for item in chosen]),
     )
     batch = sharding.split(_imitation(prompts, completions), parts)
     batch = jax.tree.map(lambda x: x[own], batch)
@@ -334,7 +335,10 @@ def score_rollout(
   config = experiment.config
   if texts is None:
     texts = prompts_lib.decode_completions(
-      experiment.tokenizer, completions, experiment.stop_ids
+      experiment.tokenizer,
+      completions,
+      experiment.stop_ids,
+      experiment.opened(tasks),
     )
   rewards, parts, lost = scored_lib.score(experiment, texts, tasks)
   # Of every process: they run the same program, and one writes.
@@ -358,7 +362,7 @@ def score_rollout(
     completions=completions,
     rewards=rewards,
     sample_ids=samples,
-    thinking=scored_lib.thinking_of(experiment, completions),
+    thinking=scored_lib.thinking_of(experiment, tasks, completions),
   )
   return filling.Scored(tasks, rollout, parts, lost), transcripts
 

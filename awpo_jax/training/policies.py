@@ -15,7 +15,13 @@ from awpo_jax import types
 from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import hf_weights, lora
-from awpo_jax.rollout import chat, conversations, generation, tokenizers
+from awpo_jax.rollout import (
+  chat,
+  conversations,
+  generation,
+  templates,
+  tokenizers,
+)
 from awpo_jax.training import (
   checkpoints,
   folders,
@@ -105,6 +111,7 @@ def answers(
   talk: conversations.Conversation,
   settings: generation.Settings,
   enable_thinking: str = 'default',
+  template_date: str = '',
 ) -> Iterator[tuple[int, str]]:
   """Answers to a conversation, as `generation.stream` yields them.
 
@@ -113,6 +120,7 @@ def answers(
     talk: what to answer.
     settings: how to draw.
     enable_thinking: key of `chat.THINKING`; `default` is the policy's own.
+    template_date: as 2024-07-26; '' is the policy's own.
 
   Raises:
     ValueError: at once, before anything is sampled, where the template or the
@@ -121,18 +129,21 @@ def answers(
   style = policy.style
   if enable_thinking != 'default':
     style = style._replace(enable_thinking=chat.THINKING[enable_thinking])
+  if template_date:
+    style = style._replace(date=template_date)
   talk = conversations.in_style(talk, style)
   # A prompt without tools asks nothing of the template.
   chat.check_style(
     policy.tokenizer,
     style._replace(prompt_style='template' if talk.tools else 'rlla'),
   )
-  prompt = chat.encode(
-    policy.tokenizer,
-    talk.messages,
-    tools=talk.tools,
-    enable_thinking=style.enable_thinking,
-  )
+  options: dict[str, Any] = {
+    'tools': talk.tools,
+    'enable_thinking': style.enable_thinking,
+    'date': style.date,
+  }
+  prompt = chat.encode(policy.tokenizer, talk.messages, **options)
+  opened = templates.opened(policy.tokenizer, talk.messages, **options)
   generation.check_settings(settings, len(prompt), policy.config.max_positions)
   stop_ids = policy.stop_ids
   grown = generation.snapshots(
@@ -143,7 +154,7 @@ def answers(
     stop_ids=stop_ids,
     pad_id=tokenizers.pad_token_id(policy.tokenizer, stop_ids),
   )
-  return generation.stream(policy.tokenizer, grown, stop_ids)
+  return generation.stream(policy.tokenizer, grown, stop_ids, opened)
 
 
 def run_folder(path: pathlib.Path) -> pathlib.Path | None:
@@ -200,7 +211,9 @@ def _style(flags: Mapping[str, Any]) -> chat.Style:
   if not flags:
     return chat.Style('template')
   return chat.Style(
-    flags['prompt_style'], chat.THINKING[flags['enable_thinking']]
+    flags['prompt_style'],
+    chat.THINKING[flags['enable_thinking']],
+    flags.get('template_date', templates.DATE),  # Earlier runs have no flag.
   )
 
 

@@ -141,12 +141,16 @@ def mean(total: float, count: float) -> float | None:
 
 
 def thinking_of(
-  experiment: experiment_lib.Experiment, completions: types.Completions
+  experiment: experiment_lib.Experiment,
+  tasks: Sequence[types.Task],
+  completions: types.Completions,
 ) -> np.ndarray | None:
   """Tokens of the chain of thought, where the algorithm asks for them."""
   if experiment.config.shaping.shaper != 'egpo':
     return None
-  return thinking.thinking_mask(experiment.tokenizer, completions)
+  return thinking.thinking_mask(
+    experiment.tokenizer, completions, experiment.opened(tasks)
+  )
 
 
 def part_means(parts: Mapping[str, np.ndarray]) -> dict[str, Any]:

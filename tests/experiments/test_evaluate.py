@@ -173,7 +173,7 @@ def test_a_model_with_the_tools_of_its_template(evaluate, model, tmp_path):
     'live_irrelevance',
   }
   settings = json.loads((tmp_path / 'results' / 'evaluation.json').read_text())
-  assert settings['style'] == ['template', None]
+  assert settings['style'] == ['template', None, '2024-07-26']
 
 
 @pytest.mark.parametrize(

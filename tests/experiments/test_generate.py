@@ -78,6 +78,7 @@ def test_a_model_of_hugging_face_with_messages_and_tools(generate, tmp_path):
     (['--model=/nowhere', '--prompt=a'], '/nowhere'),
     (['--model=OLD', '--prompt=a', '--max_tokens=99999'], '--max_tokens=99999'),
     (['--model=OLD', '--prompt=a', '--samples=0'], '--samples=0'),
+    (['--model=OLD', '--prompt=a', '--template_date=x'], '--template_date=x'),
     (['--model=OLD', '--prompt=a', '--enable_thinking=true'], 'does not know'),
   ],
 )

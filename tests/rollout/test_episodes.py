@@ -15,6 +15,7 @@ from awpo_jax.rollout import (
   tool_calls,
 )
 from awpo_jax.rollout.environments import protocol
+from tests import opened_thoughts
 
 CALL = tool_calls.render_answer('x', [('look', {'n': 1})])
 REPLY = tool_calls.render_answer('x', (), 'Done.')
@@ -136,6 +137,16 @@ def test_by_hand(tokenizer):
   )
   texts = [turn['text'] for turn in episodes.to_json(first)['turns']]
   assert episodes.replay(Counting(), task(), texts) == first
+
+
+def test_turns_hold_what_their_prompts_opened():
+  tokenizer = opened_thoughts.opening('<think>\n')
+  rest = [x.removeprefix('<think> ') for x in (CALL, REPLY)]
+  # The policy writes the tag again in the last turn.
+  (episode,), _, _ = play(tokenizer, [task()], [[rest[0], rest[0], REPLY]])
+  first = f'<think>\n{rest[0]}'
+  assert [turn.text for turn in episode.turns] == [first, first, REPLY]
+  assert episode.state['count'] == 2
 
 
 def test_limits(tokenizer):

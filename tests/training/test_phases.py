@@ -181,7 +181,7 @@ def test_parts_of_the_outcome_travel_where_the_algorithm_asks_for_them():
   texts = [['b', 'abc'], ['z', 'db'], ['?', 'ab'], ['b', 'b']]
   rewards, *_ = scored_lib.score(tiny_run.experiment(), texts, tasks)
   assert rewards.parts is None
-  rewards, parts = scored_lib.score(_asking_for('length'), texts, tasks)
+  rewards, parts, _ = scored_lib.score(_asking_for('length'), texts, tasks)
   assert set(parts) == {'length', 'solved'} and set(rewards.parts) == {'length'}
   # There is no reward of `z`.
   np.testing.assert_array_equal(
@@ -190,5 +190,5 @@ def test_parts_of_the_outcome_travel_where_the_algorithm_asks_for_them():
   with pytest.raises(ValueError, match='reports no style, but length, solved'):
     scored_lib.score(_asking_for('length', 'style'), texts, tasks)
   # Where no reward was had, none says what it is made of.
-  rewards, _ = scored_lib.score(_asking_for('length'), [['z', 'z']] * 4, tasks)
+  rewards, *_ = scored_lib.score(_asking_for('length'), [['z', 'z']] * 4, tasks)
   assert np.isnan(rewards.parts['length']).all()
