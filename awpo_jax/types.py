@@ -49,7 +49,7 @@ class Tool:
     parameters: parameter name -> its JSON description (`type`, `description`,
       `enum`, `default`, ... as the data set has them).
     required: parameters that may not be left out, where the data set lists
-      them apart; None: each parameter says it, see `rollout.json_schemas`.
+      them apart; None: each parameter says it, see `rollout.text.json_schemas`.
   """
 
   name: str
@@ -291,7 +291,7 @@ class Rollout:
 
 @record
 class Rows:
-  """How the groups of a mini-batch lie in packed rows, see `training.packing`.
+  """How groups of a mini-batch lie in packed rows; see `update.packing`.
 
   A row is made of blocks of B columns; a group, that is a prompt and then its
   answers, stands in consecutive blocks. A part of the batch that is handled
@@ -368,3 +368,19 @@ class Batch:
   weights: Array | None = None
   pull: Array | None = None
   rows: Rows | None = None
+
+
+class Scored(NamedTuple):
+  """A rollout batch with its rewards, on the host.
+
+  Attributes:
+    tasks: P of them.
+    rollout: of NumPy arrays.
+    parts: name -> f32[P, G], what the outcome is made of; NaN where missing.
+    lost: why an outcome could not be had, the last time; '' where all were.
+  """
+
+  tasks: Sequence[Task]
+  rollout: Rollout
+  parts: Mapping[str, np.ndarray]
+  lost: str = ''

@@ -13,7 +13,7 @@ import sys
 
 from absl import app, flags
 
-from awpo_jax.training import comparison_plots, grid
+from awpo_jax.analysis import comparison_plots, grid
 
 _OUTPUT = flags.DEFINE_string('output_dir', '', 'Folder of everything.')
 _BASE = flags.DEFINE_string('base', '', 'Flags of all cells.')

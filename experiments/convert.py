@@ -19,7 +19,7 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
 from absl import app, flags  # noqa: E402
 
-from awpo_jax.training import policies  # noqa: E402
+from awpo_jax.checkpointing import policies  # noqa: E402
 
 _FROM = flags.DEFINE_string('from', None, 'Run, checkpoint, or HF model.')
 _TO = flags.DEFINE_string('to', None, 'Folder to write; must not exist yet.')

@@ -18,10 +18,14 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
 from absl import app, flags  # noqa: E402
 
-from awpo_jax import config, config_evaluation, types  # noqa: E402
-from awpo_jax.training import evaluation  # noqa: E402
+from awpo_jax import types  # noqa: E402
+from awpo_jax.config import flags as flags_lib  # noqa: E402
+from awpo_jax.evaluation import (
+  config,  # noqa: E402
+  run,  # noqa: E402
+)
 
-config.define_section(config_evaluation.EvaluationConfig)
+flags_lib.define_section(config.EvaluationConfig)
 
 
 def main(arguments: list[str]) -> None:
@@ -30,15 +34,15 @@ def main(arguments: list[str]) -> None:
   if len(arguments) > 1:
     raise app.UsageError(f'not a flag: {" ".join(arguments[1:])}')
   try:
-    settings = config_evaluation.from_flags(flags.FLAGS)
-    scores = evaluation.evaluate(settings)
+    settings = config.from_flags(flags.FLAGS)
+    scores = run.evaluate(settings)
   except (ValueError, OSError, types.RewardUnavailable) as error:
     print(f'{type(error).__name__}: {error}', file=sys.stderr)
     sys.exit(2)
   except KeyboardInterrupt:
     print('Stopped: the same command goes on from here.', file=sys.stderr)
     sys.exit(130)
-  print(evaluation.table(scores))
+  print(run.table(scores))
   print(f'Written to {settings.output_dir}.')
 
 

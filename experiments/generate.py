@@ -18,13 +18,14 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
 from absl import app, flags  # noqa: E402
 
-from awpo_jax.rollout import (  # noqa: E402
-  chat,
-  conversations,
-  generation,
-  templates,
+from awpo_jax.checkpointing import policies  # noqa: E402
+from awpo_jax.evaluation import chat  # noqa: E402
+from awpo_jax.rollout.sampling import streaming  # noqa: E402
+from awpo_jax.rollout.text import (
+  chat_template,  # noqa: E402
+  conversations,  # noqa: E402
+  templates,  # noqa: E402
 )
-from awpo_jax.training import policies  # noqa: E402
 
 flags.DEFINE_string('model', None, 'Run, checkpoint, or Hugging Face model.')
 flags.DEFINE_string('prompt', None, 'What the user says.')
@@ -41,7 +42,10 @@ flags.DEFINE_enum(
   'Of activations and cache; that of the parameters, if not set.',
 )
 flags.DEFINE_enum(
-  'enable_thinking', 'default', list(chat.THINKING), 'For templates with it.'
+  'enable_thinking',
+  'default',
+  list(chat_template.THINKING),
+  'For templates with it.',
 )
 flags.DEFINE_string(
   'template_date',
@@ -56,7 +60,7 @@ def answers(values: flags.FlagValues) -> Iterator[tuple[int, str]]:
   if not values.model:
     raise ValueError('Set --model to a run or a Hugging Face model.')
   talk = conversations.read(values.prompt, values.messages, values.system)
-  settings = generation.Settings(
+  settings = streaming.Settings(
     samples=values.samples,
     max_tokens=values.max_tokens,
     temperature=values.temperature,
@@ -65,7 +69,7 @@ def answers(values: flags.FlagValues) -> Iterator[tuple[int, str]]:
   if values.template_date:
     templates.parse_date(values.template_date)  # Before a model is loaded.
   policy = policies.load(values.model, dtype=values.dtype)
-  return policies.answers(
+  return chat.answers(
     policy, talk, settings, values.enable_thinking, values.template_date
   )
 
@@ -78,7 +82,7 @@ def main(arguments: list[str]) -> None:
   signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # As `head` expects.
   try:
     pieces = answers(flags.FLAGS)
-    generation.write(pieces, flags.FLAGS.samples, sys.stdout)
+    streaming.write(pieces, flags.FLAGS.samples, sys.stdout)
   except (ValueError, OSError) as error:
     print(f'{type(error).__name__}: {error}', file=sys.stderr)
     sys.exit(2)

@@ -24,14 +24,16 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
 from absl import app, flags  # noqa: E402
 
-from awpo_jax import config as config_lib  # noqa: E402
-from awpo_jax import config_judge, config_rules, types  # noqa: E402
-from awpo_jax.evaluation import agreement  # noqa: E402
-from awpo_jax.rollout import (
-  json_text,  # noqa: E402
-  returned,  # noqa: E402
+from awpo_jax import types  # noqa: E402
+from awpo_jax.config import (
+  checks,  # noqa: E402
+  sections,  # noqa: E402
 )
-from awpo_jax.training import judges  # noqa: E402
+from awpo_jax.config import flags as flags_lib  # noqa: E402
+from awpo_jax.evaluation import judge_agreement  # noqa: E402
+from awpo_jax.reporting import json_text  # noqa: E402
+from awpo_jax.rollout.rewards import returned  # noqa: E402
+from awpo_jax.training import judge as judge_lib  # noqa: E402
 
 flags.DEFINE_string('transcripts', None, 'File of JSON lines.')
 flags.DEFINE_string('judge', 'rubric', 'rubric, llm, or module:function.')
@@ -39,7 +41,7 @@ flags.DEFINE_string('output', None, 'File for the scores; must not exist yet.')
 flags.DEFINE_string('label', 'label', 'Field of the label, say solved.')
 flags.DEFINE_float('threshold', 0.5, 'Score from which on a thought is good.')
 flags.DEFINE_float('label_threshold', 0.5, 'Label from which on it is.')
-config_lib.define_section(config_judge.JudgeConfig)
+flags_lib.define_section(sections.JudgeConfig)
 sys.path.append(os.getcwd())
 
 
@@ -47,15 +49,15 @@ def judged(values: flags.FlagValues) -> dict[str, float | None]:
   """What the flags ask for; `ValueError` or `OSError` if it cannot be had."""
   if not values.transcripts or values.judge == 'none':
     raise ValueError('Set --transcripts to a file, and --judge to a judge.')
-  settings = config_lib.read_section(config_judge.JudgeConfig, values)
-  rules = config_rules.judge_rules(settings, values.judge)
+  settings = flags_lib.read_section(sections.JudgeConfig, values)
+  rules = checks.judge_rules(settings, values.judge)
   for text in (text for wrong, text in rules if wrong):
     raise ValueError(text)
   if values.output and pathlib.Path(values.output).exists():
     raise ValueError(f'--output={values.output} exists: name a new file.')
-  rows = agreement.read_transcripts(values.transcripts, values.label)
+  rows = judge_agreement.read_transcripts(values.transcripts, values.label)
   run = os.path.abspath(values.transcripts)
-  judge = judges.make_judge(values.judge, settings, run=run)
+  judge = judge_lib.make_judge(values.judge, settings, run=run)
   assert judge is not None
   answers = [f'transcript {number}' for number in range(1, len(rows) + 1)]
   scores = returned.judged(judge, [row.request for row in rows], answers)
@@ -68,10 +70,10 @@ def judged(values: flags.FlagValues) -> dict[str, float | None]:
   good = values.label_threshold
   prompts = [(row.request.user, repr(row.request.tools)) for row in rows]
   return {
-    **agreement.agreement(
+    **judge_agreement.agreement(
       scores, labels, threshold=values.threshold, label_threshold=good
     ),
-    **agreement.separation(scores, labels, prompts, label_threshold=good),
+    **judge_agreement.separation(scores, labels, prompts, label_threshold=good),
   }
 
 

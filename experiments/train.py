@@ -17,17 +17,18 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
 from absl import app, flags  # noqa: E402
 
-from awpo_jax import config as config_lib  # noqa: E402
 from awpo_jax import types  # noqa: E402
+from awpo_jax.checkpointing import checkpoints  # noqa: E402
+from awpo_jax.config import experiment as config_lib  # noqa: E402
+from awpo_jax.config import flags as flags_lib  # noqa: E402
+from awpo_jax.distributed import processes  # noqa: E402
+from awpo_jax.reporting import summary  # noqa: E402
 from awpo_jax.training import (  # noqa: E402
-  checkpoints,
-  faults,
-  loop,
-  memory,
-  processes,
-  report,
-  signals,
+  divergence,  # noqa: E402
+  loop,  # noqa: E402
+  signals,  # noqa: E402
 )
+from awpo_jax.training.dry_run import memory  # noqa: E402
 
 config_lib.define_flags()
 # Rewards, judges and data sets of one's own may lie where the command is given.
@@ -50,16 +51,16 @@ def main(arguments: list[str]) -> None:
     print(stopped, file=sys.stderr)
     sys.exit(stopped.exit_code)
   except (
-    config_lib.ConfigError,
+    flags_lib.ConfigError,
     checkpoints.CheckpointError,
-    faults.NonFiniteError,
-    faults.ReplicaError,
+    divergence.NonFiniteError,
+    divergence.ReplicaError,
     types.BadReturn,
   ) as error:
     print(f'{type(error).__name__}: {error}', file=sys.stderr)
     sys.exit(1)
   if processes.is_first():
-    print(report.finish(config.run.output_dir, counted=counted))
+    print(summary.finish(config.run.output_dir, counted=counted))
 
 
 def parse(arguments: list[str]) -> list[str]:

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from awpo_jax import config as config_lib
-from tests import whole_runs
+from awpo_jax.config import experiment as config_lib
+from tests.helpers import whole_runs
 
 ROOT = whole_runs.ROOT
 TEXT = (ROOT / 'README.md').read_text('utf-8')

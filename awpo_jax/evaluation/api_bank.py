@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from awpo_jax.evaluation import decoding
-from awpo_jax.rollout import tool_calls
+from awpo_jax.evaluation import call_parsing
+from awpo_jax.rollout.text import tool_calls
 
 
 def is_correct(text: str, answer: tool_calls.ToolCall) -> bool:
@@ -32,7 +32,7 @@ def predicted_calls(text: str, name: str) -> list[Mapping[str, Any]]:
   text = tool_calls.strip_thought(text)
   block = text.rpartition('<tool_call>')[2].partition('</tool_call>')[0]
   calls: list[Mapping[str, Any]] = []
-  for value in decoding.parse_lines(block):
+  for value in call_parsing.parse_lines(block):
     if not isinstance(value, dict):
       break
     whole = {'name', 'parameters'} <= set(value)

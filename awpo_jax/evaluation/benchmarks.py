@@ -7,22 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from awpo_jax import types
-from awpo_jax.evaluation import (
-  api_bank,
-  bfcl,
-  bfcl_gold,
-  bfcl_prompts,
-  bfcl_turns,
-  decoding,
-  mmlu_pro,
-  tables,
-)
+from awpo_jax.evaluation import api_bank, call_parsing, mmlu_pro, tables
 from awpo_jax.evaluation import items as items_lib
-from awpo_jax.rollout import chat, json_text, tool_calls
+from awpo_jax.evaluation.bfcl import checker, ground_truth, multi_turn, prompts
+from awpo_jax.reporting import json_text
 from awpo_jax.rollout.datasets import api_bank as api_bank_rows
-from awpo_jax.rollout.datasets import bfcl_rows
 from awpo_jax.rollout.datasets import mmlu_pro as mmlu_pro_rows
+from awpo_jax.rollout.datasets.bfcl import rows as rows_lib
 from awpo_jax.rollout.environments import bfcl as environments
+from awpo_jax.rollout.text import chat_template, tool_calls
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +33,7 @@ class Source:
   """
 
   data: str | None
-  style: chat.Style = chat.DEFAULT_STYLE
+  style: chat_template.Style = chat_template.DEFAULT_STYLE
   categories: tuple[str, ...] = ()
   examples: str = ''
   skipped: list[str] | None = None
@@ -67,16 +60,16 @@ def load_bfcl(source: Source) -> list[items_lib.Item]:
   Raises:
     bfcl.MissingPackage: it is not installed, and there are such rows.
   """
-  rows = bfcl_rows.read(source.data, source.categories, source.skipped)
+  rows = rows_lib.read(source.data, source.categories, source.skipped)
   environment = None
-  if any(row.category in bfcl_rows.MULTI_TURN for row in rows):
+  if any(row.category in rows_lib.MULTI_TURN for row in rows):
     environment = _environment()
   items = []
   for row in rows:
     try:
       items.append(
-        bfcl_turns.item(row, source.style, environment)
-        if environment and row.category in bfcl_rows.MULTI_TURN
+        multi_turn.item(row, source.style, environment)
+        if environment and row.category in rows_lib.MULTI_TURN
         else _bfcl_item(row, source.style)
       )
     except ValueError as error:
@@ -88,24 +81,24 @@ def load_bfcl(source: Source) -> list[items_lib.Item]:
 
 def _environment() -> environments.BfclEnvironment:
   try:
-    return bfcl_turns.make_environment()
+    return multi_turn.make_environment()
   except environments.MissingPackage as error:
     raise environments.MissingPackage(
       f'{error}; or leave the rows of several turns out: --categories='
-      f'{",".join((*bfcl_rows.NON_LIVE, *bfcl_rows.LIVE))}'
+      f'{",".join((*rows_lib.NON_LIVE, *rows_lib.LIVE))}'
     ) from error
 
 
-def _bfcl_item(row: bfcl_rows.Row, style: chat.Style) -> items_lib.Item:
-  gold = bfcl_gold.answer(row)
-  task = bfcl_prompts.task(row, gold)
+def _bfcl_item(row: rows_lib.Row, style: chat_template.Style) -> items_lib.Item:
+  gold = ground_truth.answer(row)
+  task = prompts.task(row, gold)
   if style.prompt_style == 'template':
-    talk: Any = bfcl_prompts.talk(row)
-    decode: Callable[[str], Any] = decoding.decode_template
+    talk: Any = prompts.talk(row)
+    decode: Callable[[str], Any] = call_parsing.decode_template
   else:
     where = 'template' if style.prompt_style == 'rlla_template' else 'rlla'
-    talk = items_lib.task_talk(task, chat.Style(where))
-    decode = decoding.decode_rlla
+    talk = items_lib.task_talk(task, chat_template.Style(where))
+    decode = call_parsing.decode_rlla
   return items_lib.Item(
     row_id=row.row_id,
     category=row.category,
@@ -122,7 +115,7 @@ def _bfcl_item(row: bfcl_rows.Row, style: chat.Style) -> items_lib.Item:
 def _score_bfcl(row, decode, texts: Sequence[str], sample: int):
   del sample
   calls = decode(texts[0])
-  verdict = bfcl.check_calls(
+  verdict = checker.check_calls(
     calls, row.functions, row.ground_truth, row.category
   )
   return items_lib.Result(verdict.valid, verdict.error_type, calls)
@@ -135,7 +128,7 @@ def load_api_bank(source: Source) -> list[items_lib.Item]:
       row_id=row.row_id,
       category=row.level,
       task=task,
-      talk=items_lib.task_talk(task, chat.DEFAULT_STYLE),
+      talk=items_lib.task_talk(task, chat_template.DEFAULT_STYLE),
       score=functools.partial(_score_api_bank, row.answer),
       gold=(task.ground_truth,),
       expected=row.answer._asdict(),
@@ -175,7 +168,7 @@ def _mmlu_pro_item(row: mmlu_pro_rows.Row, prompt: str) -> items_lib.Item:
     row_id=row.row_id,
     category=row.category,
     task=task,
-    talk=items_lib.task_talk(task, chat.DEFAULT_STYLE),
+    talk=items_lib.task_talk(task, chat_template.DEFAULT_STYLE),
     score=functools.partial(_score_mmlu_pro, row),
     gold=(gold,),
     expected=row.answer,

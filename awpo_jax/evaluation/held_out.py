@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from awpo_jax import types
-from awpo_jax.rollout import episodes, scoring
+from awpo_jax.rollout.environments import episodes
+from awpo_jax.rollout.rewards import scoring
 
 # Tasks -> one answer each, or one episode.
 Answer = Callable[[Sequence[types.Task]], Sequence[Any]]

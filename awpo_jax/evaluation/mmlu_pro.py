@@ -4,8 +4,8 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from awpo_jax.rollout import tool_calls
 from awpo_jax.rollout.datasets import mmlu_pro as rows
+from awpo_jax.rollout.text import tool_calls
 
 STOP = 'Question:'
 """Where a reply ends that goes on with a question of its own."""

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from awpo_jax.evaluation import benchmarks, bfcl_turns, store
+from awpo_jax.evaluation import answer_store, benchmarks
 from awpo_jax.evaluation import items as items_lib
-from awpo_jax.rollout import json_text
+from awpo_jax.evaluation.bfcl import multi_turn
+from awpo_jax.reporting import json_text
 
 
 class Scored(NamedTuple):
@@ -21,7 +22,7 @@ class Scored(NamedTuple):
 
 
 def score(
-  items: Sequence[items_lib.Item], answers: store.Answers, samples: int
+  items: Sequence[items_lib.Item], answers: answer_store.Answers, samples: int
 ) -> list[Scored]:
   """Scores the answers of all rows.
 
@@ -30,7 +31,7 @@ def score(
   """
   scored = []
   for item in items:
-    keys = [store.Key(item.row_id, sample) for sample in range(samples)]
+    keys = [answer_store.Key(item.row_id, sample) for sample in range(samples)]
     missing = [key for key in keys if key not in answers.texts]
     if missing:
       raise ValueError(f'no answer to {missing[0]}')
@@ -41,13 +42,15 @@ def score(
   return scored
 
 
-def too_long(scored: Sequence[Scored], answers: store.Answers) -> list[str]:
+def too_long(
+  scored: Sequence[Scored], answers: answer_store.Answers
+) -> list[str]:
   """Rows whose prompts were too long, at once or in a later turn."""
   return [
     each.item.row_id
     for each in scored
-    if not answers.texts[store.Key(each.item.row_id, 0)]
-    or each.results[0].error == bfcl_turns.UNFINISHED
+    if not answers.texts[answer_store.Key(each.item.row_id, 0)]
+    or each.results[0].error == multi_turn.UNFINISHED
   ]
 
 
@@ -119,7 +122,7 @@ def _written(each: Scored) -> str | list[list[str]]:
   result, texts = each.results[0], each.answers[0]
   if not each.item.multi_turn:
     return benchmarks.written_calls(result.decoded, texts[0])
-  if result.error == bfcl_turns.UNFINISHED:
+  if result.error == multi_turn.UNFINISHED:
     return f'Error during inference: {result.reason}'
   rest = iter(texts)
   return [

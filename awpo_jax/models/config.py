@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from awpo_jax.models import adapters, families, rope
+from awpo_jax.models import hf_families, lora_layers, rope
 
 REMATS: Mapping[str, Callable[..., bool]] = {
   'none': jax.checkpoint_policies.everything_saveable,
@@ -79,7 +79,7 @@ class DecoderConfig:
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
   family: str | None = dataclasses.field(default=None, compare=False)
-  lora: adapters.LoraConfig | None = None
+  lora: lora_layers.LoraConfig | None = None
   remat: str = 'none'
   attention: str = 'parts'
 
@@ -107,9 +107,9 @@ class DecoderConfig:
       raise ValueError(f'sliding_window={self.window} is not positive.')
     if self.head_width % 2:
       raise ValueError(f'RoPE needs an even head_dim, got {self.head_width}.')
-    if self.family not in (None, *families.BLOCKS):
+    if self.family not in (None, *hf_families.BLOCKS):
       raise ValueError(
-        f'family={self.family!r} is not one of {", ".join(families.BLOCKS)}.'
+        f'family={self.family!r} is not one of {", ".join(hf_families.BLOCKS)}.'
       )
     if self.remat not in REMATS:
       raise ValueError(
@@ -139,18 +139,18 @@ def from_hf_dict(
       names the key.
   """
   family: Any = hf.get('model_type')
-  if not isinstance(family, str) or family not in families.BLOCKS:
+  if not isinstance(family, str) or family not in hf_families.BLOCKS:
     raise ValueError(
       f'model_type={family!r} is not implemented; known: '
-      f'{", ".join(families.BLOCKS)}.'
+      f'{", ".join(hf_families.BLOCKS)}.'
     )
-  hf = {**families.DEFAULTS[family], **hf}
-  families.refuse_unknown(hf)
-  missing = [key for key in families.SIZES if hf.get(key) is None]
+  hf = {**hf_families.DEFAULTS[family], **hf}
+  hf_families.refuse_unknown(hf)
+  missing = [key for key in hf_families.SIZES if hf.get(key) is None]
   if missing:
     raise ValueError(f'config.json does not set {", ".join(missing)}.')
   fields = {
-    families.FIELDS[key]: hf[key] for key in families.FIELDS if key in hf
+    hf_families.FIELDS[key]: hf[key] for key in hf_families.FIELDS if key in hf
   }
   if hf.get('head_dim') is None:
     fields['head_width'] = fields['width'] // fields['heads']
@@ -158,7 +158,7 @@ def from_hf_dict(
     fields['kv_heads'] = fields['heads']
   if hf.get('attention_bias') and family != 'qwen2':
     fields |= {'qkv_bias': True, 'out_bias': True}
-  fields |= {**families.BLOCKS[family], **families.local_layers(hf)}
+  fields |= {**hf_families.BLOCKS[family], **hf_families.local_layers(hf)}
   theta, scaling = rope.from_hf(hf, max_positions=fields['max_positions'])
   return DecoderConfig(
     rope_theta=theta,
@@ -185,7 +185,7 @@ def to_hf_dict(config: DecoderConfig) -> dict[str, Any]:
     ValueError: no family, or not that of `config.family`, has such a block; it
       names the fields.
   """
-  names = [config.family] if config.family else list(families.BLOCKS)
+  names = [config.family] if config.family else list(hf_families.BLOCKS)
   misfits = {name: _misfits(config, name) for name in names}
   family = next((name for name in names if not misfits[name]), None)
   if family is None:
@@ -198,7 +198,9 @@ def to_hf_dict(config: DecoderConfig) -> dict[str, Any]:
     'architectures': [f'{family.title()}ForCausalLM'],
     'model_type': family,
     'dtype': config.param_dtype.name,
-    **{key: getattr(config, field) for key, field in families.FIELDS.items()},
+    **{
+      key: getattr(config, field) for key, field in hf_families.FIELDS.items()
+    },
     **rope.to_hf(config.rope_theta, config.rope_scaling),
     'attention_bias': config.out_bias,
     'attention_dropout': 0.0,
@@ -206,7 +208,7 @@ def to_hf_dict(config: DecoderConfig) -> dict[str, Any]:
     'use_cache': True,
     **dict.fromkeys(('bos_token_id', 'eos_token_id', 'pad_token_id')),
   }
-  for key in families.UNREAD[family]:
+  for key in hf_families.UNREAD[family]:
     hf.pop(key, None)
   if family == 'qwen2':
     hf.pop('attention_bias', None)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from awpo_jax import types
-from awpo_jax.models import attention, layers, partition
+from awpo_jax.models import activation_sharding, attention, layers
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import config as config_lib
 
@@ -136,7 +136,7 @@ class Decoder(nn.Module):
     Args:
       tokens: i32[N, S'], usually S' = 1.
       positions: i32[N, S'].
-      cache: of `cache.init_cache`, written up to `index`.
+      cache: of `score_cache.init_cache`, written up to `index`.
       index: i32[N], column of the first new token of each row.
       prefix: as in `hidden`.
 
@@ -183,7 +183,7 @@ class Decoder(nn.Module):
       local: self._biases(local, positions, own_positions, own_mask, prefix)
       for local in set(c.local_layers or (False,))
     }
-    x = partition.by_rows(self.embed_tokens(tokens))
+    x = activation_sharding.by_rows(self.embed_tokens(tokens))
     own = []
     for i in range(c.layers):
       own_bias, prefix_bias = biases[bool(c.local_layers) and c.local_layers[i]]
@@ -209,7 +209,7 @@ class Decoder(nn.Module):
         index=index,
         seen=seen,
       )
-      x = partition.by_rows(x)
+      x = activation_sharding.by_rows(x)
       own.append(kv)
     return self.norm(x), tuple(own)
 

@@ -2,16 +2,17 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from awpo_jax import types
-from awpo_jax.models import adapters, attention, attention_kernels, rope
+from awpo_jax.models import attention, attention_kernels, lora_layers, rope
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import config as config_lib
-from awpo_jax.ops import products
 
 
 def rope_angles(
@@ -96,14 +97,14 @@ def _dense(
   init = nn.initializers.zeros if to_residual else None
   make: Callable[..., nn.Dense] = nn.Dense
   if config.lora is not None and name in config.lora.targets:
-    make = functools.partial(adapters.AdaptedDense, lora=config.lora)
+    make = functools.partial(lora_layers.AdaptedDense, lora=config.lora)
   return make(
     features,
     use_bias=bias,
     dtype=config.dtype,
     param_dtype=config.param_dtype,
     kernel_init=init or nn.initializers.normal(config.init_range),
-    dot_general=products.dot_general,
+    dot_general=dot_general,
     name=name,
   )
 
@@ -212,3 +213,43 @@ class Block(nn.Module):
     x = (x if tail is None else x[:, -tail:]) + out
     normed = _norm(self.config, 'post_attention_layernorm')(x)
     return x + SwiGLU(self.config, name='mlp')(normed), kv
+
+
+Array = types.Array
+
+
+@jax.custom_vjp
+def product(x: Array, kernel: Array) -> Array:
+  """x W, with the gradients g W^T and x^T g.
+
+  JAX's own gradient of a kernel is (g^T x)^T. On a CPU, XLA then computes what
+  g is made of in transposed order, which takes longer than the product itself
+  where W widens.
+
+  Args:
+    x: [..., K].
+    kernel: [K, M].
+
+  Returns:
+    [..., M]; differentiable in reverse alone.
+  """
+  chex.assert_rank(kernel, 2)
+  return x @ kernel
+
+
+def _forward(x, kernel):
+  return x @ kernel, (x, kernel)
+
+
+def _backward(saved, g):
+  x, kernel = saved
+  rows = x.reshape(-1, x.shape[-1])
+  return g @ kernel.T, rows.T @ g.reshape(-1, g.shape[-1])
+
+
+product.defvjp(_forward, _backward)
+
+
+def dot_general(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
+  """`product` as `flax.linen.Dense` calls its `dot_general`."""
+  return product(x, kernel)

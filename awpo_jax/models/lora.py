@@ -19,9 +19,9 @@ import safetensors.numpy
 from flax import traverse_util
 
 from awpo_jax import types
-from awpo_jax.models import adapters
 from awpo_jax.models import config as config_lib
 from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.models import lora_layers
 
 LEAVES = ('lora_a', 'lora_b')
 CONFIG_FILE = 'adapter_config.json'
@@ -182,7 +182,7 @@ def _peft_name(path: _Path) -> str:
 
 
 def _peft_config(
-  lora: adapters.LoraConfig, base_model_name: str
+  lora: lora_layers.LoraConfig, base_model_name: str
 ) -> dict[str, Any]:
   return {
     'peft_type': 'LORA',
@@ -233,10 +233,10 @@ def load_peft(
   _refuse_unknown(folder / CONFIG_FILE, stored)
   tensors = safetensors.numpy.load_file(folder / WEIGHTS_FILE)
   modules = {name.split('.')[-3] for name in tensors if name.count('.') > 3}
-  lora = adapters.LoraConfig(
+  lora = lora_layers.LoraConfig(
     rank=stored['r'],
     alpha=stored['lora_alpha'],
-    targets=tuple(x for x in adapters.LORA_TARGETS if x in modules),
+    targets=tuple(x for x in lora_layers.LORA_TARGETS if x in modules),
   )
   config = dataclasses.replace(config, lora=lora)
   example = jax.eval_shape(lambda: new_adapters(config, jax.random.key(0)))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from awpo_jax.models import families
+from awpo_jax.models import hf_families
 
 DEFAULT_THETA = 10_000.0
 
@@ -258,10 +258,10 @@ def _without_notes(
     key
     for key, value in given.items()
     if key not in known
-    and ((key, value) == ('factor', 1) or families.is_harmless(key, value))
+    and ((key, value) == ('factor', 1) or hf_families.is_harmless(key, value))
   ]
   if notes:
-    families.tell_ignored(tuple(f'{source}.{key}' for key in notes))
+    hf_families.tell_ignored(tuple(f'{source}.{key}' for key in notes))
   return {key: value for key, value in given.items() if key not in notes}
 
 

@@ -1,363 +1,345 @@
-"""AWPO's advantages and clip radius, composed from `mechanisms`.
+"""How outcome and reasoning become one advantage: the flag `advantage`.
 
-Our reading of arXiv:2512.19126; everything here is computed once per rollout
-batch, over all devices, and is constant for differentiation.
+`awpo` joins them by gate and difficulty weight, whatever the estimator; the
+others have their own way of adding two rewards. Each takes the scored samples
+of a rollout batch and gives `awpo.Advantages`.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import chex
 import jax
 import jax.numpy as jnp
 
 from awpo_jax import types
-from awpo_jax.ops import choices, collectives, estimators, masked, mechanisms
+from awpo_jax.ops import awpo as awpo_lib
+from awpo_jax.ops import choices, collectives, estimators, masked, selection
 from awpo_jax.ops import group_stats as group_stats_lib
+from awpo_jax.ops import samples as samples_lib
 
 Array = types.Array
-# Rewards f32[P, G], 0 where not valid -> advantages, shaped alike or [P, G, T];
-# `std_floor` is the least standard deviation that may divide, by default 0.
-Standardize = Callable[..., Array]
+Samples = samples_lib.Samples
 
 
-@types.record
-class Advantages:
-  """Advantages with everything they were made of; all constants.
-
-  Attributes:
-    advantages: f32[P, G]; exactly 0 where not valid.
-    gate: f32[P] in [0, 1], w; 0 where not counted.
-    difficulty: f32[P], d; 0 where not counted.
-    counted: bool[P], True where two or more samples are valid.
-    solve_rate: f32[P] in [0, 1], p; 0 where not counted.
-    outcome_std: f32[P], s_out, after the reward scale.
-    mix_std: f32[P], s_mix, after the reward scale.
-    outcome_advantages: f32[P, G], A_out.
-    mix_advantages: f32[P, G], A_mix, or what `mix_advantage` put in its place.
-  """
-
-  advantages: Array
-  gate: Array
-  difficulty: Array
-  counted: Array
-  solve_rate: Array
-  outcome_std: Array
-  mix_std: Array
-  outcome_advantages: Array
-  mix_advantages: Array
+# Rewards before anything else.
 
 
-def valid_samples(
-  outcome_valid: Array, reasoning_valid: Array, *, gate: str
-) -> Array:
-  """Which samples take part: those whose needed rewards were had.
-
-  Args:
-    outcome_valid: bool[P, G].
-    reasoning_valid: bool[P, G].
-    gate: a key of `mechanisms.GATES`; with `none` the judge's failures change
-      nothing.
-
-  Returns:
-    bool[P, G].
-
-  Raises:
-    ValueError: if `gate` is unknown.
-  """
-  choices.pick('gate', mechanisms.GATES, gate)
-  outcome_valid = jnp.asarray(outcome_valid, bool)
-  if gate == 'none':
-    return outcome_valid
-  return outcome_valid & jnp.asarray(reasoning_valid, bool)
+def unconditioned(reasoning: Array, samples: Samples) -> Array:
+  """R_rea as it comes."""
+  del samples
+  return reasoning
 
 
-def grpo_advantages(rewards: Array, valid: Array, *, ddof: int = 1) -> Array:
-  """Group-relative advantages of GRPO (arXiv:2402.03300).
-
-    A = (R - mu) / (s + 1e-6) over the valid samples of the group
-
-  Args:
-    rewards: float[P, G]; anything, even NaN, where not valid.
-    valid: bool[P, G].
-    ddof: 1 for the unbiased standard deviation, 0 for the biased one.
-
-  Returns:
-    f32[P, G], constant under differentiation; exactly 0 where not valid, in
-    groups with fewer than two valid samples, and where all rewards are equal.
-  """
-  chex.assert_rank([rewards, valid], 2)
-  valid = jnp.asarray(valid, bool)
-  return jax.lax.stop_gradient(
-    estimators.standardize(rewards, valid, ddof=ddof)
-  )
+def where_correct(reasoning: Array, samples: Samples) -> Array:
+  """R_rea where the outcome is correct, else 0: GDPO's order of priority."""
+  return masked.fill(reasoning, samples.correct)
 
 
-@dataclasses.dataclass(frozen=True)
-class Parts:
-  """AWPO's mechanisms as functions, one per flag, their numbers bound."""
-
-  scale: Callable[..., Array]
-  mix: Callable[..., Array]
-  chosen: Callable[..., Array]
-  gate: Callable[..., Array]
-  saturated: Callable[..., Array]
-  difficulty: Callable[..., Array]
-  scope: Callable[..., Array]
-  share: Callable[..., Array]
+CONDITIONS: Mapping[str, Callable[..., Array]] = {
+  'none': unconditioned,
+  'correct': where_correct,
+}
 
 
-def make_parts(
+# Joint advantages.
+
+
+def awpo(
+  rewards: types.Rewards,
+  samples: Samples,
   *,
-  reward_scale: str,
-  mix: str,
-  mix_weight: float,
-  mix_advantage: str,
-  gate: str,
-  tau: float,
-  saturation: str,
-  difficulty: str,
-  band: tuple[float, float],
-  base: float,
-  priority: float,
-  floor: float,
-  difficulty_scope: str,
-  combine: str,
-) -> Parts:
-  """The functions that flag values name; arguments as of `awpo_advantages`."""
-  pick = choices.pick
-  weight = pick('difficulty', mechanisms.DIFFICULTIES, difficulty)
-  mixed = pick('mix', mechanisms.MIXES, mix)
-  opened = pick('gate', mechanisms.GATES, gate)
-  numbers = {'band': band, 'base': base, 'priority': priority, 'floor': floor}
-  return Parts(
-    scale=pick('reward_scale', mechanisms.REWARD_SCALES, reward_scale),
-    mix=lambda out, rea: mixed(out, rea, mix_weight=mix_weight),
-    chosen=pick('mix_advantage', mechanisms.MIX_ADVANTAGES, mix_advantage),
-    gate=lambda s_out, s_mix: opened(s_out, s_mix, tau=tau),
-    saturated=pick('saturation', mechanisms.SATURATIONS, saturation),
-    difficulty=lambda p: weight(p, **numbers),
-    scope=pick(
-      'difficulty_scope', mechanisms.DIFFICULTY_SCOPES, difficulty_scope
-    ),
-    share=pick('combine', mechanisms.COMBINATIONS, combine),
-  )
-
-
-def _bounds(low: Array, high: Array, counted: Array) -> tuple[Array, ...]:
-  """out_min, out_max and their distance, all f32[P] and safe to divide by."""
-  # A prompt without a group may lack bounds too: any will do there.
-  low = masked.fill(low, counted, 0.0)
-  high = masked.fill(high, counted, 1.0)
-  return low, high, jnp.where(high > low, high - low, 1.0)
-
-
-def _joined(parts: Parts, w: Array, d: Array, a_out: Array, a_mix: Array):
-  """The two advantages, weighted and added, shaped like them."""
-
-  def column(x: Array) -> Array:
-    return x.reshape(-1, *(1,) * (a_out.ndim - 1))
-
-  share = column(parts.share(w))
-  return parts.scope(column(d), share * a_out, column(w) * a_mix)
-
-
-def compose(
-  outcome: Array,
-  reasoning: Array,
-  valid: Array,
-  outcome_min: Array,
-  outcome_max: Array,
-  wants_call: Array,
-  *,
-  parts: Parts,
-  standardize: Standardize,
   ddof: int,
+  eps: float,
+  estimator: str,
+  batch_norm: str,
   mix_std_floor: float,
-) -> Advantages:
-  """AWPO's advantages from its parts and an estimator, `standardize`.
+  reward_parts: Sequence[str],
+  all_sum: types.AllSum,
+  **parts,
+) -> awpo_lib.Advantages:
+  """A = d [(1 - w) A_out + w A_mix], A_out and A_mix by the estimator."""
+  del reward_parts  # The outcome is one reward.
+  if parts['gate'] == 'none':
+    nothing = jnp.zeros_like(rewards.outcome)
+    rewards = dataclasses.replace(rewards, reasoning=nothing)
 
-    A = d [(1 - w) A_out + w A_mix]
-
-  Args:
-    outcome, reasoning, valid, outcome_min, outcome_max, wants_call: as of
-      `awpo_advantages`.
-    parts: of `make_parts`.
-    standardize: makes A_out of R_out and A_mix of R_mix.
-    ddof: of the standard deviations that the gate compares.
-    mix_std_floor: as of `awpo_advantages`.
-
-  Returns:
-    `Advantages`.
-  """
-  chex.assert_rank([outcome, reasoning, valid], 2)
-  chex.assert_equal_shape([outcome, reasoning, valid])
-  chex.assert_shape([outcome_min, outcome_max, wants_call], outcome.shape[:1])
-  counted = masked.count(valid, axis=1) >= 2
-  low, high, span = _bounds(outcome_min, outcome_max, counted)
-  # Rewards: scaled, mixed, standardized.
-  unit = parts.scale(span)
-  r_out = masked.fill(outcome, valid) / unit[:, None]
-  r_rea = masked.fill(reasoning, valid)
-  r_mix = parts.mix(r_out, r_rea)
-  a_out = standardize(r_out)
-  a_mix = standardize(parts.chosen(r_mix, r_rea), std_floor=mix_std_floor)
-  # Gate and difficulty weight: one number per group.
-  out, mix = (
-    group_stats_lib.group_stats(r, valid, ddof=ddof) for r in (r_out, r_mix)
-  )
-  p = jnp.clip((out.mean - low / unit) / (span / unit), 0.0, 1.0)
-  w = masked.fill(parts.gate(out.std, mix.std), ~parts.saturated(p, wants_call))
-  w, d = masked.fill(w, counted), masked.fill(parts.difficulty(p), counted)
-  return jax.lax.stop_gradient(
-    Advantages(
-      advantages=_joined(parts, w, d, a_out, a_mix),
-      gate=w,
-      difficulty=d,
-      counted=counted,
-      solve_rate=masked.fill(p, counted),
-      outcome_std=out.std,
-      mix_std=mix.std,
-      outcome_advantages=a_out,
-      mix_advantages=a_mix,
+  def standardize(reward: Array, std_floor: float = 0.0) -> Array:
+    return estimators.estimate(
+      reward,
+      samples,
+      estimator=estimator,
+      batch_norm=batch_norm,
+      ddof=ddof,
+      eps=eps,
+      std_floor=std_floor,
+      all_sum=all_sum,
     )
-  )
 
-
-def awpo_advantages(
-  outcome: Array,
-  reasoning: Array,
-  valid: Array,
-  outcome_min: Array,
-  outcome_max: Array,
-  wants_call: Array | None = None,
-  *,
-  reward_scale: str = 'raw',
-  mix: str = 'sum',
-  mix_weight: float = 1.0,
-  mix_advantage: str = 'mixed',
-  ddof: int = 1,
-  gate: str = 'ratio',
-  tau: float = 0.5,
-  saturation: str = 'solved_calls',
-  difficulty: str = 'banded',
-  band: tuple[float, float] = (0.2, 0.8),
-  base: float = 1.0,
-  priority: float = 1.5,
-  floor: float = 0.0,
-  difficulty_scope: str = 'whole',
-  combine: str = 'convex',
-  mix_std_floor: float = 0.02,
-) -> Advantages:
-  """AWPO's advantages (our reading), once per rollout batch: see `compose`.
-
-  With gate and difficulty `none` this is `grpo_advantages(outcome, valid)`, bit
-  for bit, and `reasoning` is not looked at. The flags are keys of the dicts of
-  `mechanisms`, and their numbers.
-
-  Args:
-    outcome: float[P, G], R_out; anything, even NaN, where not valid.
-    reasoning: float[P, G] in [0, 1], R_rea; likewise.
-    valid: bool[P, G], from `valid_samples` with the same gate.
-    outcome_min, outcome_max: float[P], bounds of each prompt's outcome.
-    wants_call: bool[P], whether a right answer to the prompt calls a tool;
-      None: as ToolRL's bounds say, `mechanisms.calls_by_bound`.
-    mix_std_floor: A_mix is divided by at least this, max(s_mix, floor) + eps.
-      Where outcomes are equal nothing else bounds what a judge's smallest
-      differences come to. The gate compares the standard deviations as they
-      are: it asks which reward varies, not by how much.
-
-  Returns:
-    `Advantages`; a group with fewer than two valid samples is 0 throughout.
-
-  Raises:
-    ValueError: if a flag value is unknown or `mix_weight` out of range.
-  """
-  valid = jnp.asarray(valid, bool)
-  if wants_call is None:
-    wants_call = mechanisms.calls_by_bound(jnp.asarray(outcome_max))
-  parts = make_parts(
-    reward_scale=reward_scale,
-    mix=mix,
-    mix_weight=mix_weight,
-    mix_advantage=mix_advantage,
-    gate=gate,
-    tau=tau,
-    saturation=saturation,
-    difficulty=difficulty,
-    band=band,
-    base=base,
-    priority=priority,
-    floor=floor,
-    difficulty_scope=difficulty_scope,
-    combine=combine,
-  )
-  return compose(
-    outcome,
-    masked.fill(reasoning, valid & (gate != 'none')),
-    valid,
-    outcome_min,
-    outcome_max,
-    wants_call,
-    parts=parts,
-    standardize=lambda r, **floor: estimators.standardize(
-      r, valid, ddof=ddof, **floor
-    ),
+  return awpo_lib.compose(
+    rewards.outcome,
+    rewards.reasoning,
+    samples.valid,
+    rewards.outcome_min,
+    rewards.outcome_max,
+    rewards.wants_call,
+    parts=awpo_lib.make_parts(**parts),
+    standardize=standardize,
     ddof=ddof,
     mix_std_floor=mix_std_floor,
   )
 
 
-def amplified_groups(result: Advantages, *, threshold: float = 0.1) -> Array:
-  """bool[P]: equal outcomes, and tiny reasoning differences made large.
-
-  Where all outcomes are equal an open gate divides the judge's differences by
-  their own standard deviation, or by the floor: worth logging how often.
-
-  Args:
-    result: what `awpo_advantages` returned.
-    threshold: s_mix below which the differences count as tiny.
-
-  Returns:
-    bool[P], True where s_out = 0, 0 < s_mix < threshold and the gate is open.
-  """
-  tiny = (result.mix_std > 0) & (result.mix_std < threshold)
-  return tiny & (result.outcome_std == 0) & (result.gate > 0)
-
-
-def clip_radius(
-  gate: Array,
-  counted: Array,
+def gdpo_sum(
+  rewards: Array,
+  had: Array,
+  weights: Array,
   *,
-  clip: str = 'linear',
-  clip_min: float = 0.1,
-  clip_max: float = 0.2,
-  all_sum: types.AllSum = collectives.identity,
+  ddof: int = 1,
+  eps: float = 1e-6,
+  std_floors: Sequence[float] | None = None,
 ) -> Array:
-  """Clip radius of a rollout batch from its mean gate (our reading).
-
-    wbar = sum of w over the counted groups of all devices / their number
-
-  The more the noisier reasoning signal is relied on, the smaller the trust
-  region.
+  """S = sum_k w_k A_k, A_k of each reward on its own (arXiv:2601.05242).
 
   Args:
-    gate: f32[P], w.
-    counted: bool[P], True where a group has two or more valid samples.
-    clip: a key of `mechanisms.CLIPS`.
-    clip_min: radius of `linear` at wbar = 1.
-    clip_max: radius at wbar = 0, and where no group counts.
-    all_sum: adds each leaf of a tree up over all devices.
+    rewards: float[K, P, G]; anything, even NaN, where not had.
+    had: bool[K, P, G].
+    weights: f32[K], of the standardized rewards.
+    ddof: 1 for unbiased standard deviations, 0 for biased ones.
+    eps: added to them.
+    std_floors: the least of them that may divide, for each reward; None: 0.
 
   Returns:
-    f32[], constant under differentiation, equal on all devices.
+    f32[P, G]; a reward that is the same throughout a group adds 0, one that is
+    missing is left out.
+  """
+  chex.assert_rank([rewards, had], 3)
+  floors = std_floors or [0.0] * len(rewards)
+  scores = [
+    w * estimators.standardize(r, h, ddof=ddof, eps=eps, std_floor=floor)
+    for r, h, w, floor in zip(rewards, had, weights, floors, strict=True)
+  ]
+  return sum(scores[1:], scores[0])
+
+
+def gdpo(
+  rewards: types.Rewards,
+  samples: Samples,
+  *,
+  mix_weight: float,
+  mix_std_floor: float,
+  ddof: int,
+  eps: float,
+  batch_norm: str,
+  all_sum: types.AllSum,
+  **_,
+) -> awpo_lib.Advantages:
+  """GDPO of outcome (weight 1) and reasoning (`mix_weight`), then a batch norm.
+
+  The published forms differ in that norm: `row` is the paper's and TRL's (with
+  eps 1e-4), `token` verl's and the authors' fork's. None has a floor of the
+  standard deviation, which is the reasoning's alone here.
+  """
+  both = jnp.stack([rewards.outcome, rewards.reasoning])
+  had = jnp.broadcast_to(samples.valid, both.shape)
+  total = gdpo_sum(
+    both,
+    had,
+    jnp.float32([1.0, mix_weight]),
+    ddof=ddof,
+    eps=eps,
+    std_floors=(0.0, mix_std_floor),
+  )
+  norm = choices.pick('batch_norm', estimators.BATCH_NORMS, batch_norm)
+  normed = norm(total, samples, all_sum=all_sum, ddof=ddof, eps=eps)
+  return _described(normed, rewards, samples, ddof=ddof, eps=eps)
+
+
+def gdpo_parts(
+  rewards: types.Rewards,
+  samples: Samples,
+  *,
+  reward_parts: Sequence[str],
+  ddof: int,
+  eps: float,
+  batch_norm: str,
+  all_sum: types.AllSum,
+  **_,
+) -> awpo_lib.Advantages:
+  """GDPO of the outcome's parts, each of weight 1, then a batch norm.
+
+  With format and correctness apart it is what arXiv:2601.05242 trains tool
+  calling with. No reasoning is read.
+  """
+  parts = rewards.parts or {}
+  apart = jnp.stack(
+    [choices.pick('reward_parts', parts, name) for name in reward_parts]
+  )
+  had = samples.valid[None] & jnp.isfinite(apart)
+  total = gdpo_sum(apart, had, jnp.ones(len(apart)), ddof=ddof, eps=eps)
+  norm = choices.pick('batch_norm', estimators.BATCH_NORMS, batch_norm)
+  normed = norm(total, samples, all_sum=all_sum, ddof=ddof, eps=eps)
+  unread = jnp.zeros_like(rewards.outcome)
+  rewards = dataclasses.replace(rewards, reasoning=unread)
+  return _described(normed, rewards, samples, ddof=ddof, eps=eps)
+
+
+def papo(
+  rewards: types.Rewards,
+  samples: Samples,
+  *,
+  mix_weight: float,
+  mix_std_floor: float,
+  ddof: int,
+  eps: float,
+  **_,
+) -> awpo_lib.Advantages:
+  """A_out + lam A_proc, decoupled (process-aware PAPO, arXiv:2603.26535).
+
+  A_out is GRPO's of the binary outcome; A_proc standardizes the reasoning over
+  the correct samples of a group alone, and is 0 elsewhere, where fewer than two
+  are correct, and where they differ by no more than eps. lam is `mix_weight`;
+  the floor of the reasoning's standard deviation is not of the paper.
+  """
+  binary = samples.correct.astype(jnp.float32)
+  outcome = estimators.standardize(binary, samples.valid, ddof=ddof, eps=eps)
+  right = samples.valid & samples.correct
+  spread = group_stats_lib.group_stats(rewards.reasoning, right, ddof=ddof).std
+  process = estimators.standardize(
+    rewards.reasoning, right, ddof=ddof, eps=eps, std_floor=mix_std_floor
+  )
+  process = masked.fill(process, (spread > eps)[:, None])
+  total = outcome + mix_weight * process
+  return _described(total, rewards, samples, ddof=ddof, eps=eps)
+
+
+def _described(
+  total: Array, rewards: types.Rewards, samples: Samples, *, ddof, eps
+) -> awpo_lib.Advantages:
+  """A finished advantage with what is logged of it: no gate, no weight."""
+  valid = samples.valid
+  stats = group_stats_lib.group_stats(rewards.outcome, valid, ddof=ddof)
+  other = group_stats_lib.group_stats(rewards.reasoning, valid, ddof=ddof)
+  counted = stats.count >= 2
+  span = jnp.maximum(rewards.outcome_max - rewards.outcome_min, eps)
+  rate = jnp.clip((stats.mean - rewards.outcome_min) / span, 0.0, 1.0)
+  each = (
+    estimators.standardize(r, valid, ddof=ddof, eps=eps)
+    for r in (rewards.outcome, rewards.reasoning)
+  )
+  return awpo_lib.Advantages(
+    total,
+    jnp.zeros(counted.shape, jnp.float32),
+    counted.astype(jnp.float32),
+    counted,
+    masked.fill(rate, counted),
+    stats.std,
+    other.std,
+    *each,
+  )
+
+
+ADVANTAGES: dict[str, Callable[..., awpo_lib.Advantages]] = {
+  'awpo': awpo,
+  'gdpo': gdpo,
+  'gdpo_parts': gdpo_parts,
+  'papo': papo,
+}
+
+
+def reads_reasoning(*, advantage: str, gate: str) -> bool:
+  """Whether an algorithm needs a judge: then a sample without is not valid."""
+  if advantage == 'gdpo_parts':
+    return False
+  return advantage != 'awpo' or gate != 'none'
+
+
+def make_samples(
+  rollout: types.Rollout,
+  logprobs: Array,
+  *,
+  advantage: str,
+  gate: str,
+  correct: float | None,
+) -> Samples:
+  """What the estimators may know of a rollout batch.
+
+  Args:
+    rollout: of this device.
+    logprobs: f32[P, G, T], of the policy before the update.
+    advantage, gate: flags; they say whether a sample needs a judge.
+    correct: share of the way to the best outcome that counts as correct.
+
+  Returns:
+    `Samples`, without what only some algorithms ask for.
+  """
+  rewards, completions = rollout.rewards, rollout.completions
+  judged = reads_reasoning(advantage=advantage, gate=gate)
+  valid = awpo_lib.valid_samples(
+    rewards.outcome_valid,
+    rewards.reasoning_valid,
+    gate='always' if judged else 'none',
+  )
+  return Samples(
+    valid=valid,
+    mask=completions.policy_mask,
+    correct=samples_lib.is_correct(
+      rewards.outcome,
+      valid,
+      rewards.outcome_min,
+      rewards.outcome_max,
+      share=correct,
+    ),
+    logprobs=logprobs,
+    entropy=completions.entropy,
+    thinking=rollout.thinking,
+  )
+
+
+def rollout_advantages(
+  rewards: types.Rewards,
+  samples: Samples,
+  *,
+  advantage: str = 'awpo',
+  condition: str = 'none',
+  max_length: int = 0,
+  length_buffer: int = 0,
+  length_penalty: float = 1.0,
+  all_sum: types.AllSum = collectives.identity,
+  **flags,
+) -> awpo_lib.Advantages:
+  """Advantages of a rollout batch by the flags of `AdvantageConfig`.
+
+  Args:
+    rewards: of P groups; anything, even NaN, where not valid.
+    samples: of `make_samples`.
+    advantage: a key of `ADVANTAGES`.
+    condition: a key of `CONDITIONS`.
+    max_length, length_buffer, length_penalty: of `selection.length_penalty`,
+      added to the outcome.
+    all_sum: adds each leaf of a tree up over all devices.
+    **flags: of the estimator and of AWPO's parts.
+
+  Returns:
+    `Advantages`, constant under differentiation; 0 where not valid.
 
   Raises:
-    ValueError: if `clip` is unknown.
+    ValueError: if a flag value is unknown.
   """
-  chex.assert_rank([gate, counted], 1)
-  radius = choices.pick('clip', mechanisms.CLIPS, clip)
-  total, groups = all_sum((masked.sum(gate, counted), masked.count(counted)))
-  wbar = total / jnp.maximum(groups, 1.0)
-  result = radius(wbar, clip_min=clip_min, clip_max=clip_max)
-  return jax.lax.stop_gradient(result.astype(jnp.float32))
+  function = choices.pick('advantage', ADVANTAGES, advantage)
+  conditioned = choices.pick('condition', CONDITIONS, condition)
+  outcome = masked.fill(rewards.outcome, samples.valid)
+  if length_buffer:
+    outcome += selection.length_penalty(
+      masked.count(samples.mask, axis=-1),
+      max_length=max_length,
+      buffer=length_buffer,
+      penalty=length_penalty,
+    )
+  reasoning = masked.fill(rewards.reasoning, samples.valid)
+  rewards = dataclasses.replace(
+    rewards, outcome=outcome, reasoning=conditioned(reasoning, samples)
+  )
+  return jax.lax.stop_gradient(
+    function(rewards, samples, all_sum=all_sum, **flags)
+  )

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from awpo_jax import types
-from awpo_jax.ops import choices, losses, masked
+from awpo_jax.ops import choices, masked, surrogate
 
 Array = types.Array
 Losses = dict[str, Callable[..., Array]]
@@ -71,7 +71,7 @@ def _row_log_ratio(tokens: Tokens) -> Array:
 
 
 def _clipped(tokens: Tokens, log_ratio: Array, **bounds: float | None) -> Array:
-  return losses.clipped_surrogate(
+  return surrogate.clipped_surrogate(
     log_ratio,
     tokens.advantages,
     clip_low=tokens.clip_low,
@@ -255,11 +255,11 @@ def weighted_loss(
 
   Args:
     tokens: P * G rows, groups whole.
-    weights: f32[N, T], of `losses.token_weights` over the mini-batch.
+    weights: f32[N, T], of `aggregation.token_weights` over the mini-batch.
     loss: a key of `LOSSES`.
     samples: G.
     prompts: of the whole mini-batch; a group loss is divided by it.
-    correction: f32[N, T], `mismatch.mismatch_weights`; None for none.
+    correction: f32[N, T], `off_policy.mismatch_weights`; None for none.
     **numbers: of the loss, by the names of its flags.
 
   Returns:
@@ -304,7 +304,7 @@ def is_clipped(tokens: Tokens, *, loss: str) -> Array | None:
   }
   if loss not in rewritten:
     return None
-  clipped = losses.is_clipped(
+  clipped = surrogate.is_clipped(
     rewritten[loss](),
     tokens.advantages,
     clip_low=tokens.clip_low,

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from awpo_jax.rollout import returned
+from awpo_jax.rollout.rewards import returned
 
 
 def load(spec: str, builtin: Mapping[str, Any], *, flag: str) -> Any:

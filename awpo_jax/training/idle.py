@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from awpo_jax import config as config_lib
-from awpo_jax.ops import algorithms
-from awpo_jax.rollout.judges import judging
-from awpo_jax.training import phases
+from awpo_jax.config import experiment as config_lib
+from awpo_jax.ops import advantages
+from awpo_jax.rollout.rewards.judges import patient
+from awpo_jax.training import steps
 
 STEPS = 3
 
@@ -18,7 +18,7 @@ class Watch:
   def __init__(
     self,
     config: config_lib.Config,
-    judge: Callable[[], judging.Judging | None],
+    judge: Callable[[], patient.Judging | None],
   ) -> None:
     """Nothing is counted yet.
 
@@ -26,13 +26,13 @@ class Watch:
       config: of the run.
       judge: what it asks at present.
     """
-    self._judged = algorithms.reads_reasoning(
+    self._judged = advantages.reads_reasoning(
       advantage=config.advantage.advantage, gate=config.advantage.gate
     )
     self._judge = judge
     self._count = 0
 
-  def after(self, report: phases.Report) -> str:
+  def after(self, report: steps.Report) -> str:
     """Why the run cannot go on after a step; '' where it can.
 
     The same on all processes, but for the reasons, which are their own.
@@ -47,7 +47,7 @@ class Watch:
       f'was learnt in them: of the last one{self._causes(report)}.'
     )
 
-  def _causes(self, report: phases.Report) -> str:
+  def _causes(self, report: steps.Report) -> str:
     if report.scored is None:
       return ' none was valid'
     rewards = report.scored.rollout.rewards

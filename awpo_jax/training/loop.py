@@ -12,33 +12,22 @@ from typing import Any, NoReturn
 
 import jax
 
-from awpo_jax import config as config_lib
 from awpo_jax import types
-from awpo_jax.rollout.judges import judging
-from awpo_jax.training import (
-  archive,
-  checkpoints,
-  faults,
-  folders,
-  held_out_sets,
-  idle,
-  judges,
-  misfits,
-  optimizer,
-  overlap,
-  phases,
-  processes,
-  profiler,
-  shapes,
-  sharding,
-  signals,
-  start,
-  train_step,
-)
-from awpo_jax.training import experiment as experiment_lib
-from awpo_jax.training import metrics as metrics_lib
-from awpo_jax.training import programs as programs_lib
-from awpo_jax.training import progress as progress_lib
+from awpo_jax.checkpointing import checkpoints, initial_params, run_folder
+from awpo_jax.config import experiment as config_lib
+from awpo_jax.config import flags as flags_lib
+from awpo_jax.distributed import device_checks, processes, sharding
+from awpo_jax.reporting import metrics as metrics_lib
+from awpo_jax.reporting import profiler, rollout_archive
+from awpo_jax.reporting import progress as progress_lib
+from awpo_jax.rollout.rewards.judges import patient
+from awpo_jax.training import divergence, held_out, idle, judge, signals
+from awpo_jax.training import setup as setup_lib
+from awpo_jax.training import steps as steps_lib
+from awpo_jax.training.collection import prefetch
+from awpo_jax.training.programs import compile as compile_lib
+from awpo_jax.training.programs import shapes
+from awpo_jax.training.update import optimizer, train_step
 
 
 def train(
@@ -69,27 +58,27 @@ def train(
     jax.config.update('jax_num_cpu_devices', config.devices.cpu_devices)
   processes.join(config.devices)
   mesh = sharding.make_mesh(config.devices)
-  problems = list(misfits.check_devices(config, sharding.parts(mesh)))
+  problems = list(device_checks.check_devices(config, sharding.parts(mesh)))
   if problems:
-    raise config_lib.ConfigError('\n'.join(problems))
+    raise flags_lib.ConfigError('\n'.join(problems))
   if config.run.wandb_project:
-    with start.refusing(ModuleNotFoundError):
+    with initial_params.refusing(ModuleNotFoundError):
       metrics_lib.import_wandb(config.run.wandb_project)
-  start.use_compilation_cache(config)
+  initial_params.use_compilation_cache(config)
   with (
     signals.handled_by(signals.stop_at_start),
-    folders.claimed(folder, config)
+    run_folder.claimed(folder, config)
     if processes.is_first()
     else contextlib.nullcontext(lambda: None) as keep_folder,
   ):
     # A `ValueError` of anything later is no mistake in the flags: it keeps its
     # type, and `experiments/train.py` its traceback.
     with (
-      start.refusing(ValueError, *start.ABSENT),
+      initial_params.refusing(ValueError, *initial_params.ABSENT),
       processes.one_after_another(),
     ):
-      experiment = experiment_lib.make_experiment(config)
-      held_out_sets.check_best_metric(experiment)
+      experiment = setup_lib.make_experiment(config)
+      held_out.check_best_metric(experiment)
     with contextlib.closing(
       checkpoints.make_manager(
         folder / checkpoints.RUN_SUBFOLDER,
@@ -106,7 +95,7 @@ class _Run:
 
   def __init__(
     self,
-    experiment: experiment_lib.Experiment,
+    experiment: setup_lib.Experiment,
     mesh: jax.sharding.Mesh,
     manager: checkpoints.Manager,
     keep_folder: Callable[[], None],
@@ -128,8 +117,8 @@ class _Run:
     self.profiler = profiler.Profiler(run.profile_steps, run.output_dir)
     self.last_saved: int | None = None
     self.reference: Any = None  # What the KL term refers to.
-    self.patient: judging.Judging | None = None
-    self.ahead: overlap.Ahead | None = None
+    self.patient: patient.Judging | None = None
+    self.ahead: prefetch.Ahead | None = None
     self.under_way: types.Completions | None = None
     self.elapsed = 0.0
     self.clock = self.fetched = started
@@ -153,13 +142,13 @@ class _Run:
       )
       if processes.is_first()
       else metrics_lib.NoLog() as self.log,
-      archive.writing(self.config, step) as self.archive,
+      rollout_archive.writing(self.config, step) as self.archive,
       contextlib.closing(
         progress_lib.Progress(self.total, step, silent=not processes.is_first())
       ) as self.bar,
       # Closed after the judge, for whose scores it may be waiting.
-      overlap.ahead(self.config, self.under_way) as self.ahead,
-      judges.patient(
+      prefetch.ahead(self.config, self.under_way) as self.ahead,
+      judge.patient(
         self.experiment.judge, self.config, self.bar.message
       ) as self.patient,
       signals.handled_by(self._on_signal),
@@ -169,8 +158,8 @@ class _Run:
       parts = self.experiment, self.programs, self.mesh
       collect = self.ahead.collect if self.ahead else None
       steps = {
-        'sft': phases.make_sft_step(*parts),
-        'rl': phases.make_rl_step(*parts, lambda: self.reference, collect),
+        'sft': steps_lib.make_sft_step(*parts),
+        'rl': steps_lib.make_rl_step(*parts, lambda: self.reference, collect),
       }
       if step == 0 and run.init_from:
         self._log(0, {'phase': 'start', **self._evaluate(state, 0)})
@@ -181,39 +170,41 @@ class _Run:
     """The last checkpoint's state, or a new one; placed on the devices."""
     model = self.experiment.decoder.config
     problems = list(
-      misfits.check_model(model, start.param_shapes(model), self.mesh)
+      device_checks.check_model(
+        model, initial_params.param_shapes(model), self.mesh
+      )
     )
     if problems:
-      raise config_lib.ConfigError('\n'.join(problems))
+      raise flags_lib.ConfigError('\n'.join(problems))
     step = checkpoints.latest_step(self.manager)
     phase = self._phase(step or 1)
     if step is None:
-      with start.refusing(*start.ABSENT):
-        params = start.new_params(self.config, model, self.mesh)
+      with initial_params.refusing(*initial_params.ABSENT):
+        params = initial_params.new_params(self.config, model, self.mesh)
       return 0, self._new_state(params, phase)
     state = jax.eval_shape(
       lambda p: train_step.init_state(p, self.optimizers[phase]),
-      start.param_shapes(model),
+      initial_params.param_shapes(model),
     )
     example = shapes.Shapes(self.config, self.mesh).like(state)
     found, position, _ = checkpoints.restore_checkpoint(
-      self.manager, overlap.stored(self.config, example, step)
+      self.manager, prefetch.stored(self.config, example, step)
     )
-    state, self.under_way = overlap.apart(found)
+    state, self.under_way = prefetch.apart(found)
     self.elapsed, self.last_saved = position['elapsed'], step
-    self.reference = start.restore_reference(
+    self.reference = initial_params.restore_reference(
       self.manager, self.config, step, example.params
     )
     return step, state
 
   def _new_state(self, params, phase: str) -> train_step.TrainState:
-    init = programs_lib.make_init(self.mesh, self.optimizers[phase])
+    init = compile_lib.make_init(self.mesh, self.optimizers[phase])
     return init(sharding.place_state(params, self.mesh))
 
   def _compile(self, state: train_step.TrainState) -> None:
     begun = time.perf_counter()
-    programs_lib.compile_count()  # Counts from here.
-    self.programs = programs_lib.compile_programs(
+    compile_lib.compile_count()  # Counts from here.
+    self.programs = compile_lib.compile_programs(
       self.experiment, self.mesh, state, self.optimizers
     )
     for schedule in self.schedules.values():
@@ -227,9 +218,11 @@ class _Run:
     """The phase that step `step` (from 1) belongs to."""
     return 'sft' if step <= self.config.run.sft_steps else 'rl'
 
-  def _steps(self, state, first: int, steps: Mapping[str, phases.Step]) -> None:
+  def _steps(
+    self, state, first: int, steps: Mapping[str, steps_lib.Step]
+  ) -> None:
     run = self.config.run
-    pending: tuple[int, phases.Report] | None = None
+    pending: tuple[int, steps_lib.Report] | None = None
     for done in range(first, self.total):
       step, phase = done + 1, self._phase(done + 1)
       if done == run.sft_steps and phase == 'rl':
@@ -286,7 +279,7 @@ class _Run:
     at_end = step in (run.sft_steps, self.total)
     return at_end or bool(run.eval_every and step % run.eval_every == 0)
 
-  def _write(self, step: int, report: phases.Report, *, state=None) -> None:
+  def _write(self, step: int, report: steps_lib.Report, *, state=None) -> None:
     """Checks a step's numbers and writes its line; then saves, if it is time.
 
     A checkpoint of step n is thus saved only when step n is known to be
@@ -316,7 +309,7 @@ class _Run:
     self.clock = now
     times = {'time/elapsed': self.elapsed, **self.once}
     self.once = {}
-    count = programs_lib.compile_count()
+    count = compile_lib.compile_count()
     self.log.write(step, {**metrics, **times, 'compile/count': count})
 
   def _save(self, state, step: int, evaluated) -> None:
@@ -337,14 +330,14 @@ class _Run:
     )
     self.last_saved = step
 
-  def _metrics(self, step: int, report: phases.Report) -> dict[str, Any]:
+  def _metrics(self, step: int, report: steps_lib.Report) -> dict[str, Any]:
     """The updates' numbers, fetched; raises where one is not finite."""
     updates = jax.device_get(report.updates)
     # Its data was prepared while the step before still ran, which lasted until
     # it was fetched; unless the loop paused in between.
     begun = max(report.started, self.fetched)
     self.fetched = time.perf_counter()
-    faults.check(step, report.phase, report.ids, updates, self._good)
+    divergence.check(step, report.phase, report.ids, updates, self._good)
     metrics = {'phase': report.phase, **train_step.update_metrics(updates)}
     count = int(updates[-1].updates) - 1
     with jax.transfer_guard('allow'):
@@ -362,7 +355,7 @@ class _Run:
   def _evaluate(self, state, step: int) -> dict[str, Any]:
     """Accuracy on every held-out set; the answers go to the transcripts."""
     started = time.perf_counter()
-    metrics, rows = held_out_sets.evaluate(
+    metrics, rows = held_out.evaluate(
       self.experiment, self.programs, self.mesh, state.params
     )
     self.log.write_transcripts(step, rows)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from awpo_jax.evaluation import api_bank
-from awpo_jax.rollout import tool_calls
+from awpo_jax.rollout.text import tool_calls
 
 ANSWER = tool_calls.ToolCall('Find', {'city': 'Oslo', 'day': '1'})
 RIGHT = json.dumps({'name': 'Find', 'parameters': dict(ANSWER.parameters)})

@@ -5,7 +5,7 @@ import pytest
 
 from awpo_jax import types
 from awpo_jax.evaluation import held_out
-from awpo_jax.rollout import rewards
+from awpo_jax.rollout.rewards import toolrl
 
 # kind, answer, best outcome; an answer is its outcome.
 CASES = [
@@ -95,7 +95,7 @@ def test_a_reply_that_calls_a_tool_is_not_solved(response, solved):
     kind='none',
   )
   metrics, (row,) = held_out.evaluate(
-    [task], lambda tasks: [response], reward=rewards.toolrl, judge=None
+    [task], lambda tasks: [response], reward=toolrl.toolrl, judge=None
   )
   # The outcome knows the format of the reply only, and is the best it can be.
   assert metrics == {

@@ -5,10 +5,16 @@ import math
 
 import pytest
 
-from awpo_jax.evaluation import agreement, decoding, pages, results, store
+from awpo_jax.evaluation import (
+  answer_store,
+  call_parsing,
+  failure_page,
+  judge_agreement,
+  results,
+)
 from awpo_jax.evaluation import items as items_lib
-from awpo_jax.training import metrics
-from tests.evaluation import test_asking
+from awpo_jax.reporting import metrics
+from tests.evaluation import test_answer_rows
 
 TEXT = 'one\u2028two\x85three\x0cfour\x1cfive\u2029six\rseven'
 HALF = TEXT + '\ud800'
@@ -17,7 +23,7 @@ DECODED = [{'f': {'a': math.inf, 'b': {1, 2}, 'c': b'\xff', 'd': HALF}}]
 
 
 def scored():
-  item = test_asking.make_item('r', HALF)
+  item = test_answer_rows.make_item('r', HALF)
   result = items_lib.Result(False, 'bad', DECODED)
   return results.Scored(item, ((HALF,),), (result,))
 
@@ -36,7 +42,7 @@ def test_transcripts_of_a_run_are_read_by_the_judge(tmp_path, mark):
   lines = (json.dumps(row, ensure_ascii=False) for row in rows)
   raw.write_bytes((mark + '\r\n\r\n'.join(lines) + '\r\n').encode())
   for file in (path, raw):
-    found = agreement.read_transcripts(file)
+    found = judge_agreement.read_transcripts(file)
     assert [x.request.user for x in found] == [TEXT] * 3
     assert [x.request.response for x in found] == [x['response'] for x in rows]
 
@@ -45,21 +51,21 @@ def test_only_what_the_judge_reads_counts(tmp_path):
   path = tmp_path / 'a.jsonl'
   row = {'user': 'u', 'response': 'r', 'tools': [], 'note': math.nan}
   path.write_text(json.dumps(row))
-  (found,) = agreement.read_transcripts(path)
+  (found,) = judge_agreement.read_transcripts(path)
   assert found.label is None
   tool = {'name': 'f', 'description': 'd', 'parameters': {'a': math.nan}}
   path.write_text(json.dumps({**row, 'tools': [tool]}))
   with pytest.raises(ValueError, match='line 1 is no transcript.*"tools"'):
-    agreement.read_transcripts(path)
+    judge_agreement.read_transcripts(path)
 
 
 def test_answers_are_read_as_they_were_written(tmp_path):
   path = tmp_path / 'answers.jsonl'
   row = {'id': 'r', 'sample': 0, 'answers': [HALF], 'seconds': 1, 'tokens': 2}
-  answers = store.Answers(path)
+  answers = answer_store.Answers(path)
   answers.append([row, {**row, 'id': TEXT}])
   answers.close()
-  again = store.Answers(path)
+  again = answer_store.Answers(path)
   again.close()
   assert again.texts == {('r', 0): (HALF,), (TEXT, 0): (HALF,)}
   assert len(path.read_text(encoding='utf-8').splitlines()) == 2
@@ -82,7 +88,7 @@ def test_results_hold_whatever_was_read(tmp_path):
 
 
 def test_the_page_of_failures_holds_whatever_was_read(tmp_path):
-  page = pages.failures_page('t', [scored()])
+  page = failure_page.failures_page('t', [scored()])
   results.write_text(tmp_path / 'failures.html', page)
   assert 'Infinity' in (tmp_path / 'failures.html').read_text(encoding='utf-8')
 
@@ -92,7 +98,7 @@ def test_calls_over_several_lines_keep_their_separators():
   call = {'name': 'f', 'arguments': {'a': value}}
   for end in ('\n', '\r\n'):
     text = json.dumps(call, indent=1, ensure_ascii=False).replace('\n', end)
-    assert decoding.decode_template(text) == [{'f': {'a': value}}]
+    assert call_parsing.decode_template(text) == [{'f': {'a': value}}]
     inner = json.dumps(call['arguments'], indent=1, ensure_ascii=False)
     text = json.dumps({'name': 'f', 'arguments': inner.replace('\n', end)})
-    assert decoding.decode_template(text) == [{'f': {'a': value}}]
+    assert call_parsing.decode_template(text) == [{'f': {'a': value}}]

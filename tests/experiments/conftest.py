@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests import tiny_dataset, whole_runs
+from tests.helpers import tiny_dataset, whole_runs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from awpo_jax.training import grid as grid_lib
-from tests import tiny_dataset, whole_runs
+from awpo_jax.analysis import grid as grid_lib
+from tests.helpers import tiny_dataset, whole_runs
 
 
 def _ablate(*flags):

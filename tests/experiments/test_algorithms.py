@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests import whole_runs
+from tests.helpers import whole_runs
 
 FOLDER = whole_runs.ROOT / 'experiments/algorithms'
 ALL = sorted(file.stem for file in FOLDER.glob('*.flags'))

@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 
-from awpo_jax.training import archive
-from tests import tiny_dataset, whole_runs
+from awpo_jax.reporting import rollout_archive
+from tests.helpers import tiny_dataset, whole_runs
 
 LAST = tiny_dataset.SFT_STEPS + tiny_dataset.RL_STEPS
 RL = list(range(tiny_dataset.SFT_STEPS + 1, LAST + 1))
@@ -20,21 +20,22 @@ def test_killed_in_the_middle_of_a_rollout(tmp_path):
   whole, killed = tmp_path / 'a' / 'run', tmp_path / 'b' / 'run'
   done = _run(whole)
   assert done.returncode == 0, done.stderr
-  want = archive.open_archive(whole)
+  want = rollout_archive.open_archive(whole)
   assert want.steps == RL
   # Each rollout has some twenty arrays: this is within the second of them.
   fields = len(want[RL[0]])
   at = whole_runs.Signal(
-    'awpo_jax.training.archive:Writer._write', call=fields + fields // 2
+    'awpo_jax.reporting.rollout_archive:Writer._write',
+    call=fields + fields // 2,
   )
   assert _run(killed, at).returncode == -at.number
-  left = archive.open_archive(killed)
+  left = rollout_archive.open_archive(killed)
   assert left.steps == RL[:1]
   jax.tree.map(
     np.testing.assert_array_equal, left.rollout(RL[0]), want.rollout(RL[0])
   )
   assert _run(killed).returncode == 0
-  got = archive.open_archive(killed)
+  got = rollout_archive.open_archive(killed)
   assert got.steps == RL
   for step in RL:
     jax.tree.map(

@@ -1,12 +1,11 @@
-"""`benchmark_lengths.py` on a few rows of our own."""
+"""`lengths.py` on a few rows of our own."""
 
 import json
 
 import pytest
 
-from tests import whole_runs
+from tests.helpers import tiny_run, whole_runs
 from tests.rollout.datasets import test_rlla
-from tests.training import tiny_run
 
 ROWS = 30
 
@@ -25,7 +24,7 @@ def result(tmp_path_factory):
   data = test_rlla.write(folder / 'rows.jsonl', rows)
   found = whole_runs.forked(
     [
-      '--flagfile=experiments/benchmark_lengths.flags',
+      '--flagfile=experiments/benchmarks/lengths.flags',
       f'--model={model}',
       f'--data={data}',
       '--vocab_size=320',
@@ -41,7 +40,7 @@ def result(tmp_path_factory):
       f'--json={folder / "out.json"}',
     ],
     folder,
-    program='experiments/benchmark_lengths.py',
+    program='experiments/benchmarks/lengths.py',
   )
   assert found.returncode == 0, found.stderr[-2000:]
   return json.loads((folder / 'out.json').read_text())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests import hf_models, whole_runs
+from tests.helpers import hf_models, whole_runs
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ import pytest
 
 from awpo_jax.evaluation import mmlu_pro
 from awpo_jax.rollout.datasets import mmlu_pro as questions
-from tests import hf_models, whole_runs
-from tests.evaluation import benchmark_rows
+from tests.helpers import benchmark_rows, hf_models, whole_runs
 
 EVALUATE = 'experiments/evaluate.py'
 ALL = '--flagfile=experiments/eval_all.flags'
@@ -122,7 +121,7 @@ def test_a_kill_loses_nothing_and_repeats_nothing(evaluate, model, tmp_path):
   whole = evaluate(*flags, folder='whole')
   assert whole.returncode == 0, whole.stderr
   killed = evaluate(
-    *flags, at=whole_runs.Signal('awpo_jax.evaluation.asking:_step', 3)
+    *flags, at=whole_runs.Signal('awpo_jax.evaluation.answer_rows:_step', 3)
   )
   assert killed.returncode == -9
   path = tmp_path / 'results' / 'mmlu_pro' / ANSWERS

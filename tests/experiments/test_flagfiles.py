@@ -7,18 +7,20 @@ import shlex
 import jax
 import pytest
 
-from awpo_jax import config as config_lib
-from awpo_jax import config_evaluation
+from awpo_jax.analysis import grid
+from awpo_jax.config import experiment as config_lib
+from awpo_jax.distributed import device_checks
+from awpo_jax.evaluation import config as evaluation_config
 from awpo_jax.ops import (
-  algorithms,
-  clip_high,
+  advantages,
+  clipping,
   estimators,
-  mismatch,
+  off_policy,
   policy_losses,
   selection,
-  shapers,
+  shaping,
 )
-from awpo_jax.training import grid, memory, misfits
+from awpo_jax.training.dry_run import memory
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BASE = 'experiments/base.flags'
@@ -80,7 +82,7 @@ def test_evaluations_parse_and_name_their_benchmark():
   named = {}
   for file in EVALUATIONS:
     assert (ROOT / file).read_text().startswith('#')
-    config = config_evaluation.parse(
+    config = evaluation_config.parse(
       [f'--flagfile={file}', '--model=m', '--data=d', '--output_dir=x']
     )
     named[pathlib.Path(file).stem] = config.benchmarks, config.max_tokens
@@ -154,7 +156,7 @@ def test_a_real_model_follows_the_recipe(file):
   assert (rl.learning_rate == 1e-6) == (config.model.lora_rank == 0)
   # The recipe has eight; the headers say up to sixteen.
   for devices in (1, 2, 4, 8, 16):
-    assert not list(misfits.check_devices(config, devices))
+    assert not list(device_checks.check_devices(config, devices))
 
 
 @pytest.mark.parametrize('file', [x for x in REAL if '_grpo' not in x])
@@ -194,15 +196,15 @@ def test_no_two_algorithms_are_the_same():
 
 # Flags whose every value is an algorithm of its own, or a part of one.
 NAMED = {
-  'advantage': algorithms.ADVANTAGES,
-  'condition': algorithms.CONDITIONS,
+  'advantage': advantages.ADVANTAGES,
+  'condition': advantages.CONDITIONS,
   'estimator': estimators.ESTIMATORS,
-  'shaper': shapers.SHAPERS,
+  'shaper': shaping.SHAPERS,
   'empty_groups': selection.EMPTY_GROUPS,
   'unfinished': selection.UNFINISHED,
   'loss': policy_losses.LOSSES,
-  'clip_high': clip_high.CLIP_HIGHS,
-  'mismatch': mismatch.MISMATCHES,
+  'clip_high': clipping.CLIP_HIGHS,
+  'mismatch': off_policy.MISMATCHES,
 }
 
 

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests import hf_models, whole_runs
+from tests.helpers import hf_models, whole_runs
 
 GENERATE = 'experiments/generate.py'
 
@@ -96,7 +96,7 @@ def test_interrupted(reference, generate):
     f'--model={reference.folder}',
     '--prompt=a',
     at=whole_runs.Signal(
-      'awpo_jax.rollout.tokenizers:decode_answer', 1, number=signal.SIGINT
+      'awpo_jax.rollout.text.tokenizers:decode_answer', 1, number=signal.SIGINT
     ),
   )
   assert result.returncode == 130

@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from tests import whole_runs
-from tests.training import tiny_run
+from tests.helpers import tiny_run, whole_runs
 
 FLAGS = (
   '--prompts_per_step=4',
@@ -40,7 +39,7 @@ def run(tmp_path):
     subprocess.run(
       [
         sys.executable,
-        whole_runs.ROOT / 'experiments/gpu.py',
+        whole_runs.ROOT / 'experiments/benchmarks/gpu.py',
         f'--model={model}',
         f'--json={file}',
         *FLAGS,

@@ -6,10 +6,10 @@ import pathlib
 import numpy as np
 import pytest
 
+from awpo_jax.checkpointing import policies
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.rollout import tool_calls
-from awpo_jax.training import policies
-from tests import hf_models, whole_runs
+from awpo_jax.rollout.text import tool_calls
+from tests.helpers import hf_models, whole_runs
 
 pytestmark = pytest.mark.slow
 SFT_STEPS, RL_STEPS = 3, 2

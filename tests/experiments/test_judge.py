@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from awpo_jax.evaluation import agreement
-from awpo_jax.rollout.judges import rubric
-from tests import judge_server, whole_runs
+from awpo_jax.evaluation import judge_agreement
+from awpo_jax.rollout.rewards.judges import rubric
+from tests.helpers import judge_server, whole_runs
 
 PROGRAM = 'experiments/judge.py'
 TOOLS = [
@@ -60,7 +60,7 @@ def _figures(result):
 
 
 def test_the_rubric(transcripts):
-  rows = agreement.read_transcripts(transcripts)
+  rows = judge_agreement.read_transcripts(transcripts)
   scores = rubric.rubric([row.request for row in rows])
   assert scores == sorted(scores, reverse=True)
   got = _figures(_run(transcripts, '--threshold=0.3'))
@@ -111,7 +111,7 @@ def test_a_judge_model_and_its_scores(transcripts, tmp_path):
     (['--transcripts='], 'Set --transcripts'),
     (['--transcripts=/nowhere'], 'FileNotFoundError'),
     (
-      ['--judge=tests.tiny_dataset:bare_scores'],
+      ['--judge=tests.helpers.tiny_dataset:bare_scores'],
       "tiny_dataset:bare_scores gave '0.5' to transcript 1",
     ),
     (

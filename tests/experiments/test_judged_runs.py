@@ -4,8 +4,8 @@ import signal
 
 import pytest
 
-from awpo_jax.rollout.judges import llm
-from tests import judge_server, tiny_dataset, whole_runs
+from awpo_jax.rollout.rewards.judges import llm
+from tests.helpers import judge_server, tiny_dataset, whole_runs
 
 LAST = 3
 KEY = {llm.KEY_VARIABLE: 'sk-secret-of-the-test'}
@@ -152,7 +152,9 @@ def test_down_from_the_start_and_then_out_of_budget(smooth, cache, tmp_path):
 
 def test_a_signal_ends_the_waiting(cache, tmp_path):
   at = whole_runs.Signal(
-    'awpo_jax.rollout.judges.judging:_missing', call=2, number=signal.SIGTERM
+    'awpo_jax.rollout.rewards.judges.patient:_missing',
+    call=2,
+    number=signal.SIGTERM,
   )
   folder, dead = tmp_path / 'run', 'http://127.0.0.1:9/v1'
   result = _run(folder, dead, cache, *ONE_BY_ONE, at=at)
@@ -205,7 +207,7 @@ def test_a_run_that_trains_nothing_ends(cache, tmp_path):
   flags = tiny_dataset.flags(
     folder,
     cache,
-    '--judge=tests.tiny_dataset:mute',
+    '--judge=tests.helpers.tiny_dataset:mute',
     '--sft_steps=0',
     '--rl_steps=9',
   )
@@ -214,7 +216,7 @@ def test_a_run_that_trains_nothing_ends(cache, tmp_path):
   assert (
     'No answer of the last 3 steps could be trained on, so nothing was learnt '
     'in them: of the last one 16 of 16 answers had no score (the judge '
-    'tests.tiny_dataset:mute). Step 3 is saved'
+    'tests.helpers.tiny_dataset:mute). Step 3 is saved'
   ) in result.stderr
   assert whole_runs.saved_steps(folder)[-1] == 3
   assert len(whole_runs.rows(folder)) == 3
@@ -223,12 +225,18 @@ def test_a_run_that_trains_nothing_ends(cache, tmp_path):
 def test_a_reward_without_bounds_loses_no_step(cache, tmp_path):
   folder = tmp_path / 'run'
   flags = tiny_dataset.flags(
-    folder, cache, '--reward=tests.tiny_dataset:bare', '--checkpoint_every=50'
+    folder,
+    cache,
+    '--reward=tests.helpers.tiny_dataset:bare',
+    '--checkpoint_every=50',
   )
   result = whole_runs.forked(flags, tmp_path)
   assert result.returncode == 1, result.stderr
   # Asked for the first time when the end of SFT is evaluated.
-  for text in ('task held_out_0 by tests.tiny_dataset:bare is', 'Step 4 is'):
+  for text in (
+    'task held_out_0 by tests.helpers.tiny_dataset:bare is',
+    'Step 4 is',
+  ):
     assert text in result.stderr
   assert 'Traceback' not in result.stderr
   assert whole_runs.saved_steps(folder) == [4]

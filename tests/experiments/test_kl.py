@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from tests import tiny_dataset, whole_runs
+from tests.helpers import tiny_dataset, whole_runs
 
 # A KL term whose reference outlives a kill: all weights from the start of the
 # run, adapters from the end of SFT.
@@ -39,7 +39,9 @@ def test_killed_with_a_kl_term(cache, tmp_path, name):
   # Of two updates the first begins at the reference.
   assert 0 <= kl[0] < kl[-1] and kl[-1] > 1e-3
   # In the second rollout, after the parameters have left the reference.
-  at = whole_runs.Signal('awpo_jax.training.phases:next_prompts', call=3)
+  at = whole_runs.Signal(
+    'awpo_jax.training.collection.collect:next_prompts', call=3
+  )
   broken_flags = tiny_dataset.flags(broken, *flags)
   result = whole_runs.forked(broken_flags, broken.parent, at=at)
   assert result.returncode == -signal.SIGKILL, result

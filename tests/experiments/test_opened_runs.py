@@ -8,18 +8,24 @@ import re
 
 import pytest
 
-from awpo_jax.rollout import tokenizers
-from awpo_jax.training import archive, policies
-from tests import opened_thoughts, tiny_dataset, tiny_turns, whole_runs
-from tests.evaluation import benchmark_rows
+from awpo_jax.checkpointing import policies
+from awpo_jax.reporting import rollout_archive
+from awpo_jax.rollout.text import tokenizers
+from tests.helpers import (
+  benchmark_rows,
+  opened_thoughts,
+  tiny_dataset,
+  tiny_turns,
+  whole_runs,
+)
 
 OPENED, LEARNT = '<think>\n', '<think>\nb </think>\nd'
 DAY = '2025-02-05'
 SFT_STEPS = 40
 FLAGS = (
-  '--dataset=tests.opened_thoughts:load',
-  '--reward=tests.opened_thoughts:reward',
-  '--judge=tests.opened_thoughts:judge',
+  '--dataset=tests.helpers.opened_thoughts:load',
+  '--reward=tests.helpers.opened_thoughts:reward',
+  '--judge=tests.helpers.opened_thoughts:judge',
   '--shaper=egpo',
   '--gate=none',
   '--prompt_buckets=48',
@@ -94,7 +100,7 @@ def test_rewards_and_transcripts_see_the_whole_answer(folder):
 
 def test_what_is_trained_on_are_the_sampled_tokens(folder):
   tokenizer = tokenizers.load_tokenizer(folder / 'tokenizer')
-  kept = archive.open_archive(folder)
+  kept = rollout_archive.open_archive(folder)
   shown = whole_runs.rows(folder, 'transcripts.jsonl')
   for step in kept.steps:
     rollout = kept.rollout(step)

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from tests import tiny_dataset, whole_runs
+from tests.helpers import tiny_dataset, whole_runs
 
 # Steps 2 to 5 are RL; saved are 2 and 4.
 LAST = 5
@@ -39,20 +39,24 @@ def test_stopped_and_killed(cache, tmp_path, places):
     # the answers of step 3.
     (
       whole_runs.Signal(
-        'awpo_jax.training.phases:score_rollout', 1, number=signal.SIGTERM
+        'awpo_jax.training.collection.score:score_rollout',
+        1,
+        number=signal.SIGTERM,
       ),
       {2},
     ),
     # In step 5, the last, between its two updates; 4 may be half written.
     (
       whole_runs.Signal(
-        'awpo_jax.training.sharding:cut', call=3, when='second'
+        'awpo_jax.distributed.sharding:cut', call=3, when='second'
       ),
       {2, 4},
     ),
     # Where answers that were read from a checkpoint are scored.
     (
-      whole_runs.Signal('awpo_jax.training.phases:score_rollout', call=1),
+      whole_runs.Signal(
+        'awpo_jax.training.collection.score:score_rollout', call=1
+      ),
       {2, 4},
     ),
   ):

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from tests import tiny_dataset, whole_runs
+from tests.helpers import tiny_dataset, whole_runs
 
 LAST = 4
 DEVICES = 4
@@ -115,7 +115,9 @@ def test_other_layouts(alone, case, processes, flags):
 
 
 def test_a_process_that_is_killed(case, pair):
-  at = whole_runs.Signal('awpo_jax.training.phases:score_rollout', call=1)
+  at = whole_runs.Signal(
+    'awpo_jax.training.collection.score:score_rollout', call=1
+  )
   started = time.perf_counter()
   first, last = case.run('killed', 2, at=at)
   # The other one does not wait for ever.
@@ -133,7 +135,9 @@ def test_a_process_that_is_killed(case, pair):
 @pytest.mark.slow
 def test_another_number_of_processes_goes_on(case, alone):
   at = whole_runs.Signal(
-    'awpo_jax.training.phases:score_rollout', call=1, number=signal.SIGTERM
+    'awpo_jax.training.collection.score:score_rollout',
+    call=1,
+    number=signal.SIGTERM,
   )
   results = case.run('fewer', 2, at=at)
   assert {x.returncode for x in results} == {128 + signal.SIGTERM}, results

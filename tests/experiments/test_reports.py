@@ -1,7 +1,7 @@
 """What a run tells of itself, each number where it is looked for."""
 
-from awpo_jax.training import curves
-from tests import tiny_dataset, whole_runs
+from awpo_jax.reporting import curves
+from tests.helpers import tiny_dataset, whole_runs
 
 # What must be seen of a run: title of the panel -> metrics in it. Parts of the
 # reward are named by the reward; of the built-in one see test_curves.py.

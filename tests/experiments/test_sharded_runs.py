@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import pytest
 
-from tests import tiny_dataset, whole_runs
+from tests.helpers import tiny_dataset, whole_runs
 
 FURTHER = (
   '--cpu_devices=4',
@@ -44,9 +44,9 @@ def replicated(tmp_path_factory, cache, further):
 
 def test_a_run_whose_layout_changes(replicated, start, further, tmp_path):
   stops = (
-    ('both', 'awpo_jax.training.phases:_imitation', 3),
-    ('pmap', 'awpo_jax.training.phases:score_rollout', 1),
-    ('model', 'awpo_jax.training.phases:score_rollout', 1),
+    ('both', 'awpo_jax.training.steps:_imitation', 3),
+    ('pmap', 'awpo_jax.training.collection.score:score_rollout', 1),
+    ('model', 'awpo_jax.training.collection.score:score_rollout', 1),
   )
   for layout, function, call in stops:
     at = whole_runs.Signal(function, call, number=signal.SIGTERM)

@@ -5,7 +5,7 @@ import json
 import matplotlib.image
 import pytest
 
-from tests import whole_runs
+from tests.helpers import whole_runs
 
 KINDS = ('single', 'parallel', 'none')
 SETS = ('values', 'phrasings')

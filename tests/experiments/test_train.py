@@ -8,8 +8,8 @@ import signal
 import numpy as np
 import pytest
 
-from awpo_jax import config as config_lib
-from tests import tiny_dataset, whole_runs
+from awpo_jax.config import experiment as config_lib
+from tests.helpers import tiny_dataset, whole_runs
 
 FIRST_RL = tiny_dataset.SFT_STEPS + 1
 
@@ -138,16 +138,16 @@ def test_a_finished_run_is_left_alone(reference, tmp_path):
 
 KILLS = {
   'before the first checkpoint': whole_runs.Signal(
-    'awpo_jax.training.phases:_imitation', call=2
+    'awpo_jax.training.steps:_imitation', call=2
   ),
   'while a checkpoint is written': whole_runs.Signal(
-    'awpo_jax.training.checkpoints:save_checkpoint', call=1, when='after'
+    'awpo_jax.checkpointing.checkpoints:save_checkpoint', call=1, when='after'
   ),
   'between SFT and RL': whole_runs.Signal(
-    'awpo_jax.training.phases:next_prompts', call=1
+    'awpo_jax.training.collection.collect:next_prompts', call=1
   ),
   'between two mini-batches': whole_runs.Signal(
-    'awpo_jax.training.sharding:cut', call=2, when='second'
+    'awpo_jax.distributed.sharding:cut', call=2, when='second'
   ),
 }
 
@@ -175,8 +175,8 @@ def test_killed_again_and_again(reference, start, tmp_path):
 def test_stopped_by_signals(reference, start, tmp_path):
   folder = tmp_path / 'run'
   stops = (
-    ('SIGTERM', 'awpo_jax.training.phases:_imitation', 3, 3),
-    ('SIGINT', 'awpo_jax.training.phases:score_rollout', 1, FIRST_RL),
+    ('SIGTERM', 'awpo_jax.training.steps:_imitation', 3, 3),
+    ('SIGINT', 'awpo_jax.training.collection.score:score_rollout', 1, FIRST_RL),
   )
   for name, function, call, step in stops:
     number = getattr(signal, name)
@@ -303,7 +303,9 @@ def test_modules_where_the_command_is_given(tmp_path):
 
 def test_stopped_before_anything_was_saved(start, tmp_path):
   at = whole_runs.Signal(
-    'awpo_jax.training.programs:compile_programs', 1, number=signal.SIGTERM
+    'awpo_jax.training.programs.compile:compile_programs',
+    1,
+    number=signal.SIGTERM,
   )
   result = start(at=at)
   assert result.returncode == 128 + signal.SIGTERM

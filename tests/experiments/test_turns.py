@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from awpo_jax.rollout import episodes
-from tests import tiny_dataset, tiny_turns, whole_runs
+from awpo_jax.rollout.environments import episodes
+from tests.helpers import tiny_dataset, tiny_turns, whole_runs
 
 STEPS = tiny_turns.SFT_STEPS + tiny_dataset.RL_STEPS
 
@@ -72,7 +72,7 @@ def test_a_transcript_can_be_replayed(folder):
 def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(
   folder, tmp_path, cache
 ):
-  at = whole_runs.Signal('awpo_jax.training.phases:score_rollout', 3)
+  at = whole_runs.Signal('awpo_jax.training.collection.score:score_rollout', 3)
   assert run(tmp_path, cache, at=at).returncode < 0
   assert run(tmp_path, cache).returncode == 0
   whole_runs.assert_same(tmp_path / 'run', folder, STEPS)

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from tests import tiny_dataset, whole_runs
+from tests.helpers import tiny_dataset, whole_runs
 
 
 def _mine() -> str:

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from awpo_jax.ops import losses
-from awpo_jax.training import sharding
-from tests.training import adapted, row_by_row, tiny
+from awpo_jax.distributed import sharding
+from awpo_jax.ops import aggregation as aggregation_lib
+from tests.helpers import adapted_training, row_by_row, tiny_training
 
 SPEC = jax.sharding.PartitionSpec
 
@@ -26,24 +26,26 @@ def _batch():
 @functools.cache
 def _want(aggregation):
   return row_by_row.rl(
-    tiny.params(),
+    tiny_training.params(),
     _batch(),
     aggregation=aggregation,
-    max_length=tiny.MAX_LENGTH,
+    max_length=tiny_training.MAX_LENGTH,
   )
 
 
 def _check(update, aggregation, want=None):
   """Gradient and every metric of an update against the plain ones, `want`."""
   state, metrics = jax.device_get(
-    update(tiny.initial_state(), _batch(), aggregation=aggregation)
+    update(tiny_training.initial_state(), _batch(), aggregation=aggregation)
   )
   _compare(state, metrics, *(want or _want(aggregation)))
 
 
 def _compare(state, metrics, grads, want):
-  tiny.assert_close(state.opt_state[0], grads, scale=grads, rtol=1e-5)
-  np.testing.assert_allclose(metrics.grad_norm, tiny.norm(grads), rtol=1e-5)
+  tiny_training.assert_close(state.opt_state[0], grads, scale=grads, rtol=1e-5)
+  np.testing.assert_allclose(
+    metrics.grad_norm, tiny_training.norm(grads), rtol=1e-5
+  )
   got = metrics.sums | metrics.maxima
   assert got.keys() == want.keys()
   for name, value in got.items():
@@ -53,14 +55,14 @@ def _compare(state, metrics, grads, want):
 
 
 @pytest.mark.parametrize('micro', [1, 4])
-@pytest.mark.parametrize('aggregation', losses.AGGREGATIONS)
+@pytest.mark.parametrize('aggregation', aggregation_lib.AGGREGATIONS)
 def test_one_device(aggregation, micro):
-  _check(functools.partial(tiny.update, micro=micro), aggregation)
+  _check(functools.partial(tiny_training.update, micro=micro), aggregation)
 
 
 def _pmapped(*how):
   """The update of `tiny.mapped`, from a state on the host."""
-  mapped = tiny.mapped(*how)
+  mapped = tiny_training.mapped(*how)
 
   def update(state, batch, **options):
     return mapped(mapped.place(state), batch, **options)
@@ -69,14 +71,14 @@ def _pmapped(*how):
 
 
 @pytest.mark.parametrize(('devices', 'micro'), [(2, 1), (4, 2)])
-@pytest.mark.parametrize('aggregation', losses.AGGREGATIONS)
+@pytest.mark.parametrize('aggregation', aggregation_lib.AGGREGATIONS)
 def test_pmap(aggregation, devices, micro):
   _check(_pmapped(devices, micro), aggregation)
 
 
 def test_pmap_on_demonstrations():
-  want = row_by_row.sft(tiny.params(), _batch())
-  _check(_pmapped(2, 2, tiny.SFT_TERMS), 'token-mean', want)
+  want = row_by_row.sft(tiny_training.params(), _batch())
+  _check(_pmapped(2, 2, tiny_training.SFT_TERMS), 'token-mean', want)
 
 
 @functools.cache
@@ -84,18 +86,18 @@ def _sharded():
   mesh = sharding.data_mesh()
   whole = sharding.replicated(mesh)
   rows = jax.sharding.NamedSharding(mesh, SPEC(None, sharding.DATA_AXIS))
-  return tiny.jit(
-    tiny.step, in_shardings=(whole, rows, whole), out_shardings=whole
+  return tiny_training.jit(
+    tiny_training.step, in_shardings=(whole, rows, whole), out_shardings=whole
   )
 
 
-@pytest.mark.parametrize('aggregation', losses.AGGREGATIONS)
+@pytest.mark.parametrize('aggregation', aggregation_lib.AGGREGATIONS)
 def test_jit_over_sharded_arrays(aggregation):
   def update(state, batch, aggregation):
     batch = sharding.split(batch, 2)
     (batch,) = sharding.cut(batch, minibatches=1, micro=4)
     batch = jax.tree.map(lambda x: x[:, 0], batch)  # [M, P, ...], global.
-    number = tiny.AGGREGATIONS.index(aggregation)
+    number = tiny_training.AGGREGATIONS.index(aggregation)
     return _sharded()(state, batch, jnp.int32(number))
 
   _check(update, aggregation)
@@ -103,22 +105,22 @@ def test_jit_over_sharded_arrays(aggregation):
 
 @functools.cache
 def _adapted():
-  return adapted.plain('token-mean')
+  return adapted_training.plain('token-mean')
 
 
 @pytest.mark.parametrize(
   ('devices', 'micro'), [(1, 1), (1, 2), (1, 4), (2, 2), (4, 1)]
 )
 def test_with_adapters_and_a_kl_term(devices, micro):
-  state = adapted.initial_state()
+  state = adapted_training.initial_state()
   if devices == 1:
-    state, metrics = tiny.update(
-      state, adapted.batch(), micro=micro, terms=adapted.TERMS
+    state, metrics = tiny_training.update(
+      state, adapted_training.batch(), micro=micro, terms=adapted_training.TERMS
     )
   else:
-    mapped = tiny.Mapped(devices, micro, adapted.TERMS)
-    state, metrics = mapped(mapped.place(state), adapted.batch())
+    mapped = tiny_training.Mapped(devices, micro, adapted_training.TERMS)
+    state, metrics = mapped(mapped.place(state), adapted_training.batch())
   _compare(*jax.device_get((state, metrics)), *_adapted())
   grads, want = _adapted()
   # Both terms count, or the comparison says little.
-  assert adapted.KL_COEF * want['kl'] > 0.02 < abs(want['surrogate'])
+  assert adapted_training.KL_COEF * want['kl'] > 0.02 < abs(want['surrogate'])

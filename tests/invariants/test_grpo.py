@@ -8,13 +8,13 @@ import numpy as np
 import optax
 import pytest
 
-from awpo_jax.ops import advantages
-from tests.training import row_by_row, tiny
+from awpo_jax.ops import awpo
+from tests.helpers import row_by_row, tiny_training
 
 
 @functools.cache
 def _rollout():
-  return tiny.rollout(2)
+  return tiny_training.rollout(2)
 
 
 def _plain_advantages(rewards):
@@ -40,22 +40,22 @@ def _apply():
     updates, state = tx.update(grads, state, params)
     return optax.apply_updates(params, updates), state
 
-  return tx.init(tiny.params()), tiny.jit(apply)
+  return tx.init(tiny_training.params()), tiny_training.jit(apply)
 
 
 def _plain_grpo(rollout):
   """Parameters after four updates; nothing of the library's step in it."""
-  parts = tiny.minibatches(
+  parts = tiny_training.minibatches(
     row_by_row.batch_of(
       rollout,
       advantages=_plain_advantages(rollout.rewards),
-      clip_radius=np.full(tiny.PROMPTS, 0.2, np.float32),
+      clip_radius=np.full(tiny_training.PROMPTS, 0.2, np.float32),
       old_logprobs=rollout.completions.logprobs,
     )
   )
   # The policy before the first update is the old one of all four.
-  old = [row_by_row.scores(tiny.params(), part)[0] for part in parts]
-  params, (state, apply), clipped = tiny.params(), _apply(), []
+  old = [row_by_row.scores(tiny_training.params(), part)[0] for part in parts]
+  params, (state, apply), clipped = tiny_training.params(), _apply(), []
   for part, logprobs in zip(parts, old, strict=True):
     grads, metrics = row_by_row.rl(params, part.replace(old_logprobs=logprobs))
     params, state = apply(params, grads, state)
@@ -65,23 +65,25 @@ def _plain_grpo(rollout):
 
 
 def test_four_updates_equal_plain_grpo():
-  batch = tiny.prepared(_rollout(), **tiny.GRPO).batch
-  state, metrics = tiny.updates(tiny.initial_state(), batch)
+  batch = tiny_training.prepared(_rollout(), **tiny_training.GRPO).batch
+  state, metrics = tiny_training.updates(tiny_training.initial_state(), batch)
   assert state.step == len(metrics) == 4
   want = _plain_grpo(_rollout())
-  moved = jax.tree.map(np.subtract, want, tiny.params())
-  tiny.assert_close(state.params, want, scale=moved, rtol=1e-4)
-  full = tiny.prepared(_rollout()).batch
-  state, _ = tiny.updates(tiny.initial_state(), full)
-  assert tiny.distance(state.params, want) > 0.1 * tiny.norm(moved)
+  moved = jax.tree.map(np.subtract, want, tiny_training.params())
+  tiny_training.assert_close(state.params, want, scale=moved, rtol=1e-4)
+  full = tiny_training.prepared(_rollout()).batch
+  state, _ = tiny_training.updates(tiny_training.initial_state(), full)
+  assert tiny_training.distance(state.params, want) > 0.1 * tiny_training.norm(
+    moved
+  )
 
 
 def _grpo(rewards, samples, **_):
   """The place of `rollout_advantages`, with GRPO in it."""
   outcome, valid = rewards.outcome, samples.valid
   nothing = np.zeros(outcome.shape[0], np.float32)
-  result = advantages.grpo_advantages(outcome, valid)
-  return advantages.Advantages(
+  result = awpo.grpo_advantages(outcome, valid)
+  return awpo.Advantages(
     advantages=result,
     gate=nothing,
     difficulty=nothing,
@@ -97,15 +99,17 @@ def _grpo(rewards, samples, **_):
 @functools.cache
 def _grpo_state():
   run = functools.partial(
-    tiny.make_prepare(),
+    tiny_training.make_prepare(),
     algorithm=dataclasses.replace(
-      tiny.make_algorithm(**tiny.GRPO),
+      tiny_training.make_algorithm(**tiny_training.GRPO),
       advantages=_grpo,
       clip_radius=lambda *_, **__: np.float32(0.2),
     ),
   )
-  batch = jax.device_get(tiny.jit(run)(tiny.params(), _rollout()).batch)
-  return tiny.updates(tiny.initial_state(), batch)[0]
+  batch = jax.device_get(
+    tiny_training.jit(run)(tiny_training.params(), _rollout()).batch
+  )
+  return tiny_training.updates(tiny_training.initial_state(), batch)[0]
 
 
 @pytest.mark.parametrize('garbage', [None, 0.7, -1e30, np.inf, np.nan])
@@ -113,11 +117,11 @@ def test_reasoning_is_not_read(garbage):
   rollout = _rollout()
   if garbage is not None:
     group = rollout.rewards.outcome.shape
-    rollout = tiny.with_rewards(
+    rollout = tiny_training.with_rewards(
       rollout,
       reasoning=np.full(group, garbage, np.float32),
       reasoning_valid=np.zeros(group, bool),
     )
-  batch = tiny.prepared(rollout, **tiny.GRPO).batch
-  state, _ = tiny.updates(tiny.initial_state(), batch)
-  tiny.assert_equal(state, _grpo_state())
+  batch = tiny_training.prepared(rollout, **tiny_training.GRPO).batch
+  state, _ = tiny_training.updates(tiny_training.initial_state(), batch)
+  tiny_training.assert_equal(state, _grpo_state())

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 
-from tests import whole_runs
+from tests.helpers import whole_runs
 
 TESTS = (
   'test_grpo.py::test_reasoning_is_not_read[nan]',

@@ -5,18 +5,18 @@ import functools
 import jax
 import numpy as np
 
-from tests.training import tiny
+from tests.helpers import tiny_training
 
 
 @functools.cache
 def _rollout():
-  return tiny.rollout(4)
+  return tiny_training.rollout(4)
 
 
 def _after(rollout):
   """The prepared batch, and the state and metrics after four updates."""
-  batch = tiny.prepared(rollout).batch
-  return batch, *tiny.updates(tiny.initial_state(), batch)
+  batch = tiny_training.prepared(rollout).batch
+  return batch, *tiny_training.updates(tiny_training.initial_state(), batch)
 
 
 @functools.cache
@@ -27,8 +27,8 @@ def _want():
 def _assert_same_updates(state, metrics):
   """To rounding."""
   _, want, want_metrics = _want()
-  moved = jax.tree.map(np.subtract, want.params, tiny.params())
-  tiny.assert_close(state.params, want.params, scale=moved, rtol=1e-4)
+  moved = jax.tree.map(np.subtract, want.params, tiny_training.params())
+  tiny_training.assert_close(state.params, want.params, scale=moved, rtol=1e-4)
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5),
     metrics,
@@ -39,11 +39,12 @@ def _assert_same_updates(state, metrics):
 def test_samples_may_change_places_within_their_group():
   rng = np.random.default_rng(0)
   places = rng.permuted(
-    np.tile(np.arange(tiny.SAMPLES), (tiny.PROMPTS, 1)), axis=1
+    np.tile(np.arange(tiny_training.SAMPLES), (tiny_training.PROMPTS, 1)),
+    axis=1,
   )
 
   def permute(x):
-    if x.shape[1:2] != (tiny.SAMPLES,):
+    if x.shape[1:2] != (tiny_training.SAMPLES,):
       return x
     index = places.reshape(places.shape + (1,) * (x.ndim - 2))
     return np.take_along_axis(x, index, axis=1)
@@ -77,8 +78,8 @@ def test_longer_buckets_change_nothing():
     ),
   )
   batch, state, metrics = _after(longer)
-  assert batch.tokens.shape[-1] == tiny.RESPONSE + 2
-  assert batch.prompt_tokens.shape[-1] == tiny.PROMPT + 3
+  assert batch.tokens.shape[-1] == tiny_training.RESPONSE + 2
+  assert batch.prompt_tokens.shape[-1] == tiny_training.PROMPT + 3
   np.testing.assert_array_equal(batch.advantages, _want()[0].advantages)
   _assert_same_updates(state, metrics)
 
@@ -101,11 +102,11 @@ def test_what_an_invalid_sample_holds_does_not_matter():
   batch, state, metrics = _after(spoiled)
   np.testing.assert_array_equal(batch.advantages, _want()[0].advantages)
   np.testing.assert_array_equal(batch.clip_radius, _want()[0].clip_radius)
-  tiny.assert_equal((state, metrics), _want()[1:])
+  tiny_training.assert_equal((state, metrics), _want()[1:])
   # With the sampler's log-probabilities there is a NaN in the batch itself.
   sampler = batch.replace(old_logprobs=spoiled.completions.logprobs)
   clean = batch.replace(old_logprobs=completions.logprobs)
-  tiny.assert_equal(
-    tiny.updates(tiny.initial_state(), sampler),
-    tiny.updates(tiny.initial_state(), clean),
+  tiny_training.assert_equal(
+    tiny_training.updates(tiny_training.initial_state(), sampler),
+    tiny_training.updates(tiny_training.initial_state(), clean),
   )

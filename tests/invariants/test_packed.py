@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from awpo_jax.distributed import sharding
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.ops import collectives
-from awpo_jax.training import objectives, packed, packing, sharding
+from awpo_jax.training.update import objectives, packed_forward, packing
+from tests.helpers import row_by_row, tiny_training
+from tests.helpers import tiny_decoder as models_tiny
 from tests.invariants import test_sharded, test_whole_losses
-from tests.models import tiny as models_tiny
-from tests.training import row_by_row, tiny
 
 
 def _pack(batch, parts=1, *, columns=40, block=4):
@@ -30,12 +31,14 @@ def _packing(**how):
     del minibatches, micro  # One, and however many there are.
     return [_pack(sharding.merge(tree), len(tree.valid), **how)]
 
-  return mock.patch.object(tiny.sharding, 'cut', cut)
+  return mock.patch.object(tiny_training.sharding, 'cut', cut)
 
 
 def _check(state, metrics, grads, want):
-  tiny.assert_close(state.opt_state[0], grads, scale=grads, rtol=1e-5)
-  np.testing.assert_allclose(metrics.grad_norm, tiny.norm(grads), rtol=1e-5)
+  tiny_training.assert_close(state.opt_state[0], grads, scale=grads, rtol=1e-5)
+  np.testing.assert_allclose(
+    metrics.grad_norm, tiny_training.norm(grads), rtol=1e-5
+  )
   got = metrics.sums | metrics.maxima
   assert got.keys() == want.keys()
   for name, value in got.items():
@@ -49,7 +52,7 @@ def _batch():
   batch = row_by_row.random_batch(0)
   # From one token to all there is room for, some samples and a group invalid.
   lengths = batch.mask.sum(axis=-1)
-  assert lengths.min() == 1 and lengths.max() == tiny.RESPONSE
+  assert lengths.min() == 1 and lengths.max() == tiny_training.RESPONSE
   assert not batch.valid[0].any() and not batch.valid.all()
   return batch
 
@@ -62,30 +65,34 @@ def test_one_device(columns, block, alone):
   rows = _pack(_batch(), columns=columns, block=block).rows
   assert (rows.groups >= 0).sum() == 8 - alone == 8 - (rows.alone >= 0).sum()
   assert rows.groups[..., 1:].max(initial=-1) >= 0 or alone
-  want = row_by_row.rl(tiny.params(), _batch())
+  want = row_by_row.rl(tiny_training.params(), _batch())
   with _packing(columns=columns, block=block):
-    _check(*tiny.update(tiny.initial_state(), _batch()), *want)
+    _check(
+      *tiny_training.update(tiny_training.initial_state(), _batch()), *want
+    )
 
 
 def test_demonstrations():
   with _packing():
-    got = tiny.update(tiny.initial_state(), _batch(), terms=tiny.SFT_TERMS)
-  _check(*got, *row_by_row.sft(tiny.params(), _batch()))
+    got = tiny_training.update(
+      tiny_training.initial_state(), _batch(), terms=tiny_training.SFT_TERMS
+    )
+  _check(*got, *row_by_row.sft(tiny_training.params(), _batch()))
 
 
 def test_pmap():
-  mapped = tiny.Mapped(2, 1)
+  mapped = tiny_training.Mapped(2, 1)
   with _packing():
-    got = mapped(mapped.place(tiny.initial_state()), _batch())
-  want = row_by_row.rl(tiny.params(), _batch())
+    got = mapped(mapped.place(tiny_training.initial_state()), _batch())
+  want = row_by_row.rl(tiny_training.params(), _batch())
   _check(*jax.device_get(got), *want)
 
 
 def test_mesh():
   # Its vocabulary and its heads divide over two devices.
   start, terms = test_sharded.start(), test_sharded.TERMS
-  want, expected = tiny.update(start, _batch(), micro=2, terms=terms)
-  mapped = tiny.Mapped(4, 1, terms, model=2)
+  want, expected = tiny_training.update(start, _batch(), micro=2, terms=terms)
+  mapped = tiny_training.Mapped(4, 1, terms, model=2)
   with _packing():
     got = jax.device_get(mapped(mapped.place(start), _batch()))
   _check(*got, want.opt_state[0], expected.sums | expected.maxima)
@@ -96,18 +103,24 @@ def test_losses_of_answers_and_groups(loss):
   value, gradient = test_whole_losses.plain(loss)
   with _packing():
     state, metrics = jax.device_get(test_whole_losses.cut(loss, 1, 8))
-  tiny.assert_close(state.opt_state[0], gradient, scale=gradient, rtol=1e-5)
+  tiny_training.assert_close(
+    state.opt_state[0], gradient, scale=gradient, rtol=1e-5
+  )
   np.testing.assert_allclose(metrics.sums['loss'], value, rtol=1e-5)
 
 
 def test_several_updates_of_a_rollout():
-  rollout = tiny.rollout(1)
-  prepared = tiny.prepared(rollout)
-  want, expected = tiny.updates(tiny.initial_state(), prepared.batch)
+  rollout = tiny_training.rollout(1)
+  prepared = tiny_training.prepared(rollout)
+  want, expected = tiny_training.updates(
+    tiny_training.initial_state(), prepared.batch
+  )
   with _packing():
-    got, metrics = tiny.updates(tiny.initial_state(), prepared.batch)
-  change = jax.tree.map(np.subtract, want.params, tiny.params())
-  tiny.assert_close(got.params, want.params, scale=change, rtol=1e-4)
+    got, metrics = tiny_training.updates(
+      tiny_training.initial_state(), prepared.batch
+    )
+  change = jax.tree.map(np.subtract, want.params, tiny_training.params())
+  tiny_training.assert_close(got.params, want.params, scale=change, rtol=1e-4)
   assert len(metrics) == 4 == got.step
   for new, old in zip(metrics, expected, strict=True):
     assert new.sums.keys() == old.sums.keys()
@@ -121,15 +134,15 @@ def test_several_updates_of_a_rollout():
 def _row_gradient():
   def loss(params, batch):
     def add(total, micro):
-      return total + tiny.RL_TERMS(params, micro)[0]
+      return total + tiny_training.RL_TERMS(params, micro)[0]
 
-    return packed.fold(add, jnp.zeros(()), batch)
+    return packed_forward.fold(add, jnp.zeros(()), batch)
 
   # A loop of as many turns as are needed is not differentiable, its body is.
   def first(params, batch):
-    return tiny.RL_TERMS(params, packed.row(batch, 0))[0]
+    return tiny_training.RL_TERMS(params, packed_forward.row(batch, 0))[0]
 
-  return tiny.jit(loss), tiny.jit(jax.grad(first))
+  return tiny_training.jit(loss), tiny_training.jit(jax.grad(first))
 
 
 def test_padding_has_no_gradient_and_no_effect():
@@ -138,7 +151,7 @@ def test_padding_has_no_gradient_and_no_effect():
     batch, collectives.identity, aggregation='token-mean'
   )
   rows = batch.rows
-  unused = tiny.VOCAB - 1
+  unused = tiny_training.VOCAB - 1
   tokens = np.where(rows.tokens == unused, 1, rows.tokens)
   empty = rows.segments == 0
   assert empty[0].any() and (rows.groups[0, 0, 1] >= 0).all()
@@ -151,9 +164,11 @@ def test_padding_has_no_gradient_and_no_effect():
     )
   )
   loss, gradient = _row_gradient()
-  tiny.assert_equal(loss(tiny.params(), plain), loss(tiny.params(), spoiled))
-  got = gradient(tiny.params(), spoiled)
-  tiny.assert_equal(got, gradient(tiny.params(), plain))
+  tiny_training.assert_equal(
+    loss(tiny_training.params(), plain), loss(tiny_training.params(), spoiled)
+  )
+  got = gradient(tiny_training.params(), spoiled)
+  tiny_training.assert_equal(got, gradient(tiny_training.params(), plain))
   embedding = np.asarray(got['embed_tokens']['embedding'])
   assert (embedding[unused] == 0).all()
   assert np.abs(embedding).max() > 1e-3
@@ -168,7 +183,7 @@ def test_layers_that_see_the_last_tokens_only():
   batch = _batch()
   want = run(params, batch)
   whole = jax.tree.map(lambda x: x[0], _pack(batch, columns=256))
-  row = packed.row(whole, 0)
+  row = packed_forward.row(whole, 0)
   got = run(params, row)
   order = np.asarray(whole.rows.groups[0, 0])
   assert sorted(order) == list(range(8))
@@ -183,14 +198,14 @@ def test_layers_that_see_the_last_tokens_only():
 
 def test_one_program_takes_however_many_rows_are_filled():
   batch = _batch()
-  short = batch.mask & (np.arange(tiny.RESPONSE) < 2)
+  short = batch.mask & (np.arange(tiny_training.RESPONSE) < 2)
   filled, results = [], []
-  step = tiny.jit(tiny.step)
+  step = tiny_training.jit(tiny_training.step)
   for mask in (batch.mask, short):
     cut = batch.replace(mask=mask, policy_mask=batch.policy_mask & mask)
     made = jax.tree.map(lambda x: x[0], _pack(cut, columns=40))
     filled.append(int((made.rows.groups >= 0).any(axis=(1, 2)).sum()))
-    _, metrics = step(tiny.initial_state(), made, 0)
+    _, metrics = step(tiny_training.initial_state(), made, 0)
     results.append(float(metrics.sums['weight']))
   assert filled[1] < filled[0] < 8
   assert step._cache_size() == 1

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from awpo_jax import types
+from awpo_jax.distributed import device_map, sharding
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.rollout import sampling
-from awpo_jax.training import mapping, objectives, sharding, train_step
-from tests.training import row_by_row, tiny
+from awpo_jax.rollout.sampling import sampler
+from awpo_jax.training.update import objectives, train_step
+from tests.helpers import row_by_row, tiny_training
 
 # Every axis divides over four.
 CONFIG = dataclasses.replace(
-  tiny.CONFIG, vocab_size=32, kv_heads=4, qkv_bias=True, tied=False
+  tiny_training.CONFIG, vocab_size=32, kv_heads=4, qkv_bias=True, tied=False
 )
 TERMS = functools.partial(
   objectives.rl_terms, decoder=decoder_lib.Decoder(CONFIG), chunk=3
@@ -33,19 +34,19 @@ def start():
   params = jax.tree.map(
     lambda x: (0.2 * rng.normal(size=x.shape)).astype(x.dtype), shapes
   )
-  return jax.device_get(train_step.init_state(params, tiny.make_tx()))
+  return jax.device_get(train_step.init_state(params, tiny_training.make_tx()))
 
 
 @functools.cache
 def _want():
   batch = row_by_row.random_batch(0)
-  return tiny.update(start(), batch, micro=2, terms=TERMS)
+  return tiny_training.update(start(), batch, micro=2, terms=TERMS)
 
 
 @functools.cache
 def _got(data, model):
   """The placed state before, and after one and after two updates."""
-  mapped = tiny.Mapped(4, 2, TERMS, model=model)
+  mapped = tiny_training.Mapped(4, 2, TERMS, model=model)
   batch = row_by_row.random_batch(0)
   assert sharding.parts(mapped.mesh) == data
   first = mapped(mapped.place(start()), batch)
@@ -59,9 +60,9 @@ def test_the_update_of_one_device(data, model):
   (state, metrics), _, _, _ = _got(data, model)
   want, expected = _want()
   grads = want.opt_state[0]
-  tiny.assert_close(state.opt_state[0], grads, scale=grads, rtol=1e-5)
+  tiny_training.assert_close(state.opt_state[0], grads, scale=grads, rtol=1e-5)
   change = jax.tree.map(np.subtract, want.params, start().params)
-  tiny.assert_close(state.params, want.params, scale=change, rtol=1e-4)
+  tiny_training.assert_close(state.params, want.params, scale=change, rtol=1e-4)
   assert metrics.sums.keys() == expected.sums.keys()
   for name in ('sums', 'maxima', 'grad_norm'):
     jax.tree.map(
@@ -123,26 +124,28 @@ def test_the_sampler_cuts_its_cache_by_rows_and_heads():
 
   def run(params, prompts, sample_ids, facts, *, axis_name=None):
     assert axis_name is None
-    return sampling.sample(
+    return sampler.sample(
       params,
       prompts,
       sample_ids,
-      sampling.fact_key(facts),
+      sampler.fact_key(facts),
       decoder=decoder_lib.Decoder(CONFIG),
       max_tokens=columns,
       stop_ids=(1,),
       pad_id=0,
     )
 
-  facts = sampling.facts(0, 'train', 0, 0)
-  want = jax.device_get(tiny.jit(run)(start().params, *inputs, facts))
+  facts = sampler.facts(0, 'train', 0, 0)
+  want = jax.device_get(tiny_training.jit(run)(start().params, *inputs, facts))
   arguments = (
     sharding.place_state(start().params, mesh),
     *sharding.place_split(sharding.split(inputs, 2), mesh),
     sharding.place_replicated(facts, mesh),
   )
-  mapped = mapping.mapped(run, mesh, in_axes=(None, 0, 0, None), out_axes=0)
-  compiled = mapped.lower(*arguments).compile(compiler_options=tiny.quick())
+  mapped = device_map.mapped(run, mesh, in_axes=(None, 0, 0, None), out_axes=0)
+  compiled = mapped.lower(*arguments).compile(
+    compiler_options=tiny_training.quick()
+  )
   rows = prompts * samples
   cache = rf'f32\[(\d+),(\d+),(?:{columns},8|8,{columns})\]'
   shapes = set(re.findall(cache, compiled.as_text()))

@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 
 from awpo_jax import types
+from awpo_jax.distributed import device_map, sharding
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.rollout import sampling, slots
-from awpo_jax.training import mapping, sharding
-from tests.training import tiny
+from awpo_jax.rollout.sampling import continuous_batching, sampler
+from tests.helpers import tiny_training
 
 # Every axis divides over two.
-CONFIG = dataclasses.replace(tiny.CONFIG, vocab_size=32, tied=False)
+CONFIG = dataclasses.replace(tiny_training.CONFIG, vocab_size=32, tied=False)
 PROMPTS, SAMPLES, WIDTH, RESPONSE = 4, 4, 6, 7
 
 
-def _run(params, prompts, ids, facts, limits, *, sample=sampling.sample, **_):
+def _run(params, prompts, ids, facts, limits, *, sample=sampler.sample, **_):
   return sample(
     params,
     prompts,
     ids,
-    sampling.fact_key(facts),
+    sampler.fact_key(facts),
     decoder=decoder_lib.Decoder(CONFIG),
     max_tokens=RESPONSE,
     stop_ids=(1,),
@@ -55,8 +55,8 @@ def _case():
   )
   ids = np.arange(PROMPTS * SAMPLES, dtype=np.int32).reshape(shape)
   limits = rng.integers(1, RESPONSE + 1, shape, np.int32)
-  facts = sampling.facts(0, 'train', 0, 0)
-  want = tiny.jit(_run)(_params(), prompts, ids, facts, limits)
+  facts = sampler.facts(0, 'train', 0, 0)
+  want = tiny_training.jit(_run)(_params(), prompts, ids, facts, limits)
   return prompts, ids, facts, limits, jax.device_get(want)
 
 
@@ -69,9 +69,12 @@ def test_the_answers_of_one_device(model):
   else:
     mesh = sharding.model_mesh(parts, model, jax.devices())
   sample = functools.partial(
-    slots.sample, slots=4, shared=2, parts=1 if model is None else parts
+    continuous_batching.sample,
+    slots=4,
+    shared=2,
+    parts=1 if model is None else parts,
   )
-  mapped = mapping.mapped(
+  mapped = device_map.mapped(
     functools.partial(_run, sample=sample),
     mesh,
     in_axes=(None, 0, 0, None, 0),
@@ -84,7 +87,9 @@ def test_the_answers_of_one_device(model):
     sharding.place_replicated(facts, mesh),
     place(sharding.split(limits, parts)),
   )
-  compiled = mapped.lower(*arguments).compile(compiler_options=tiny.quick())
+  compiled = mapped.lower(*arguments).compile(
+    compiler_options=tiny_training.quick()
+  )
   got = sharding.merge(jax.device_get(compiled(*arguments)))
   np.testing.assert_array_equal(got.tokens, want.tokens)
   np.testing.assert_array_equal(got.mask, want.mask)

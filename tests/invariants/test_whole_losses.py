@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from awpo_jax.ops import collectives, losses, policy_losses
-from awpo_jax.training import mapping, objectives, sharding, train_step
-from tests.training import row_by_row, tiny
+from awpo_jax.distributed import device_map, sharding
+from awpo_jax.ops import aggregation, collectives, policy_losses, surrogate
+from awpo_jax.training.update import objectives, train_step
+from tests.helpers import row_by_row, tiny_training
 
 # A KL beyond delta, so that the trust region pulls.
 NUMBERS = {
@@ -42,7 +43,7 @@ def plain(loss):
   batch = _batch(loss)
   rows, width = row_by_row.rows_of(batch), batch.tokens.shape[-1]
   used = (batch.policy_mask & batch.valid[..., None]).reshape(-1, width)
-  weights = losses.token_weights(
+  weights = aggregation.token_weights(
     used, aggregation=AGGREGATION[loss], all_sum=collectives.identity
   )
 
@@ -51,7 +52,7 @@ def plain(loss):
     old = batch.old_logprobs.reshape(-1, width)
     tokens = policy_losses.Tokens(
       logprobs=jnp.where(used, logprobs, 0.0),
-      log_ratio=losses.log_ratio(logprobs, old, used),
+      log_ratio=surrogate.log_ratio(logprobs, old, used),
       mask=used,
       advantages=batch.advantages.reshape(-1, 1),
       clip_low=jnp.full((len(used), 1), 0.2),
@@ -63,13 +64,15 @@ def plain(loss):
     groups = policy_losses.disco(tokens, samples=4, **NUMBERS[loss])
     kl = -jnp.sum(weights * tokens.log_ratio)
     penalty = policy_losses.kl_penalty(kl, beta=2.0, delta=1e-3)
-    return jnp.sum(groups) / tiny.MINIBATCH + penalty
+    return jnp.sum(groups) / tiny_training.MINIBATCH + penalty
 
-  return jax.device_get(tiny.jit(jax.value_and_grad(total))(tiny.params()))
+  return jax.device_get(
+    tiny_training.jit(jax.value_and_grad(total))(tiny_training.params())
+  )
 
 
 def _step(loss):
-  options = {'decoder': tiny.DECODER, 'temperature': 1.0, 'chunk': 3}
+  options = {'decoder': tiny_training.DECODER, 'temperature': 1.0, 'chunk': 3}
   before = None
   if loss == 'disco':
     before = functools.partial(
@@ -81,12 +84,12 @@ def _step(loss):
     terms=functools.partial(
       objectives.rl_terms,
       loss=loss,
-      prompts=tiny.MINIBATCH,
+      prompts=tiny_training.MINIBATCH,
       **options,
       **NUMBERS[loss],
     ),
     before=before,
-    tx=tiny.make_tx(),
+    tx=tiny_training.make_tx(),
   )
 
 
@@ -95,16 +98,18 @@ def cut(loss, devices, micro):
   (batch,) = sharding.cut(batch, minibatches=1, micro=micro)
   if devices == 1:
     batch = jax.tree.map(lambda x: x[0], batch)
-    return tiny.jit(_step(loss))(tiny.initial_state(), batch)
+    return tiny_training.jit(_step(loss))(tiny_training.initial_state(), batch)
   mesh = sharding.data_mesh(jax.devices()[:devices])
-  mapped = mapping.mapped(
+  mapped = device_map.mapped(
     _step(loss), mesh, in_axes=(None, 0), out_axes=None, rows_axis=1
   )
   arguments = (
-    sharding.place_replicated(tiny.initial_state(), mesh),
+    sharding.place_replicated(tiny_training.initial_state(), mesh),
     sharding.place_split(batch, mesh),
   )
-  compiled = mapped.lower(*arguments).compile(compiler_options=tiny.quick())
+  compiled = mapped.lower(*arguments).compile(
+    compiler_options=tiny_training.quick()
+  )
   return compiled(*arguments)
 
 
@@ -113,7 +118,9 @@ def test_however_it_is_cut(loss):
   value, gradient = plain(loss)
   for devices, micro in ((1, 2), (2, 1)):
     state, metrics = jax.device_get(cut(loss, devices, micro))
-    tiny.assert_close(state.opt_state[0], gradient, scale=gradient, rtol=1e-5)
+    tiny_training.assert_close(
+      state.opt_state[0], gradient, scale=gradient, rtol=1e-5
+    )
     np.testing.assert_allclose(metrics.sums['loss'], value, rtol=1e-5)
     assert metrics.replica_spread == 0
   if loss == 'disco':

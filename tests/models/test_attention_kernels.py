@@ -13,8 +13,8 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from awpo_jax.models import attention, attention_kernels
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import decoder as decoder_lib
+from tests.helpers import tiny_decoder
 from tests.models import test_attention as cases
-from tests.models import tiny
 
 JOINED = functools.partial(
   attention_kernels.attend_joined, scale=cases.SCALE, implementation='xla'
@@ -98,7 +98,7 @@ def _read(decoder, params):
   [('qwen3', 'none'), ('qwen3', 'blocks'), ('mistral', 'none')],
 )
 def test_a_decoder_reads_answers_the_same(family, remat):
-  decoder, params = tiny.make(tiny.LOCAL[family])
+  decoder, params = tiny_decoder.make(tiny_decoder.LOCAL[family])
   kernel = decoder_lib.Decoder(
     dataclasses.replace(decoder.config, attention='xla', remat=remat)
   )
@@ -117,7 +117,7 @@ def test_a_decoder_reads_answers_the_same(family, remat):
 
 
 def test_decoding_keeps_the_parts():
-  parts, params = tiny.make(tiny.FAMILIES['qwen3'])
+  parts, params = tiny_decoder.make(tiny_decoder.FAMILIES['qwen3'])
   cache = cache_lib.init_cache(parts.config, 2, 4)
   kernel = decoder_lib.Decoder(
     dataclasses.replace(parts.config, attention='xla')
@@ -174,7 +174,9 @@ def test_what_cudnn_is_asked_for(gradient, monkeypatch):
   ],
 )
 def test_what_a_kernel_cannot(kernel, platform, fields, named):
-  model, _ = tiny.make(tiny.FAMILIES['qwen3'], dtype=jnp.bfloat16)
+  model, _ = tiny_decoder.make(
+    tiny_decoder.FAMILIES['qwen3'], dtype=jnp.bfloat16
+  )
   model = dataclasses.replace(model.config, **{'head_width': 128, **fields})
   found = list(attention_kernels.misfits(kernel, model, platform))
   assert len(found) == len(named)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from awpo_jax.models import cache
-from tests.models import tiny
+from tests.helpers import tiny_decoder
 
 
 def fresh(rows, columns, value):
@@ -51,7 +51,7 @@ class CacheTest(chex.TestCase):
     np.testing.assert_array_equal(from_new.keys[:, 0, :, 0], [[1], [3]])
 
   def test_init_cache(self):
-    decoder, _ = tiny.make_llama(dtype='bfloat16')
+    decoder, _ = tiny_decoder.make_llama(dtype='bfloat16')
     layers = cache.init_cache(decoder.config, 3, 5)
     self.assertLen(layers, 2)
     for kv in layers:

@@ -3,7 +3,7 @@
 import pytest
 import transformers
 
-from awpo_jax.models import config, families
+from awpo_jax.models import config, hf_families
 from tests.models import test_config
 
 LLAMA = test_config.LLAMA
@@ -109,8 +109,8 @@ OLDER = {
 def test_what_changes_nothing_is_ignored_and_named(
   model_type, further, monkeypatch, capsys
 ):
-  told = families.tell_ignored.__wrapped__
-  monkeypatch.setattr(families, 'tell_ignored', told)
+  told = hf_families.tell_ignored.__wrapped__
+  monkeypatch.setattr(hf_families, 'tell_ignored', told)
   hf = {k: v for k, v in LLAMA.items() if k != 'attention_bias'}
   hf |= {'model_type': model_type}
   assert config.from_hf_dict(hf | further) == config.from_hf_dict(hf)

@@ -15,27 +15,27 @@ from absl.testing import parameterized
 
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import decoder as decoder_lib
-from tests.models import decoder_reference as reference
-from tests.models import tiny
+from tests.helpers import decoder_reference as reference
+from tests.helpers import tiny_decoder
 
-VOCAB = tiny.HF['vocab_size']
+VOCAB = tiny_decoder.HF['vocab_size']
 
 
 @functools.cache
 def llama():
-  return tiny.make_llama()
+  return tiny_decoder.make_llama()
 
 
 @functools.cache
 def qwen3():
   """The last layer sees three tokens only."""
-  return tiny.make(tiny.LOCAL['qwen3'])
+  return tiny_decoder.make(tiny_decoder.LOCAL['qwen3'])
 
 
 @functools.cache
 def mistral():
   """Every layer sees three tokens only."""
-  return tiny.make(tiny.LOCAL['mistral'])
+  return tiny_decoder.make(tiny_decoder.LOCAL['mistral'])
 
 
 def random_tokens(seed, *shape):
@@ -49,9 +49,11 @@ def forward(decoder, params, tokens, mask=None):
 
 
 class FormulaTest(chex.TestCase):
-  @parameterized.parameters(*tiny.FAMILIES.values(), *tiny.LOCAL.values())
+  @parameterized.parameters(
+    *tiny_decoder.FAMILIES.values(), *tiny_decoder.LOCAL.values()
+  )
   def test_float64(self, **hf):
-    decoder, params = tiny.make(hf)
+    decoder, params = tiny_decoder.make(hf)
     tokens = random_tokens(1, 2, 9)
     got = forward(decoder, params, tokens)
     self.assertEqual(got.dtype, jnp.float32)
@@ -62,8 +64,8 @@ class FormulaTest(chex.TestCase):
       np.testing.assert_allclose(got[n], want, rtol=1e-4, atol=1e-4)
 
   def test_bfloat16_activations(self):
-    hf = tiny.FAMILIES['qwen3']
-    decoder, params = tiny.make(hf, dtype='bfloat16')
+    hf = tiny_decoder.FAMILIES['qwen3']
+    decoder, params = tiny_decoder.make(hf, dtype='bfloat16')
     tokens = random_tokens(2, 1, 6)
     got = forward(decoder, params, tokens)
     self.assertEqual(got.dtype, jnp.float32)
@@ -74,8 +76,8 @@ class FormulaTest(chex.TestCase):
 
   @parameterized.parameters('float32', 'bfloat16')
   def test_dtype_of_parameters(self, param_dtype):
-    config = tiny.make(
-      tiny.FAMILIES['qwen2'], dtype='bfloat16', param_dtype=param_dtype
+    config = tiny_decoder.make(
+      tiny_decoder.FAMILIES['qwen2'], dtype='bfloat16', param_dtype=param_dtype
     )[0].config
     params = jax.eval_shape(
       functools.partial(decoder_lib.init_params, config), jax.random.key(0)
@@ -99,7 +101,7 @@ class NamesTest(chex.TestCase):
     ),
   )
   def test_names_of_the_checkpoints(self, family, norms, biases):
-    hf = tiny.FAMILIES[family]
+    hf = tiny_decoder.FAMILIES[family]
     attn = {'q_proj': 24, 'k_proj': 12, 'v_proj': 12}  # heads * head_dim
     shapes = {f'self_attn.{name}': (32, out) for name, out in attn.items()}
     shapes['self_attn.o_proj'] = (24, 32)
@@ -119,7 +121,7 @@ class NamesTest(chex.TestCase):
       want['lm_head'] = (32, VOCAB)
     for i in range(2):
       want |= {f'layers_{i}.{name}': s for name, s in layer.items()}
-    decoder, _ = tiny.make(hf)
+    decoder, _ = tiny_decoder.make(hf)
     params = jax.eval_shape(
       functools.partial(decoder_lib.init_params, decoder.config),
       jax.random.key(0),
@@ -128,7 +130,7 @@ class NamesTest(chex.TestCase):
     self.assertEqual({name: x.shape for name, x in flat.items()}, want)
 
   def test_initial_values(self):
-    decoder, _ = tiny.make(tiny.FAMILIES['llama_biases'])
+    decoder, _ = tiny_decoder.make(tiny_decoder.FAMILIES['llama_biases'])
     params = decoder_lib.init_params(decoder.config, jax.random.key(0))
     for name, x in flax.traverse_util.flatten_dict(params, sep='.').items():
       if name.endswith('weight'):

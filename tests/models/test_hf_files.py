@@ -4,7 +4,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors as hub_errors
 
-from tests.models import hf_folders
+from tests.helpers import hf_folders
 
 
 class TestNoCheckpoint:

@@ -168,9 +168,9 @@ def random_scaling(rng):
 @pytest.fixture(name='hf_torch')
 def _hf_torch():
   pytest.importorskip('torch')
-  from tests.golden import hf_torch
+  from tests.golden import hf_torch as hf_torch_lib
 
-  return hf_torch
+  return hf_torch_lib
 
 
 @pytest.mark.parametrize('i', range(6))

@@ -15,7 +15,7 @@ import pytest
 
 from awpo_jax.models import hf_weights
 from tests.golden import hf_cases
-from tests.models import hf_folders
+from tests.helpers import hf_folders
 
 KILLED = """
   import os, signal, sys

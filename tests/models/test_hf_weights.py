@@ -13,7 +13,7 @@ import safetensors.numpy
 from awpo_jax.models import config as config_lib
 from awpo_jax.models import hf_weights
 from tests.golden import hf_cases
-from tests.models import hf_folders
+from tests.helpers import hf_folders
 
 
 class TestLoad:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from awpo_jax.models import adapters, hf_weights, induction, lora
 from awpo_jax.models import decoder as decoder_lib
-from tests.models import adapted
+from awpo_jax.models import hf_weights, induction_init, lora, lora_layers
+from tests.helpers import adapted_decoder
 
 TOKENS = np.int32([[5, 60, 11, 3, 40, 23, 7], [9, 9, 1, 0, 2, 33, 66]])
 
@@ -22,7 +22,7 @@ def _assert_equal(left, right):
 
 
 def test_split_and_join():
-  _, base, trained = adapted.make()
+  _, base, trained = adapted_decoder.make()
   whole = lora.join(trained, base)
   assert set(whole['layers_1']['mlp']['up_proj']) == {
     'kernel',
@@ -36,44 +36,46 @@ def test_split_and_join():
 
 
 def test_new_adapters_are_those_of_a_new_model():
-  config, _, _ = adapted.make()
+  config, _, _ = adapted_decoder.make()
   key = jax.random.key(7)
   want, _ = lora.split(decoder_lib.init_params(config, key))
   _assert_equal(lora.new_adapters(config, key), want)
 
 
 def test_the_copying_start_keeps_its_adapters():
-  plain, _, _ = adapted.make('qwen2')
+  plain, _, _ = adapted_decoder.make('qwen2')
   config = dataclasses.replace(plain, kv_heads=plain.heads, rope_theta=1e6)
   key = jax.random.key(7)
-  trained, frozen = lora.split(induction.init_params(config, key))
+  trained, frozen = lora.split(induction_init.init_params(config, key))
   _assert_equal(trained, lora.new_adapters(config, key))
   plain = dataclasses.replace(config, lora=None)
-  _assert_equal(frozen, induction.init_params(plain, key))
+  _assert_equal(frozen, induction_init.init_params(plain, key))
 
 
 @pytest.mark.parametrize('family', ['qwen3', 'llama_biases'])
 def test_merged(family):
-  config, base, trained = adapted.make(family)
+  config, base, trained = adapted_decoder.make(family)
   params = lora.join(trained, base)
   plain, got = lora.merge(config, params)
   assert plain == dataclasses.replace(config, lora=None)
-  want = adapted.merged(base, trained, 7.5 / 3)
+  want = adapted_decoder.merged(base, trained, 7.5 / 3)
   assert jax.tree.structure(got) == jax.tree.structure(want)
   for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
     assert x.dtype == np.float32
     np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6)
-  logits = adapted.apply(plain, got, TOKENS)
+  logits = adapted_decoder.apply(plain, got, TOKENS)
   np.testing.assert_allclose(
-    logits, adapted.apply(config, params, TOKENS), atol=1e-4 * logits.std()
+    logits,
+    adapted_decoder.apply(config, params, TOKENS),
+    atol=1e-4 * logits.std(),
   )
 
 
 def test_merging_rounds_once():
-  config, base, trained = adapted.make(param_dtype=jnp.bfloat16)
+  config, base, trained = adapted_decoder.make(param_dtype=jnp.bfloat16)
   _, got = lora.merge(config, lora.join(trained, base))
-  want = adapted.merged(
-    jax.tree.map(np.float32, base), trained, adapted.LORA.scale
+  want = adapted_decoder.merged(
+    jax.tree.map(np.float32, base), trained, adapted_decoder.LORA.scale
   )
   kernel = got['layers_0']['mlp']['up_proj']['kernel']
   exact = want['layers_0']['mlp']['up_proj']['kernel']
@@ -84,7 +86,7 @@ def test_merging_rounds_once():
 
 
 def test_merging_without_adapters_or_their_config():
-  config, base, trained = adapted.make()
+  config, base, trained = adapted_decoder.make()
   plain, got = lora.merge(config, base)
   assert plain.lora is None
   _assert_equal(got, base)
@@ -106,10 +108,10 @@ def test_merging_without_adapters_or_their_config():
 
 
 def test_files_of_peft(tmp_path):
-  settings = adapters.LoraConfig(
+  settings = lora_layers.LoraConfig(
     rank=2, alpha=8.0, targets=('q_proj', 'down_proj')
   )
-  config, base, trained = adapted.make(settings=settings)
+  config, base, trained = adapted_decoder.make(settings=settings)
   lora.save_peft(tmp_path / 'a', config, lora.join(trained, base), 'org/base')
   stored = json.loads((tmp_path / 'a' / 'adapter_config.json').read_text())
   assert stored['peft_type'] == 'LORA' and stored['task_type'] == 'CAUSAL_LM'
@@ -137,7 +139,7 @@ def test_files_of_peft(tmp_path):
 
 
 def test_a_round_trip(tmp_path):
-  config, base, trained = adapted.make()
+  config, base, trained = adapted_decoder.make()
   lora.save_peft(tmp_path, config, trained, 'base')
   plain = dataclasses.replace(config, lora=None)
   read, got = lora.load_peft(tmp_path, plain, base)
@@ -161,7 +163,7 @@ def _changed(folder, config=None, tensors=None):
 
 @pytest.fixture
 def saved(tmp_path):
-  config, base, trained = adapted.make()
+  config, base, trained = adapted_decoder.make()
   lora.save_peft(tmp_path, config, trained, 'base')
   return tmp_path, config, base
 
@@ -254,7 +256,7 @@ def test_peft_gives_the_same_logits(torch_and_peft, tmp_path, family):
   torch, peft = torch_and_peft
   import transformers
 
-  config, base, trained = adapted.make(family)
+  config, base, trained = adapted_decoder.make(family)
   plain = dataclasses.replace(config, lora=None)
   hf_weights.save_pretrained(tmp_path / 'base', plain, base)
   params = lora.join(trained, base)
@@ -268,8 +270,8 @@ def test_peft_gives_the_same_logits(torch_and_peft, tmp_path, family):
   theirs = peft.PeftModel.from_pretrained(
     load(tmp_path / 'base', dtype=torch.float32), tmp_path / 'ours'
   )
-  want = adapted.apply(config, params, TOKENS)
-  alone = adapted.apply(plain, base, TOKENS)
+  want = adapted_decoder.apply(config, params, TOKENS)
+  alone = adapted_decoder.apply(plain, base, TOKENS)
   assert np.abs(want - alone).max() > 0.3 * np.std(alone)
   np.testing.assert_allclose(logits(theirs), want, atol=1e-4 * want.std())
   # And back: what PEFT saves is read to the last bit.

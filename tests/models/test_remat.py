@@ -10,7 +10,7 @@ import pytest
 
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import decoder as decoder_lib
-from tests.models import tiny
+from tests.helpers import tiny_decoder
 
 TOKENS = np.random.default_rng(1).integers(0, 67, (4, 5))
 PROMPTS = np.random.default_rng(2).integers(0, 67, (2, 6))
@@ -45,7 +45,7 @@ def _other(decoder, remat):
 
 @functools.cache
 def _gradient(remat):
-  decoder, params = tiny.make(tiny.LOCAL['qwen3'])
+  decoder, params = tiny_decoder.make(tiny_decoder.LOCAL['qwen3'])
   decoder = _other(decoder, remat)
   return jax.jit(jax.value_and_grad(lambda p: _loss(decoder, p)))(params)
 
@@ -71,8 +71,8 @@ def _kept(decoder, params):
 
 
 def test_what_is_kept():
-  hf = tiny.FAMILIES['qwen3'] | {'num_hidden_layers': 6}
-  decoder, params = tiny.make(hf)
+  hf = tiny_decoder.FAMILIES['qwen3'] | {'num_hidden_layers': 6}
+  decoder, params = tiny_decoder.make(hf)
   number = sum(x.size for x in jax.tree.leaves(params))
   everything, products, inputs = (
     _kept(_other(decoder, remat), params) - number
@@ -83,8 +83,8 @@ def test_what_is_kept():
 
 
 def test_initial_values_stay():
-  decoder, _ = tiny.make(
-    tiny.FAMILIES['qwen2'], dtype='bfloat16', param_dtype='bfloat16'
+  decoder, _ = tiny_decoder.make(
+    tiny_decoder.FAMILIES['qwen2'], dtype='bfloat16', param_dtype='bfloat16'
   )
   made, again = (
     decoder_lib.init_params(x.config, jax.random.key(0))

@@ -7,8 +7,8 @@ import nbclient
 import nbformat
 import pytest
 
-from awpo_jax.training import archive
-from tests import tiny_dataset, whole_runs
+from awpo_jax.reporting import rollout_archive
+from tests.helpers import tiny_dataset, whole_runs
 
 FILES = sorted((whole_runs.ROOT / 'notebooks').glob('*.ipynb'))
 NAMES = ['clipping', 'gating', 'group_stats', 'theory', 'weighting']
@@ -62,7 +62,7 @@ def test_it_runs(file, run, monkeypatch):
   for name, value in whole_runs.environment().items():
     monkeypatch.setenv(name, value)
   monkeypatch.setenv('AWPO_RUN', str(run))
-  assert archive.open_archive(run).steps
+  assert rollout_archive.open_archive(run).steps
   notebook = _read(file)
   client = nbclient.NotebookClient(
     notebook,

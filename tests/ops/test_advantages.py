@@ -1,333 +1,291 @@
-"""AWPO's advantages: worked numbers, every flag value, invariances."""
+"""Joint advantages of two rewards: reference numbers, by hand, and AWPO's."""
 
-import itertools
-
-import chex
-import jax
-import jax.numpy as jnp
 import numpy as np
-from absl.testing import parameterized
+import pytest
 
-from awpo_jax.ops import advantages, mechanisms
-from tests.ops import awpo_cases as cases
-from tests.ops import awpo_reference
-
-# Every value of every flag, with the number that goes with it.
-FLAGS = {
-  'reward_scale': [{'reward_scale': 'raw'}, {'reward_scale': 'unit'}],
-  'mix': [
-    {'mix': 'sum'},
-    {'mix': 'sum', 'mix_weight': 0.4},
-    {'mix': 'convex', 'mix_weight': 0.3},
-  ],
-  'mix_advantage': [{'mix_advantage': 'mixed'}, {'mix_advantage': 'reasoning'}],
-  'ddof': [{'ddof': 1}, {'ddof': 0}],
-  'gate': [
-    {'gate': 'ratio'},
-    {'gate': 'binary'},
-    {'gate': 'binary', 'tau': 4.0},
-    {'gate': 'always'},
-    {'gate': 'none'},
-  ],
-  'saturation': [
-    {'saturation': 'solved_calls'},
-    {'saturation': 'solved'},
-    {'saturation': 'none'},
-  ],
-  'difficulty': [
-    {'difficulty': 'banded'},
-    {'band': (0.3, 0.6), 'base': 0.5, 'priority': 2.0},
-    {'difficulty': 'parabola'},
-    {'difficulty': 'parabola', 'floor': 0.3},
-    {'difficulty': 'none'},
-  ],
-  'difficulty_scope': [
-    {'difficulty_scope': 'whole'},
-    {'difficulty_scope': 'mixed'},
-  ],
-  'combine': [{'combine': 'convex'}, {'combine': 'additive'}],
-  # Of these judges most groups differ by less than .3.
-  'mix_std_floor': [{}, {'mix_std_floor': 0.0}, {'mix_std_floor': 0.3}],
-}
+from awpo_jax import types
+from awpo_jax.config import experiment as config_lib
+from awpo_jax.ops import advantages, awpo, estimators
+from awpo_jax.training.programs import from_flags
+from tests.helpers import awpo_cases
+from tests.helpers import reference_batch as reference
+from tests.ops.test_estimators import REFERENCE, make_samples
 
 
-def _covering_settings():
-  """Settings that hold every pair of flag values at least once."""
-  rng = np.random.default_rng(0)
-  options = list(FLAGS.values())
-  wanted = {
-    (a, i, b, j)
-    for a, b in itertools.combinations(range(len(options)), 2)
-    for i in range(len(options[a]))
-    for j in range(len(options[b]))
+def _rewards(outcome, reasoning, low=0, high=1):
+  outcome = np.float32(outcome)
+  prompts = len(outcome)
+  return types.Rewards(
+    outcome=outcome,
+    outcome_valid=np.ones(outcome.shape, bool),
+    reasoning=np.float32(reasoning),
+    reasoning_valid=np.ones(outcome.shape, bool),
+    outcome_min=np.full(prompts, low, np.float32),
+    outcome_max=np.full(prompts, high, np.float32),
+    wants_call=np.ones(prompts, bool),
+  )
+
+
+def _flags(**changed):
+  config = config_lib.Config()
+  flags = from_flags.make_algorithm(config).advantages.keywords
+  return {**flags, **changed}
+
+
+def _made(rewards, samples, **changed):
+  return advantages.rollout_advantages(rewards, samples, **_flags(**changed))
+
+
+@pytest.mark.parametrize(
+  ('flags', 'want'),
+  [
+    (
+      {'batch_norm': 'token'},
+      [
+        *(0.812402, -0.379226, -1.755199, 0.812402),
+        *(-0.127405, -1.503378, -0.127405, 1.248568),
+      ],
+    ),
+    (
+      {'batch_norm': 'row', 'eps': 1e-4},
+      [
+        *(0.864791, -0.231731, -1.497852, 0.864791),
+        *(0, -1.266121, 0, 1.266121),
+      ],
+    ),
+  ],
+)
+def test_gdpo_reference_numbers(flags, want):
+  rewards = _rewards(reference.OUTCOME, reference.FORMAT)
+  got = _made(rewards, REFERENCE, advantage='gdpo', **flags)
+  np.testing.assert_allclose(np.reshape(got.advantages, 8), want, atol=1e-5)
+  assert not got.gate.any()
+  np.testing.assert_array_equal(got.difficulty, [1, 1])
+  np.testing.assert_allclose(got.solve_rate, [0.5, 0.25])
+
+
+@pytest.mark.parametrize(
+  ('flags', 'want'),
+  [
+    (
+      {'batch_norm': 'token'},
+      [
+        *(0.812402, -0.379226, -1.755199, 0.812402),
+        *(-0.127405, -1.503378, -0.127405, 1.248568),
+      ],
+    ),
+    (
+      {'batch_norm': 'row', 'eps': 1e-4},
+      [
+        *(0.864791, -0.231731, -1.497852, 0.864791),
+        *(0, -1.266121, 0, 1.266121),
+      ],
+    ),
+  ],
+)
+def test_gdpo_of_the_outcomes_parts(flags, want):
+  # The published numbers, of format and correctness apart; the outcome is their
+  # sum, and nobody judged.
+  rewards = _rewards(
+    reference.OUTCOME + reference.FORMAT, np.full((2, 4), np.nan), 0, 2
+  ).replace(
+    parts={'format': reference.FORMAT, 'correctness': reference.OUTCOME}
+  )
+  got = _made(rewards, REFERENCE, advantage='gdpo_parts', **flags)
+  np.testing.assert_allclose(np.reshape(got.advantages, 8), want, atol=1e-5)
+  np.testing.assert_allclose(got.solve_rate, [1.25 / 2, 1 / 2])
+
+
+def test_parts_that_are_missing_or_unknown():
+  # Of calls alone a correctness is reported: the reply has its format's
+  # advantage. -1 / s and 1 / s with s = sqrt(2) of (-3, 3), .7071 of (0, 1).
+  parts = {
+    'format': np.float32([[0, 1], [0, 1]]),
+    'correctness': np.float32([[-3, 3], [np.nan, np.nan]]),
   }
-  while wanted:
-    picks = [int(rng.integers(len(values))) for values in options]
-    pairs = {
-      (a, picks[a], b, picks[b])
-      for a, b in itertools.combinations(range(len(options)), 2)
-    }
-    if pairs & wanted:
-      wanted -= pairs
-      yield {
-        name: value
-        for values, i in zip(options, picks, strict=True)
-        for name, value in values[i].items()
-      }
-
-
-class WorkedNumbersTest(chex.TestCase):
-  @chex.all_variants
-  def test_defaults(self):
-    got = self.variant(advantages.awpo_advantages)(*cases.GROUPS)
-    want = [
-      [1.163553, -0.191194, -2.048509, 1.076150],
-      [1.404871, -0.561948, 0, -0.842922],
-      [0, 0, 0, 0],
-      [-0.424807, -0.424807, 1.486824, -0.637210],
-      [0, 0, 0, 0],
-      [1.415964, 0.155824, -1.571787, 0],
-    ]
-    np.testing.assert_allclose(got.advantages, want, atol=2e-6)
-    np.testing.assert_allclose(
-      got.gate, [0.516861, 0.999997, 0, 0.575192, 0, 0.524143], atol=1e-6
-    )
-    np.testing.assert_allclose(
-      got.solve_rate,
-      [0.642857, 0, 1, 0.035714, 0.571429, 0.523810],
-      atol=1e-6,
-    )
-    np.testing.assert_array_equal(got.difficulty, [1.5, 1, 1, 1, 1.5, 1.5])
-    np.testing.assert_array_equal(got.counted, [True] * 6)
-    np.testing.assert_array_equal(got.advantages[cases.SOLVED], np.zeros(4))
-    for field in (got.advantages, got.gate, got.difficulty):
-      self.assertEqual(field.dtype, jnp.float32)
-
-  @parameterized.parameters(
-    (
-      cases.MIXED,
-      {'difficulty': 'parabola'},
-      [0.712380, -0.117058, -1.254189, 0.658867],
-    ),
-    (
-      cases.MIXED,
-      {'gate': 'binary'},
-      [1.130667, -0.226133, -2.035201, 1.130667],
-    ),
-    (
-      cases.MIXED,
-      {'gate': 'none'},
-      [1.130667, -0.226133, -2.035201, 1.130667],
-    ),
-    (cases.MIXED, {'ddof': 0}, [1.343555, -0.220772, -2.365415, 1.242631]),
-    (
-      cases.MIXED,
-      {'difficulty_scope': 'mixed'},
-      [0.981463, -0.154776, -1.720748, 0.894060],
-    ),
-    (
-      cases.SOLVED,
-      {'saturation': 'none'},
-      [1.088377, 0.418606, -1.255819, -0.251164],
-    ),
+  rewards = _rewards([[-3, 4], [0, 1]], np.zeros((2, 2)))
+  samples = make_samples(np.ones((2, 2)), np.ones((2, 2), int))
+  flags = {'advantage': 'gdpo_parts', 'batch_norm': 'none'}
+  got = _made(rewards.replace(parts=parts), samples, **flags)
+  half = np.sqrt(0.5)
+  np.testing.assert_allclose(
+    got.advantages, [[-2 * half, 2 * half], [-half, half]], rtol=1e-4
   )
-  def test_variants(self, case, settings, want):
-    got = advantages.awpo_advantages(*cases.GROUPS, **settings).advantages[case]
-    np.testing.assert_allclose(got, want, atol=2e-6)
-
-  def test_naive_mix_is_grpo_on_the_sum_of_rewards(self):
-    groups = cases.random_groups(5)
-    got = advantages.awpo_advantages(
-      *groups,
-      gate='always',
-      difficulty='none',
-      saturation='none',
-      mix_std_floor=0.0,
+  with pytest.raises(ValueError, match="reward_parts='style'.*format, corr"):
+    _made(
+      rewards.replace(parts=parts), samples, reward_parts=('style',), **flags
     )
-    outcome, reasoning, valid, _, _ = groups
-    want = advantages.grpo_advantages(outcome + reasoning, valid)
-    np.testing.assert_allclose(got.advantages, want, atol=1e-6)
-
-  def test_unit_scale_weighs_the_judge_alike_on_both_kinds_of_prompt(self):
-    # A call at 4 of [-3, 4] and a reply at 1 of [0, 1] are the same to `unit`;
-    # to `raw` the judge weighs seven times more on the reply.
-    outcome = np.float32([[4, -3, 4, -3], [1, 0, 1, 0]] * 3)
-    reasoning = np.float32([[0.9, 0.1, 0.3, 0.6]] * 6)
-    groups = (outcome, reasoning, np.ones((6, 4), bool))
-    bounds = np.float32([-3, 0] * 3), np.float32([4, 1] * 3)
-    unit, raw = (
-      advantages.awpo_advantages(*groups, *bounds, reward_scale=scale)
-      for scale in ('unit', 'raw')
-    )
-    call, reply = unit.advantages[:2]
-    np.testing.assert_allclose(call, reply, atol=1e-5)
-    self.assertGreater(np.abs(raw.advantages[0] - raw.advantages[1]).max(), 0.1)
-
-  def test_saturation_looks_at_what_the_prompt_wants(self):
-    # Solved calls are left alone, with ToolRL's bounds (-3, 4) and (0, 1) and
-    # with those of a reward of 0 or 1 alike; solved replies keep the judge,
-    # except with `solved`.
-    outcome = np.float32([[4] * 4, [1] * 4] * 3)
-    reasoning = np.float32([[0.8, 0.6, 0.1, 0.4]] * 6)
-    groups = (outcome, reasoning, np.ones((6, 4), bool))
-    bounds = np.float32([-3, 0] * 3), np.float32([4, 1] * 3)
-    wanted = np.array([True, False] * 3)
-    for scale in mechanisms.REWARD_SCALES:
-      for saturation, want in (
-        ('solved_calls', [False, True]),
-        ('solved', [False, False]),
-        ('none', [True, True]),
-      ):
-        flags = {'reward_scale': scale, 'saturation': saturation}
-        # Nothing said of calls: ToolRL's bounds tell, under any scale.
-        for known in ((), (wanted,)):
-          got = advantages.awpo_advantages(*groups, *bounds, *known, **flags)
-          np.testing.assert_array_equal(got.gate[:2] > 0.5, want)
-        binary = (groups[0] > 0).astype(np.float32), *groups[1:]
-        got = advantages.awpo_advantages(
-          *binary,
-          np.zeros(6, np.float32),
-          np.ones(6, np.float32),
-          wanted,
-          **flags,
-        )
-        np.testing.assert_array_equal(got.gate[:2] > 0.5, want)
-
-  def test_solved_calls_of_a_binary_reward_have_no_advantage(self):
-    # Judge scores .009 apart: s_mix = .009 / sqrt(3), so w = s_mix / (s_mix +
-    # 1e-6) = .9998 where the task is not known to want a call.
-    outcome = np.ones((2, 4), np.float32)
-    reasoning = np.float32([[0.5, 0.5, 0.509, 0.509]] * 2)
-    bounds = np.zeros(2, np.float32), np.ones(2, np.float32)
-    got = advantages.awpo_advantages(
-      outcome,
-      reasoning,
-      np.ones((2, 4), bool),
-      *bounds,
-      np.array([True, False]),
-    )
-    np.testing.assert_allclose(got.gate, [0, 0.9998], atol=1e-5)
-    np.testing.assert_array_equal(got.advantages[0], np.zeros(4))
-    self.assertTrue(np.abs(got.advantages[1]).min() > 0)
 
 
-class EveryFlagTest(chex.TestCase):
-  def test_against_float64_loop(self):
-    # Bounds say nothing of what is wanted: both are drawn.
-    wants_call = np.random.default_rng(1).random(24) < 0.5
-    groups = (*cases.random_groups(0), wants_call)
-    seen = {name: set() for name in FLAGS}
-    for settings in _covering_settings():
-      got = advantages.awpo_advantages(*groups, **settings)
-      want = [
-        awpo_reference.group(*(x.tolist() for x in group), **settings)
-        for group in zip(*groups, strict=True)
-      ]
-      for values, name in zip(
-        zip(*want, strict=True),
-        ('advantages', 'gate', 'difficulty'),
-        strict=True,
-      ):
-        np.testing.assert_allclose(
-          getattr(got, name),
-          np.float64(values),
-          # float32 rounds rewards near 3 to 2e-7, over stds of a few percent
-          rtol=2e-5,
-          atol=1e-4,
-          err_msg=f'{name} of {settings}',
-        )
-      for name in seen:
-        seen[name].add(settings.get(name))
-    for name, choices in (
-      ('reward_scale', mechanisms.REWARD_SCALES),
-      ('mix', mechanisms.MIXES),
-      ('mix_advantage', mechanisms.MIX_ADVANTAGES),
-      ('gate', mechanisms.GATES),
-      ('saturation', mechanisms.SATURATIONS),
-      ('difficulty', mechanisms.DIFFICULTIES),
-      ('difficulty_scope', mechanisms.DIFFICULTY_SCOPES),
-      ('combine', mechanisms.COMBINATIONS),
-    ):
-      self.assertEqual(seen[name] - {None}, set(choices))
-
-  @parameterized.parameters(
-    'reward_scale',
-    'mix',
-    'mix_advantage',
-    'gate',
-    'saturation',
-    'difficulty',
-    'difficulty_scope',
-    'combine',
-    'ddof',
+def test_gdpo_tells_apart_what_a_sum_does_not():
+  # Totals (0, 1) and (0, 2): GRPO has -+.7071 for both.
+  both = np.float32([[[0, 1], [0, 1]], [[0, 0], [0, 1]]])
+  had = np.ones(both.shape, bool)
+  got = advantages.gdpo_sum(both, had, np.ones(2))
+  half = np.sqrt(0.5)
+  np.testing.assert_allclose(
+    got, [[-half, half], [-2 * half, 2 * half]], rtol=1e-5
   )
-  def test_unknown_value_is_refused(self, flag):
-    with self.assertRaisesRegex(ValueError, f"{flag}='typo'.*choose one of"):
-      advantages.awpo_advantages(*cases.GROUPS, **{flag: 'typo'})
-
-  @parameterized.parameters(0.0, 1.0, -0.1, 1.5, float('nan'))
-  def test_convex_mix_needs_a_weight_inside(self, mix_weight):
-    with self.assertRaisesRegex(ValueError, 'strictly between 0 and 1'):
-      advantages.awpo_advantages(
-        *cases.GROUPS, mix='convex', mix_weight=mix_weight
-      )
+  total = awpo.grpo_advantages(both.sum(axis=0), had[0])
+  np.testing.assert_allclose(total, [[-half, half]] * 2, rtol=1e-5)
+  # A reward that is missing is left out, a weight counts after the norm.
+  had[1, 1] = False
+  both[1, 1] = np.nan
+  got = advantages.gdpo_sum(both, had, np.array([2.0, 1.0]))
+  np.testing.assert_allclose(got, [[-2 * half, 2 * half]] * 2, rtol=1e-5)
 
 
-class InvarianceTest(chex.TestCase):
-  def test_masked_equals_removed(self):
-    # The last sample of each group fails: as if each group had one fewer.
-    outcome, reasoning, _, low, high = (
-      np.where(np.isfinite(x), x, 0.5) for x in cases.random_groups(1)
+def test_papo_by_hand():
+  # Outcome 1 1 1 0: mean 3/4, std 1/2: .5 .5 .5 -1.5. Reasoning .2 .4 .6 of
+  # the correct ones: mean .4, std .2: -1 0 1, and nothing for the wrong one.
+  # The second group has one correct sample, the third three that are equal.
+  rewards = _rewards(
+    [[1, 1, 1, 0], [0, 0, 0, 1], [1, 1, 1, 0]],
+    [[0.2, 0.4, 0.6, 1], [0.9, 0.1, 0.2, 0.3], [0.1, 0.1, 0.1, 0.9]],
+  )
+  samples = make_samples(
+    np.ones((3, 4)), np.ones((3, 4), int), correct=rewards.outcome == 1
+  )
+  got = _made(rewards, samples, advantage='papo', mix_weight=0.5)
+  outcome = np.array([0.5, 0.5, 0.5, -1.5])
+  np.testing.assert_allclose(
+    got.advantages,
+    [outcome + [-0.5, 0, 0.5, 0], [-0.5, -0.5, -0.5, 1.5], outcome],
+    atol=1e-5,
+  )
+
+
+@pytest.mark.parametrize('advantage', ['awpo', 'gdpo', 'papo'])
+@pytest.mark.parametrize(
+  ('floor', 'want'), [(0.0, [-1, 0, 1]), (0.02, [-0.05, 0, 0.05])]
+)
+def test_floor_of_the_reasonings_standard_deviation(advantage, floor, want):
+  # Judge scores .001 apart, s = .001, where outcomes say nothing: of full size,
+  # or .001 / .02.
+  rewards = _rewards([[1, 1, 1]], [[0.5, 0.501, 0.502]])
+  samples = make_samples(
+    np.ones((1, 3)), np.ones((1, 3), int), correct=np.ones((1, 3), bool)
+  )
+  got = _made(
+    rewards,
+    samples,
+    advantage=advantage,
+    gate='always',
+    saturation='none',
+    difficulty='none',
+    batch_norm='none',
+    mix_std_floor=floor,
+  )
+  np.testing.assert_allclose(got.advantages, [want], rtol=5e-3, atol=1e-6)
+  # The floor is no business of the outcome's: of .001 apart, too.
+  rewards = rewards.replace(
+    outcome=rewards.reasoning, reasoning=rewards.outcome
+  )
+  if advantage == 'gdpo':
+    got = _made(
+      rewards, samples, advantage='gdpo', batch_norm='none', mix_std_floor=floor
     )
-    valid = np.ones(outcome.shape, bool)
-    want = cases.jitted()(
-      outcome[:, :-1], reasoning[:, :-1], valid[:, :-1], low, high
-    )
-    outcome[:, -1], reasoning[:, -1], valid[:, -1] = np.nan, -np.inf, False
-    got = cases.jitted()(outcome, reasoning, valid, low, high)
-    np.testing.assert_allclose(
-      got.advantages[:, :-1], want.advantages, atol=1e-6
-    )
-    np.testing.assert_array_equal(got.advantages[:, -1], np.zeros(24))
-    np.testing.assert_allclose(got.gate, want.gate, atol=1e-6)
-    self.assertGreater(float(np.abs(want.advantages).max()), 1.0)
-
-  def test_permuted_samples_permute_advantages(self):
-    outcome, reasoning, valid, low, high = cases.random_groups(2)
-    order = np.random.default_rng(3).permuted(
-      np.tile(np.arange(5), (24, 1)), axis=1
-    )
-    want = cases.jitted()(outcome, reasoning, valid, low, high)
-    shuffled = (
-      np.take_along_axis(x, order, axis=1) for x in (outcome, reasoning, valid)
-    )
-    got = cases.jitted()(*shuffled, low, high)
-    np.testing.assert_allclose(
-      got.advantages,
-      np.take_along_axis(np.asarray(want.advantages), order, axis=1),
-      atol=1e-6,
-    )
-    np.testing.assert_allclose(got.gate, want.gate, atol=1e-6)
-
-  def test_groups_do_not_see_each_other(self):
-    # vmap over single groups equals the batch.
-    groups = cases.random_groups(0)
-    want = cases.jitted()(*groups)
-    batched = jax.jit(jax.vmap(advantages.awpo_advantages))
-    got = batched(*(x[:, None] for x in groups))
-    np.testing.assert_allclose(got.advantages[:, 0], want.advantages, atol=1e-6)
-    np.testing.assert_allclose(got.gate[:, 0], want.gate, atol=1e-6)
+    np.testing.assert_allclose(got.advantages, [[-1, 0, 1]], rtol=5e-3)
 
 
-class ValidSamplesTest(parameterized.TestCase):
-  def test_truth_table(self):
-    outcome = np.array([[True, True, False, False]])
-    reasoning = np.array([[True, False, True, False]])
-    for gate in mechanisms.GATES:
-      got = advantages.valid_samples(outcome, reasoning, gate=gate)
-      want = outcome if gate == 'none' else [[True, False, False, False]]
-      np.testing.assert_array_equal(got, want)
+def test_reasoning_where_the_outcome_is_correct():
+  rewards = _rewards([[1, 1, 0, 0]], [[0.2, 0.4, 0.6, 0.8]])
+  samples = make_samples(
+    np.ones((1, 4)), np.ones((1, 4), int), correct=rewards.outcome == 1
+  )
+  always = {'gate': 'always', 'difficulty': 'none', 'saturation': 'none'}
+  got = _made(rewards, samples, condition='correct', **always)
+  want = awpo.grpo_advantages(
+    np.float32([[1.2, 1.4, 0, 0]]), np.ones((1, 4), bool)
+  )
+  np.testing.assert_allclose(got.advantages, want, atol=1e-6)
 
-  def test_unknown_gate_is_refused(self):
-    with self.assertRaisesRegex(ValueError, 'ratio, binary, always, none'):
-      advantages.valid_samples(cases.VALID, cases.VALID, gate='open')
+
+def test_awpo_is_awpo_bit_for_bit():
+  # The flags' defaults are those of the function, whatever the estimator.
+  outcome, reasoning, valid, low, high = awpo_cases.random_groups(3)
+  wants_call = low == 0  # The opposite of what the bounds would say.
+  rewards = types.Rewards(
+    outcome, valid, reasoning, valid, low, high, wants_call
+  )
+  samples = make_samples(valid, np.ones(valid.shape, int))
+  got = _made(rewards, samples)
+  want = awpo.awpo_advantages(outcome, reasoning, valid, low, high, wants_call)
+  for ours, theirs in zip(
+    (got.advantages, got.gate, got.difficulty, got.mix_std),
+    (want.advantages, want.gate, want.difficulty, want.mix_std),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize('estimator', estimators.ESTIMATORS)
+def test_without_a_gate_the_estimator_is_left(estimator):
+  outcome, reasoning, valid, low, high = awpo_cases.random_groups(4)
+  rewards = types.Rewards(outcome, valid, reasoning, valid, low, high, low < 0)
+  samples = make_samples(valid, np.full(valid.shape, 2), correct=valid)
+  got = _made(
+    rewards, samples, gate='none', difficulty='none', estimator=estimator
+  )
+  want = estimators.estimate(outcome, samples, estimator=estimator)
+  counted = valid.sum(axis=1) >= 2
+  np.testing.assert_array_equal(got.advantages[counted], want[counted])
+
+
+def test_long_answers_lose_outcome():
+  # Limit 8, buffer 4: lengths 4, 6, 8 lose 0, 1/2, 1 of 1, 1, 1.
+  rewards = _rewards([[1, 1, 1]], np.zeros((1, 3)))
+  samples = make_samples(np.ones((1, 3)), [[4, 6, 8]])
+  got = _made(
+    rewards,
+    samples,
+    gate='none',
+    difficulty='none',
+    estimator='dr_grpo',
+    max_length=8,
+    length_buffer=4,
+  )
+  np.testing.assert_allclose(got.advantages, [[0.5, 0, -0.5]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('share', 'want'),
+  [(None, [[0, 0, 0]]), (1.0, [[0, 0, 1]]), (0.5, [[0, 1, 1]])],
+)
+def test_what_is_correct(share, want):
+  # Bounds -3 and 4; half of the way is .5. What is not valid is not correct.
+  completions = types.Completions(
+    tokens=np.zeros((1, 4, 1), np.int32),
+    mask=np.ones((1, 4, 1), bool),
+    policy_mask=np.ones((1, 4, 1), bool),
+    positions=np.zeros((1, 4, 1), np.int32),
+    turn=np.zeros((1, 4, 1), np.int32),
+    logprobs=np.zeros((1, 4, 1), np.float32),
+    entropy=np.zeros((1, 4, 1), np.float32),
+    finished=np.ones((1, 4), bool),
+  )
+  rewards = _rewards([[-3, 0.5, 4, np.nan]], np.zeros((1, 4)), -3, 4)
+  rewards = rewards.replace(outcome_valid=np.isfinite(rewards.outcome))
+  rollout = types.Rollout(
+    prompts=None, completions=completions, rewards=rewards, sample_ids=None
+  )
+  samples = advantages.make_samples(
+    rollout, completions.logprobs, advantage='awpo', gate='none', correct=share
+  )
+  np.testing.assert_array_equal(samples.correct, [[*want[0], 0]])
+
+
+@pytest.mark.parametrize('advantage', advantages.ADVANTAGES)
+@pytest.mark.parametrize('gate', ['none', 'ratio'])
+def test_who_needs_a_judge(advantage, gate):
+  got = advantages.reads_reasoning(advantage=advantage, gate=gate)
+  judged = {'gdpo', 'papo'} | ({'awpo'} if gate != 'none' else set())
+  assert got == (advantage in judged)
+
+
+def test_unknown_values_are_refused():
+  rewards = _rewards(reference.OUTCOME, reference.FORMAT)
+  with pytest.raises(ValueError, match='awpo, gdpo, gdpo_parts, papo'):
+    _made(rewards, REFERENCE, advantage='sum')
+  with pytest.raises(ValueError, match='none, correct'):
+    _made(rewards, REFERENCE, condition='right')

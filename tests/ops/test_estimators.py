@@ -8,7 +8,7 @@ import pytest
 
 from awpo_jax.ops import collectives, estimators
 from awpo_jax.ops import samples as samples_lib
-from tests.ops import reference_batch as reference
+from tests.helpers import reference_batch as reference
 
 TOTAL = reference.OUTCOME + reference.FORMAT
 

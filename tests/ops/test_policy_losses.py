@@ -8,15 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
 
-from awpo_jax.ops import collectives, losses, mismatch, policy_losses
-from tests.ops import reference_batch as reference
+from awpo_jax.ops import aggregation as aggregation_lib
+from awpo_jax.ops import collectives, off_policy, policy_losses
+from awpo_jax.ops import surrogate as surrogate_lib
+from tests.helpers import reference_batch as reference
 
 
 def _tokens(logprobs, low, high, scores=reference.SCORES):
   column = np.ones((8, 1), np.float32)
   return policy_losses.Tokens(
     logprobs=jnp.where(reference.MASK, logprobs, 0.0),
-    log_ratio=losses.log_ratio(logprobs, reference.OLD, reference.MASK),
+    log_ratio=surrogate_lib.log_ratio(logprobs, reference.OLD, reference.MASK),
     mask=reference.MASK,
     advantages=np.float32(scores)[:, None],
     clip_low=low * column,
@@ -29,7 +31,7 @@ def _value_and_size(
   loss, aggregation, low=0.2, high=0.2, correction=None, **numbers
 ):
   """The loss at the reference batch, and the summed size of its gradient."""
-  weights = losses.token_weights(
+  weights = aggregation_lib.token_weights(
     reference.MASK,
     aggregation=aggregation,
     all_sum=collectives.identity,
@@ -88,7 +90,7 @@ class ReferenceNumbersTest(parameterized.TestCase):
     ('icepop', 'token', 0.263624, 0.606627),
   )
   def test_mismatch(self, name, level, value, size):
-    correction = mismatch.mismatch_weights(
+    correction = off_policy.mismatch_weights(
       reference.OLD,
       reference.ROLL,
       reference.MASK,
@@ -105,7 +107,7 @@ class ReferenceNumbersTest(parameterized.TestCase):
     ('disco', 'ratio', 1.0, 3.509029, 77.037091),
   )
   def test_disco(self, loss, score, tau, value, size):
-    weights = losses.token_weights(
+    weights = aggregation_lib.token_weights(
       reference.MASK, aggregation='token-mean', all_sum=collectives.identity
     )
     signs = np.where(reference.OUTCOME == 1, 1, -1).reshape(8)
@@ -264,7 +266,9 @@ class EveryLossTest(parameterized.TestCase):
     weights = np.where(ROWS, np.float32(1 / 7), 0)
 
     def total(logprobs, advantages):
-      log_ratio = losses.log_ratio(logprobs, LOGPROBS - np.log(RATIO), ROWS)
+      log_ratio = surrogate_lib.log_ratio(
+        logprobs, LOGPROBS - np.log(RATIO), ROWS
+      )
       tokens = _small(
         logprobs=jnp.where(ROWS, logprobs, 0.0),
         log_ratio=log_ratio,

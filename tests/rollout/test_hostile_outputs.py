@@ -8,14 +8,7 @@ import random
 import pytest
 
 from awpo_jax import types
-from awpo_jax.rollout import (
-  chat,
-  episodes,
-  observations,
-  tokenizers,
-  tool_calls,
-)
-from awpo_jax.rollout.datasets import quickstart_turns
+from awpo_jax.rollout.datasets.quickstart import episodes
 from awpo_jax.rollout.environments import (
   bfcl,
   callables,
@@ -23,7 +16,14 @@ from awpo_jax.rollout.environments import (
   quickstart,
   sandbox,
 )
-from tests.rollout.environments import tools
+from awpo_jax.rollout.environments import episodes as episodes_lib
+from awpo_jax.rollout.text import (
+  chat_template,
+  observations,
+  tokenizers,
+  tool_calls,
+)
+from tests.helpers import tools
 
 COUNT = 10_000
 LIMITS = sandbox.Limits(seconds=2.0, megabytes=256, chars=500, workers=2)
@@ -155,17 +155,17 @@ def make_callables():
 def make_quickstart():
   return (
     quickstart.QuickstartEnvironment(),
-    quickstart_turns.Tasks('train', 0)[0],
+    episodes.Tasks('train', 0)[0],
   )
 
 
 def make_bfcl():
   if not all(map(importlib.util.find_spec, ('bfcl_eval', 'mpmath'))):
     pytest.skip('pip install --no-deps bfcl-eval && pip install mpmath')
-  from awpo_jax.rollout.datasets import bfcl_tasks
+  from awpo_jax.rollout.datasets.bfcl import tasks
 
   tree = {'home': {'type': 'directory', 'contents': {}}}
-  task = bfcl_tasks.make_task(
+  task = tasks.make_task(
     task_id='t',
     kind='any',
     classes=['GorillaFileSystem', 'TicketAPI', 'MessageAPI'],
@@ -201,7 +201,7 @@ def test_hostile_outputs(make):
   turns = []
   for number in range(COUNT):
     text = hostile_output(rng, task.tools)
-    calls = episodes.calls_of(text)
+    calls = episodes_lib.calls_of(text)
     parsed += bool(calls)
     step = environment.step(state, calls) if calls else None
     if step is not None:
@@ -231,7 +231,9 @@ def test_results_made_of_hostile_text_stay_text():
     ['user assistant x'] * 9, vocab_size=340
   )
   stops = tokenizers.stop_token_ids(tokenizer)
-  reader = observations.Reader(tokenizer, stops, chat.DEFAULT_STYLE, 64)
+  reader = observations.Reader(
+    tokenizer, stops, chat_template.DEFAULT_STYLE, 64
+  )
   tags = [
     i
     for i, token in tokenizer.added_tokens_decoder.items()

@@ -7,8 +7,8 @@ import pytest
 from transformers.utils import chat_template_utils
 
 from awpo_jax import types
-from awpo_jax.rollout import chat, prompts, templates
-from tests import opened_thoughts
+from awpo_jax.rollout.text import chat_template, prompts, templates
+from tests.helpers import opened_thoughts
 
 TASK = types.Task('t', 'Sys', 'Call f with 1.', (), 'x', 'single')
 USER = {'role': 'user', 'content': 'x'}
@@ -61,12 +61,12 @@ def test_every_clock_of_a_template_is_pinned(clock, template, wanted):
   tokenizer.chat_template = (
     template + "{{ messages[-1].content + '<|im_end|>' }}"
   )
-  style = chat.Style(date='2025-02-05')
+  style = chat_template.Style(date='2025-02-05')
   for day in (1, 2):
     clock(day)
     text = tokenizer.decode(prompts.encode_prompt(tokenizer, TASK, style))
     assert text == f'{wanted}{TASK.user}<|im_end|>'
-  assert '2025' not in chat.render(
+  assert '2025' not in chat_template.render(
     tokenizer, [USER]
   )  # Not where none is named.
 
@@ -90,7 +90,7 @@ def test_a_template_with_a_clock_keeps_its_first_line(start):
   tokenizer = opened_thoughts.opening('')
   tokenizer.chat_template = f"{start}{{{{ strftime_now('') }}}}z\n"
   theirs = tokenizer.apply_chat_template([USER], tokenize=False)
-  assert chat.render(tokenizer, [USER]) == theirs
+  assert chat_template.render(tokenizer, [USER]) == theirs
 
 
 def test_templates_are_given_what_they_were(monkeypatch):
@@ -115,4 +115,4 @@ def test_templates_are_given_what_they_were(monkeypatch):
 def test_what_is_no_day_is_refused(date):
   match = re.escape(f'--template_date={date}: expected a day')
   with pytest.raises(ValueError, match=match):
-    chat.render(opened_thoughts.opening(''), [USER], date=date)
+    chat_template.render(opened_thoughts.opening(''), [USER], date=date)

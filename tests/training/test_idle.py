@@ -5,7 +5,7 @@ import types as python_types
 import numpy as np
 import pytest
 
-from awpo_jax import config as config_lib
+from awpo_jax.config import experiment as config_lib
 from awpo_jax.training import idle
 
 FLAGS = ('--output_dir=run', '--model=m.json', '--rl_steps=9')

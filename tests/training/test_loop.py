@@ -11,24 +11,23 @@ import jax
 import numpy as np
 import pytest
 
-from awpo_jax import config as config_lib
 from awpo_jax import types
-from awpo_jax.evaluation import held_out
-from awpo_jax.rollout import tokenizers
-from awpo_jax.training import (
+from awpo_jax.checkpointing import (
   checkpoints,
-  folders,
-  loop,
-  optimizer,
-  phases,
-  run_model,
-  signals,
-  start,
-  train_step,
+  initial_params,
+  model_files,
+  run_folder,
 )
-from awpo_jax.training import programs as programs_lib
-from tests import tiny_dataset
-from tests.training import tiny_run
+from awpo_jax.config import experiment as config_lib
+from awpo_jax.config import flags as flags_lib
+from awpo_jax.config import sections as sections_lib
+from awpo_jax.evaluation import held_out
+from awpo_jax.rollout.text import tokenizers
+from awpo_jax.training import held_out as held_out_lib
+from awpo_jax.training import loop, signals
+from awpo_jax.training.programs import compile as compile_lib
+from awpo_jax.training.update import optimizer, train_step
+from tests.helpers import tiny_dataset, tiny_run
 
 # For the four devices of this process.
 _HERE = ('--cpu_devices=1', '--prompts_per_step=8', '--sft_batch=8')
@@ -51,12 +50,12 @@ def no_compilation(monkeypatch):
   def reached(*unused_arguments):
     raise _Reached
 
-  monkeypatch.setattr(programs_lib, 'compile_programs', reached)
+  monkeypatch.setattr(compile_lib, 'compile_programs', reached)
 
 
 REFUSED = {
   '--reward=no_such': '--reward=no_such',
-  '--judge=tests.tiny_dataset:nothing': '--judge=.*cannot be imported',
+  '--judge=tests.helpers.tiny_dataset:nothing': '--judge=.*cannot be imported',
   '--dataset=nowhere': '--dataset=nowhere',
   '--model=/nowhere': '/nowhere',
   '--init_weights=induction': '--init_weights=induction: the model has ',
@@ -77,7 +76,7 @@ def old_run(tmp_path_factory):
   words = tiny_dataset.load(seed=0)
   texts = [task.system + task.user for task in words.train[:20]]
   tokenizer = tokenizers.train_tokenizer(texts, vocab_size=300)
-  tokenizers.save_tokenizer(tokenizer, folder / run_model.TOKENIZER_FOLDER)
+  tokenizers.save_tokenizer(tokenizer, folder / model_files.TOKENIZER_FOLDER)
   state = {'params': {'embedding': np.zeros((3, 5), np.float32)}}
   with contextlib.closing(
     checkpoints.make_manager(folder / checkpoints.RUN_SUBFOLDER, keep=1)
@@ -103,13 +102,13 @@ def test_mistakes_are_told_before_anything_compiles(
 
 
 def test_only_the_start_makes_a_value_error_one_of_flags(tmp_path, monkeypatch):
-  with pytest.raises(config_lib.ConfigError, match='no_such'):
+  with pytest.raises(flags_lib.ConfigError, match='no_such'):
     loop.train(_config(tmp_path / 'run', '--reward=no_such'))
 
   def broken(*unused_arguments):
     raise ValueError('in the depths of a compiler')
 
-  monkeypatch.setattr(programs_lib, 'compile_programs', broken)
+  monkeypatch.setattr(compile_lib, 'compile_programs', broken)
   with pytest.raises(ValueError, match='in the depths') as raised:
     loop.train(_config(tmp_path / 'run'))
   assert raised.type is ValueError
@@ -118,17 +117,17 @@ def test_only_the_start_makes_a_value_error_one_of_flags(tmp_path, monkeypatch):
 def test_programs_are_kept_unless_that_is_turned_off(monkeypatch):
   kept = {}
   monkeypatch.setattr(jax.config, 'update', kept.__setitem__)
-  start.use_compilation_cache(config_lib.Config())
+  initial_params.use_compilation_cache(config_lib.Config())
   folder = pathlib.Path(kept.pop('jax_compilation_cache_dir'))
   assert folder == pathlib.Path.home() / '.cache' / 'awpo_jax' / 'xla'
-  off = config_lib.RunConfig(compilation_cache='')
-  start.use_compilation_cache(config_lib.Config(run=off))
+  off = sections_lib.RunConfig(compilation_cache='')
+  initial_params.use_compilation_cache(config_lib.Config(run=off))
   assert not kept
 
 
 def test_a_mistake_does_not_undo_a_run(tmp_path, monkeypatch):
   folder = tmp_path / 'run'
-  assert folders.claim_folder(folder, _config(folder))
+  assert run_folder.claim_folder(folder, _config(folder))
   with pytest.raises(_Reached):
     loop.train(_config(folder))
 
@@ -136,16 +135,16 @@ def test_a_mistake_does_not_undo_a_run(tmp_path, monkeypatch):
     raise FileNotFoundError('rows.jsonl has moved')
 
   monkeypatch.setattr(loop.experiment_lib, 'make_experiment', gone)
-  with pytest.raises(config_lib.ConfigError, match='rows.jsonl'):
+  with pytest.raises(flags_lib.ConfigError, match='rows.jsonl'):
     loop.train(_config(folder))
-  assert (folder / folders.FLAGS_FILE).exists()
-  assert (folder / run_model.TOKENIZER_FOLDER).is_dir()
+  assert (folder / run_folder.FLAGS_FILE).exists()
+  assert (folder / model_files.TOKENIZER_FOLDER).is_dir()
 
 
 def test_wandb_without_its_package(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'wandb', None)
   with pytest.raises(
-    config_lib.ConfigError, match='pip install.*--wandb_project'
+    flags_lib.ConfigError, match='pip install.*--wandb_project'
   ):
     loop.train(_config(tmp_path / 'run', '--wandb_project=p'))
   assert not (tmp_path / 'run').exists()
@@ -354,7 +353,7 @@ def test_answers_come_in_order_whatever_the_batch(count):
     dataclasses.replace(tiny_run.make_task(0), user=f'{i}' * (1 + 3 * i))
     for i in range(count)
   ]
-  answers = phases.answer(
+  answers = held_out_lib.answer(
     tiny_run.experiment(), programs, tiny_run.mesh(), None, tasks
   )
   assert [text.split('user')[-1].split()[0] for text in answers] == [

@@ -6,10 +6,10 @@ import types as python_types
 
 import pytest
 
-from awpo_jax import config as config_lib
 from awpo_jax import types
+from awpo_jax.config import experiment as config_lib
 from awpo_jax.training import loop, signals
-from tests import tiny_dataset
+from tests.helpers import tiny_dataset
 
 # Four steps of SFT and three of RL.
 _FLAGS = ('--compilation_cache=', '--checkpoint_every=50')

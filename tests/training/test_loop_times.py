@@ -5,10 +5,11 @@ import types as python_types
 import numpy as np
 import pytest
 
-from awpo_jax import config as config_lib
-from awpo_jax.training import loop, phases, train_step
-from awpo_jax.training import programs as programs_lib
-from tests import tiny_dataset
+from awpo_jax.config import experiment as config_lib
+from awpo_jax.training import loop, steps
+from awpo_jax.training.programs import compile as compile_lib
+from awpo_jax.training.update import train_step
+from tests.helpers import tiny_dataset
 
 
 class _Clock:
@@ -53,7 +54,7 @@ def _report(started):
     finite=np.bool_(True),
     replica_spread=np.float32(0),
   )
-  return phases.Report(
+  return steps.Report(
     phase='sft',
     updates=[update],
     metrics={},
@@ -86,7 +87,7 @@ def test_seconds_count_from_the_start_and_go_on_after_a_restart(
     clock.now = 20.0
     return 'programs'
 
-  monkeypatch.setattr(programs_lib, 'compile_programs', compile_programs)
+  monkeypatch.setattr(compile_lib, 'compile_programs', compile_programs)
   run, lines = make_run()
   run.elapsed, clock.now = 100.0, 14.0
   run._compile(None)

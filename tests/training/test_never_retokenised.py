@@ -3,8 +3,8 @@
 import numpy as np
 
 from awpo_jax import types
-from awpo_jax.training import phases
-from tests.training import tiny_run
+from awpo_jax.training.collection import collect, score
+from tests.helpers import tiny_run
 
 WORD = 'system'  # A word of every prompt, and so a token of the tokenizer.
 
@@ -43,11 +43,11 @@ def test_the_sampled_tokens_are_trained_on_as_they_are():
   # Two ways to write one text; encoding it gives the first only.
   assert len(whole) < len(spelt) == 6
   assert tokenizer.decode(spelt) == tokenizer.decode(whole) == WORD
-  tasks, prompts = phases.next_prompts(experiment, 0)
+  tasks, prompts = collect.next_prompts(experiment, 0)
   rows = [[*spelt, stop], [*whole, stop], [*spelt[:3], *spelt[:4]], [stop]]
   sampled = _completions(rows)
-  samples = phases.sample_ids(prompts.ids, 1)
-  scored, transcripts = phases.score_rollout(
+  samples = collect.sample_ids(prompts.ids, 1)
+  scored, transcripts = score.score_rollout(
     experiment, tasks, prompts, samples, sampled
   )
   # Both rows read alike to the rewards, and stay what they were.

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from awpo_jax import config as config_lib
 from awpo_jax import types
+from awpo_jax.config import experiment as config_lib
 from awpo_jax.ops import selection
-from awpo_jax.rollout import demonstrations, episodes
-from awpo_jax.training import experiment as experiment_lib
-from tests import whole_runs
+from awpo_jax.rollout.environments import episodes
+from awpo_jax.rollout.text import demonstrations
+from awpo_jax.training import setup as setup_lib
+from tests.helpers import whole_runs
 
 TRAIN = 1000  # Of prompts without end.
 
@@ -24,7 +25,7 @@ def test_texts_of_several_turns_fit(seed, tmp_path, monkeypatch):
     ]
   )
   # It refuses demonstrations and held-out prompts that are too long.
-  experiment = experiment_lib.make_experiment(config)
+  experiment = setup_lib.make_experiment(config)
   tasks = [
     *experiment.dataset.train[: TRAIN // 2],
     *experiment.dataset.evals['values'],
@@ -56,7 +57,7 @@ def test_texts_of_the_quickstart_fit(seed, tmp_path, monkeypatch):
       f'--output_dir={tmp_path / "run"}',
     ]
   )
-  experiment = experiment_lib.make_experiment(config)
+  experiment = setup_lib.make_experiment(config)
   dataset = experiment.dataset
   shown = dataset.demonstrations
   tasks = [*dataset.train[:TRAIN], *(x.task for x in shown)]
@@ -89,7 +90,7 @@ def test_overlong_shaping_of_dapo_takes_nothing_from_gold(
       f'--output_dir={tmp_path / "run"}',
     ]
   )
-  experiment = experiment_lib.make_experiment(config)
+  experiment = setup_lib.make_experiment(config)
   tasks = [
     *experiment.dataset.train[: 2 * TRAIN],
     *(

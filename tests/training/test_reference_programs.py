@@ -7,17 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from awpo_jax import config as config_lib
+from awpo_jax.checkpointing import model_files
+from awpo_jax.config import experiment as config_lib
+from awpo_jax.distributed import sharding
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import lora
-from awpo_jax.training import (
-  optimizer,
-  programs,
-  run_model,
-  sharding,
-  train_step,
-)
-from tests.training import tiny_run
+from awpo_jax.training.programs import compile as compile_lib
+from awpo_jax.training.update import optimizer, train_step
+from tests.helpers import tiny_run
 
 
 def _lowered(*flags, **options):
@@ -34,7 +31,7 @@ def _lowered(*flags, **options):
     ]
   )
   base = tiny_run.experiment()
-  model = run_model.with_adapters(
+  model = model_files.with_adapters(
     base.decoder.config, config_lib.to_dict(config)
   )
   run = dataclasses.replace(
@@ -48,7 +45,7 @@ def _lowered(*flags, **options):
     jax.random.key(0),
   )
   with mock.patch.object(jax.stages.Lowered, 'compile', lambda self: self):
-    made = programs.compile_programs(
+    made = compile_lib.compile_programs(
       run, tiny_run.mesh(), state, optimizers, **options
     )
   return made, state
@@ -89,7 +86,7 @@ def test_the_reference_is_what_is_trained_and_nothing_else(rank):
 def test_the_reference_is_a_copy():
   params = {'a': np.arange(3.0), 'b': {'lora_a': np.arange(2.0)}}
   placed = sharding.place_replicated(params, tiny_run.mesh())
-  got = programs.make_reference(tiny_run.mesh())(placed)
+  got = compile_lib.make_reference(tiny_run.mesh())(placed)
   jax.tree.map(lambda x: x.delete(), placed)
   np.testing.assert_array_equal(got['b']['lora_a'], np.arange(2.0))
   assert got.keys() == {'b'}

@@ -5,19 +5,16 @@ from collections.abc import Mapping
 
 from awpo_jax import types
 from awpo_jax.rollout import plugins
-from awpo_jax.rollout.datasets import (
-  bfcl_episodes,
-  quickstart,
-  quickstart_turns,
-  rlla,
-  seal_tools,
-)
+from awpo_jax.rollout.datasets import rlla, seal_tools
+from awpo_jax.rollout.datasets.bfcl import episodes
+from awpo_jax.rollout.datasets.quickstart import episodes as episodes_lib
+from awpo_jax.rollout.datasets.quickstart import tasks as tasks_lib
 
 DATASETS = {
-  'bfcl': bfcl_episodes.load,
-  'quickstart': quickstart.load,
-  'quickstart_hard': quickstart.load_hard,
-  'quickstart_turns': quickstart_turns.load,
+  'bfcl': episodes.load,
+  'quickstart': tasks_lib.load,
+  'quickstart_hard': tasks_lib.load_hard,
+  'quickstart_turns': episodes_lib.load,
   'rlla': rlla.load,
   'seal_tools': seal_tools.load,
 }

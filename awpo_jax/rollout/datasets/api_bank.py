@@ -10,8 +10,8 @@ import itertools
 import re
 from collections.abc import Iterator
 
-from awpo_jax.rollout import tool_calls
 from awpo_jax.rollout.datasets import files
+from awpo_jax.rollout.text import tool_calls
 
 LEVELS = ('level-1', 'level-2', 'level-3')
 EXPECTED = (

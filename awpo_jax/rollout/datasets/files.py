@@ -18,7 +18,7 @@ from typing import IO, Any, TypeVar
 
 import huggingface_hub
 
-from awpo_jax.rollout import json_text
+from awpo_jax.reporting import json_text
 
 _T = TypeVar('_T')
 _BETWEEN = re.compile(r'[\s,]*')

@@ -12,8 +12,8 @@ import pathlib
 from collections.abc import Iterator
 
 from awpo_jax import types
-from awpo_jax.rollout import prompts, tool_calls
 from awpo_jax.rollout.datasets import files
+from awpo_jax.rollout.text import prompts, tool_calls
 
 HELD_OUT_SHARE = 0.15
 EXPECTED = (

@@ -16,8 +16,8 @@ from typing import Any
 from absl import logging
 
 from awpo_jax import types
-from awpo_jax.rollout import json_schemas, prompts, tool_calls
 from awpo_jax.rollout.datasets import files
+from awpo_jax.rollout.text import json_schemas, prompts, tool_calls
 
 SPLITS = {
   'train': 'dev.jsonl',

@@ -20,13 +20,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from awpo_jax import types
-from awpo_jax.rollout import json_text, tool_calls
+from awpo_jax.reporting import json_text
 from awpo_jax.rollout.environments import (
   bfcl_tools,
-  checks,
+  outcomes,
   protocol,
   sandbox,
 )
+from awpo_jax.rollout.text import tool_calls
 
 MAX_STEPS = 20
 """Steps within a turn of the user; one more ends the episode."""
@@ -174,7 +175,7 @@ def check(
       if ran.state is None or ran.state[name] != state:
         reason = f'another state of {name}'
         return Verdict(turn, reason, 'multi_turn:instance_state_mismatch')
-    if checks.share_contained(results, wanted.texts) < 1:
+    if outcomes.share_contained(results, wanted.texts) < 1:
       reason = 'a result is missing'
       return Verdict(turn, reason, 'multi_turn:execution_response_mismatch')
   return Verdict(len(truth), '')
@@ -233,7 +234,7 @@ class BfclEnvironment:
     texts = iter(ran.texts)
     observations = tuple(
       protocol.Observation(
-        'obs', next(texts) if on else checks.not_offered(call.name)
+        'obs', next(texts) if on else outcomes.not_offered(call.name)
       )
       for call, on in zip(calls, runs, strict=True)
     )
@@ -276,7 +277,7 @@ class BfclEnvironment:
     made += [[] for _ in range(len(truth) - reached)]
     passed = check(self._pool, task.scenario, made).passed
     # A turn that the episode never came to is not passed by doing nothing.
-    return checks.score(turns, min(passed, reached) / len(truth))
+    return outcomes.score(turns, min(passed, reached) / len(truth))
 
   def verdict(self, task: types.Task, state: protocol.State) -> Verdict:
     """What BFCL's own checker says of an episode that has ended."""

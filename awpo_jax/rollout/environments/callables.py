@@ -26,8 +26,8 @@ from typing import Any, TypeAlias
 import transformers.utils
 
 from awpo_jax import types
-from awpo_jax.rollout import json_schemas, tool_calls
-from awpo_jax.rollout.environments import checks, protocol, sandbox, worker
+from awpo_jax.rollout.environments import outcomes, protocol, sandbox, worker
+from awpo_jax.rollout.text import json_schemas, tool_calls
 
 Function: TypeAlias = Callable[..., Any]
 
@@ -199,7 +199,7 @@ class CallablesEnvironment:
       if call.name in offered and call.name in self._paths:
         texts += self._pool.run(self._program, (), [call]).texts
       else:
-        texts.append(checks.not_offered(call.name))
+        texts.append(outcomes.not_offered(call.name))
     return texts
 
   def outcome(
@@ -211,13 +211,13 @@ class CallablesEnvironment:
     gold = [
       call
       for text in task.references
-      for call in checks.reference_calls(text, task)
+      for call in outcomes.reference_calls(text, task)
     ]
     expected = self._run([tool.name for tool in task.tools], gold)
     results = [entry['result'] for entry in state['log']]
-    share = checks.share_contained(results, expected)
+    share = outcomes.share_contained(results, expected)
     replied = bool(turns) and not turns[-1].calls
-    return checks.score(turns, (share + replied) / 2)
+    return outcomes.score(turns, (share + replied) / 2)
 
   def close(self) -> None:
     """Ends the workers."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from awpo_jax import types
-from awpo_jax.rollout import tool_calls
+from awpo_jax.rollout.text import tool_calls
 
 State: TypeAlias = Mapping[str, Any]
 

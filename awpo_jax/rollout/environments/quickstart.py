@@ -21,10 +21,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from awpo_jax import types
-from awpo_jax.rollout import tool_calls
-from awpo_jax.rollout.datasets import quickstart_tools as tables
-from awpo_jax.rollout.datasets import quickstart_values
-from awpo_jax.rollout.environments import checks, protocol
+from awpo_jax.rollout.environments import outcomes, protocol, quickstart_values
+from awpo_jax.rollout.environments import quickstart_tools as tables
+from awpo_jax.rollout.text import tool_calls
 
 BUSY, CLOSED = 'busy', 'closed'
 
@@ -103,7 +102,7 @@ class QuickstartEnvironment:
     )
     effects = _overlap(made, wanted)
     replied = _replied(turns, task.scenario['reply'], task.scenario['never'])
-    return checks.score(
+    return outcomes.score(
       turns, (effects + replied) / 2, {'effects': effects, 'replied': replied}
     )
 

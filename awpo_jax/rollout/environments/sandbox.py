@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from awpo_jax import types
-from awpo_jax.rollout import tool_calls
+from awpo_jax.rollout.text import tool_calls
 
 _WORKER = pathlib.Path(__file__).with_name('worker.py')
 # Importing a user's module may take a while; it is not the model's doing.

@@ -22,7 +22,7 @@ import resource
 import sys
 from typing import Any
 
-from awpo_jax.rollout import json_text
+from awpo_jax.reporting import json_text
 
 _KEPT = 256
 _ERROR = 'Error during execution: '

@@ -9,15 +9,10 @@ import pyarrow.parquet
 import pytest
 
 from awpo_jax.rollout import datasets
-from awpo_jax.rollout.datasets import (
-  api_bank,
-  bfcl_episodes,
-  bfcl_rows,
-  files,
-  mmlu_pro,
-)
-from tests import shared_data
-from tests.evaluation import bfcl_cases
+from awpo_jax.rollout.datasets import api_bank, files, mmlu_pro
+from awpo_jax.rollout.datasets.bfcl import episodes
+from awpo_jax.rollout.datasets.bfcl import rows as rows_lib
+from tests.helpers import bfcl_cases, shared_data
 
 QUESTION = {
   'question_id': 70,
@@ -41,11 +36,11 @@ def _lines(path, rows):
 
 def test_bfcl(tmp_path):
   folder = bfcl_cases.write(tmp_path / 'bfcl')
-  rows = bfcl_rows.read(str(folder))
+  rows = rows_lib.read(str(folder))
   assert collections.Counter(row.category for row in rows) == {
     name: len(known) for name, known in bfcl_cases.ROWS.items()
   }
-  (row,) = bfcl_rows.read(str(folder), ['parallel'])
+  (row,) = rows_lib.read(str(folder), ['parallel'])
   text, functions, truth = bfcl_cases.ROWS['parallel'][0]
   assert row.row_id == 'parallel_0' and row.turns[0][0]['content'] == text
   assert [*row.functions] == functions and [*row.ground_truth] == truth
@@ -70,9 +65,9 @@ def test_bad_rows_of_bfcl_are_named_or_left_out(tmp_path, change, problem):
   first, second = map(json.loads, path.read_bytes().splitlines())
   _lines(path, [first | change, second])
   with pytest.raises(ValueError, match=f'live_simple.json:1.*{problem}'):
-    bfcl_rows.read(str(folder), ['live_simple'])
+    rows_lib.read(str(folder), ['live_simple'])
   skipped = []
-  (kept,) = bfcl_rows.read(str(folder), ['live_simple'], skipped)
+  (kept,) = rows_lib.read(str(folder), ['live_simple'], skipped)
   assert kept.row_id == second['id']
   assert len(skipped) == 1 and 'live_simple.json:1' in skipped[0]
 
@@ -99,23 +94,23 @@ def test_multi_turn_rows(tmp_path):
   answer = {'id': row['id'], 'ground_truth': [["cd(folder='x')"], []]}
   _lines(tmp_path / name, [row])
   _lines(tmp_path / 'possible_answer' / name, [answer])
-  (read,) = bfcl_rows.read(str(tmp_path))
+  (read,) = rows_lib.read(str(tmp_path))
   assert [len(turn) for turn in read.turns] == [1, 0]
   assert read.ground_truth == (["cd(folder='x')"], [])
   assert read.missed_function == {1: ('ls',)}
   _lines(tmp_path / name, [row | {'question': []}])
   with pytest.raises(ValueError, match='0 turns, but an answer to 2'):
-    bfcl_rows.read(str(tmp_path))
+    rows_lib.read(str(tmp_path))
 
 
 @pytest.mark.parametrize('data', [None, 'nowhere'])
-@pytest.mark.parametrize('read', [bfcl_rows.read, api_bank.read, mmlu_pro.read])
+@pytest.mark.parametrize('read', [rows_lib.read, api_bank.read, mmlu_pro.read])
 def test_nothing_there(read, data):
   with pytest.raises(ValueError, match=f'--data.*{data or "missing"}'):
     read(data)
 
 
-@pytest.mark.parametrize('read', [bfcl_rows.read, api_bank.read, mmlu_pro.read])
+@pytest.mark.parametrize('read', [rows_lib.read, api_bank.read, mmlu_pro.read])
 def test_an_empty_folder(read, tmp_path):
   with pytest.raises(ValueError, match='expected'):
     read(str(tmp_path))
@@ -123,7 +118,7 @@ def test_an_empty_folder(read, tmp_path):
 
 def test_unknown_category(tmp_path):
   with pytest.raises(ValueError, match='--categories=simple.*simple_python'):
-    bfcl_rows.read(str(tmp_path), ['simple'])
+    rows_lib.read(str(tmp_path), ['simple'])
 
 
 def test_a_data_set_of_the_hub(tmp_path, monkeypatch):
@@ -135,7 +130,7 @@ def test_a_data_set_of_the_hub(tmp_path, monkeypatch):
     return str(folder)
 
   monkeypatch.setattr(files.huggingface_hub, 'snapshot_download', download)
-  assert len(bfcl_rows.read('owner/name')) == len(bfcl_rows.read(str(folder)))
+  assert len(rows_lib.read('owner/name')) == len(rows_lib.read(str(folder)))
   assert asked == [('owner/name', 'dataset')]
 
 
@@ -230,7 +225,7 @@ def test_bad_questions_are_named(tmp_path, change, problem):
 
 
 def test_the_real_rows():
-  rows = bfcl_rows.read(str(shared_data.path('bfcl')))
+  rows = rows_lib.read(str(shared_data.path('bfcl')))
   assert len(rows) == 2225 and len({row.row_id for row in rows}) == 2225
   assert len(api_bank.read(str(shared_data.path('apibank')))) == 291
   assert len(mmlu_pro.read(str(shared_data.path('mmlu_pro')))) == 1400
@@ -242,9 +237,9 @@ def test_two_answers_to_one_row_of_bfcl_are_refused(tmp_path):
   rows = [json.loads(line) for line in path.read_bytes().splitlines()]
   _lines(path, [*rows, rows[0] | {'ground_truth': rows[1]['ground_truth']}])
   with pytest.raises(ValueError, match='live_simple.json:3: a second answer'):
-    bfcl_rows.read(str(folder), ['live_simple'])
+    rows_lib.read(str(folder), ['live_simple'])
   skipped = []
-  kept = bfcl_rows.read(str(folder), ['live_simple'], skipped)
+  kept = rows_lib.read(str(folder), ['live_simple'], skipped)
   assert len(skipped) == 1
   assert list(kept[0].ground_truth) == rows[0]['ground_truth']
 
@@ -274,7 +269,7 @@ def test_multi_turn_rows_for_training_obey_bad_rows(tmp_path):
     ],
   )
   with pytest.raises(ValueError, match='base.json:1: "initial_config": not J'):
-    bfcl_episodes.load(seed=0, data=str(tmp_path))
+    episodes.load(seed=0, data=str(tmp_path))
   skipped = []
   dataset = datasets.load('bfcl', seed=0, data=str(tmp_path), skipped=skipped)
   assert [task.task_id for task in dataset.evals['multi_turn_base']] == [

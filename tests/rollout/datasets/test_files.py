@@ -14,8 +14,8 @@ import pyarrow.parquet
 import pytest
 
 from awpo_jax import types
-from awpo_jax.rollout import prompts
 from awpo_jax.rollout.datasets import files, rlla, seal_tools
+from awpo_jax.rollout.text import prompts
 
 SYSTEM = prompts.rlla_system([types.Tool('f', 'd', {})])
 CALL = '<think> t </think>\n<tool_call>\n{"name": "f", "parameters": {}}\n'

@@ -6,7 +6,7 @@ import pytest
 
 from awpo_jax import types
 from awpo_jax.rollout import datasets
-from awpo_jax.rollout.datasets import quickstart
+from awpo_jax.rollout.datasets.quickstart import tasks
 
 
 def make_task(name):
@@ -35,7 +35,7 @@ def test_one_data_set_is_loaded_as_it_is():
   dataset = datasets.load(OWN, seed=5, data='a,b')
   assert [task.task_id for task in dataset.train] == ['a,b_5_0', 'a,b_5_1']
   assert list(dataset.evals) == ['held_out']
-  assert datasets.DATASETS['quickstart'] is quickstart.load
+  assert datasets.DATASETS['quickstart'] is tasks.load
   assert list(datasets.load('quickstart', seed=0).evals)[0] == 'values'
 
 

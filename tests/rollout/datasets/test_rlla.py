@@ -7,9 +7,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from awpo_jax.rollout import prompts, rewards, scoring, tool_calls
 from awpo_jax.rollout.datasets import rlla, seal_tools
-from tests import shared_data
+from awpo_jax.rollout.rewards import scoring, toolrl
+from awpo_jax.rollout.text import prompts, tool_calls
+from tests.helpers import shared_data
 
 SYSTEM = (
   'Use tools.\n1. Name: f\nDescription: d\nParameters: {"a": {"type": "int"}}\n'
@@ -271,7 +272,7 @@ def test_real_rows_want_a_call_just_where_toolrls_bound_says_so():
     seed=0, data=str(shared_data.path('seal_tools'))
   ).train
   by_bound = [
-    rewards.toolrl(task.ground_truth, task).maximum > 1 for task in tasks
+    toolrl.toolrl(task.ground_truth, task).maximum > 1 for task in tasks
   ]
   assert [scoring.wants_call(task) for task in tasks] == by_bound
   # Counted another way: by the kind that the reader gave each.

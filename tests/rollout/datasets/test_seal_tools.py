@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from awpo_jax.rollout import prompts, rewards, tool_calls
 from awpo_jax.rollout.datasets import seal_tools
-from tests import shared_data
+from awpo_jax.rollout.rewards import toolrl
+from awpo_jax.rollout.text import prompts, tool_calls
+from tests.helpers import shared_data
 
 
 def make_tool(name, **fields):
@@ -168,7 +169,7 @@ def test_real_demonstrations_are_right():
   dataset = seal_tools.load(seed=0, data=str(shared_data.path('seal_tools')))
   for demonstration in dataset.demonstrations[::10]:
     truth = demonstration.task.ground_truth
-    score = rewards.outcome_reward(demonstration.response, truth)
+    score = toolrl.outcome_reward(demonstration.response, truth)
     assert (score.format, score.correctness) == (1, 3)
     answer = tool_calls.parse(demonstration.response)
     for call in answer.calls:

@@ -7,11 +7,13 @@ import json
 
 import pytest
 
-from awpo_jax.rollout import scoring, tool_calls
-from awpo_jax.rollout.datasets import bfcl_episodes as rows_lib
-from awpo_jax.rollout.datasets import bfcl_rows, bfcl_tasks
+from awpo_jax.rollout.datasets.bfcl import episodes as rows_lib
+from awpo_jax.rollout.datasets.bfcl import rows
+from awpo_jax.rollout.datasets.bfcl import tasks as tasks_lib
 from awpo_jax.rollout.environments import bfcl, protocol, sandbox
-from tests import shared_data
+from awpo_jax.rollout.rewards import scoring
+from awpo_jax.rollout.text import tool_calls
+from tests.helpers import shared_data
 
 needs_package = pytest.mark.skipif(
   importlib.util.find_spec('bfcl_eval') is None
@@ -95,7 +97,7 @@ def as_recorded(value, key=None):
 
 
 @needs_package
-@pytest.mark.parametrize('name', bfcl_rows.MULTI_TURN)
+@pytest.mark.parametrize('name', rows.MULTI_TURN)
 def test_recorded_results_and_states(pool, name):
   folder = shared_data.path('bfcl')
   file = shared_data.path('bfcl', 'multi_turn_traces', f'{name}.jsonl.gz')
@@ -127,7 +129,7 @@ class TestCheck:
 
   @pytest.fixture
   def task(self):
-    return bfcl_tasks.make_task(
+    return tasks_lib.make_task(
       task_id='t',
       kind='files',
       classes=['GorillaFileSystem'],
@@ -192,7 +194,7 @@ def play(environment, task, answers):
 class TestEpisodes:
   @pytest.mark.parametrize('index', range(24))
   def test_own_tasks_are_solved_by_their_references(self, environment, index):
-    task = bfcl_tasks.Tasks('train', 3)[index]
+    task = tasks_lib.Tasks('train', 3)[index]
     state, turns = play(environment, task, task.references)
     score = environment.outcome(task, state, turns)
     assert score.solved and score.value == 4
@@ -209,11 +211,11 @@ class TestEpisodes:
     assert not score.solved and score.value < 4
 
   def test_every_pattern_is_drawn(self):
-    kinds = {task.kind for task in bfcl_tasks.Tasks('train', 3)[:24]}
-    assert len(kinds) == len(bfcl_tasks.PATTERNS)
+    kinds = {task.kind for task in tasks_lib.Tasks('train', 3)[:24]}
+    assert len(kinds) == len(tasks_lib.PATTERNS)
 
   def test_a_tool_runs_only_once_it_is_on_offer(self, environment):
-    task = bfcl_tasks.make_task(
+    task = tasks_lib.make_task(
       task_id='t',
       kind='sums',
       classes=['MathAPI'],
@@ -237,7 +239,7 @@ class TestEpisodes:
     assert environment.outcome(task, state, turns).solved
 
   def test_private_names_do_not_run(self, environment):
-    task = bfcl_tasks.Tasks('train', 3)[0]
+    task = tasks_lib.Tasks('train', 3)[0]
     for name in ('_load_scenario', '__init__', '__class__', 'eval', 'quit'):
       step = environment.step(environment.reset(task), [call(name)])
       assert 'there is no tool' in step.observations[0].text
@@ -245,7 +247,7 @@ class TestEpisodes:
 
   def test_the_step_after_the_last_allowed_one_ends_it(self, environment):
     task = next(
-      task for task in bfcl_tasks.Tasks('train', 3)[:24] if task.kind == 'note'
+      task for task in tasks_lib.Tasks('train', 3)[:24] if task.kind == 'note'
     )
     state = environment.reset(task)
     for number in range(1, 22):
@@ -254,7 +256,7 @@ class TestEpisodes:
       assert step.done == (number == 21)
 
   def test_a_turn_never_reached_is_not_passed(self, environment):
-    task = bfcl_tasks.make_task(
+    task = tasks_lib.make_task(
       task_id='t',
       kind='sums',
       classes=['MathAPI'],

@@ -5,9 +5,9 @@ import time
 import pytest
 
 from awpo_jax import types
-from awpo_jax.rollout import tool_calls
 from awpo_jax.rollout.environments import callables, protocol, sandbox
-from tests.rollout.environments import tools
+from awpo_jax.rollout.text import tool_calls
+from tests.helpers import tools
 
 LIMITS = sandbox.Limits(seconds=1.0, megabytes=64, chars=100, workers=2)
 ERROR = 'Error during execution: '

@@ -8,9 +8,9 @@ import jsonschema
 import pytest
 
 from awpo_jax import types
-from awpo_jax.rollout import chat, episodes, prompts, tool_calls
-from awpo_jax.rollout.environments import callables, sandbox
-from tests.rollout.environments import kinds
+from awpo_jax.rollout.environments import callables, episodes, sandbox
+from awpo_jax.rollout.text import chat_template, prompts, tool_calls
+from tests.helpers import kinds
 
 LIMITS = sandbox.Limits(seconds=2.0, megabytes=128, chars=200, workers=1)
 RUN = (
@@ -113,7 +113,7 @@ def test_defaults_stand_in_the_schema_as_json():
     'colour': 3,
   }
   assert json.dumps(shown) == json.dumps(expected)  # True is not 1.
-  (schema,) = chat.tool_schemas([tool])
+  (schema,) = chat_template.tool_schemas([tool])
   parameters = schema['function']['parameters']
   assert parameters['required'] == ['city']
   assert len(parameters['properties']) == 16
@@ -121,7 +121,7 @@ def test_defaults_stand_in_the_schema_as_json():
   jsonschema.validate({'city': 'Oslo', **expected}, parameters)
   # RLLA's text says the same as the schema.
   (read,) = prompts.parse_tools(prompts.rlla_system([tool]))
-  assert chat.tool_schemas([read]) == [schema]
+  assert chat_template.tool_schemas([read]) == [schema]
 
 
 def test_a_default_copied_from_the_schema_is_taken_back():

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 
-from awpo_jax.rollout import tool_calls
-from awpo_jax.rollout.datasets import quickstart_turns
+from awpo_jax.rollout.datasets.quickstart import episodes
 from awpo_jax.rollout.environments import protocol, quickstart
+from awpo_jax.rollout.text import tool_calls
 
 ENVIRONMENT = quickstart.QuickstartEnvironment()
 
@@ -16,7 +16,7 @@ def call(_name, **parameters):
 
 
 def make_task(kind, name='train'):
-  tasks = quickstart_turns.Tasks(name, 5)
+  tasks = episodes.Tasks(name, 5)
   return next(task for task in tasks[:50] if task.kind == kind)
 
 
@@ -56,7 +56,7 @@ def test_the_second_call_needs_the_result_of_the_first():
   value = tool_calls.parse(task.references[1]).calls[0].parameters
   link = next(
     link
-    for link in quickstart_turns.LINKS
+    for link in episodes.LINKS
     if link.second == tool_calls.parse(task.references[1]).calls[0].name
     and link.first == tool_calls.parse(task.references[0]).calls[0].name
   )

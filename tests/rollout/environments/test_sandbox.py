@@ -3,10 +3,10 @@
 import pytest
 
 from awpo_jax import types
-from awpo_jax.rollout import tool_calls
 from awpo_jax.rollout.environments import sandbox
+from awpo_jax.rollout.text import tool_calls
 
-HERE = 'tests.rollout.environments.tools'
+HERE = 'tests.helpers.tools'
 
 
 def call(name, **parameters):

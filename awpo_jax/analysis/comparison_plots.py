@@ -1,0 +1,143 @@
+"""Pictures of a grid of runs, and all that is written of it."""
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib import figure as mpl_figure
+from matplotlib.backends import backend_agg
+
+from awpo_jax.analysis import comparison
+from awpo_jax.analysis import grid as grid_lib
+from awpo_jax.reporting import metrics as metrics_lib
+
+REPORT_FILE = 'report.md'
+
+
+def _figure(width: float, height: float, count: int = 1):
+  figure = mpl_figure.Figure(figsize=(width, height), layout='constrained')
+  backend_agg.FigureCanvasAgg(figure)
+  return figure, figure.subplots(1, count, squeeze=False)[0]
+
+
+def plot_curves(
+  curves: Mapping[str, Mapping[int, tuple[np.ndarray, np.ndarray]]],
+  path: str | os.PathLike[str],
+  *,
+  label: str,
+) -> mpl_figure.Figure:
+  """Mean of each cell over its seeds, with the interval as a band.
+
+  Args:
+    curves: cell -> seed -> steps and values; steps that all seeds have count.
+    path: where the PNG goes.
+    label: of what is drawn.
+  """
+  figure, (axes,) = _figure(7, 4.5)
+  for index, (cell, seeds) in enumerate(curves.items()):
+    if not seeds:
+      continue
+    shared = sorted(set.intersection(*(set(s) for s, _ in seeds.values())))
+    rows = [
+      [v[np.flatnonzero(s == step)[0]] for s, v in seeds.values()]
+      for step in shared
+    ]
+    found = [comparison.estimate(row) for row in rows]
+    colour, style = f'C{index % 10}', ('-', '--', ':')[index // 10 % 3]
+    axes.plot(shared, [x.mean for x in found], style, color=colour, label=cell)
+    if found and found[0].low is not None:
+      axes.fill_between(
+        shared,
+        [x.low for x in found],
+        [x.high for x in found],
+        color=colour,
+        alpha=0.15,
+        lw=0,
+      )
+  axes.set_xlabel('step')
+  axes.set_ylabel(label)
+  axes.grid(alpha=0.3)
+  if axes.lines:
+    axes.legend(fontsize='small')
+  figure.savefig(path, format='png', dpi=120)
+  return figure
+
+
+def plot_scores(
+  scores: comparison.Scores,
+  path: str | os.PathLike[str],
+  *,
+  baseline: str | None = None,
+) -> mpl_figure.Figure:
+  """A panel a metric: each cell's mean with its interval, and every seed.
+
+  Args:
+    scores: of `comparison.read`.
+    path: where the PNG goes.
+    baseline: cell whose scores are taken off seed by seed; None for none.
+  """
+  metrics = comparison.metric_names(scores)
+  cells = [cell for cell in scores if cell != baseline]
+  size = 1.2 + 0.35 * max(len(cells), 1)
+  figure, panels = _figure(
+    3.4 * max(len(metrics), 1), size, max(len(metrics), 1)
+  )
+  for metric, axes in zip(metrics, panels, strict=False):
+    for row, cell in enumerate(cells):
+      if baseline is None:
+        seeds = scores[cell].values()
+        values = [x[metric] for x in seeds if metric in x]
+      else:
+        values = comparison.differences(scores, cell, baseline, metric)
+      if not values:
+        axes.text(0.5, row, 'failed', transform=axes.get_yaxis_transform())
+        continue
+      found = comparison.estimate(values)
+      axes.plot(values, [row] * len(values), '|', color='0.6')
+      axes.plot([found.mean], [row], 'o', color='C0')
+      if found.low is not None:
+        axes.plot([found.low, found.high], [row, row], color='C0')
+    axes.set_yticks(range(len(cells)), cells if axes is panels[0] else [])
+    axes.set_ylim(len(cells) - 0.5, -0.5)
+    axes.set_title(metric if baseline is None else f'{metric} - {baseline}')
+    axes.grid(alpha=0.3)
+    if baseline is not None:
+      axes.axvline(0, color='0.4', lw=0.8)
+  figure.savefig(path, format='png', dpi=120)
+  return figure
+
+
+def write_report(
+  grid: grid_lib.Grid,
+  failed: Mapping[tuple[str, int], str],
+  *,
+  baseline: str,
+  name: str,
+) -> str:
+  """Tables, CSV and pictures of what has come to its end, into its folder.
+
+  Args:
+    grid: as it was run.
+    failed: of `grid.execute`.
+    baseline: cell that the others are compared with.
+    name: of the evaluation set.
+
+  Returns:
+    The text of the report.
+  """
+  scores = comparison.read(grid, name)
+  text = comparison.markdown(scores, failed, baseline=baseline)
+  folder = grid.folder
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / REPORT_FILE).write_text(text + '\n', encoding='utf-8')
+  comparison.write_csv(scores, failed, folder / 'runs.csv')
+  key = f'eval/{name}/accuracy'
+  curves: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
+  for run in grid_lib.runs(grid)[1]:
+    if run.finished:
+      rows = metrics_lib.read_metrics(run.folder / metrics_lib.METRICS_FILE)
+      curves.setdefault(run.name, {})[run.seed] = comparison.curve(rows, key)
+  plot_curves(curves, folder / 'curves.png', label=key)
+  plot_scores(scores, folder / 'scores.png')
+  plot_scores(scores, folder / 'differences.png', baseline=baseline)
+  return text

@@ -1,0 +1,47 @@
+"""What of an advantage came from the reasoning, and where it disagrees."""
+
+import jax.numpy as jnp
+
+from awpo_jax import types
+from awpo_jax.ops import awpo as awpo_lib
+from awpo_jax.ops import masked
+
+Array = types.Array
+
+
+def reasoning_change(made: awpo_lib.Advantages) -> Array:
+  """f32[P, G], A - d A_out: what the reasoning added to the outcome's share.
+
+  Args:
+    made: of AWPO with `combine=convex`, where it is d w (A_mix - A_out).
+  """
+  return made.advantages - made.difficulty[:, None] * made.outcome_advantages
+
+
+def reasoning_share(made: awpo_lib.Advantages) -> Array:
+  """f32[P, G] in [0, 1], size of that change over both sizes; 0 of nothing."""
+  change = jnp.abs(reasoning_change(made))
+  outcome = jnp.abs(made.difficulty[:, None] * made.outcome_advantages)
+  total = change + outcome
+  return jnp.where(total > 0, change / jnp.where(total > 0, total, 1.0), 0.0)
+
+
+def disagreement(outcome: Array, reasoning: Array, valid: Array) -> Array:
+  """Share of the pairs of samples that both rewards order, but oppositely.
+
+  Args:
+    outcome: float[P, G]; anything where not valid.
+    reasoning: float[P, G]; likewise.
+    valid: bool[P, G].
+
+  Returns:
+    f32[P]; 0 where there is no such pair.
+  """
+
+  def order(rewards: Array) -> Array:
+    rewards = masked.fill(rewards, valid)
+    return jnp.sign(rewards[:, :, None] - rewards[:, None, :])
+
+  pairs = valid[:, :, None] & valid[:, None, :]
+  both = order(outcome) * order(reasoning)
+  return masked.mean(both < 0, pairs & (both != 0), axis=(1, 2))

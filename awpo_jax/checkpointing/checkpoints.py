@@ -1,0 +1,398 @@
+"""Checkpoints of a run: a thin layer over orbax.
+
+A checkpoint is the folder `<step>/` with the items `state` (parameters,
+optimizer, step: whatever the state record holds), `position` (the phase and
+the seconds so far), `flags` (as resolved) and `metrics`. Where the data stands
+is not stored: it follows from the step, as do the keys of all draws. It is
+written under another name in the background and renamed when complete, so a
+folder named by a number is a whole checkpoint, and what a killed process left
+behind is none.
+
+Arrays are stored under names made of their path, `params/layer_0/kernel`, not
+under the Python types that held them.
+"""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from awpo_jax import types
+from awpo_jax.checkpointing import host_copy
+from awpo_jax.reporting import file_locks
+
+RUN_SUBFOLDER = 'checkpoints'
+STATE = 'state'
+POSITION = 'position'
+FLAGS = 'flags'
+METRICS = 'metrics'
+
+Json: TypeAlias = dict[str, Any]
+
+# What to look at when a stored tree and the expected one differ.
+_LIKELY_FLAGS = {
+  'params': 'the flags of the model, its adapters, dtype or tokenizer',
+  'opt_state': 'the flags of the optimizer or of the model',
+}
+
+
+class CheckpointError(ValueError):
+  """A checkpoint cannot be read, or belongs to another model or optimizer."""
+
+
+class Manager(ocp.CheckpointManager):
+  """An orbax manager that knows the name of the metric it keeps the best of."""
+
+  best_metric: str | None = None
+
+
+def make_manager(
+  directory: str | os.PathLike[str],
+  *,
+  keep: int,
+  best_metric: str | None = None,
+  best_mode: str = 'max',
+  keep_steps: Sequence[int] = (),
+) -> Manager:
+  """Opens a folder of checkpoints for saving and restoring.
+
+  Args:
+    directory: made if missing; what a killed save left in it is removed.
+    keep: how many of the last checkpoints stay, at least 1.
+    best_metric: a key of the metrics given to `save_checkpoint`; the best
+      checkpoint by it stays as well, the later one of equals.
+    best_mode: `max` or `min`.
+    keep_steps: steps whose checkpoints always stay.
+
+  Returns:
+    The manager; `wait_until_finished` before exiting, or `close`.
+
+  Raises:
+    ValueError: `keep` is below 1 or `best_mode` is neither.
+    CheckpointError: the metrics of a checkpoint in the folder are damaged.
+  """
+  if keep < 1:
+    raise ValueError(f'keep is {keep}; at least the last checkpoint must stay.')
+  keepers: list[policies.PreservationPolicy] = [
+    policies.LatestN(keep),
+    policies.CustomSteps(list(keep_steps)),
+  ]
+
+  def quality(metrics: Mapping[str, float]) -> float:
+    worst = -math.inf if best_mode == 'max' else math.inf
+    return metrics.get(best_metric, worst) if best_metric else worst
+
+  if best_metric is not None:
+    keepers.append(
+      policies.BestN(
+        get_metric_fn=quality,
+        reverse=best_mode == 'min',
+        n=1,
+      )
+    )
+  options = ocp.CheckpointManagerOptions(
+    # Without `best_fn` orbax does not write the metrics it is given.
+    best_fn=quality,
+    best_mode=best_mode,
+    preservation_policy=policies.AnyPreservationPolicy(keepers),
+    cleanup_tmp_directories=True,
+  )
+  directory = pathlib.Path(directory).absolute()
+  _check_readable(directory)
+  directory.mkdir(parents=True, exist_ok=True)
+  if not file_locks.work_in(directory):
+    _write_without_locks()
+  manager = Manager(directory, options=options)
+  manager.best_metric = best_metric
+  return manager
+
+
+def _write_without_locks() -> None:
+  """Makes orbax write without locks, for the rest of the process.
+
+  It locks a file of each checkpoint although it writes into a new folder, which
+  nobody else knows of. It has no public setting for that.
+  """
+  # In here: where a newer orbax has it elsewhere, only these file systems fail.
+  from orbax.checkpoint._src.serialization import tensorstore_utils
+
+  for name in ('_BASE_TS_CONTEXT', '_DEFAULT_OCDBT_TS_CONTEXT'):
+    getattr(tensorstore_utils, name)['file_io_locking'] = {'mode': 'none'}
+
+
+def save_checkpoint(
+  manager: Manager,
+  step: int,
+  state: types.ArrayTree,
+  *,
+  position: Json,
+  flags: Json,
+  metrics: Mapping[str, float] | None = None,
+) -> None:
+  """Starts to save; the state may be donated as soon as this returns.
+
+  Args:
+    manager: from `make_manager`.
+    step: not saved before.
+    state: tree of arrays.
+    position: JSON object; what of the run besides its state goes on from here.
+    flags: JSON object; the resolved flags.
+    metrics: finite numbers measured at `step`, the best metric among them;
+      None where it was not measured.
+
+  Raises:
+    ValueError: there is a checkpoint of this step, or `metrics` lacks the best
+      metric or holds a number that is not finite.
+  """
+  if metrics is not None:
+    _check_metrics(metrics, manager.best_metric)
+  manager.save(
+    step,
+    args=ocp.args.Composite(
+      **{
+        STATE: ocp.args.PyTreeSave(_nested(host_copy.snapshot(_named(state)))),
+        POSITION: ocp.args.JsonSave(position),
+        FLAGS: ocp.args.JsonSave(flags),
+      }
+    ),
+    metrics={key: float(value) for key, value in (metrics or {}).items()},
+    force=True,
+  )
+
+
+def latest_step(manager: Manager) -> int | None:
+  """Step of the last checkpoint; None where there is none."""
+  return manager.latest_step()
+
+
+def restore_checkpoint(
+  manager: Manager,
+  example_state: types.ArrayTree,
+  step: int | None = None,
+) -> tuple[types.ArrayTree, Json, int]:
+  """Reads a checkpoint back.
+
+  Args:
+    manager: from `make_manager`.
+    example_state: tree with the shapes and dtypes expected, of arrays or
+      `jax.ShapeDtypeStruct`; a leaf with a sharding is placed with it, one
+      without comes back as a NumPy array.
+    step: which checkpoint; None for the last.
+
+  Returns:
+    The state in the structure of `example_state`, its position, its step.
+
+  Raises:
+    FileNotFoundError: there is no such checkpoint.
+    CheckpointError: it is damaged, or its arrays are not those expected; the
+      message names the first difference.
+  """
+  manager.wait_until_finished()
+  steps = sorted(manager.all_steps())
+  if not steps:
+    raise FileNotFoundError(f'{manager.directory} has no checkpoint yet.')
+  step = steps[-1] if step is None else step
+  if step not in steps:
+    raise FileNotFoundError(
+      f'{manager.directory} has no checkpoint of step {step}; there are: '
+      f'{steps}.'
+    )
+  folder = pathlib.Path(manager.directory) / str(step)
+  state = _restore(folder, example_state)
+  try:
+    position = ocp.JsonCheckpointHandler().restore(folder / POSITION)
+  except Exception as error:
+    raise _damaged(folder, error) from error
+  return state, position, step
+
+
+def restore_params(
+  path: str | os.PathLike[str],
+  example_params: types.ArrayTree,
+  *,
+  partial: bool = False,
+) -> types.ArrayTree:
+  """Reads the parameters alone: a new run from an old one's.
+
+  Args:
+    path: folder of a run or of its checkpoints (the last one is taken), or of
+      one checkpoint.
+    example_params: as `example_state` of `restore_checkpoint`.
+    partial: whether the checkpoint may hold further parameters.
+
+  Returns:
+    The field `params` of the stored state.
+
+  Raises:
+    FileNotFoundError: there is no checkpoint at the path.
+    CheckpointError: it is damaged, or its parameters are not those expected.
+  """
+  folder = _checkpoint_folder(pathlib.Path(path).absolute())
+  example = {'params': example_params}
+  return _restore(folder, example, partial=partial)['params']
+
+
+def stored_params(
+  path: str | os.PathLike[str],
+) -> tuple[frozenset[str], Json]:
+  """Names of the parameters at a path, `layers_0/...`, and its flags.
+
+  Args:
+    path: as of `restore_params`.
+
+  Raises:
+    FileNotFoundError, CheckpointError: as there.
+  """
+  folder = _checkpoint_folder(pathlib.Path(path).absolute())
+  names, prefix = _stored(folder), 'params/'
+  try:
+    flags = ocp.JsonCheckpointHandler().restore(folder / FLAGS)
+  except Exception as error:
+    raise _damaged(folder, error) from error
+  return frozenset(
+    name.removeprefix(prefix) for name in names if name.startswith(prefix)
+  ), flags
+
+
+def _checkpoint_folder(path: pathlib.Path) -> pathlib.Path:
+  if (path / STATE).is_dir():
+    return path
+  for folder in (path / RUN_SUBFOLDER, path):
+    steps = _steps(folder)
+    if steps:
+      return folder / str(max(steps))
+  raise FileNotFoundError(
+    f'No checkpoint at {path}. Give the folder of a run (which holds '
+    f'`{RUN_SUBFOLDER}/`) or of one checkpoint (`{RUN_SUBFOLDER}/<step>`).'
+  )
+
+
+def _steps(directory: pathlib.Path) -> list[int]:
+  entries = directory.iterdir() if directory.is_dir() else ()
+  return [int(entry.name) for entry in entries if entry.name.isdecimal()]
+
+
+def _check_readable(directory: pathlib.Path) -> None:
+  """Reads all metrics, as opening the folder does, to name a damaged one."""
+  for step in _steps(directory):
+    folder = directory / str(step)
+    try:
+      json.loads((folder / METRICS / METRICS).read_text())
+    except FileNotFoundError:
+      continue  # Its deletion was cut short; the next save finishes it.
+    except ValueError as error:
+      raise _damaged(folder, error) from error
+
+
+def _check_metrics(
+  metrics: Mapping[str, float], best_metric: str | None
+) -> None:
+  for key, value in metrics.items():
+    if not math.isfinite(value):
+      raise ValueError(f'The metric {key!r} of a checkpoint is {value}.')
+  if best_metric is not None and best_metric not in metrics:
+    raise ValueError(
+      f'The best checkpoint is kept by {best_metric!r}, which is not among '
+      f'the metrics given: {sorted(metrics)}. Give metrics=None for a step '
+      'that was not evaluated.'
+    )
+
+
+def _named(tree: types.ArrayTree) -> dict[str, Any]:
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in leaves
+  }
+
+
+def _nested(named: Mapping[str, Any]) -> dict[str, Any]:
+  """`{'a/b': x}` as `{'a': {'b': x}}`."""
+  tree: dict[str, Any] = {}
+  for name, leaf in named.items():
+    *folders, last = name.split('/')
+    node = tree
+    for folder in folders:
+      node = node.setdefault(folder, {})
+    node[last] = leaf
+  return tree
+
+
+def _stored(folder: pathlib.Path) -> dict[str, Any]:
+  """Path -> shape and dtype of all arrays of a checkpoint."""
+  try:
+    return _named(ocp.PyTreeCheckpointHandler().metadata(folder / STATE).tree)
+  except Exception as error:
+    raise _damaged(folder, error) from error
+
+
+def _restore(
+  folder: pathlib.Path, example: types.ArrayTree, *, partial: bool = False
+) -> types.ArrayTree:
+  """The arrays of `example` from the state stored in a checkpoint."""
+  expected = _named(example)
+  targets = {name: _target(leaf) for name, leaf in expected.items()}
+  handler = ocp.PyTreeCheckpointHandler()
+  stored = _stored(folder)
+  if partial:
+    stored = {name: x for name, x in stored.items() if name in expected}
+  _check_same(folder, stored, expected)
+  args = ocp.args.PyTreeRestore(
+    item=_nested(targets),
+    restore_args=ocp.checkpoint_utils.construct_restore_args(_nested(targets)),
+    partial_restore=True,
+  )
+  try:
+    arrays = _named(handler.restore(folder / STATE, args=args))
+  except Exception as error:
+    raise _damaged(folder, error) from error
+  return jax.tree.unflatten(
+    jax.tree.structure(example), [arrays[name] for name in expected]
+  )
+
+
+def _target(leaf: Any) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(
+    leaf.shape, leaf.dtype, sharding=getattr(leaf, 'sharding', None)
+  )
+
+
+def _check_same(
+  folder: pathlib.Path, stored: Mapping[str, Any], expected: Mapping[str, Any]
+) -> None:
+  """Raises at the first array that is missing, unexpected or different."""
+  fields = {name.split('/')[0] for name in expected}
+  names = sorted({*stored, *expected})
+  # Parameters first: where they differ the optimizer's copies of them do too.
+  for name in sorted(names, key=lambda name: not name.startswith('params/')):
+    if name not in expected and name.split('/')[0] not in fields:
+      continue  # A field that was not asked for.
+    found, wanted = _described(stored, name), _described(expected, name)
+    if found != wanted:
+      likely = _LIKELY_FLAGS.get(name.split('/')[0], 'the flags of the run')
+      raise CheckpointError(
+        f'{folder} does not fit: {name} is {found}, expected {wanted}. Compare '
+        f'{likely} with those it was saved with, in {folder / FLAGS}/metadata.'
+      )
+
+
+def _described(arrays: Mapping[str, Any], name: str) -> str:
+  if name not in arrays:
+    return 'absent'
+  return f'{np.dtype(arrays[name].dtype).name}{list(arrays[name].shape)}'
+
+
+def _damaged(folder: pathlib.Path, error: Exception) -> CheckpointError:
+  reason = str(error).strip().split('\n')[0][:200]
+  return CheckpointError(
+    f'The checkpoint {folder} is damaged ({type(error).__name__}: {reason}). '
+    'Delete that folder: the run then goes on from the checkpoint before it, '
+    'or from its start where there is none.'
+  )

@@ -1,0 +1,160 @@
+"""The folder of a run: claimed by a new run, known again by an old one."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+
+from awpo_jax.checkpointing import checkpoints, model_files
+from awpo_jax.config import experiment as config_lib
+from awpo_jax.config import flags as flags_lib
+from awpo_jax.config import sections
+from awpo_jax.reporting import file_locks, profiler, rollout_archive
+from awpo_jax.reporting import metrics as metrics_lib
+
+FLAGS_FILE = 'flags.json'
+FLAGFILE = 'run.flags'
+LOCK_FILE = '.lock'
+# What a run may have made before its first step was written.
+_FOLDERS = (
+  checkpoints.RUN_SUBFOLDER,
+  rollout_archive.FOLDER,
+  model_files.TOKENIZER_FOLDER,
+  model_files.UNFINISHED_TOKENIZER,
+  metrics_lib.TENSORBOARD_FOLDER,
+  profiler.FOLDER,
+  'wandb',
+)
+_FILES = (
+  metrics_lib.METRICS_FILE,
+  metrics_lib.TRANSCRIPTS_FILE,
+  metrics_lib.WANDB_ID_FILE,
+  model_files.MODEL_FILE,
+  model_files.UNFINISHED_MODEL,
+  FLAGFILE,
+  LOCK_FILE,
+  # Last: a process killed in here leaves the folder of a run.
+  FLAGS_FILE,
+)
+_JUDGE_FLAGS = {
+  field.name for field in dataclasses.fields(sections.JudgeConfig)
+}
+# A run must not go on with other data unnoticed, and only its place is known.
+_MOVED = (
+  '\nData that has moved: put it, or a link to it, back at the old place, or '
+  'start a new run.'
+)
+
+
+@contextlib.contextmanager
+def claimed(
+  folder: pathlib.Path, config: config_lib.Config
+) -> Iterator[Callable[[], None]]:
+  """Claims the folder for this process.
+
+  A new run that fails at its start gives it back: a mistaken flag must not bar
+  the corrected one, and what nothing was trained in is no run.
+
+  Yields:
+    To be called when the first step is written: from then on the folder stays.
+
+  Raises:
+    ConfigError: as `claim_folder`, or another process has it.
+  """
+  existed = folder.exists()
+  kept = not claim_folder(folder, config)
+
+  def keep() -> None:
+    nonlocal kept
+    kept = True
+
+  with _locked(folder):
+    try:
+      yield keep
+    except BaseException:
+      if not kept:
+        leave_folder(folder, remove=not existed)
+      raise
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[None]:
+  """Keeps other processes out; the system lets them in when this one ends.
+
+  On a file system that knows no locks nothing is kept out.
+  """
+  with (folder / LOCK_FILE).open('w') as file:
+    # Not `flock`, which the children of a killed process would go on holding.
+    if not file_locks.try_lock(file, fcntl.lockf):
+      raise flags_lib.ConfigError(
+        f'--output_dir={folder}: another process is running there. Wait for '
+        'it, or name another folder.'
+      )
+    yield
+
+
+def claim_folder(folder: pathlib.Path, config: config_lib.Config) -> bool:
+  """Stores the flags of a new run; refuses another run's folder.
+
+  Flags of the judge may be corrected as long as no step of RL is written, and
+  nothing hangs on them.
+
+  Returns:
+    Whether the run is a new one.
+
+  Raises:
+    ConfigError: the folder holds something else, or a run whose flags differ.
+  """
+  stored = folder / FLAGS_FILE
+  unfinished = stored.with_suffix('.tmp')
+  if stored.exists():
+    changed = config_lib.differences(json.loads(stored.read_text()), config)
+    names = {text.partition(':')[0].removeprefix('--') for text in changed}
+    if names and names <= _JUDGE_FLAGS and not _has_rl(folder):
+      _store(folder, config)
+    elif changed:
+      raise flags_lib.ConfigError(
+        f'--output_dir={folder} holds a run with other flags; name another '
+        'folder, or set these back:\n'
+        + '\n'.join(changed)
+        + _MOVED * any(text.startswith('--data:') for text in changed)
+      )
+    return False
+  # A process killed in here leaves these two behind.
+  ours = {FLAGFILE, unfinished.name}
+  if folder.exists() and any(x.name not in ours for x in folder.iterdir()):
+    raise flags_lib.ConfigError(
+      f'--output_dir={folder} holds files but no run: name a new folder.'
+    )
+  folder.mkdir(parents=True, exist_ok=True)
+  _store(folder, config)
+  return True
+
+
+def _store(folder: pathlib.Path, config: config_lib.Config) -> None:
+  """Writes the flags; those that are compared last, and as a whole."""
+  (folder / FLAGFILE).write_text(config_lib.to_flagfile(config))
+  stored = folder / FLAGS_FILE
+  unfinished = stored.with_suffix('.tmp')
+  unfinished.write_text(json.dumps(config_lib.to_json(config), indent=2))
+  unfinished.rename(stored)
+
+
+def _has_rl(folder: pathlib.Path) -> bool:
+  """Whether a step of RL is written."""
+  file = folder / metrics_lib.METRICS_FILE
+  lines = file.read_text().splitlines() if file.exists() else []
+  return any('"phase": "rl"' in line for line in lines)
+
+
+def leave_folder(folder: pathlib.Path, *, remove: bool) -> None:
+  """Undoes `claim_folder`; with `remove` the folder goes, too, if empty."""
+  for name in _FOLDERS:
+    shutil.rmtree(folder / name, ignore_errors=True)
+  for name in _FILES:
+    (folder / name).unlink(missing_ok=True)
+  if remove and not any(folder.iterdir()):
+    folder.rmdir()

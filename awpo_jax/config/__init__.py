@@ -1,0 +1,6 @@
+"""Every flag: declared, bounded and explained once, and checked together.
+
+Start with `sections.py` (the run) and `algorithm.py` (the method);
+`experiment.py` makes one record of them and `checks.py` refuses what cannot
+work together.
+"""

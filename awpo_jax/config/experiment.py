@@ -1,0 +1,166 @@
+"""Configuration: frozen dataclasses from whose fields the flags are made.
+
+A flag exists because a field does; its type, default, help and choices stand
+there and nowhere else. The choices of a mechanism are the keys of its dict of
+functions, so one more entry there is one more value of the flag.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags as absl_flags
+
+from awpo_jax.config import algorithm as objective
+from awpo_jax.config import checks, flags
+from awpo_jax.config import sections as sections_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Everything an experiment is."""
+
+  run: sections_lib.RunConfig = sections_lib.RunConfig()
+  devices: sections_lib.DevicesConfig = sections_lib.DevicesConfig()
+  data: sections_lib.DataConfig = sections_lib.DataConfig()
+  judge: sections_lib.JudgeConfig = sections_lib.JudgeConfig()
+  environment: sections_lib.EnvironmentConfig = sections_lib.EnvironmentConfig()
+  model: sections_lib.ModelConfig = sections_lib.ModelConfig()
+  sft: sections_lib.SftConfig = sections_lib.SftConfig()
+  rl: sections_lib.RlConfig = sections_lib.RlConfig()
+  optimizer: sections_lib.OptimizerConfig = sections_lib.OptimizerConfig()
+  advantage: objective.AdvantageConfig = objective.AdvantageConfig()
+  shaping: objective.ShapingConfig = objective.ShapingConfig()
+  selection: objective.SelectionConfig = objective.SelectionConfig()
+  loss: objective.LossConfig = objective.LossConfig()
+  numbers: objective.NumbersConfig = objective.NumbersConfig()
+
+
+# Flags that may differ when an unfinished run goes on: none of its numbers
+# hangs on them, or only by how they are rounded.
+MAY_CHANGE = (
+  sections_lib.JUDGE_MAY_CHANGE
+  | sections_lib.DEVICES_MAY_CHANGE
+  | sections_lib.ENVIRONMENT_MAY_CHANGE
+  | frozenset(
+    {
+      'output_dir',
+      'checkpoint_every',
+      'keep_checkpoints',
+      'transcripts',
+      'profile_steps',
+      'wandb_project',
+      'compilation_cache',
+      'dry_run',
+      'pack_tokens',
+      'attention',
+    }
+  )
+)
+
+
+def sections() -> dict[str, type]:
+  """Name of each section of `Config` -> its dataclass."""
+  hints = typing.get_type_hints(Config)
+  return {field.name: hints[field.name] for field in dataclasses.fields(Config)}
+
+
+def define_flags(
+  flag_values: absl_flags.FlagValues = absl_flags.FLAGS,
+) -> None:
+  """Defines a flag for every field of every section."""
+  for section in sections().values():
+    flags.define_section(section, flag_values)
+
+
+def help_text(flag_values: absl_flags.FlagValues = absl_flags.FLAGS) -> str:
+  """Every flag that `define_flags` has defined, by section."""
+  titles = map(flags._title, sections().values())
+  return '\n'.join(flag_values.module_help(title) for title in titles).strip()
+
+
+def from_flags(
+  flag_values: absl_flags.FlagValues = absl_flags.FLAGS,
+) -> Config:
+  """The checked configuration that parsed flags describe.
+
+  Raises:
+    ConfigError: for a value or combination that makes no sense.
+  """
+  config = Config(
+    **{
+      name: flags.read_section(section, flag_values)
+      for name, section in sections().items()
+    }
+  )
+  check(config)
+  return config
+
+
+def parse(arguments: Sequence[str]) -> Config:
+  """The configuration of a command line, apart from the global flags.
+
+  Args:
+    arguments: e.g. `['--flagfile=experiments/quickstart.flags', '--seed=1']`.
+
+  Raises:
+    absl.flags.Error: an unknown flag or a value of the wrong type.
+    ConfigError: as `from_flags`.
+  """
+  flag_values = absl_flags.FlagValues()
+  define_flags(flag_values)
+  rest = flag_values(['parse', *arguments])[1:]
+  if rest:
+    raise flags.ConfigError(f'not a flag: {" ".join(rest)}')
+  return from_flags(flag_values)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+  """Flag name -> value, of all sections together."""
+  return {
+    field.name: getattr(section, field.name)
+    for section in (getattr(config, name) for name in sections())
+    for field in dataclasses.fields(section)
+  }
+
+
+def to_flagfile(config: Config) -> str:
+  """The configuration as a flags file, one `--name=value` a line."""
+  lines = []
+  for name, value in to_json(config).items():
+    if isinstance(value, list):
+      lines.append(f'--{name}={",".join(map(str, value))}')
+    elif value is not None:
+      lines.append(f'--{name}={value}')
+  return '\n'.join(lines) + '\n'
+
+
+def to_json(config: Config) -> dict[str, Any]:
+  """As `to_dict`, with lists for tuples."""
+  return {
+    name: list(value) if isinstance(value, tuple) else value
+    for name, value in to_dict(config).items()
+  }
+
+
+def differences(old: dict[str, Any], new: Config) -> list[str]:
+  """Flags of a stored run that a new command line would change, as text."""
+  return [
+    f'--{name}: {old[name]!r} then, {value!r} now'
+    for name, value in to_json(new).items()
+    if name in old and name not in MAY_CHANGE and old[name] != value
+  ]
+
+
+def check(config: Config) -> None:
+  """Refuses what cannot work, before anything is compiled.
+
+  Raises:
+    ConfigError: naming the flags and the remedy, all problems at once.
+  """
+  problems = [
+    text for wrong, text in checks.rules(config, to_dict(config)) if wrong
+  ]
+  if problems:
+    raise flags.ConfigError('\n'.join(problems))

@@ -1,0 +1,405 @@
+"""Benchmarks from their rows to their tables, with a policy in between."""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from awpo_jax.checkpointing import checkpoints, policies, run_folder
+from awpo_jax.config import flags as flags_lib
+from awpo_jax.evaluation import (
+  answer_rows,
+  answer_store,
+  benchmarks,
+  failure_page,
+  results,
+  tables,
+)
+from awpo_jax.evaluation import config as config_lib
+from awpo_jax.evaluation import items as items_lib
+from awpo_jax.evaluation.bfcl import ground_truth
+from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.reporting import json_text, progress
+from awpo_jax.rollout.sampling import batch_sampler
+from awpo_jax.rollout.text import chat_template, conversations, templates
+
+SETTINGS_FILE = 'evaluation.json'
+SCORES_FILE = 'scores.json'
+TABLE_FILE = 'table.md'
+
+
+class _Policy(NamedTuple):
+  """What answers: prompts into tokens, tokens into replies.
+
+  Attributes:
+    encode: tokens of a conversation, whatever their number.
+    opened: what they hold of the answer, of `templates.opened`.
+    generate: replies to a batch.
+    longest: the longest prompt that it can answer.
+    compile_seconds: what compiling has taken.
+  """
+
+  encode: Callable[[conversations.Conversation], np.ndarray]
+  opened: Callable[[conversations.Conversation], str]
+  generate: answer_rows.Generate
+  longest: int
+  compile_seconds: Callable[[], float] = lambda: 0.0
+
+
+class _Clock:
+  """Seconds spent on parts of the work."""
+
+  def __init__(self) -> None:
+    self.seconds: dict[str, float] = collections.defaultdict(float)
+    self._last = time.perf_counter()
+
+  def lap(self, name: str) -> None:
+    now = time.perf_counter()
+    self.seconds[name] += now - self._last
+    self._last = now
+
+
+def evaluate(config: config_lib.EvaluationConfig) -> dict[str, Any]:
+  """Answers what is unanswered, scores all, writes the results.
+
+  Killed and started again it goes on; started again when all is answered it
+  only scores, and loads no model.
+
+  Args:
+    config: checked.
+
+  Returns:
+    What `scores.json` holds: by benchmark, of `tables.summarize`, with errors,
+    rows that cannot pass, skipped rows, and rates.
+
+  Raises:
+    ConfigError: the folder holds an evaluation with other settings.
+    ValueError, FileNotFoundError: rows or model are not there or do not fit.
+  """
+  clock = _Clock()
+  if config.compilation_cache:
+    cache = pathlib.Path(config.compilation_cache).expanduser()
+    jax.config.update('jax_compilation_cache_dir', str(cache))
+  folder = pathlib.Path(config.output_dir)
+  loaded: list[policies.Policy] = []
+
+  def load() -> policies.Policy:
+    if not loaded:
+      print(f'Loading {config.model}', file=sys.stderr)
+      dtype = config.dtype or None
+      loaded.append(policies.load(config.model, dtype=dtype))
+      clock.lap('load_model')
+    return loaded[0]
+
+  style = _claim(folder, config, lambda: load().style)
+  scores: dict[str, Any] = {}
+  for name in config.benchmarks:
+    skipped: list[str] | None = [] if config.bad_rows == 'skip' else None
+    items = _items(name, config, style, skipped)
+    clock.lap('read_rows')
+    answers = answer_store.Answers(folder / name / 'answers.jsonl')
+    try:
+      _answer(name, items, answers, config, load, style, clock)
+      scored = results.score(items, answers, config.samples)
+    finally:
+      answers.close()
+    scores[name] = {
+      **_summary(name, scored, config),
+      'skipped_rows': skipped or [],
+      'too_long': results.too_long(scored, answers),
+      'answers_per_second': _rate(len(answers.texts), answers.seconds),
+      'tokens_per_second': _rate(answers.tokens, answers.seconds),
+    }
+    _write(folder / name, name, scored, config)
+    clock.lap('score_and_write')
+  file = folder / SCORES_FILE
+  # Other benchmarks of the same policy may be there from earlier starts.
+  earlier = {}
+  if file.is_file():
+    earlier = json.loads(file.read_text(encoding='utf-8'))['benchmarks']
+  scores = {
+    'benchmarks': earlier | scores,
+    'seconds_of_last_start': dict(clock.seconds),
+  }
+  results.write_text(file, json_text.dumps(scores, indent=2))
+  results.write_text(folder / TABLE_FILE, table(scores))
+  return scores
+
+
+def table(scores: Mapping[str, Any]) -> str:
+  """The Markdown table of all benchmarks."""
+  return '\n'.join(
+    tables.markdown(name, summary, summary['samples'])
+    for name, summary in scores['benchmarks'].items()
+  )
+
+
+def _rate(count: float, seconds: float) -> float | None:
+  return count / seconds if seconds else None
+
+
+def _claim(
+  folder: pathlib.Path,
+  config: config_lib.EvaluationConfig,
+  own_style: Callable[[], chat_template.Style],
+) -> chat_template.Style:
+  """The style of the prompts; keeps the settings, refuses other ones."""
+  settings = dataclasses.asdict(config)
+  settings['model_state'] = model_state(config)
+  settings = json.loads(json.dumps(settings))
+  file = folder / SETTINGS_FILE
+  answered = any(x.stat().st_size for x in folder.glob('*/answers.jsonl'))
+  if file.is_file() and answered:
+    old = json.loads(file.read_text(encoding='utf-8'))
+    # A model that is gone can no longer be asked, but what it said be scored.
+    settings['model_state'] = settings['model_state'] or old['model_state']
+    changed = [
+      f'--{name}: {old[name]!r} then, {value!r} now'
+      for name, value in settings.items()
+      if name in old
+      and name not in config_lib.MAY_CHANGE
+      and old[name] != value
+    ]
+    if changed:
+      raise flags_lib.ConfigError(
+        f'--output_dir={folder} holds an evaluation with other settings; name '
+        'another folder, or set these back:\n' + '\n'.join(changed)
+      )
+    settings['style'] = old['style']
+  else:
+    # A mistaken flag must not bar the corrected one.
+    if folder.exists() and any(folder.iterdir()) and not file.is_file():
+      raise flags_lib.ConfigError(
+        f'--output_dir={folder} holds files but no evaluation: name a new '
+        'folder.'
+      )
+    settings['style'] = list(_style(config, own_style))
+  results.write_text(file, json.dumps(settings, indent=2))
+  return chat_template.Style(*settings['style'])
+
+
+def _style(
+  config, own_style: Callable[[], chat_template.Style]
+) -> chat_template.Style:
+  own = chat_template.DEFAULT_STYLE
+  if config.policy == 'model':
+    own = own_style()
+    run = policies.run_folder(pathlib.Path(config.model))
+    trained = run is not None and (run / run_folder.FLAGS_FILE).is_file()
+    if trained and own.prompt_style == 'template':
+      own = own._replace(prompt_style='rlla_template')
+  prompt_style, thinking = config.prompt_style, config.enable_thinking
+  return chat_template.Style(
+    own.prompt_style if prompt_style == 'auto' else prompt_style,
+    own.enable_thinking
+    if thinking == 'default'
+    else chat_template.THINKING[thinking],
+    config.template_date or own.date,
+  )
+
+
+def model_state(config: config_lib.EvaluationConfig) -> str:
+  """Which state of the model at that path it is: a run may go on."""
+  path = pathlib.Path(config.model)
+  if config.policy != 'model' or not path.exists():
+    return ''
+  run = policies.run_folder(path)
+  if run is None:
+    return ' '.join(
+      f'{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}'
+      for file in sorted(path.glob('*.safetensors'))
+    )
+  if path.absolute().parent.name == checkpoints.RUN_SUBFOLDER:
+    return f'step {path.name}'
+  steps = (run / checkpoints.RUN_SUBFOLDER).iterdir()
+  return f'step {max(int(x.name) for x in steps if x.name.isdecimal())}'
+
+
+def _items(name, config, style, skipped) -> list[items_lib.Item]:
+  items = benchmarks.BENCHMARKS[name].load(
+    benchmarks.Source(
+      data=benchmarks.place(config.data, name),
+      style=style,
+      categories=config.categories,
+      examples=config.examples,
+      skipped=skipped,
+    )
+  )
+  return items_lib.pick(items, config.limit)
+
+
+def _answer(name, items, answers, config, load, style, clock) -> None:
+  """Answers every row that has no answer."""
+  missing = {
+    key: item
+    for item in items
+    for key in (answer_store.Key(item.row_id, g) for g in range(config.samples))
+    if key not in answers.texts
+  }
+  wanted = list({item.row_id: item for item in missing.values()}.values())
+  if not wanted:
+    return
+  if config.policy == 'model':
+    policy = _model(load(), style, config)
+  else:
+    policy = _fixed(wanted, config)
+  longest = min(policy.longest, config.prompt_buckets[-1])
+  if config.overlong == 'error':
+    _refuse_overlong(name, wanted, policy.encode, longest)
+  clock.lap('check_prompts')
+
+  def fitting(talk: conversations.Conversation) -> np.ndarray | None:
+    tokens = policy.encode(talk)
+    return tokens if len(tokens) <= longest else None
+
+  compiling = policy.compile_seconds()
+  with _advancing(name, len(items) * config.samples, len(missing)) as advance:
+    answer_rows.ask(
+      wanted,
+      answers,
+      samples=config.samples,
+      encode=fitting,
+      opened=policy.opened,
+      generate=policy.generate,
+      bucket=lambda n: min(b for b in config.prompt_buckets if b >= n),
+      batch=config.batch,
+      advance=advance,
+    )
+  clock.lap('answer')
+  compiling = policy.compile_seconds() - compiling
+  clock.seconds['compile'] += compiling
+  clock.seconds['answer'] -= compiling
+
+
+@contextlib.contextmanager
+def _advancing(
+  name: str, total: int, missing: int
+) -> Iterator[Callable[[int], None]]:
+  """A progress bar that is told how many more answers are there."""
+  done = total - missing
+  bar = progress.Progress(total, done, unit='answer')
+
+  def advance(count: int) -> None:
+    nonlocal done
+    done += count
+    bar.update(done, name)
+
+  try:
+    yield advance
+  finally:
+    bar.close()
+
+
+def _refuse_overlong(name, items, encode, longest: int) -> None:
+  lengths = {item.row_id: len(encode(item.talk)) for item in items}
+  wrong = {row: n for row, n in lengths.items() if n > longest}
+  if wrong:
+    names = ', '.join(list(wrong)[:3])
+    raise ValueError(
+      f'{name}: {len(wrong)} of {len(items)} prompts are longer than {longest} '
+      f'tokens, up to {max(wrong.values())} ({names}, ...): add larger '
+      '--prompt_buckets where the model has the positions (prompt and '
+      '--max_tokens must fit), or set --overlong=wrong to count them so.'
+    )
+
+
+def _model(policy: policies.Policy, style, config) -> _Policy:
+  tools = 'template' if 'template' in style.prompt_style else 'rlla'
+  chat_template.check_style(
+    policy.tokenizer, style._replace(prompt_style=tools)
+  )
+  answerer = batch_sampler.Answerer(
+    policy.params,
+    decoder_lib.Decoder(policy.config),
+    policy.tokenizer,
+    policy.stop_ids,
+    buckets=config.prompt_buckets,
+    batch=config.batch,
+    max_tokens=config.max_tokens,
+    temperature=config.temperature,
+    seed=config.seed,
+  )
+
+  def prompted(function, talk: conversations.Conversation):
+    return function(
+      policy.tokenizer,
+      talk.messages,
+      tools=talk.tools,
+      enable_thinking=style.enable_thinking,
+      date=style.date,
+    )
+
+  def generate(encoded, ids) -> list[list[answer_rows.Reply]]:
+    sampled = answerer.answer(encoded, ids, [''] * len(encoded))
+    return [[answer_rows.Reply(*reply) for reply in group] for group in sampled]
+
+  return _Policy(
+    functools.partial(prompted, chat_template.encode),
+    functools.partial(prompted, templates.opened),
+    generate,
+    longest=policy.config.max_positions - config.max_tokens,
+    compile_seconds=lambda: answerer.compile_seconds,
+  )
+
+
+def _fixed(items: Sequence[items_lib.Item], config) -> _Policy:
+  """A policy that gives the ground truth, or nothing."""
+  replies = {
+    answer_rows.sample_id(item.row_id, sample, turn): text
+    for item in items
+    for sample in range(config.samples)
+    for turn, text in enumerate(item.gold)
+    if config.policy == 'oracle'
+  }
+
+  def generate(encoded, ids) -> list[list[answer_rows.Reply]]:
+    del encoded
+    return [
+      [answer_rows.Reply(replies.get(int(i), ''), 0) for i in row]
+      for row in ids
+    ]
+
+  # Whole answers: there is no prompt that might have begun them.
+  return _Policy(
+    lambda talk: np.zeros(1, np.int32), lambda talk: '', generate, longest=1
+  )
+
+
+def _summary(name, scored, config) -> dict[str, Any]:
+  columns = benchmarks.BENCHMARKS[name].columns[config.aggregation]
+  summary = tables.summarize(
+    results.by_category(scored), columns, resamples=config.resamples
+  )
+  known = [x.item.row_id for x in scored]
+  return {
+    'samples': config.samples,
+    'aggregation': config.aggregation,
+    **summary,
+    'errors': results.errors(scored),
+    'cannot_pass': [row for row in ground_truth.UNPASSABLE if row in known],
+  }
+
+
+def _write(folder: pathlib.Path, name: str, scored, config) -> None:
+  model = config.result_name or _model_name(config)
+  if name == 'bfcl':
+    results.write_leaderboard(folder, model, scored)
+  results.write_text(
+    folder / 'failures.html',
+    failure_page.failures_page(f'{name}: wrong answers of {model}', scored),
+  )
+
+
+def _model_name(config) -> str:
+  if config.policy != 'model':
+    return config.policy
+  return pathlib.Path(config.model).name or 'model'

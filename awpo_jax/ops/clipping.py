@@ -1,0 +1,148 @@
+"""The upper clip radius where it is not a multiple of the lower one."""
+
+from collections.abc import Callable, Mapping
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from awpo_jax import types
+from awpo_jax.ops import awpo, choices, collectives, estimators, masked
+from awpo_jax.ops import samples as samples_lib
+
+Array = types.Array
+
+
+def factor(advantages: Array, high: Array, samples, **_) -> Array:
+  """The radius times `clip_high_factor`, for every sample."""
+  del samples
+  return jnp.broadcast_to(high, advantages.shape)
+
+
+def adaptive(
+  advantages: Array, high: Array, samples, *, delta: float, all_sum
+) -> Array:
+  """hi + delta Phi(A~), A~ the batch-normed advantage (ACPO, 2510.00690).
+
+  Phi is the distribution function of a standard normal; delta is not known
+  from the paper.
+  """
+  normed = estimators.row_norm(
+    advantages, samples, all_sum=all_sum, ddof=1, eps=1e-6
+  )
+  return high + delta * jax.scipy.stats.norm.cdf(normed)
+
+
+CLIP_HIGHS: Mapping[str, Callable[..., Array]] = {
+  'factor': factor,
+  'adaptive': adaptive,
+}
+
+
+def upper_radius(
+  advantages: Array,
+  radius: Array,
+  samples: samples_lib.Samples,
+  *,
+  clip_high: str,
+  clip_high_factor: float,
+  clip_high_delta: float | None,
+  all_sum: types.AllSum,
+) -> Array:
+  """f32[P, G], how far above 1 the ratio of each sample still counts.
+
+  Args:
+    advantages: f32[P, G].
+    radius: f32[], of `clipping.clip_radius`.
+    samples: of the rollout batch.
+    clip_high: a key of `CLIP_HIGHS`.
+    clip_high_factor: upper radius over the lower one, before the rule.
+    clip_high_delta: what the rule `adaptive` adds at most.
+    all_sum: adds up over all devices.
+
+  Raises:
+    ValueError: if `clip_high` is unknown.
+  """
+  rule = choices.pick('clip_high', CLIP_HIGHS, clip_high)
+  high = rule(
+    advantages,
+    radius * clip_high_factor,
+    samples,
+    delta=clip_high_delta,
+    all_sum=all_sum,
+  )
+  return jax.lax.stop_gradient(high)
+
+
+def clip_radius(
+  gate: awpo.Array,
+  counted: awpo.Array,
+  *,
+  clip: str = 'linear',
+  clip_min: float = 0.1,
+  clip_max: float = 0.2,
+  all_sum: types.AllSum = collectives.identity,
+) -> awpo.Array:
+  """Clip radius of a rollout batch from its mean gate (our reading).
+
+    wbar = sum of w over the counted groups of all devices / their number
+
+  The more the noisier reasoning signal is relied on, the smaller the trust
+  region.
+
+  Args:
+    gate: f32[P], w.
+    counted: bool[P], True where a group has two or more valid samples.
+    clip: a key of `clipping.CLIPS`.
+    clip_min: radius of `linear` at wbar = 1.
+    clip_max: radius at wbar = 0, and where no group counts.
+    all_sum: adds each leaf of a tree up over all devices.
+
+  Returns:
+    f32[], constant under differentiation, equal on all devices.
+
+  Raises:
+    ValueError: if `clip` is unknown.
+  """
+  chex.assert_rank([gate, counted], 1)
+  radius = choices.pick('clip', CLIPS, clip)
+  total, groups = all_sum((masked.sum(gate, counted), masked.count(counted)))
+  wbar = total / jnp.maximum(groups, 1.0)
+  result = radius(wbar, clip_min=clip_min, clip_max=clip_max)
+  return jax.lax.stop_gradient(result.astype(jnp.float32))
+
+
+CLIP_SLOPE = 0.2  # of the clips `harmonic` and `widen`
+
+
+# Clip radius, from wbar, the mean gate.
+
+
+def linear_clip(
+  wbar: awpo.Array, *, clip_min: float, clip_max: float
+) -> awpo.Array:
+  """clip_max - (clip_max - clip_min) wbar."""
+  return clip_max - (clip_max - clip_min) * wbar
+
+
+def harmonic_clip(wbar: awpo.Array, *, clip_max: float, **_) -> awpo.Array:
+  """clip_max / (1 + 0.2 wbar)."""
+  return clip_max / (1.0 + CLIP_SLOPE * wbar)
+
+
+def widening_clip(wbar: awpo.Array, *, clip_max: float, **_) -> awpo.Array:
+  """clip_max (1 + 0.2 wbar)."""
+  return clip_max * (1.0 + CLIP_SLOPE * wbar)
+
+
+def fixed_clip(wbar: awpo.Array, *, clip_max: float, **_) -> awpo.Array:
+  """clip_max."""
+  return jnp.full_like(wbar, clip_max)
+
+
+CLIPS: awpo.Functions = {
+  'linear': linear_clip,
+  'harmonic': harmonic_clip,
+  'widen': widening_clip,
+  'fixed': fixed_clip,
+}

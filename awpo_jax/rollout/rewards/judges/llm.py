@@ -1,0 +1,381 @@
+"""A judge of the reasoning that is a language model behind a chat endpoint.
+
+The endpoint is slow and fails: calls run side by side on one event loop, are
+repeated after growing pauses, and what they bring is stored at once (`cache`).
+Equal requests that are under way together are asked once.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import random
+import threading
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+import openai
+
+from awpo_jax import types
+from awpo_jax.rollout.rewards.judges import llm_prompt, refusals, replies
+from awpo_jax.rollout.rewards.judges import score_cache as score_cache_lib
+
+KEY_VARIABLE = refusals.KEY_VARIABLE
+_LONGEST_PAUSE = 30.0
+# What a server may ask for by `Retry-After`.
+_LONGEST_WAIT = 300.0
+# The client's own, and what it lets through from a body that is no JSON or
+# JSON of another shape.
+_FAILURES = (
+  openai.APIError,
+  TimeoutError,
+  ValueError,
+  TypeError,
+  AttributeError,
+  RecursionError,
+)
+_T = TypeVar('_T')
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What is asked of whom, how often, how patiently.
+
+  Attributes:
+    url: base of the endpoint, `http://localhost:8000/v1`, say.
+    model: its name there.
+    template: of `llm_prompt.read_template`.
+    scale: the best score; it becomes 1.
+    samples: replies a judgement is the mean of.
+    temperature: of the judge.
+    reply_tokens: of a reply, at most.
+    token_limit_name: parameter that says so.
+    omit: parameters that are not sent.
+    concurrency: calls under way at once.
+    timeout: seconds of a call.
+    retries: further calls for a reply that failed or could not be read.
+    backoff: seconds before the first of these; doubled each time.
+    patience: seconds for which every call may fail.
+    max_calls: of the run; 0 for no bound.
+    max_tokens: of the run, prompts and replies; 0 for no bound.
+    cache: SQLite file; empty for one in memory.
+    run: whose budget it is, and whose lost scores are remembered.
+  """
+
+  url: str
+  model: str
+  template: str
+  scale: float = 10.0
+  samples: int = 1
+  temperature: float = 0.0
+  reply_tokens: int = 512
+  token_limit_name: str = 'max_tokens'
+  omit: tuple[str, ...] = ()
+  concurrency: int = 16
+  timeout: float = 120.0
+  retries: int = 4
+  backoff: float = 1.0
+  patience: float = 600.0
+  max_calls: int = 0
+  max_tokens: int = 0
+  cache: str = ''
+  run: str = ''
+
+  def sampling(self) -> dict[str, Any]:
+    """What a call says of how to sample, by the names that are sent."""
+    every = {
+      'temperature': self.temperature,
+      self.token_limit_name: self.reply_tokens,
+    }
+    return {name: x for name, x in every.items() if name not in self.omit}
+
+  def limit(self) -> str:
+    """What cuts a reply, and what to do about it."""
+    if self.token_limit_name in self.omit:
+      return "the endpoint's own limit: have --judge_omit let one be sent"
+    return f'--judge_reply_tokens={self.reply_tokens}: raise it'
+
+
+class LlmJudge:
+  """A `types.Judge`; may be called by several threads at once.
+
+  No score is given (None) where replies kept failing or could not be read.
+  """
+
+  def __init__(self, settings: Settings, key: str | None = None) -> None:
+    """Opens the cache; calls nobody yet.
+
+    Args:
+      settings: checked.
+      key: sent to the endpoint, kept nowhere else; None for none.
+
+    Raises:
+      ValueError: the cache cannot be opened, or the key is no text that a
+        header can hold.
+    """
+    self._settings = settings
+    self._key = (key or '').strip()
+    if not (self._key.isascii() and (self._key or ' ').isprintable()):
+      raise ValueError(
+        f'{KEY_VARIABLE} holds letters that no HTTP header can: set it anew.'
+      )
+    self._refused: set[str] = set()
+    self._lock = threading.Lock()
+    self._loop: asyncio.AbstractEventLoop | None = None
+    self._tasks: dict[str, asyncio.Task[float | None]] = {}
+    self._failure: types.JudgeUnavailable | None = None
+    self._failing_since: float | None = None
+    self._not_before = 0.0
+    self._problem = ''
+    self._closed = False
+    # Now, for a mistake in the path; then again by the thread that uses it.
+    score_cache_lib.Cache(settings.cache, settings.run).close()
+
+  def __call__(
+    self, requests: Sequence[types.JudgeRequest]
+  ) -> list[float | None]:
+    """A score in [0, 1] of each thought, 0 where there is none to grade.
+
+    Raises:
+      types.JudgeRefused: the endpoint refuses what we send.
+      types.JudgeUnavailable: every call failed for longer than the patience, or
+        the budget is spent.
+    """
+    return self._run(self._judge(list(requests)))
+
+  def refused(self, requests: Sequence[types.JudgeRequest]) -> list[bool]:
+    """Which of them the endpoint has refused for their own text."""
+    return [self._request_key(x) in self._refused for x in requests]
+
+  def give_up(self, requests: Sequence[types.JudgeRequest]) -> None:
+    """This run goes on without these scores, also when it is resumed."""
+
+    async def mark() -> None:
+      self._cache.give_up(self._request_key(x) for x in requests)
+
+    self._run(mark())
+
+  def problem(self) -> str:
+    """The endpoint and what went wrong with it last."""
+    last = f' (last: {self._problem})' if self._problem else ''
+    return f'{self._settings.url}, {self._settings.model}{last}'
+
+  def close(self) -> None:
+    """Ends the calls under way; the judge is not to be used any more."""
+    with self._lock:
+      loop, self._closed = self._loop, True
+      self._loop = None
+    if loop is not None:
+      asyncio.run_coroutine_threadsafe(self._end(), loop).result()
+      loop.call_soon_threadsafe(loop.stop)
+      self._thread.join()
+      loop.close()
+
+  def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
+    """Has the judge's own thread do it."""
+    with self._lock:
+      if self._closed:
+        work.close()
+        raise RuntimeError('This judge is closed.')
+      if self._loop is None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+          target=self._loop.run_forever, name='judge', daemon=True
+        )
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._begin(), self._loop).result()
+      future = asyncio.run_coroutine_threadsafe(work, self._loop)
+    return future.result()
+
+  async def _begin(self) -> None:
+    settings = self._settings
+    # Its own messages hold what is sent.
+    for name in ('openai', 'httpx', 'httpx2', 'httpcore', 'httpcore2'):
+      logging.getLogger(name).setLevel(logging.WARNING)
+    self._cache = score_cache_lib.Cache(settings.cache, settings.run)
+    self._slots = asyncio.Semaphore(settings.concurrency)
+    self._ended = asyncio.Event()
+    self._client = openai.AsyncOpenAI(
+      base_url=settings.url,
+      api_key=self._key or 'none',
+      timeout=settings.timeout,
+      # Counted, bounded and told about here.
+      max_retries=0,
+    )
+
+  async def _end(self) -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+      task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await self._client.close()
+    self._cache.close()
+
+  async def _judge(
+    self, requests: list[types.JudgeRequest]
+  ) -> list[float | None]:
+    if not self._tasks:  # What failed before says nothing about now.
+      self._failure = self._failing_since = None
+      self._ended.clear()
+    scores = await asyncio.gather(*map(self._judgement, requests))
+    if self._failure is not None:
+      raise type(self._failure)(str(self._failure))
+    return scores
+
+  async def _judgement(self, request: types.JudgeRequest) -> float | None:
+    """The mean of a request's replies; None unless all of them were had."""
+    if llm_prompt.thought_of(request) is None:
+      return 0.0
+    key = self._request_key(request)
+    if self._cache.gave_up(key):
+      return None
+    scores = await asyncio.gather(
+      *(
+        self._once(
+          score_cache_lib.key(request=key, sample=sample), key, request
+        )
+        for sample in range(self._settings.samples)
+      )
+    )
+    had = [score for score in scores if score is not None]
+    return sum(had) / len(had) if len(had) == len(scores) else None
+
+  def _request_key(self, request: types.JudgeRequest) -> str:
+    settings, sent = self._settings, self._settings.sampling()
+    return score_cache_lib.key(
+      model=settings.model,
+      template=settings.template,
+      scale=settings.scale,
+      temperature=sent.get('temperature'),
+      reply_tokens=sent.get(settings.token_limit_name),
+      user=request.user,
+      tools=[tool.to_json() for tool in request.tools],
+      response=request.response,
+    )
+
+  async def _once(
+    self, key: str, request_key: str, request: types.JudgeRequest
+  ) -> float | None:
+    """The score of a key, by one task for all who ask for it meanwhile."""
+    task = self._tasks.get(key)
+    if task is None:
+      task = asyncio.create_task(self._score(key, request_key, request))
+      self._tasks[key] = task
+      task.add_done_callback(lambda _: self._tasks.pop(key, None))
+    return await task
+
+  async def _score(
+    self, key: str, request_key: str, request: types.JudgeRequest
+  ) -> float | None:
+    """From the cache, or asked for until a reply can be read."""
+    stored = self._cache.score(key)
+    if stored is not None or request_key in self._refused:
+      return stored
+    settings = self._settings
+    messages = llm_prompt.messages(
+      settings.template, request, scale=settings.scale
+    )
+    for attempt in range(settings.retries + 1):
+      if attempt:
+        pause = min(settings.backoff * 2 ** (attempt - 1), _LONGEST_PAUSE)
+        await self._pause(pause * random.uniform(0.5, 1.0))
+      async with self._slots:
+        while (
+          not self._ended.is_set()
+          and (wait := self._not_before - time.monotonic()) > 0
+        ):
+          await self._pause(wait)
+        if self._ends():
+          return None
+        answer = await self._call(messages)
+      verdict = llm_prompt.parse_reply(answer.text, scale=settings.scale)
+      if verdict is not None:
+        return self._cache.add(key, *verdict, settings.model)
+      self._problem = refusals.shown(answer.problem, self._key)
+      if answer.status:
+        answer = self._told_off(answer)
+      if answer.final:
+        self._refused.add(request_key)
+        return None
+    return None
+
+  async def _pause(self, seconds: float) -> None:
+    """Waits, but not on when no further call makes sense."""
+    with contextlib.suppress(TimeoutError):
+      await asyncio.wait_for(self._ended.wait(), seconds)
+
+  def _ends(self) -> bool:
+    """Whether no further call makes sense; `_failure` then says why."""
+    settings = self._settings
+    if self._failure is not None:
+      return True
+    since = self._failing_since
+    calls, tokens = self._cache.spent()
+    if since is not None and time.monotonic() - since > settings.patience:
+      self._fail(
+        f'no call has worked for --judge_patience={settings.patience:g} '
+        'seconds: start the endpoint again, or name another one that serves '
+        'this model with --judge_url'
+      )
+    elif 0 < settings.max_calls <= calls:
+      self._fail(f'{calls} calls are made: raise --judge_max_calls')
+    elif 0 < settings.max_tokens <= tokens:
+      self._fail(f'{tokens} tokens are used: raise --judge_max_tokens')
+    return self._failure is not None
+
+  def _fail(
+    self,
+    reason: str,
+    kind: type[types.JudgeUnavailable] = types.JudgeUnavailable,
+  ) -> None:
+    self._failure = kind(f'The judge {self.problem()}: {reason}.')
+    self._ended.set()
+
+  async def _call(self, messages: list[dict[str, str]]) -> replies.Answer:
+    """One call."""
+    settings = self._settings
+    self._cache.spend(1, 0)
+    try:
+      # The client's own timeout is one of each read and write.
+      reply: Any = await asyncio.wait_for(
+        self._client.chat.completions.create(
+          model=settings.model,
+          messages=messages,  # type: ignore[arg-type]
+          **settings.sampling(),
+        ),
+        settings.timeout,
+      )
+    except openai.APIStatusError as error:
+      wait = refusals.retry_after(error.response.headers.get('retry-after'))
+      if wait is not None:
+        until = time.monotonic() + min(wait, _LONGEST_WAIT)
+        self._not_before = max(self._not_before, until)
+      words = refusals.words(error.body, error.response.text)
+      return replies.Answer(problem=words, status=error.status_code)
+    except _FAILURES as error:
+      self._failed()
+      # Without its text, which may say what was sent.
+      return replies.Answer(problem=type(error).__name__)
+    tokens = getattr(getattr(reply, 'usage', None), 'total_tokens', None)
+    self._cache.spend(0, tokens if isinstance(tokens, int) else 0)
+    answer = replies.read(reply, limit=settings.limit())
+    if not answer.status:
+      self._failing_since = None
+    return answer
+
+  def _told_off(self, answer: replies.Answer) -> replies.Answer:
+    """Takes note of an error status; final if it is of this request alone."""
+    status = answer.status
+    self._problem = f'HTTP status {status}: {self._problem}'
+    if refusals.of_one_request(status, answer.problem):
+      self._failing_since = None  # It answers.
+      return answer._replace(final=True)
+    self._failed()
+    if not (status in refusals.RETRIED or status >= 500):
+      self._fail(refusals.remedy(status), types.JudgeRefused)
+    return answer
+
+  def _failed(self) -> None:
+    if self._failing_since is None:
+      self._failing_since = time.monotonic()

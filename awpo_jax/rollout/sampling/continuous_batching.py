@@ -1,0 +1,270 @@
+"""Continuous batching: a few slots answer many samples within one jitted loop.
+
+Answers differ in length. Where all are sampled at once, rows that are done wait
+for the longest; here a slot hands in what is done and takes the next sample. A
+sample's draws come from its id, so that its text is the same in any slot.
+
+A *lane* of W slots answers W samples of one prompt, whose keys they share; when
+all W are done, the keys of the next prompt are copied in their place. With W=1
+no slot waits for another, with more the keys of prompts are held and read less
+often. The slots' own cache is not cleaned: a new sample begins at column 0, and
+no query sees a column behind its own.
+"""
+
+import dataclasses
+import heapq
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from awpo_jax import types
+from awpo_jax.models import cache as cache_lib
+from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.rollout.sampling import decode_loop as decode_loop_lib
+from awpo_jax.rollout.sampling import sampler
+
+
+@types.record
+class Jobs:
+  """What there is to sample, by part of the devices; a job is W samples.
+
+  Attributes:
+    hidden: [parts, P, D], of the last token of each prompt.
+    prefix: keys and values of the prompts, leading axes [parts, P].
+    sample_ids: i32[parts, J, W], global.
+    limits: i32[parts, J, W], tokens that a sample may have.
+  """
+
+  hidden: types.Array
+  prefix: cache_lib.Prefix
+  sample_ids: types.Array
+  limits: types.Array
+
+
+@types.record
+class Lanes:
+  """The lanes of a part, and what they have handed in.
+
+  Attributes:
+    job: i32[parts, L], -1 before a lane's first and J after its last.
+    upcoming: i32[parts], the next job.
+    prefix: keys and values of the lanes' prompts, leading axes [parts, L].
+    positions: i32[parts, L, W], tokens of the prompts.
+    sample_ids: i32[parts, L, W].
+    limits: i32[parts, L, W].
+    completions: handed in, leading axes [parts, J, W].
+  """
+
+  job: types.Array
+  upcoming: types.Array
+  prefix: cache_lib.Prefix
+  positions: types.Array
+  sample_ids: types.Array
+  limits: types.Array
+  completions: types.Completions
+
+
+def sample(
+  params: types.ArrayTree,
+  prompts: types.Prompts,
+  sample_ids: types.Array,
+  key: types.Array,
+  *,
+  slots: int,
+  shared: int = 1,
+  parts: int = 1,
+  decoder: decoder_lib.Decoder,
+  max_tokens: int,
+  stop_ids: tuple[int, ...],
+  pad_id: int,
+  temperature: float = 1.0,
+  limits: types.Array | None = None,
+  stages: int = decode_loop_lib.COUNT,
+) -> types.Completions:
+  """Samples as `sampler.sample`, `slots` rows of each part at a time.
+
+  Args:
+    params: of `decoder`.
+    prompts: of P prompts, those of a part one after another.
+    sample_ids: i32[P, G], global.
+    key: of `sampler.fact_key`.
+    slots: S, a multiple of `shared`.
+    shared: W, slots that share the keys of a prompt; it divides G.
+    parts: that the rows are cut into, each on devices of its own.
+    decoder: the model.
+    max_tokens: Sc, the longest completion.
+    stop_ids: tokens that end a completion.
+    pad_id: fills the columns after the end.
+    temperature: as in `sampler.sample`.
+    limits: as in `sampler.sample`.
+    stages: as in `sampler.sample`.
+
+  Returns:
+    `Completions` [P, G, Sc].
+  """
+  chex.assert_is_divisible(slots, shared)
+  chex.assert_is_divisible(sample_ids.shape[1], shared)
+  chex.assert_is_divisible(sample_ids.shape[0], parts)
+  hidden, prefix = sampler.read_prompts(params, prompts, decoder=decoder)
+  if limits is None:
+    limits = jnp.full(sample_ids.shape, max_tokens, jnp.int32)
+  jobs = Jobs(
+    hidden=_cut(hidden, parts),
+    prefix=jax.tree.map(lambda x: _cut(x, parts), prefix),
+    sample_ids=sample_ids.reshape(parts, -1, shared),
+    limits=limits.reshape(parts, -1, shared),
+  )
+  lanes = min(slots // shared, jobs.sample_ids.shape[1])
+  blank = sampler.no_tokens((shared,), max_tokens, pad_id)
+  turn_over = jax.vmap(_turn_over, in_axes=(0, 0, 0, None))
+
+  def refill(state: sampler.SamplerState, work: Lanes):
+    """Hands in what is done, and refills lanes until none is left to refill."""
+    cache = state.cache  # Not of the inner loop: it stays as it is.
+    shape = parts, lanes, shared
+    rows = jax.tree.map(
+      lambda x: x.reshape(*shape, *x.shape[1:]),
+      dataclasses.replace(state, cache=()),
+    )
+    rows, work = jax.lax.while_loop(
+      lambda carry: jnp.any(_free(*carry, jobs)),
+      lambda carry: turn_over(*carry, jobs, blank),
+      (rows, work),
+    )
+    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rows)
+    return dataclasses.replace(rows, cache=cache), work
+
+  def step(state: sampler.SamplerState, work: Lanes):
+    inputs = sampler.SamplerInputs(
+      prefix=jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), work.prefix),
+      positions=work.positions.reshape(-1),
+      sample_ids=work.sample_ids.reshape(-1),
+      key=key,
+      limits=work.limits.reshape(-1),
+    )
+    state = sampler.advance(
+      params,
+      state,
+      inputs,
+      decoder=decoder,
+      stop_ids=stop_ids,
+      temperature=temperature,
+    )
+    return refill(state, work)
+
+  state = sampler.begin(
+    jnp.zeros((parts * lanes * shared, hidden.shape[1]), hidden.dtype),
+    config=decoder.config,
+    max_tokens=max_tokens,
+    pad_id=pad_id,
+  )
+  # Lanes start as if they had just been done with a job before the first.
+  state = dataclasses.replace(state, done=jnp.ones_like(state.done))
+  state, work = refill(state, _idle(jobs, lanes, max_tokens, pad_id))
+  _, work = decode_loop_lib.run(step, state, work, count=stages)
+  return jax.tree.map(
+    lambda x: x.reshape(*sample_ids.shape, *x.shape[3:]), work.completions
+  )
+
+
+def steps(lengths: np.ndarray, *, slots: int, shared: int = 1) -> int:
+  """Decoding steps that one part takes for samples of known lengths.
+
+  Args:
+    lengths: i[P, G], tokens of each.
+    slots: as of `sample`.
+    shared: as of `sample`.
+  """
+  lanes = [0] * max(slots // shared, 1)
+  for longest in lengths.reshape(-1, shared).max(axis=1):
+    heapq.heapreplace(lanes, lanes[0] + int(longest))
+  return max(lanes)
+
+
+def _cut(x: types.Array, parts: int) -> types.Array:
+  return x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
+
+
+def _idle(jobs: Jobs, lanes: int, max_tokens: int, pad_id: int) -> Lanes:
+  parts, count, shared = jobs.sample_ids.shape
+  slots = jnp.zeros((parts, lanes, shared), jnp.int32)
+  return Lanes(
+    job=jnp.full((parts, lanes), -1, jnp.int32),
+    upcoming=jnp.zeros(parts, jnp.int32),
+    prefix=jax.tree.map(
+      lambda x: jnp.zeros((parts, lanes, *x.shape[2:]), x.dtype), jobs.prefix
+    ),
+    positions=slots,
+    sample_ids=slots,
+    limits=slots,
+    completions=sampler.no_tokens((parts, count, shared), max_tokens, pad_id),
+  )
+
+
+def _free(rows: sampler.SamplerState, lanes: Lanes, jobs: Jobs) -> types.Array:
+  """bool[..., L]: its slots are done, and it has not seen the end of the jobs.
+
+  The axis of the parts may be missing, as it is under `vmap`.
+  """
+  done = jnp.all(rows.done, axis=-1)
+  return done & (lanes.job < jobs.sample_ids.shape[-2])
+
+
+def _turn_over(
+  rows: sampler.SamplerState,
+  lanes: Lanes,
+  jobs: Jobs,
+  blank: types.Completions,
+) -> tuple[sampler.SamplerState, Lanes]:
+  """Hands in the job of the first free lane and gives it the next; one part.
+
+  Args:
+    rows: leading axes [L, W], without their cache.
+    lanes: of this part.
+    jobs: of this part.
+    blank: completions [W, Sc] before the first token.
+  """
+  count, shared = jobs.sample_ids.shape
+  free = _free(rows, lanes, jobs)
+  found, lane = jnp.any(free), jnp.argmax(free)
+  old = lanes.job[lane]
+  left = found & (lanes.upcoming < count)
+  job = jnp.minimum(lanes.upcoming, count - 1)
+  prompt = job * jobs.hidden.shape[0] // count
+  prefix = jax.tree.map(lambda x: x[prompt], jobs.prefix)
+
+  def put(when, arrays, values):
+    def one(array, value):
+      value = jnp.broadcast_to(value, array.shape[1:])
+      return array.at[lane].set(jnp.where(when, value, array[lane]))
+
+    return jax.tree.map(one, arrays, values)
+
+  # An index past the end is dropped: before its first job a lane has none.
+  ended = jnp.where(found & (old >= 0), old, count)
+  completions = jax.tree.map(
+    lambda done, row: done.at[ended].set(row[lane], mode='drop'),
+    lanes.completions,
+    rows.completions,
+  )
+  rows = dataclasses.replace(
+    rows,
+    hidden=put(left, rows.hidden, jobs.hidden[prompt][None]),
+    # Also where no job is left: at column 0 a lane holds up no other.
+    length=put(found, rows.length, 0),
+    done=put(left, rows.done, False),
+    completions=put(found, rows.completions, blank),
+  )
+  lanes = dataclasses.replace(
+    lanes,
+    job=put(found, lanes.job, jnp.where(left, job, count)),
+    upcoming=lanes.upcoming + left,
+    prefix=put(left, lanes.prefix, prefix),
+    positions=put(left, lanes.positions, jnp.sum(prefix.mask, dtype=jnp.int32)),
+    sample_ids=put(left, lanes.sample_ids, jobs.sample_ids[job]),
+    limits=put(left, lanes.limits, jobs.limits[job]),
+    completions=completions,
+  )
+  return rows, lanes

@@ -1,0 +1,81 @@
+"""A decoding loop whose attention reads no more of the cache than is in use.
+
+Shapes are static: the loop has a body for each of a few lengths of the cache,
+and works in that of the longest row, on the head of the cache.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from awpo_jax import types
+from awpo_jax.models import cache as cache_lib
+
+# Each length is compiled, about a second on a CPU: a few, none short.
+COUNT = 4
+_SHORTEST = 48
+_State = TypeVar('_State', bound=Any)
+_Rest = TypeVar('_Rest')
+
+
+def run(
+  step: Callable[[_State, _Rest], tuple[_State, _Rest]],
+  state: _State,
+  rest: _Rest,
+  *,
+  count: int = COUNT,
+) -> tuple[_State, _Rest]:
+  """Steps until every row is done.
+
+  Args:
+    step: advances the rows by one token.
+    state: of N rows, `sampler.SamplerState`: its `done` bool[N], `length`
+      i32[N], the columns that each row has written, and `cache`.
+    rest: what else a step changes.
+    count: lengths at most; they are `ends` of the cache's.
+
+  Returns:
+    State and rest at the end.
+  """
+  lengths = ends(cache_lib.length(state.cache), count)
+
+  def stage(state: _State) -> types.Array:
+    # Rows that are done count too: they write into the column after their last.
+    longest = jnp.max(state.length)
+    return jnp.sum(longest >= np.array(lengths[:-1], np.int32), dtype=jnp.int32)
+
+  def more(carry) -> types.Array:
+    return ~jnp.all(carry[0].done)
+
+  def work(carry, *, index: int):
+    state, rest = carry
+    whole = state.cache
+    state = state.replace(cache=cache_lib.head(whole, lengths[index]))
+    state, rest = jax.lax.while_loop(
+      lambda carry: more(carry) & (stage(carry[0]) == index),
+      lambda carry: step(*carry),
+      (state, rest),
+    )
+    return state.replace(cache=cache_lib.put_head(whole, state.cache)), rest
+
+  bodies = [functools.partial(work, index=i) for i in range(len(lengths))]
+  return jax.lax.while_loop(
+    more,
+    lambda carry: jax.lax.switch(stage(carry[0]), bodies, carry),
+    (state, rest),
+  )
+
+
+def ends(columns: int, count: int) -> tuple[int, ...]:
+  """The lengths that a cache is read to: multiples of one, and all of it.
+
+  Args:
+    columns: of the cache.
+    count: lengths at most.
+  """
+  unit = max(_SHORTEST, -(-columns // count))
+  return (*range(unit, columns, unit), columns)

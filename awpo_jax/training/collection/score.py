@@ -1,0 +1,227 @@
+"""A rollout batch scored: rewards, and rows for whoever reads along."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from awpo_jax import types
+from awpo_jax.config import algorithm
+from awpo_jax.config import experiment as config_lib
+from awpo_jax.distributed import processes
+from awpo_jax.rollout.environments import episodes
+from awpo_jax.rollout.rewards import scoring
+from awpo_jax.rollout.text import prompts as prompts_lib
+from awpo_jax.rollout.text import thinking
+from awpo_jax.training import setup as setup_lib
+
+# What ends a run in good order, the more special before the more general.
+_ENDS: Mapping[str, type[Exception]] = {
+  kind.__name__: kind
+  for kind in (types.BadReturn, types.JudgeRefused, types.JudgeUnavailable)
+}
+
+
+def score(
+  experiment: setup_lib.Experiment,
+  texts: Sequence[Sequence[Any]],
+  tasks: Sequence[types.Task],
+) -> tuple[types.Rewards, dict[str, np.ndarray], str]:
+  """`scoring.score`, and why an outcome was not had, the last time.
+
+  Where one process cannot go on, none does.
+  """
+  scored, lost = None, ['']
+  with ending_together():
+    rewards, parts = scoring.score(
+      texts,
+      tasks,
+      reward=experiment.reward,
+      judge=experiment.judge,
+      tell=lost.append,
+    )
+    wanted = _wanted_parts(experiment.config, rewards, parts)
+    scored = dataclasses.replace(rewards, parts=wanted), parts
+  assert scored is not None
+  return *scored, lost[-1]
+
+
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+  """What ends the run in one process ends it in all; all must come here.
+
+  Raises:
+    types.BadReturn, types.JudgeUnavailable: of the first process that has one.
+  """
+  told = None
+  try:
+    yield
+  except tuple(_ENDS.values()) as error:
+    kind = next(n for n, kind in _ENDS.items() if isinstance(error, kind))
+    told = [kind, str(error)]
+  for each in processes.gather(told):
+    if each:
+      raise _ENDS[each[0]](each[1])
+
+
+def _wanted_parts(
+  config: config_lib.Config,
+  rewards: types.Rewards,
+  parts: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray] | None:
+  """Those of the outcome's parts that the algorithm takes apart.
+
+  Raises:
+    types.BadReturn: the reward does not report one of them.
+  """
+  names = algorithm.reward_parts(config)
+  if names is None:
+    return None
+  missing = [name for name in names if name not in parts]
+  if missing and np.any(rewards.outcome_valid):
+    raise types.BadReturn(
+      f'--reward_parts={",".join(names)}: the reward --reward='
+      f'{config.data.reward} reports no {", ".join(missing)}, but '
+      f'{", ".join(sorted(parts))}. Name these.'
+    )
+  nothing = np.full(rewards.outcome.shape, np.nan, np.float32)
+  return {name: parts.get(name, nothing) for name in names}
+
+
+def transcript_rows(
+  config: config_lib.Config,
+  tasks: Sequence[types.Task],
+  prompts: types.Prompts,
+  texts: Sequence[Sequence[Any]],
+  rewards: types.Rewards,
+  solved: np.ndarray,
+) -> list[tuple[int, dict[str, Any]]]:
+  """Rows of the first prompts of a batch, each with its prompt's number.
+
+  Args:
+    config: of the run.
+    tasks: P of them.
+    prompts: theirs.
+    texts: answers or episodes, [P][G].
+    rewards: of `score`.
+    solved: f32[P, G], the part of that name: 1, 0, or NaN where not known.
+  """
+  return [
+    (
+      int(prompts.ids[p]),
+      {
+        'task_id': task.task_id,
+        'kind': task.kind,
+        'user': task.user,
+        'tools': [tool.to_json() for tool in task.tools],
+        'ground_truth': task.ground_truth,
+        **episodes.transcript(texts[p][g]),
+        'outcome': _or_none(rewards.outcome, rewards.outcome_valid, p, g),
+        'reasoning': _or_none(rewards.reasoning, rewards.reasoning_valid, p, g),
+        'solved': None if np.isnan(solved[p, g]) else bool(solved[p, g]),
+      },
+    )
+    for p, task in enumerate(tasks)
+    if prompts.ids[p] % config.rl.prompts_per_step < config.run.transcripts
+    for g in range(len(texts[p]))
+  ]
+
+
+def sum_and_count(values: np.ndarray) -> tuple[float, int]:
+  """Of the numbers that are finite."""
+  had = values[np.isfinite(values)]
+  return float(had.sum(dtype=np.float64)), had.size
+
+
+def _or_none(values, valid, p: int, g: int) -> float | None:
+  return float(values[p, g]) if valid[p, g] else None
+
+
+def mean(total: float, count: float) -> float | None:
+  """None of nothing."""
+  return float(total) / float(count) if count else None
+
+
+def thinking_of(
+  experiment: setup_lib.Experiment,
+  tasks: Sequence[types.Task],
+  completions: types.Completions,
+) -> np.ndarray | None:
+  """Tokens of the chain of thought, where the algorithm asks for them."""
+  if experiment.config.shaping.shaper != 'egpo':
+    return None
+  return thinking.thinking_mask(
+    experiment.tokenizer, completions, experiment.opened(tasks)
+  )
+
+
+def part_means(parts: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  """Mean of each part of the outcome, where it was had, as `reward/<part>`."""
+  told = processes.gather({name: sum_and_count(x) for name, x in parts.items()})
+  names = dict.fromkeys(name for some in told for name in some)
+  return {
+    f'reward/{name}': mean(
+      *np.sum([some.get(name, (0, 0)) for some in told], axis=0)
+    )
+    for name in names
+  }
+
+
+def score_rollout(
+  experiment: setup_lib.Experiment,
+  tasks: Sequence[types.Task],
+  prompts: types.Prompts,
+  samples: np.ndarray,
+  completions: types.Completions,
+  texts: Sequence[Sequence[Any]] | None = None,
+) -> tuple[types.Scored, list[dict[str, Any]]]:
+  """Rewards of a rollout batch, cut to the response bucket it needs.
+
+  Args:
+    experiment: the run.
+    tasks: P of them.
+    prompts: theirs.
+    samples: i32[P, G], sample ids.
+    completions: of the sampler.
+    texts: the completions decoded, or their episodes, [P][G]; None: to be
+      decoded here.
+
+  Returns:
+    The batch, and transcripts.
+  """
+  config = experiment.config
+  if texts is None:
+    texts = prompts_lib.decode_completions(
+      experiment.tokenizer,
+      completions,
+      experiment.stop_ids,
+      experiment.opened(tasks),
+    )
+  rewards, parts, lost = score(experiment, texts, tasks)
+  # Of every process: they run the same program, and one writes.
+  told = processes.gather(
+    {
+      'longest': int(completions.mask.sum(axis=-1).max()),
+      'transcripts': transcript_rows(
+        config, tasks, prompts, texts, rewards, parts['solved']
+      ),
+    }
+  )
+  longest = max(x['longest'] for x in told)
+  width = min(x for x in config.data.response_buckets if x >= longest)
+  completions = jax.tree.map(
+    lambda x: x[:, :, :width] if x.ndim == 3 else x, completions
+  )
+  shown = [x for process in told for x in process['transcripts']]
+  transcripts = [row for _, row in sorted(shown, key=lambda x: x[0])]
+  rollout = types.Rollout(
+    prompts=prompts,
+    completions=completions,
+    rewards=rewards,
+    sample_ids=samples,
+    thinking=thinking_of(experiment, tasks, completions),
+  )
+  return types.Scored(tasks, rollout, parts, lost), transcripts

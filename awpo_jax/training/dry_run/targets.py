@@ -1,0 +1,96 @@
+"""Devices that programs are compiled for without having them."""
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+from awpo_jax.config import flags as flags_lib
+
+# CUDA's properties of the device: XLA asks for them where there is no device.
+_H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  threads_per_core_limit: 2048
+  core_count: 132
+  fpus_per_core: 128
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000
+  l2_cache_size: 52428800
+  clock_rate_ghz: 1.98
+  device_memory_size: 84978434048
+  cuda_compute_capability { major: 9 }
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 8 patch: 0 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """What is compiled for.
+
+  Attributes:
+    devices: of one process.
+    memory: bytes of each; None where it does not say.
+    options: of the compiler.
+    absent: no such device is here.
+  """
+
+  devices: list[jax.Device]
+  memory: int | None
+  options: dict[str, Any]
+  absent: bool = False
+
+
+def find(name: str) -> Target:
+  """The devices that `--dry_run` names.
+
+  Args:
+    name: `here`, those of this process; `h100`, or `h100:8` for eight.
+
+  Raises:
+    ConfigError: it is no such name, or JAX's plugin for it is not installed.
+  """
+  match = re.fullmatch(r'(here|h100)(?::([1-9]\d{0,3}))?', name)
+  if not match or (match[1] == 'here' and match[2]):
+    raise flags_lib.ConfigError(
+      f'--dry_run={name}: here, h100, or h100:8 for eight of them.'
+    )
+  if match[1] == 'here':
+    devices = jax.devices()
+    memory = (devices[0].memory_stats() or {}).get('bytes_limit')
+    return Target(devices=devices, memory=memory, options={})
+  try:
+    described = topologies.get_topology_desc(
+      platform='cuda',
+      topology_name=match[1],
+      topology=f'1x1x{match[2] or 1}',
+      target_config=_H100,
+    )
+  except (RuntimeError, NotImplementedError) as error:
+    raise flags_lib.ConfigError(
+      f"--dry_run={name} compiles by JAX's plugin for CUDA, which is not "
+      "here: install the extra, `pip install -e '.[cuda12]'` (no GPU is "
+      f'needed). {error}'
+    ) from error
+  size = re.search(r'device_memory_size: (\d+)', _H100)
+  assert size is not None
+  return Target(
+    devices=list(described.devices),
+    memory=int(size[1]),
+    # Autotuning would run kernels.
+    options={'xla_gpu_autotune_level': 0},
+    absent=True,
+  )

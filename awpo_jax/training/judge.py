@@ -1,0 +1,100 @@
+"""The judge that flags name, and how a run asks it."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+
+from awpo_jax import types
+from awpo_jax.config import experiment as config_lib
+from awpo_jax.config import sections
+from awpo_jax.ops import advantages
+from awpo_jax.rollout import plugins
+from awpo_jax.rollout.rewards.judges import corrupted, llm_prompt, rubric
+from awpo_jax.rollout.rewards.judges import patient as patient_lib
+
+LLM = 'llm'
+JUDGES = {
+  'rubric': rubric.rubric,
+  'noisy': corrupted.noisy,
+  'vain': corrupted.vain,
+}
+# Of the answers of a step, with a judge that may fail to come back.
+_MIN_JUDGED = 0.9
+
+
+def make_judge(
+  name: str, flags: sections.JudgeConfig, *, run: str
+) -> types.Judge | None:
+  """The judge of `--judge`; calls no endpoint yet.
+
+  Args:
+    name: value of the flag.
+    flags: of the judge, checked.
+    run: whose budget it spends, e.g. the folder of the run.
+
+  Returns:
+    The judge; None for `none`.
+
+  Raises:
+    ValueError: there is none of that name, or its prompt, cache or key cannot
+      be used.
+  """
+  if name == 'none':
+    return None
+  if name != LLM:
+    known = {**JUDGES, LLM: None, 'none': None}
+    return plugins.load(name, known, flag='judge')
+  # Its client takes half a second to import, which most runs need not wait for.
+  from awpo_jax.rollout.rewards.judges import llm
+
+  settings = llm.Settings(
+    url=flags.judge_url,
+    model=flags.judge_model,
+    template=llm_prompt.read_template(flags.judge_prompt),
+    scale=flags.judge_scale,
+    samples=flags.judge_samples,
+    temperature=flags.judge_temperature,
+    reply_tokens=flags.judge_reply_tokens,
+    token_limit_name=flags.judge_token_limit_name,
+    omit=flags.judge_omit,
+    concurrency=flags.judge_concurrency,
+    timeout=flags.judge_timeout,
+    retries=flags.judge_retries,
+    backoff=flags.judge_backoff,
+    patience=flags.judge_patience,
+    max_calls=flags.judge_max_calls,
+    max_tokens=flags.judge_max_tokens,
+    cache=flags.judge_cache,
+    run=run,
+  )
+  return llm.LlmJudge(settings, os.environ.get(llm.KEY_VARIABLE))
+
+
+@contextlib.contextmanager
+def patient(
+  judge: types.Judge | None,
+  config: config_lib.Config,
+  tell: Callable[[str], None],
+) -> Iterator[patient_lib.Judging | None]:
+  """The judge as the steps of a run ask it; it is closed in the end.
+
+  Where the algorithm does not read the reasoning (`--gate=none`, say) nothing
+  hangs on its scores, and none is waited for.
+  """
+  if judge is None:
+    yield None
+    return
+  share = config.judge.min_judged
+  if share is None:
+    share = _MIN_JUDGED if config.data.judge == LLM else 0.0
+  asked = patient_lib.Judging(
+    judge,
+    min_judged=share,
+    patience=config.judge.judge_patience,
+    needed=advantages.reads_reasoning(
+      advantage=config.advantage.advantage, gate=config.advantage.gate
+    ),
+    tell=tell,
+  )
+  with contextlib.closing(asked):
+    yield asked

@@ -1,0 +1,161 @@
+"""Shapes and placement of what the compiled programs are called with."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from awpo_jax import types
+from awpo_jax.config import algorithm
+from awpo_jax.config import experiment as config_lib
+from awpo_jax.distributed import sharding
+from awpo_jax.training.update import packing
+
+
+class Shapes:
+  """Shapes of the programs' arguments, as they will be placed."""
+
+  def __init__(
+    self, config: config_lib.Config, mesh: jax.sharding.Mesh
+  ) -> None:
+    self._config = config
+    self._mesh = mesh
+    self._devices = sharding.parts(mesh)
+    self._whole = sharding.replicated(mesh)
+    self._split = jax.sharding.NamedSharding(
+      mesh, jax.sharding.PartitionSpec(sharding.DATA_AXIS)
+    )
+
+  def like(self, tree: types.ArrayTree) -> types.ArrayTree:
+    """A state or its parameters, as they lie on the devices."""
+    return jax.tree.map(
+      lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+      tree,
+      sharding.state_shardings(tree, self._mesh),
+    )
+
+  def split(self, tree: types.ArrayTree) -> types.ArrayTree:
+    """A tree whose leaves have a device axis."""
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._split),
+      tree,
+    )
+
+  def array(self, dtype: Any, *shape: int) -> Any:
+    """An array of which each device has one of this shape."""
+    return jax.ShapeDtypeStruct(
+      (self._devices, *shape), dtype, sharding=self._split
+    )
+
+  def sampler(self, rows: int, prompt: int, samples: int) -> tuple[Any, ...]:
+    """Prompts, sample ids and facts: the sampler's, after the parameters."""
+    facts = jax.ShapeDtypeStruct((4,), jnp.int32, sharding=self._whole)
+    ids = self.array(jnp.int32, rows, samples)
+    return self._prompts(rows, prompt), ids, facts
+
+  def _prompts(self, rows, prompt):
+    return types.Prompts(
+      tokens=self.array(jnp.int32, rows, prompt),
+      mask=self.array(jnp.bool_, rows, prompt),
+      ids=self.array(jnp.int32, rows),
+    )
+
+  def rollout(
+    self, rows: int, prompt: int, samples: int, response: int
+  ) -> types.Rollout:
+    """A scored rollout batch."""
+    shape = (rows, samples, response)
+    group = (rows, samples)
+    return types.Rollout(
+      prompts=self._prompts(rows, prompt),
+      completions=types.Completions(
+        tokens=self.array(jnp.int32, *shape),
+        mask=self.array(jnp.bool_, *shape),
+        policy_mask=self.array(jnp.bool_, *shape),
+        positions=self.array(jnp.int32, *shape),
+        turn=self.array(jnp.int32, *shape),
+        logprobs=self.array(jnp.float32, *shape),
+        entropy=self.array(jnp.float32, *shape),
+        finished=self.array(jnp.bool_, *group),
+      ),
+      rewards=types.Rewards(
+        outcome=self.array(jnp.float32, *group),
+        outcome_valid=self.array(jnp.bool_, *group),
+        reasoning=self.array(jnp.float32, *group),
+        reasoning_valid=self.array(jnp.bool_, *group),
+        outcome_min=self.array(jnp.float32, rows),
+        outcome_max=self.array(jnp.float32, rows),
+        wants_call=self.array(jnp.bool_, rows),
+        parts=self._parts(group),
+      ),
+      sample_ids=self.array(jnp.int32, *group),
+      thinking=(
+        self.array(jnp.bool_, *shape)
+        if self._config.shaping.shaper == 'egpo'
+        else None
+      ),
+      rows=self._rows(rows),
+    )
+
+  def _parts(self, group: tuple[int, int]) -> dict[str, Any] | None:
+    names = algorithm.reward_parts(self._config)
+    if names is None:
+      return None
+    return {name: self.array(jnp.float32, *group) for name in names}
+
+  def on_host(self, rollout: types.Rollout) -> types.Rollout:
+    """Of a rollout batch [parts, P, ...] as it is sampled: [parts * P, ...]."""
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(
+        (x.shape[0] * x.shape[1], *x.shape[2:]), x.dtype
+      ),
+      dataclasses.replace(rollout, rows=None),
+    )
+
+  def _rows(self, prompts: int) -> types.Rows | None:
+    """Packed rows of that many prompts of each device."""
+    columns = self._config.model.pack_tokens
+    if not columns:
+      return None
+    shapes = packing.row_shapes(prompts, columns=columns)
+    return types.Rows(
+      **{name: self.array(jnp.int32, *x) for name, x in shapes.items()}
+    )
+
+  def batch(self, phase: str, prompt: int, response: int) -> types.Batch:
+    """A mini-batch of a phase."""
+    rl, sft = self._config.rl, self._config.sft
+    if phase == 'sft':
+      prompts, micro, samples = sft.sft_batch, sft.sft_micro, 1
+    else:
+      prompts, micro = rl.prompts_per_step // rl.minibatches, rl.micro
+      samples = rl.samples
+    if self._config.model.pack_tokens:
+      micro = prompts // self._devices
+    group = (prompts // self._devices // micro, micro)
+    row, token = (*group, samples), (*group, samples, response)
+    rl_phase = phase == 'rl'
+    referred = rl_phase and algorithm.has_reference(self._config)
+    loss = self._config.loss
+
+    def optional(wanted, shape):
+      return self.array(jnp.float32, *shape) if wanted else None
+
+    by_token = rl_phase and algorithm.has_token_advantages(self._config)
+    return types.Batch(
+      prompt_tokens=self.array(jnp.int32, *group, prompt),
+      prompt_mask=self.array(jnp.bool_, *group, prompt),
+      tokens=self.array(jnp.int32, *token),
+      mask=self.array(jnp.bool_, *token),
+      positions=self.array(jnp.int32, *token),
+      policy_mask=self.array(jnp.bool_, *token),
+      valid=self.array(jnp.bool_, *row),
+      old_logprobs=self.array(jnp.float32, *token),
+      advantages=self.array(jnp.float32, *(token if by_token else row)),
+      clip_radius=self.array(jnp.float32, *group),
+      ref_logprobs=optional(referred, token),
+      clip_high=optional(rl_phase and loss.clip_high != 'factor', row),
+      correction=optional(rl_phase and loss.mismatch != 'none', token),
+      rows=self._rows(prompts // self._devices),
+    )

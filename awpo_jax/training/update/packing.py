@@ -1,0 +1,239 @@
+"""Mini-batches without padding: several groups fill a row.
+
+A group is a prompt and then its answers, one after another. Each answer sees
+the prompt and itself, at the positions it has without packing; keys of the
+prompt are those of its one place in the row. Rows are the microbatches of an
+update, and as many are computed as are filled: no number of tokens asks for
+another program. What a row gives of log-probabilities goes back to [P, G, Sc],
+so losses know nothing of it; advantages were made before and no group is split.
+
+A row is cut into blocks, and a group starts with one: what a block may see are
+the blocks before it that an answer can reach back to, and those of its prompt.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from awpo_jax import types
+from awpo_jax.config import experiment as config_lib
+from awpo_jax.distributed import sharding
+
+BLOCK = 64
+
+
+def cut(
+  batch: types.Batch, config: config_lib.Config, phase: str
+) -> Iterator[types.Batch]:
+  """The mini-batches of a phase by `sharding.cut`, packed if the flags say so.
+
+  One is packed when it is asked for, while the update before it may still run.
+
+  Args:
+    batch: NumPy arrays [parts, P, ...] in the order of `sharding.deal`.
+    config: whose `--pack_tokens` are the columns of a row; 0 for no packing.
+    phase: `sft` or `rl`.
+  """
+  minibatches, micro = 1, config.sft.sft_micro
+  if phase == 'rl':
+    minibatches, micro = config.rl.minibatches, config.rl.micro
+  columns = config.model.pack_tokens
+  if columns:
+    micro = batch.valid.shape[1] // minibatches
+  for part in sharding.cut(batch, minibatches=minibatches, micro=micro):
+    yield pack(part, columns=columns) if columns else part
+
+
+def read(rollout: types.Rollout, config: config_lib.Config) -> types.Rollout:
+  """A rollout batch [parts, P, ...] with its `rows`, if the flags say so."""
+  columns = config.model.pack_tokens
+  if not columns:
+    return rollout
+  prompts, completions = rollout.prompts, rollout.completions
+  shapes = row_shapes(prompts.mask.shape[1], columns=columns)
+  parts = zip(
+    prompts.tokens,
+    prompts.mask,
+    completions.tokens,
+    completions.mask,
+    completions.positions,
+    strict=True,
+  )
+  rows = [_rows(_Groups(*part), shapes) for part in parts]
+  return dataclasses.replace(
+    rollout, rows=jax.tree.map(lambda *x: np.stack(x), *rows)
+  )
+
+
+class _Groups(NamedTuple):
+  """What is packed of a part, [P, ...]."""
+
+  prompt_tokens: types.Array
+  prompt_mask: types.Array
+  tokens: types.Array
+  mask: types.Array
+  positions: types.Array
+
+
+def row_shapes(
+  prompts: int, *, columns: int, block: int = BLOCK
+) -> dict[str, tuple[int, ...]]:
+  """Shapes of the fields of `types.Rows` for one part of a mini-batch.
+
+  Args:
+    prompts: of the part; there are as many rows, should each need one.
+    columns: of a row, rounded up to blocks.
+    block: columns of a block.
+  """
+  blocks = -(-columns // block)
+  row = (prompts, 1, blocks, block)
+  flat = (prompts, 1, blocks * block)
+  return {
+    'groups': (prompts, 1, min(prompts, blocks)),
+    'tokens': row,
+    'positions': row,
+    'segments': row,
+    'targets': flat,
+    'sources': flat,
+    'alone': (prompts, 1),
+  }
+
+
+def pack(
+  batch: types.Batch, *, columns: int, block: int = BLOCK
+) -> types.Batch:
+  """A mini-batch with its `rows`; groups may move to another part.
+
+  Args:
+    batch: NumPy arrays [parts, 1, P, ...] of `sharding.cut`.
+    columns: as of `row_shapes`.
+    block: likewise.
+
+  Returns:
+    The same groups, as many in each part as before, and `types.Rows` of
+    [parts, ...].
+  """
+  parts, _, prompts, _ = batch.valid.shape
+  order = deal(_sizes(batch, block).ravel(), parts)
+  batch = jax.tree.map(
+    lambda x: x.reshape(-1, *x.shape[3:])[order][:, None], batch
+  )
+  shapes = row_shapes(prompts, columns=columns, block=block)
+  rows = [
+    _rows(_Groups(*(getattr(batch, x)[i, 0] for x in _Groups._fields)), shapes)
+    for i in range(parts)
+  ]
+  return dataclasses.replace(
+    batch, rows=jax.tree.map(lambda *x: np.stack(x), *rows)
+  )
+
+
+def tokens_and_columns(batch: types.Batch) -> tuple[int, int]:
+  """Tokens of a mini-batch of `cut`, and columns that are computed for them.
+
+  Args:
+    batch: NumPy arrays [parts, M, P, ...], packed or not.
+  """
+  tokens = int(batch.prompt_mask.sum() + batch.mask.sum())
+  padded = batch.prompt_mask.size + batch.mask.size
+  rows = batch.rows
+  if rows is None:
+    return tokens, padded
+  assert rows.alone is not None
+  # What does not fit into a row is padded, as without packing.
+  alone = int((rows.alone >= 0).sum()) * padded // batch.clip_radius.size
+  filled = int((rows.groups >= 0).any(axis=-1).sum())
+  return tokens, alone + filled * rows.targets.shape[-1]
+
+
+def _sizes(batch: types.Batch | _Groups, block: int) -> np.ndarray:
+  """Columns [..., P] that groups take."""
+  tokens = np.sum(batch.prompt_mask, -1) + np.sum(batch.mask, (-1, -2))
+  return -(-tokens // block) * block
+
+
+def deal(sizes: np.ndarray, parts: int) -> np.ndarray:
+  """Which groups go to which part: i32[parts, N / parts], in rising order.
+
+  The largest go to the parts in turn, forth and back: parts have as many groups
+  and about as many columns as each other.
+  """
+  order = np.argsort(-sizes, kind='stable').reshape(-1, parts)
+  order[1::2] = order[1::2, ::-1].copy()
+  return np.sort(order.T, axis=1)
+
+
+def assign(
+  sizes: Sequence[int] | np.ndarray, *, columns: int
+) -> tuple[list[list[int]], list[int]]:
+  """Which groups share a row: the largest first, each where it first fits.
+
+  Args:
+    sizes: columns of each group.
+    columns: of a row.
+
+  Returns:
+    The groups of each row, and those that are too large for any.
+  """
+  rows: list[list[int]] = []
+  free: list[int] = []
+  alone = []
+  for group in np.argsort(-np.asarray(sizes), kind='stable').tolist():
+    size = int(sizes[group])
+    if size > columns:
+      alone.append(group)
+      continue
+    row = next((i for i, x in enumerate(free) if size <= x), len(rows))
+    if row == len(rows):
+      rows.append([])
+      free.append(columns)
+    rows[row].append(group)
+    free[row] -= size
+  return rows, alone
+
+
+def _rows(batch: _Groups, shapes: dict[str, tuple[int, ...]]) -> types.Rows:
+  """The rows of the groups of a part, [P, ...]."""
+  rows = {name: np.zeros(shape, np.int32) for name, shape in shapes.items()}
+  for name in ('groups', 'targets', 'alone'):
+    rows[name] -= 1
+  _, _, blocks, block = shapes['tokens']
+  chosen, alone = assign(_sizes(batch, block), columns=blocks * block)
+  for row, groups in enumerate(chosen):
+    rows['groups'][row, 0, : len(groups)] = groups
+    _fill(batch, groups, {name: x[row, 0] for name, x in rows.items()})
+  rows['alone'][: len(alone), 0] = alone
+  return types.Rows(**rows)
+
+
+def _fill(
+  batch: _Groups, groups: Sequence[int], row: dict[str, np.ndarray]
+) -> None:
+  """Writes groups into a row, one after another."""
+  block, samples = row['tokens'].shape[-1], batch.tokens.shape[1]
+  tokens, positions, segments = (
+    row[name].reshape(-1) for name in ('tokens', 'positions', 'segments')
+  )
+  start = written = 0
+  for slot, p in enumerate(groups):
+    prompt = batch.prompt_tokens[p][batch.prompt_mask[p]]
+    column = start + len(prompt)
+    last, own = column - 1, 1 + slot * (samples + 1)
+    tokens[start:column] = prompt
+    positions[start:column] = np.arange(len(prompt))
+    segments[start:column] = own
+    for g in range(samples):
+      mask = batch.mask[p, g]
+      count = int(mask.sum())
+      at, to = slice(column, column + count), slice(written, written + count)
+      tokens[at] = batch.tokens[p, g][mask]
+      positions[at] = batch.positions[p, g][mask]
+      segments[at] = own + 1 + g
+      row['targets'][to] = np.arange(column, column + count)
+      row['sources'][to] = np.arange(column, column + count) - 1
+      row['sources'][to][:1] = last
+      column, written = column + count, written + count
+    start = -(-column // block) * block

@@ -1,0 +1,364 @@
+"""Measures sampler, update and iteration of the programs that a run compiles.
+
+python experiments/benchmarks/iteration.py \\
+  --flagfile=experiments/benchmarks/iteration.flags
+python experiments/benchmarks/iteration.py --compare=old.json,new.json
+
+The shapes are those of the flags: one prompt bucket, one response bucket, a
+rollout batch and one update on all of it. Prompts are random tokens, every
+answer has full length, or is cut to one of --answer_lengths when it is trained
+on: with --pack_tokens=2048 that shows what packing saves. --json=FILE keeps the
+result. Times are medians.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+_STARTED = time.perf_counter()  # The imports below take seconds.
+os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from absl import app, flags  # noqa: E402
+
+from awpo_jax import types  # noqa: E402
+from awpo_jax.checkpointing import initial_params  # noqa: E402
+from awpo_jax.config import experiment as config_lib  # noqa: E402
+from awpo_jax.config import flags as flags_lib  # noqa: E402
+from awpo_jax.distributed import sharding  # noqa: E402
+from awpo_jax.models import decoder as decoder_lib  # noqa: E402
+from awpo_jax.rollout.sampling import sampler  # noqa: E402
+from awpo_jax.training.dry_run import (  # noqa: E402
+  flops,  # noqa: E402
+  memory,  # noqa: E402
+)
+from awpo_jax.training.programs import compile as compile_lib  # noqa: E402
+from awpo_jax.training.update import (  # noqa: E402
+  optimizer,  # noqa: E402
+  packing,  # noqa: E402
+)
+
+config_lib.define_flags()
+flags.DEFINE_string('json', None, 'File for the result.')
+flags.DEFINE_list(
+  'compare', None, 'Two results: prints the second over the first.'
+)
+flags.DEFINE_integer('repeats', 5, 'Timed calls of each program.')
+flags.DEFINE_bool('cold', True, 'Also starts processes, to time a cold start.')
+flags.DEFINE_list(
+  'prompt_lengths', [], 'Prompts are cut to these lengths, drawn for each.'
+)
+flags.DEFINE_list('answer_lengths', [], 'Answers likewise, before an update.')
+flags.DEFINE_bool('once', False, 'Compiles, runs an iteration, prints seconds.')
+_COMPARED = (
+  'sampled_tokens_per_second',
+  'update_seconds',
+  'iteration_seconds',
+  'cold_start_seconds',
+  'cached_start_seconds',
+  'peak_gib',
+)
+
+
+class Bench:
+  """The compiled programs of one size and their inputs."""
+
+  def __init__(self, config: config_lib.Config) -> None:
+    self.config, self.mesh = config, sharding.make_mesh(config.devices)
+    self.parts = sharding.parts(self.mesh)
+    # No token ends an answer.
+    plan = dataclasses.replace(memory.make_plan(config), stop_ids=())
+    self.model = plan.decoder.config
+    self.programs = compile_lib.compile_programs(
+      plan,
+      self.mesh,
+      memory.state_shapes(plan, 'rl'),
+      {'rl': optimizer.make_optimizers(config)['rl']},
+      evaluation=False,
+    )
+    params = decoder_lib.init_params(self.model, jax.random.key(0))
+    self.state = self.programs.init['rl'](
+      sharding.place_state(params, self.mesh)
+    )
+    self.index, self.tokens = 0, np.zeros(2)
+
+  def inputs(self):
+    rl, length = self.config.rl, self.config.data.prompt_buckets[0]
+    rng = np.random.default_rng(self.index)
+    shape = rl.prompts_per_step, length
+    prompts = types.Prompts(
+      tokens=rng.integers(0, self.model.vocab_size, shape, np.int32),
+      mask=np.ones(shape, bool),
+      ids=np.arange(rl.prompts_per_step, dtype=np.int32),
+    )
+    ids = np.arange(rl.prompts_per_step * rl.samples, dtype=np.int32)
+    return prompts, ids.reshape(-1, rl.samples)
+
+  def sample(self) -> types.Rollout:
+    """Answers, fetched to the host as their scoring needs them."""
+    self.index += 1
+    prompts, ids = self.inputs()
+    facts = sampler.facts(0, 'train', self.index, 0)
+    program = self.programs.sample[prompts.tokens.shape[-1]]
+    completions = program(
+      self.state.params,
+      *sharding.place_split(
+        sharding.split((prompts, ids), self.parts), self.mesh
+      ),
+      sharding.place_replicated(facts, self.mesh),
+    )
+    completions = sharding.merge(sharding.fetch_split(completions))
+    rng, group = np.random.default_rng(self.index), ids.shape
+    return types.Rollout(
+      prompts=prompts,
+      completions=completions,
+      rewards=types.Rewards(
+        outcome=rng.integers(-3, 5, group).astype(np.float32),
+        outcome_valid=np.ones(group, bool),
+        reasoning=rng.random(group, np.float32),
+        reasoning_valid=np.ones(group, bool),
+        outcome_min=np.full(group[0], -3, np.float32),
+        outcome_max=np.full(group[0], 4, np.float32),
+        wants_call=np.ones(group[0], bool),
+      ),
+      sample_ids=ids,
+    )
+
+  def prepare(self, rollout: types.Rollout) -> list[types.Batch]:
+    """Mini-batches of the rollout, on the devices."""
+    rl, shape = self.config.rl, self.shape()
+    order = sharding.deal(
+      rl.prompts_per_step, minibatches=rl.minibatches, parts=self.parts
+    )
+    dealt = jax.tree.map(lambda x: x[order], shortened(rollout, self.index))
+    dealt = packing.read(dealt, self.config)
+    prepared = self.programs.prepare[shape](
+      self.state.params, sharding.place_split(dealt, self.mesh)
+    )
+    batch = sharding.fetch_split(prepared.batch)
+    parts = list(packing.cut(batch, self.config, 'rl'))
+    self.tokens = np.sum([packing.tokens_and_columns(x) for x in parts], axis=0)
+    return [sharding.place_split(part, self.mesh) for part in parts]
+
+  def update(self, batches: list[types.Batch]) -> None:
+    """An update on each mini-batch; waits for the last."""
+    for batch in batches:
+      self.state, metrics = self.programs.update['rl'][self.shape()](
+        self.state, batch
+      )
+    assert bool(jax.block_until_ready(metrics.finite))
+
+  def shape(self) -> tuple[int, int]:
+    data = self.config.data
+    return data.prompt_buckets[0], data.response_buckets[0]
+
+  def iteration(self) -> None:
+    """A rollout, what is prepared of it, and its updates."""
+    self.update(self.prepare(self.sample()))
+
+
+def shortened(rollout: types.Rollout, seed: int) -> types.Rollout:
+  """The rollout with prompts and answers of the lengths of the flags."""
+  rng, completions = np.random.default_rng(seed), rollout.completions
+
+  def draw(name: str, like: np.ndarray) -> np.ndarray:
+    lengths = [int(x) for x in flags.FLAGS[name].value] or [like.shape[-1]]
+    return rng.choice(lengths, like.shape[:-1])[..., None]
+
+  prompt = rollout.prompts.mask
+  kept = np.arange(prompt.shape[-1])[::-1] < draw('prompt_lengths', prompt)
+  mask = completions.mask
+  cut = mask & (np.arange(mask.shape[-1]) < draw('answer_lengths', mask))
+  first = kept.sum(axis=-1, dtype=np.int32)[:, None, None]
+  at = first + np.arange(mask.shape[-1], dtype=np.int32)
+  completions = dataclasses.replace(
+    completions,
+    mask=cut,
+    policy_mask=completions.policy_mask & cut,
+    positions=np.where(cut, at, 0),
+  )
+  prompts = dataclasses.replace(rollout.prompts, mask=kept)
+  return dataclasses.replace(rollout, prompts=prompts, completions=completions)
+
+
+def seconds(call: Callable[[], Any], repeats: int) -> list[float]:
+  """Of each of `repeats` calls."""
+  times = []
+  for _ in range(repeats):
+    begun = time.perf_counter()
+    call()
+    times.append(time.perf_counter() - begun)
+  return times
+
+
+def matmul_flops(dtype: jnp.dtype) -> float:
+  """The best rate of square products on all devices, operations a second."""
+  size = 1024 if jax.devices()[0].platform == 'cpu' else 8192
+  x = jax.random.normal(jax.random.key(0), (size, size), dtype)
+  return 2 * size**3 / _fastest(jax.jit(lambda a: a @ a), x, 20)
+
+
+def _fastest(program: Callable[..., Any], x: jax.Array, repeats: int) -> float:
+  """Seconds of all devices at once, over their number."""
+  copies = [jax.device_put(x, device) for device in jax.devices()]
+
+  def run():
+    jax.block_until_ready([program(copy) for copy in copies])
+
+  run()
+  return min(seconds(run, repeats)) / len(copies)
+
+
+def bandwidth() -> float:
+  """Bytes a second that all devices read and write, adding to arrays."""
+  x = jnp.zeros(2**26, jnp.float32)
+  return 2 * x.nbytes / _fastest(jax.jit(lambda a: a + 1), x, 10)
+
+
+def measure(config: config_lib.Config, repeats: int) -> dict[str, Any]:
+  """All figures of this process."""
+  peak, band = matmul_flops(jnp.dtype(config.model.dtype)), bandwidth()
+  compile_lib.compile_count()
+  begun = time.perf_counter()
+  bench = Bench(config)
+  compiled = time.perf_counter() - begun
+  bench.iteration()
+  count = compile_lib.compile_count()
+  times = {'sample': [], 'prepare': [], 'update': [], 'iteration': []}
+  for _ in range(repeats):
+    begun = time.perf_counter()
+    rollout = bench.sample()
+    sampled = time.perf_counter()
+    batches = bench.prepare(rollout)
+    prepared = time.perf_counter()
+    bench.update(batches)
+    ended = time.perf_counter()
+    times['sample'].append(sampled - begun)
+    times['prepare'].append(prepared - sampled)
+    times['update'].append(ended - prepared)
+    times['iteration'].append(ended - begun)
+  median = {name: statistics.median(x) for name, x in times.items()}
+  rl, (prompt, response) = config.rl, bench.shape()
+  sizes = {
+    'prompts': rl.prompts_per_step,
+    'samples': rl.samples,
+    'prompt': prompt,
+    'response': response,
+  }
+  rows = rl.prompts_per_step * rl.samples
+  read = response * flops.decode_bytes(
+    bench.model,
+    rows=rows,
+    prompts=rl.prompts_per_step,
+    prompt=prompt,
+    own=response / 2,
+  )
+  devices = jax.device_count()
+  return {
+    'device': f'{devices} x {jax.devices()[0].device_kind}',
+    'cores': os.cpu_count(),
+    'machine': platform.processor() or platform.machine(),
+    'jax': jax.__version__,
+    **sizes,
+    'dtype': config.model.dtype,
+    'sampled_tokens_per_second': rows * response / median['sample'],
+    'prepare_seconds': median['prepare'],
+    'update_seconds': median['update'],
+    'iteration_seconds': median['iteration'],
+    'spread': {name: [min(x), max(x)] for name, x in times.items()},
+    'update_tokens': int(bench.tokens[0]),
+    'update_columns': int(bench.tokens[1]),
+    'compile_seconds': compiled,
+    'compiled_while_timed': compile_lib.compile_count() - count,
+    'matmul_gflops': peak / 1e9,
+    'bandwidth_gb_per_second': band / 1e9,
+    'update_share_of_matmul': flops.update(bench.model, **sizes)
+    / (median['update'] * peak),
+    'sample_share_of_matmul': flops.forward(bench.model, **sizes, causal=True)
+    / (median['sample'] * peak),
+    'sample_share_of_bandwidth': read / (median['sample'] * band),
+    'peak_gib': _peak_bytes() / 2**30,
+  }
+
+
+def _peak_bytes() -> int:
+  """Of the device where it tells, else of this process."""
+  stats = jax.devices()[0].memory_stats() or {}
+  if 'peak_bytes_in_use' in stats:
+    return stats['peak_bytes_in_use']
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def cold_starts() -> dict[str, float]:
+  """Seconds from the start of a process to the end of its first iteration."""
+  with tempfile.TemporaryDirectory() as cache:
+    command = [
+      sys.executable,
+      *sys.argv,
+      '--once',
+      f'--compilation_cache={cache}',
+    ]
+
+    def run() -> float:
+      begun = time.perf_counter()
+      subprocess.run(command, check=True, capture_output=True)
+      return time.perf_counter() - begun
+
+    return {'cold_start_seconds': run(), 'cached_start_seconds': run()}
+
+
+def compare(old: dict[str, Any], new: dict[str, Any]) -> str:
+  """A table of both and their ratio."""
+  lines = [f'{"":28}{"old":>12}{"new":>12}{"new/old":>10}']
+  for name in _COMPARED:
+    if name in old and name in new:
+      ratio = new[name] / old[name]
+      lines.append(f'{name:28}{old[name]:12.3f}{new[name]:12.3f}{ratio:10.3f}')
+  return '\n'.join(lines)
+
+
+def main(arguments: list[str]) -> None:
+  for name in ('absl', 'jax'):
+    logging.getLogger(name).setLevel(logging.WARNING)
+  if len(arguments) > 1:
+    raise app.UsageError(f'not a flag: {" ".join(arguments[1:])}')
+  values = flags.FLAGS
+  if values.compare:
+    old, new = (json.loads(pathlib.Path(x).read_text()) for x in values.compare)
+    print(compare(old, new))
+    return
+  try:
+    config = config_lib.from_flags(values)
+  except flags_lib.ConfigError as error:
+    sys.exit(f'ConfigError: {error}')
+  if config.devices.cpu_devices > 1:
+    jax.config.update('jax_num_cpu_devices', config.devices.cpu_devices)
+  initial_params.use_compilation_cache(config)
+  if values.once:
+    Bench(config).iteration()
+    print(f'{time.perf_counter() - _STARTED:.2f}')
+    return
+  result = measure(config, values.repeats)
+  if values.cold:
+    result |= cold_starts()
+  text = json.dumps(result, indent=2)
+  if values.json:
+    pathlib.Path(values.json).write_text(text + '\n')
+  print(text)
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,148 @@
+"""Intervals, paired differences and tables, against plain NumPy and by hand."""
+
+import csv
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from awpo_jax.analysis import comparison, comparison_plots
+
+SCORES = {
+  'grpo': {
+    1: {'accuracy': 0.5, 'speed': 0.4},
+    2: {'accuracy': 0.6, 'speed': 0.5},
+    3: {'accuracy': 0.4, 'speed': 0.2},
+  },
+  # Seed 3 failed, a metric of seed 1 could not be had.
+  'awpo': {1: {'accuracy': 0.7}, 2: {'accuracy': 0.6, 'speed': 0.6}},
+  'broken': {},
+}
+FAILED = {('awpo', 3): 'exit 1: ValueError: no | pipe', ('broken', 1): 'exit 2'}
+
+
+def test_interval_is_that_of_resampled_means():
+  values = np.array([0.1, 0.4, 0.2, 0.5, 0.3])
+  got = comparison.estimate(values)
+  rng = np.random.default_rng(7)
+  means = rng.choice(values, (20000, 5)).mean(axis=1)
+  np.testing.assert_allclose(got.mean, 0.3)
+  np.testing.assert_allclose(
+    [got.low, got.high], np.quantile(means, [0.025, 0.975]), atol=0.015
+  )
+  assert got.count == 5
+
+
+def test_smallest_detectable_difference():
+  # s = .5, n = 4: (3.1824 + .9785) * .5 / 2, quantiles of t with 3 degrees.
+  values = 0.5 * np.array([-1, 1, 1, -1]) * np.sqrt(3 / 4)
+  got = comparison.estimate(values)
+  np.testing.assert_allclose(got.detectable, (3.1824 + 0.9785) / 4, rtol=1e-3)
+  # The power of the t test there is 80%.
+  power = stats.nct.sf(
+    stats.t.ppf(0.975, 3), 3, got.detectable / (0.5 / np.sqrt(4))
+  )
+  assert 0.7 < power < 0.9
+
+
+@pytest.mark.parametrize('values', [[0.5], [0.5, 0.5, 0.5]])
+def test_what_has_no_spread(values):
+  got = comparison.estimate(values)
+  assert got.mean == 0.5
+  ends = (None, None) if len(values) == 1 else (0.5, 0.5)
+  assert (got.low, got.high) == ends
+
+
+def test_learning_speed_by_hand():
+  # Area 2 (.2 + .6) / 2 + 1 (.6 + .8) / 2 = 1.5 over 3 steps.
+  got = comparison.learning_speed(
+    np.array([1, 3, 4]), np.array([0.2, 0.6, 0.8])
+  )
+  np.testing.assert_allclose(got, 0.5)
+  assert comparison.learning_speed(np.array([4]), np.array([0.7])) == 0.7
+
+
+def test_scores_of_a_run():
+  rows = [
+    {'step': 1, 'loss': 1.0},
+    {'step': 2, 'eval/a/accuracy': 0.2, 'eval/a/reasoning': None},
+    {'step': 4, 'eval/a/accuracy': 0.6, 'eval/a/outcome': 1.5},
+  ]
+  assert comparison.score(rows, 'a') == {
+    'accuracy': 0.6,
+    'outcome': 1.5,
+    'speed': 0.4,
+  }
+  assert comparison.score(rows, 'b') == {}
+
+
+def test_differences_are_paired():
+  got = comparison.differences(SCORES, 'awpo', 'grpo', 'accuracy')
+  np.testing.assert_allclose(got, [0.2, 0.0], atol=1e-12)
+  got = comparison.differences(SCORES, 'awpo', 'grpo', 'speed')
+  np.testing.assert_allclose(got, [0.1])
+  assert comparison.differences(SCORES, 'broken', 'grpo', 'speed') == []
+
+
+def test_the_tables_show_what_failed():
+  text = comparison.markdown(SCORES, FAILED, baseline='grpo')
+  rows = [
+    [cell.strip() for cell in line.split('|')[1:-1]]
+    for line in text.splitlines()
+    if line.startswith('|')
+  ]
+  assert rows[0] == ['cell', 'seeds', 'accuracy', 'speed']
+  assert rows[2][:2] == ['grpo', '3']
+  assert rows[2][2].startswith('0.500 [')
+  assert rows[3][:2] == ['awpo', '2, **1 failed**'] and rows[3][3] == '0.600'
+  assert rows[4] == ['broken', '0, **1 failed**', '-', '-']
+  assert rows[7][0] == 'awpo' and rows[7][1].startswith('+0.100 [')
+  assert '- broken, seed 1: exit 2' in text
+  assert 'reasoning' not in text
+
+
+def test_the_tables_say_what_a_score_of_reasoning_is():
+  scores = {'grpo': {1: {'accuracy': 0.5, 'reasoning': 0.4}}}
+  text = comparison.markdown(scores, {}, baseline='grpo')
+  assert 'counts words and checks calls, no more' in text
+
+
+def test_one_line_a_run(tmp_path):
+  file = tmp_path / 'runs.csv'
+  comparison.write_csv(SCORES, FAILED, file)
+  with file.open(newline='') as lines:
+    rows = list(csv.DictReader(lines))
+  assert len(rows) == 3 + 2 + 2
+  assert rows[3] == {
+    'cell': 'awpo',
+    'seed': '1',
+    'status': 'done',
+    'accuracy': '0.7',
+    'speed': '',
+  }
+  assert [row['status'] for row in rows[-2:]] == ['failed', 'failed']
+
+
+def test_pictures(tmp_path):
+  steps = np.array([1, 2, 3])
+  curves = {
+    'grpo': {s: (steps, np.array([0.1, 0.2, 0.3]) + s / 10) for s in (1, 2)},
+    'awpo': {1: (steps[1:], np.array([0.5, 0.7]))},
+    'broken': {},
+  }
+  figure = comparison_plots.plot_curves(
+    curves, tmp_path / 'curves.png', label='accuracy'
+  )
+  (axes,) = figure.axes
+  lines = {line.get_label(): line.get_ydata() for line in axes.lines}
+  np.testing.assert_allclose(lines['grpo'], [0.25, 0.35, 0.45])
+  np.testing.assert_allclose(lines['awpo'], [0.5, 0.7])
+  assert len(axes.collections) == 1  # One seed has no band.
+  for baseline in (None, 'grpo'):
+    figure = comparison_plots.plot_scores(
+      SCORES, tmp_path / f'{baseline}.png', baseline=baseline
+    )
+    assert len(figure.axes) == 2
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == ['failed']
+  assert len(list(tmp_path.glob('*.png'))) == 3

@@ -1,0 +1,105 @@
+"""Benchmarks as evaluation sets: which rows, which reward, in the curves."""
+
+import pytest
+
+from awpo_jax import types
+from awpo_jax.config import experiment as config_lib
+from awpo_jax.evaluation import eval_sets
+from tests.helpers import benchmark_rows, tiny_dataset, whole_runs
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+  return benchmark_rows.write(tmp_path_factory.mktemp('data'))
+
+
+def make_config(tmp_path, *further):
+  return config_lib.parse(tiny_dataset.flags(tmp_path / 'run', *further))
+
+
+def load(tmp_path, *further):
+  config = make_config(tmp_path, *further)
+  return eval_sets.with_benchmarks(config, tiny_dataset.load(seed=0))
+
+
+def test_without_the_flag_nothing_changes(tmp_path):
+  dataset, rewards = load(tmp_path)
+  assert set(dataset.evals) == {'held_out'} and not rewards
+
+
+def test_a_fixed_subset_with_the_benchmark_as_its_reward(tmp_path, data):
+  flags = (
+    '--eval_benchmarks=bfcl,apibank,mmlu_pro',
+    f'--eval_data={data}',
+    '--eval_tasks=3',
+  )
+  dataset, rewards = load(tmp_path, *flags)
+  assert list(dataset.evals) == ['held_out', 'bfcl', 'apibank', 'mmlu_pro']
+  assert [len(tasks) for tasks in dataset.evals.values()] == [4, 3, 2, 3]
+  again, _ = load(tmp_path, *flags)
+  assert again.evals['bfcl'] == dataset.evals['bfcl']
+  for name, reward in rewards.items():
+    for task in dataset.evals[name]:
+      passes = task.task_id != 'live_simple_1'
+      assert reward(task.ground_truth, task) == types.Score(
+        float(passes), 0, 1, {}, passes
+      )
+      if name == 'apibank':
+        assert not reward('nothing', task).solved
+
+
+@pytest.mark.parametrize(
+  ('flags', 'problem'),
+  [
+    (['--eval_benchmarks=x', '--eval_data=d'], '--eval_benchmarks=x: choose'),
+    (['--eval_benchmarks=bfcl'], 'needs --eval_data'),
+    (['--eval_benchmarks=bfcl', '--eval_data=nowhere'], '--data=nowhere'),
+  ],
+)
+def test_mistakes(tmp_path, flags, problem):
+  with pytest.raises(ValueError, match=problem):
+    load(tmp_path, *flags)
+
+
+def test_in_the_curves_of_a_run(tmp_path, data):
+  flags = tiny_dataset.flags(
+    tmp_path / 'run',
+    f'--compilation_cache={tmp_path / "cache"}',
+    '--eval_benchmarks=apibank,mmlu_pro',
+    f'--eval_data={data}',
+    '--eval_every=2',
+    '--eval_tasks=4',
+    '--prompt_buckets=256',
+    '--rl_steps=0',
+    '--best_metric=eval/apibank/accuracy',
+  )
+  result = whole_runs.forked(flags, tmp_path)
+  assert result.returncode == 0, result.stderr
+  lines = whole_runs.rows(tmp_path / 'run')
+  steps = [line['step'] for line in lines if 'eval/apibank/accuracy' in line]
+  assert steps == [2, 4]
+  for name in ('held_out', 'apibank', 'mmlu_pro'):
+    assert lines[-1][f'eval/{name}/accuracy'] is not None
+  # This policy has no words: no call is right, letters are drawn.
+  assert lines[-1]['eval/apibank/accuracy/level-1'] == 0
+  sets = {
+    row['set']
+    for row in whole_runs.rows(tmp_path / 'run', 'transcripts.jsonl')
+    if 'set' in row
+  }
+  assert sets == {'held_out', 'apibank', 'mmlu_pro'}
+
+
+def test_bad_rows_are_refused_or_left_out(tmp_path, data):
+  for source in (data / 'mmlu_pro').iterdir():
+    rows = source.read_bytes()
+    (tmp_path / source.name).write_bytes(rows + b'{"question_id": NaN}\n')
+  config = make_config(
+    tmp_path, '--eval_benchmarks=mmlu_pro', f'--eval_data={tmp_path}'
+  )
+  dataset = tiny_dataset.load(seed=0)
+  with pytest.raises(ValueError, match='no field "options"'):
+    eval_sets.with_benchmarks(config, dataset)
+  skipped = []
+  made, _ = eval_sets.with_benchmarks(config, dataset, skipped)
+  assert made.evals['mmlu_pro'] and len(skipped) == 1

@@ -1,0 +1,343 @@
+"""Every bucket is compiled at the start, and nothing afterwards."""
+
+import dataclasses
+import functools
+import itertools
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+
+from awpo_jax.config import experiment as config_lib
+from awpo_jax.distributed import device_checks, sharding
+from awpo_jax.ops import advantages, clipping, off_policy, selection
+from awpo_jax.ops import shaping as shaping_lib
+from awpo_jax.rollout.sampling import continuous_batching
+from awpo_jax.rollout.sampling import sampler as sampler_lib
+from awpo_jax.training import steps as steps_lib
+from awpo_jax.training.collection import collect
+from awpo_jax.training.programs import compile as compile_lib
+from awpo_jax.training.programs import from_flags
+from awpo_jax.training.update import objectives, prepare
+from tests.config import test_experiment
+from tests.helpers import decoder_reference, tiny_run
+
+PAIRS = set(
+  itertools.product(tiny_run.PROMPT_BUCKETS, tiny_run.RESPONSE_BUCKETS)
+)
+
+
+class _Log(dict):
+  """A dict that knows which entries were asked for."""
+
+  def __init__(self, entries):
+    super().__init__(entries)
+    self.seen = set()
+
+  def __getitem__(self, key):
+    self.seen.add(key)
+    return super().__getitem__(key)
+
+
+def test_every_bucket_is_compiled():
+  compiled = tiny_run.compiled()
+  assert set(compiled.sample) == set(tiny_run.PROMPT_BUCKETS)
+  assert set(compiled.evaluate) == set(tiny_run.PROMPT_BUCKETS)
+  assert set(compiled.prepare) == PAIRS
+  assert {k: set(v) for k, v in compiled.update.items()} == {
+    'sft': PAIRS,
+    'rl': PAIRS,
+  }
+
+
+@pytest.mark.parametrize(('phase', 'steps'), [('sft', 6), ('rl', 4)])
+def test_nothing_compiles_after_the_start(phase, steps):
+  compiled = tiny_run.compiled()
+  log = _Log(compiled.update[phase])
+  compiled = dataclasses.replace(compiled, update={phase: log})
+  make_step = {'sft': steps_lib.make_sft_step, 'rl': steps_lib.make_rl_step}[
+    phase
+  ]
+  step = make_step(tiny_run.experiment(), compiled, tiny_run.mesh())
+  state = tiny_run.new_state(phase)
+  before = compile_lib.compile_count()
+  with jax.transfer_guard('disallow'):
+    for index in range(steps):
+      old = state
+      state, report = step(state, index)
+      assert report.phase == phase
+      donated = jax.tree.leaves(old)
+      assert all(leaf.is_deleted() for leaf in donated), 'not donated'
+  assert compile_lib.compile_count() == before
+  # More than one bucket was in it, or it says nothing.
+  assert len(log.seen) > 1, log.seen
+  updates = steps * (2 if phase == 'rl' else 1)
+  assert int(jax.device_get(state.step)) == updates
+
+
+def test_a_compilation_is_counted():
+  before = compile_lib.compile_count()
+  jax.jit(lambda x: x * 3 + 1)(np.arange(7))
+  assert compile_lib.compile_count() == before + 1
+
+
+def _config(*flags):
+  return config_lib.parse(
+    [*tiny_run.FLAGS, '--model=model', '--output_dir=run', *flags]
+  )
+
+
+_APART = ('--overlap', '--mismatch=tis', '--rollout_devices=2')
+
+
+@pytest.mark.parametrize(
+  ('flags', 'devices', 'named'),
+  [
+    ([], 2, []),
+    ([], 4, ['--prompts_per_step=4']),
+    (['--prompts_per_step=8'], 4, []),
+    (['--sft_micro=2'], 4, ['--prompts_per_step=4', '--sft_batch=4']),
+    (['--eval_batch=3'], 2, ['--eval_batch=3']),
+    (['--rollout_micro=2'], 2, []),
+    (
+      ['--prompts_per_step=8', '--rollout_micro=4'],
+      4,
+      ['--prompts_per_step=8'],
+    ),
+    ([*_APART, '--rollout_micro=2'], 1, []),
+    (['--rl_steps=0', '--prompts_per_step=3'], 2, []),
+    (['--sft_steps=0', '--sft_batch=3'], 2, []),
+  ],
+)
+def test_what_does_not_divide_is_named(flags, devices, named):
+  problems = list(device_checks.check_devices(_config(*flags), devices))
+  assert len(problems) == len(named)
+  for problem, flag in zip(problems, named, strict=True):
+    assert problem.startswith(flag) and f'{devices} devices' in problem
+
+
+@pytest.mark.parametrize(
+  ('flag', 'named'),
+  [
+    ('--rollout_devices=3', '3 devices x --rollout_micro=0.'),
+    ('--rollout_micro=4', '2 devices x --rollout_micro=4.'),
+  ],
+)
+def test_what_does_not_divide_over_those_that_only_sample(flag, named):
+  (problem,) = device_checks.check_devices(_config(*_APART, flag), 1)
+  assert problem == f'--prompts_per_step=4 does not divide over {named}'
+
+
+@functools.cache
+def _others():
+  """The tiny experiment with a value other than the default in every flag."""
+  others = test_experiment.OTHERS
+  config = test_experiment.unchecked(
+    [test_experiment.as_flag(*x) for x in others.items()]
+  )
+  return dataclasses.replace(tiny_run.experiment(), config=config)
+
+
+def _assert_bound(bound, function, wanted):
+  """A partial of `function`, these keywords and no others bound."""
+  assert bound.func is function and not bound.args
+  assert bound.keywords == wanted
+
+
+def _section(name):
+  """Names of the flags of a section."""
+  return {x.name for x in dataclasses.fields(config_lib.sections()[name])}
+
+
+def _values(*names):
+  return {name: test_experiment.OTHERS[name] for name in names}
+
+
+MODEL = {'temperature': 0.7, 'chunk': 13}
+
+
+def test_every_mechanism_is_bound_by_its_flags():
+  experiment = _others()
+  made = from_flags.make_algorithm(experiment.config)
+  _assert_bound(
+    made.samples,
+    advantages.make_samples,
+    _values('advantage', 'gate', 'correct'),
+  )
+  _assert_bound(
+    made.advantages,
+    advantages.rollout_advantages,
+    _values(*_section('advantage') - {'correct'}) | {'max_length': 16},
+  )
+  _assert_bound(made.shape, shaping_lib.shape, _values(*_section('shaping')))
+  _assert_bound(
+    made.clip_radius,
+    clipping.clip_radius,
+    _values('clip', 'clip_min', 'clip_max'),
+  )
+  _assert_bound(
+    made.select,
+    selection.selected,
+    _values(*_section('selection') - {'sampling_rounds'}),
+  )
+  _assert_bound(
+    made.clip_high,
+    clipping.upper_radius,
+    _values('clip_high', 'clip_high_factor', 'clip_high_delta'),
+  )
+  _assert_bound(
+    made.correction,
+    off_policy.mismatch_weights,
+    _values(*('mismatch', 'mismatch_level', 'mismatch_low', 'mismatch_high')),
+  )
+  # 0.01 of k2 at u = 2: 0.01 * 2^2 / 2
+  log_p = np.float32([[[-1]]])
+  np.testing.assert_allclose(
+    made.penalty(log_p, log_p - 2, log_p < 0), [[[0.02]]], rtol=1e-6
+  )
+
+
+def test_what_is_off_is_not_computed():
+  made = from_flags.make_algorithm(_config())
+  assert made.clip_high is made.correction is made.penalty is None
+
+
+@pytest.mark.parametrize('source', ['trainer', 'sampler'])
+def test_log_probabilities_are_bound_by_their_flags(source):
+  experiment = _others()
+  rl = dataclasses.replace(experiment.config.rl, old_logprobs=source)
+  config = dataclasses.replace(experiment.config, rl=rl)
+  bound = from_flags.bound_prepare(config, experiment.decoder)
+  assert bound.func is prepare.prepare_rollout
+  scores = bound.keywords['scores']
+  assert scores.old('theirs', lambda: 'ours') == (
+    'ours' if source == 'trainer' else 'theirs'
+  )
+  _assert_bound(
+    scores.logprobs,
+    objectives.completion_logprobs,
+    MODEL | {'decoder': experiment.decoder},
+  )
+  # Shaped by egpo, with a KL: no prompts, but a reference.
+  assert scores.prompt is None and scores.reference and scores.micro == 2
+  shaping = dataclasses.replace(config.shaping, shaper='arm')
+  config = dataclasses.replace(config, shaping=shaping)
+  bound = from_flags.bound_prepare(config, experiment.decoder)
+  _assert_bound(
+    bound.keywords['scores'].prompt,
+    objectives.prompt_logprob,
+    MODEL | {'decoder': experiment.decoder},
+  )
+
+
+def test_every_objective_is_bound_by_its_flags():
+  experiment = _others()
+  config, decoder = experiment.config, experiment.decoder
+  sft = from_flags.make_objective(config, decoder, 'sft')
+  assert sft.keys() == {'weigh', 'terms'}
+  _assert_bound(sft['weigh'], objectives.weigh, {'aggregation': 'token-mean'})
+  _assert_bound(
+    sft['terms'], objectives.sft_terms, {'decoder': decoder, 'chunk': 13}
+  )
+  rl = from_flags.make_objective(config, decoder, 'rl')
+  assert rl.keys() == {'weigh', 'terms'}
+  _assert_bound(
+    rl['weigh'],
+    objectives.weigh,
+    {'aggregation': 'seq-mean-token-mean', 'max_length': 16},
+  )
+  names = ('loss', 'clip_high_factor', 'entropy_coef', 'kl_estimator')
+  wanted = _values(*names, *_section('numbers')) | {
+    'decoder': decoder,
+    'prompts': 24 // 3,
+    # It is in the reward.
+    'kl_coef': 0.0,
+    **MODEL,
+  }
+  _assert_bound(rl['terms'], objectives.rl_terms, wanted)
+
+
+def test_a_group_loss_finds_its_trust_region_first():
+  experiment = _others()
+  loss = dataclasses.replace(
+    experiment.config.loss, loss='disco', kl_placement='loss'
+  )
+  config = dataclasses.replace(experiment.config, loss=loss)
+  rl = from_flags.make_objective(config, experiment.decoder, 'rl')
+  _assert_bound(
+    rl['before'],
+    objectives.find_pull,
+    MODEL
+    | {'decoder': experiment.decoder}
+    | _values('disco_beta', 'disco_delta'),
+  )
+  assert rl['terms'].keywords['kl_coef'] == test_experiment.OTHERS['kl_coef']
+
+
+def _run(sampler, samples):
+  """(prompts, completions) of a compiled program, on the first prompts."""
+  experiment, mesh = tiny_run.experiment(), tiny_run.mesh()
+  _, prompts = collect.next_prompts(experiment, 0)
+  params = tiny_run.new_state('rl').params
+  inputs = prompts, collect.sample_ids(prompts.ids, samples)
+  completions = sampler[prompts.tokens.shape[-1]](
+    params,
+    *sharding.place_split(sharding.split(inputs, mesh.devices.size), mesh),
+    sharding.place_replicated(sampler_lib.facts(0, 'train', 0, 0), mesh),
+  )
+  return prompts, sharding.merge(jax.device_get(completions))
+
+
+def _logits(prompt, own):
+  """f64[T, V] that the completion's tokens were chosen by, in plain NumPy."""
+  experiment, params = tiny_run.experiment(), tiny_run.new_state('rl').params
+  size = experiment.decoder.config.vocab_size
+  hf = tiny_run.MODEL | {'rms_norm_eps': 1e-6, 'rope_theta': 10000.0}
+  logits = decoder_reference.logits([*prompt, *own], jax.device_get(params), hf)
+  assert logits.shape[-1] == size
+  return logits[len(prompt) - 1 : -1]
+
+
+def test_evaluation_is_greedy():
+  prompts, got = _run(tiny_run.compiled().evaluate, 1)
+  for p, mask in enumerate(prompts.mask):
+    own = got.tokens[p, 0][got.mask[p, 0]]
+    logits = _logits(prompts.tokens[p][mask], own)
+    np.testing.assert_array_equal(own, logits.argmax(axis=-1))
+
+
+def test_rollouts_are_drawn_at_the_temperature_of_the_flags():
+  prompts, got = _run(tiny_run.compiled().sample, 2)
+  assert tiny_run.experiment().config.rl.temperature == 0.5
+  for p, g in np.ndindex(got.finished.shape):
+    own = got.tokens[p, g][got.mask[p, g]]
+    logits = _logits(prompts.tokens[p][prompts.mask[p]], own) / 0.5
+    chosen = logits[np.arange(len(own)), own]
+    want = chosen - np.log(np.exp(logits).sum(axis=-1))
+    np.testing.assert_allclose(
+      got.logprobs[p, g][got.mask[p, g]], want, atol=1e-5
+    )
+  # The most likely tokens are hardly ever drawn from 320 that are alike.
+  _, greedy = _run(tiny_run.compiled().evaluate, 1)
+  assert (got.tokens[:, 0] != greedy.tokens[:, 0]).any()
+
+
+def test_slots_of_the_flags_draw_the_same():
+  _, want = _run(tiny_run.compiled().sample, 2)
+  experiment = tiny_run.experiment()
+  rl = dataclasses.replace(experiment.config.rl, slots=2, slots_shared=2)
+  config = dataclasses.replace(experiment.config, rl=rl)
+  experiment = dataclasses.replace(experiment, config=config)
+  with mock.patch.object(
+    continuous_batching, 'sample', wraps=continuous_batching.sample
+  ) as sample:
+    program = compile_lib.make_sampler(
+      experiment, tiny_run.mesh(), temperature=0.5, refill=True
+    )
+    _, got = _run(dict.fromkeys(tiny_run.PROMPT_BUCKETS, program), 2)
+  # Of each device, which under `pmap` sees its own part alone.
+  bound = sample.call_args.kwargs
+  assert (bound['slots'], bound['shared'], bound['parts']) == (2, 2, 1)
+  np.testing.assert_array_equal(got.tokens, want.tokens)
+  np.testing.assert_allclose(got.logprobs, want.logprobs, atol=1e-5)
