@@ -250,41 +250,6 @@ def test_a_new_run_from_old_parameters(reference, start, tmp_path, step):
   _assert_equal(_params(folder, 1), _params(reference.folder, step))
 
 
-def _examples():
-  """The module of one's own that README.md shows."""
-  text = (whole_runs.ROOT / 'README.md').read_text()
-  _, _, section = text.partition('## Your own reward, judge, data')
-  return section.split('```python\n')[1].split('```')[0]
-
-
-def test_parts_of_ones_own(start, tmp_path):
-  (tmp_path / 'mine.py').write_text(_examples())
-  result = start(
-    '--dataset=mine:dataset',
-    '--reward=mine:reward',
-    '--judge=mine:judge',
-    '--prompt_buckets=64',
-    '--response_buckets=64',
-    '--sft_steps=1',
-    '--rl_steps=1',
-    environment={'PYTHONPATH': str(tmp_path)},
-  )
-  assert result.returncode == 0, result.stderr
-  folder = tmp_path / 'run'
-  summary = json.loads((folder / 'summary.json').read_text())
-  assert summary['accuracy_by_kind'].keys() == {'reply'}
-  rows = whole_runs.rows(folder, 'transcripts.jsonl')
-  sampled = [row for row in rows if 'set' not in row]
-  assert len(sampled) == 16 and {row['task_id'] for row in sampled} == {'t0'}
-  for row in sampled:
-    assert row['outcome'] in (0, 1)
-    words = len(row['response'].split())
-    wanted = np.float32(words / 100) if words else None
-    assert row['reasoning'] == wanted
-  called = np.mean([row['outcome'] for row in sampled])
-  assert whole_runs.rows(folder)[-1]['reward/called'] == called
-
-
 _BROKEN = """
 def dataset(*, seed, data=None):
   raise ValueError('no such data')
@@ -339,16 +304,6 @@ def test_help_has_every_flag_of_ours_and_no_other(tmp_path):
   flags = section.split('\n\n')[0]
   assert '--temperature: Of sampler and trainer alike.' in flags
   assert '--sft_steps' not in flags and '--gate' not in flags
-
-
-def test_an_example_has_ten_lines():
-  blocks = _examples().split('\ndef ')[1:]
-  assert [block.split('(')[0] for block in blocks] == [
-    'reward',
-    'judge',
-    'dataset',
-  ]
-  assert all(len(block.strip().splitlines()) <= 10 for block in blocks)
 
 
 def _counts(folder):

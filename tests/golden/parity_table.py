@@ -1,4 +1,4 @@
-"""Prints the parity table of the README, against live PyTorch models.
+"""Prints the parity table of docs/models.md, against live PyTorch models.
 
 python -m tests.golden.parity_table
 """
