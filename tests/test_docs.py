@@ -11,12 +11,12 @@ import tempfile
 import pytest
 import yaml
 
-from awpo_jax import config as config_lib
-from awpo_jax import config_evaluation
-from awpo_jax.evaluation import agreement
+from awpo_jax.config import experiment as config_lib
+from awpo_jax.evaluation import config as config_evaluation
+from awpo_jax.evaluation import judge_agreement as agreement
+from awpo_jax.reporting import curves
 from awpo_jax.rollout.datasets import rlla
-from awpo_jax.training import curves
-from tests import documents, whole_runs
+from tests.helpers import documents, whole_runs
 
 ROOT, PAGES = documents.ROOT, documents.PAGES
 README, INDEX = PAGES['README.md'], PAGES['docs/README.md']

@@ -224,7 +224,6 @@ def mixed_scope(difficulty: Array, outcome: Array, mix: Array) -> Array:
 
 DIFFICULTY_SCOPES: Functions = {'whole': whole_scope, 'mixed': mixed_scope}
 
-Array = types.Array
 # Rewards f32[P, G], 0 where not valid -> advantages, shaped alike or [P, G, T];
 # `std_floor` is the least standard deviation that may divide, by default 0.
 Standardize = Callable[..., Array]

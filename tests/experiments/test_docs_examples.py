@@ -10,9 +10,8 @@ import pytest
 
 from awpo_jax import types
 from awpo_jax.ops import estimators
-from awpo_jax.rollout import episodes
-from awpo_jax.rollout.environments import sandbox
-from tests import documents, tiny_dataset, whole_runs
+from awpo_jax.rollout.environments import episodes, sandbox
+from tests.helpers import documents, tiny_dataset, whole_runs
 
 PAGES = documents.PAGES
 METRICS = PAGES['docs/metrics.md']

@@ -5,7 +5,7 @@ import functools
 import pathlib
 import re
 
-from tests import whole_runs
+from tests.helpers import whole_runs
 
 ROOT = whole_runs.ROOT
 _FENCE = re.compile(r'^```([^\n]*)\n(.*?)^```\n', re.M | re.S)
