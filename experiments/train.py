@@ -23,6 +23,7 @@ from awpo_jax.config import experiment as config_lib  # noqa: E402
 from awpo_jax.config import flags as flags_lib  # noqa: E402
 from awpo_jax.distributed import processes  # noqa: E402
 from awpo_jax.reporting import summary  # noqa: E402
+from awpo_jax.rollout.rewards.judges import rubric  # noqa: E402
 from awpo_jax.training import (  # noqa: E402
   divergence,  # noqa: E402
   loop,  # noqa: E402
@@ -60,7 +61,9 @@ def main(arguments: list[str]) -> None:
     print(f'{type(error).__name__}: {error}', file=sys.stderr)
     sys.exit(1)
   if processes.is_first():
-    print(summary.finish(config.run.output_dir, counted=counted))
+    note = rubric.NOTE if config.data.judge == 'rubric' else ''
+    folder = config.run.output_dir
+    print(summary.finish(folder, counted=counted, reasoning_note=note))
 
 
 def parse(arguments: list[str]) -> list[str]:

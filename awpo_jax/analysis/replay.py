@@ -31,7 +31,7 @@ def variant(run: str | os.PathLike[str], *flags: str) -> config_lib.Config:
     *flags: `--gate=binary` and the like.
   """
   known = config_lib.to_dict(config_lib.Config())
-  lines = (pathlib.Path(run) / run_folder.FLAGFILE).read_text().splitlines()
+  lines = (pathlib.Path(run) / run_folder.FLAGFILE).read_text().split('\n')
   kept = [x for x in lines if x.removeprefix('--').partition('=')[0] in known]
   return config_lib.parse([*kept, *flags])
 

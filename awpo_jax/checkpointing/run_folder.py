@@ -146,7 +146,7 @@ def _store(folder: pathlib.Path, config: config_lib.Config) -> None:
 def _has_rl(folder: pathlib.Path) -> bool:
   """Whether a step of RL is written."""
   file = folder / metrics_lib.METRICS_FILE
-  lines = file.read_text().splitlines() if file.exists() else []
+  lines = file.read_text().split('\n') if file.exists() else []
   return any('"phase": "rl"' in line for line in lines)
 
 

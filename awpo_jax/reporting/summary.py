@@ -7,10 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from awpo_jax.checkpointing import run_folder
 from awpo_jax.reporting import curves, json_text
 from awpo_jax.reporting import metrics as metrics_lib
-from awpo_jax.rollout.rewards.judges import rubric
 
 SUMMARY_FILE = 'summary.json'
 CURVES_FILE = 'curves.png'
@@ -32,7 +30,10 @@ Row = Mapping[str, Any]
 
 
 def finish(
-  output_dir: str | os.PathLike[str], *, counted: float | None = None
+  output_dir: str | os.PathLike[str],
+  *,
+  counted: float | None = None,
+  reasoning_note: str = '',
 ) -> str:
   """Writes `summary.json` and `curves.png`; returns the text to print.
 
@@ -40,6 +41,8 @@ def finish(
     output_dir: folder of a run that has reached its end.
     counted: `time.perf_counter()` up to which the last line of metrics counts
       the run's seconds; None if another process wrote it.
+    reasoning_note: what the judge's score means; shown below the table where
+      that has such scores.
 
   Returns:
     A table of accuracies, a transcript before and after, and the files.
@@ -67,7 +70,7 @@ def finish(
     [
       '',
       table(before, after),
-      *_note(folder, after),
+      *_note(after, reasoning_note),
       '',
       *example(transcripts, before['step'], after['step']),
       f'seconds: {summary["seconds"]:.0f}',
@@ -78,16 +81,12 @@ def finish(
   )
 
 
-def _note(folder: pathlib.Path, after: Row) -> list[str]:
-  """What the rubric's score is, where the table shows it."""
-  flags = folder / run_folder.FLAGS_FILE
+def _note(after: Row, text: str) -> list[str]:
+  """What the reasoning score means, where the table shows one."""
   shown = any(
     after.get(f'eval/{x}/reasoning') is not None for x in _sets(after)
   )
-  if not shown or not flags.is_file():
-    return []
-  is_rubric = json.loads(flags.read_text()).get('judge') == 'rubric'
-  return ['', rubric.NOTE] if is_rubric else []
+  return ['', text] if shown and text else []
 
 
 def _seconds_before(path: pathlib.Path) -> float:

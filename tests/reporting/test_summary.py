@@ -200,20 +200,17 @@ def test_finish_writes_the_files_it_names(tmp_path):
     assert shown in text
 
 
-@pytest.mark.parametrize(
-  ('judge', 'score', 'said'),
-  [('rubric', 0.5, True), ('llm', 0.5, False), ('rubric', None, False)],
-)
-def test_where_the_rubrics_score_is_shown_it_says_what_that_is(
-  tmp_path, judge, score, said
+@pytest.mark.parametrize(('score', 'said'), [(0.5, True), (None, False)])
+def test_where_reasoning_scores_are_shown_a_note_says_what_they_are(
+  tmp_path, score, said
 ):
   _write_files(tmp_path)
   rows = [*ROWS[:-1], ROWS[-1] | {'eval/main/reasoning': score}]
   text = ''.join(json.dumps(row) + '\n' for row in rows)
   (tmp_path / 'metrics.jsonl').write_text(text)
   assert rubric.NOTE not in summary_lib.finish(tmp_path)
-  (tmp_path / 'flags.json').write_text(json.dumps({'judge': judge}))
-  assert (rubric.NOTE in summary_lib.finish(tmp_path)) == said
+  found = summary_lib.finish(tmp_path, reasoning_note=rubric.NOTE)
+  assert (rubric.NOTE in found) == said
 
 
 def test_seconds_last_until_the_summary_and_stay(tmp_path, monkeypatch):
