@@ -103,7 +103,7 @@ class AdvantageConfig:
     0.0, 'Smallest weight of the difficulty `parabola`.'
   )
   difficulty_scope: str = flags.flag(
-    'whole', 'What d multiplies.', awpo.DIFFICULTY_SCOPES
+    'whole', 'What d multiplies.', awpo.COMBINATIONS['convex']
   )
   combine: str = flags.flag(
     'convex', 'How the gate joins both advantages.', awpo.COMBINATIONS

@@ -81,7 +81,7 @@ def make_sft_step(
       reader=experiment.reader,
       opened=experiment.opened([item.task for item in chosen]),
     )
-    batch = sharding.split(_imitation(prompts, completions), parts)
+    batch = sharding.split(types.Batch.of(prompts, completions), parts)
     batch = jax.tree.map(lambda x: x[own], batch)
     (batch,) = packing.cut(batch, config, 'sft')
     update = programs.update['sft'][_lengths(batch)]
@@ -100,25 +100,6 @@ def make_sft_step(
 
 def _lengths(batch: types.Batch) -> tuple[int, int]:
   return batch.prompt_tokens.shape[-1], batch.tokens.shape[-1]
-
-
-def _imitation(
-  prompts: types.Prompts, completions: types.Completions
-) -> types.Batch:
-  """Demonstrations as a batch: all valid, no advantage, no ratio."""
-  groups = completions.tokens.shape[:2]
-  return types.Batch(
-    prompt_tokens=prompts.tokens,
-    prompt_mask=prompts.mask,
-    tokens=completions.tokens,
-    mask=completions.mask,
-    positions=completions.positions,
-    policy_mask=completions.policy_mask,
-    valid=np.ones(groups, bool),
-    old_logprobs=completions.logprobs,
-    advantages=np.zeros(groups, np.float32),
-    clip_radius=np.zeros(groups[:1], np.float32),
-  )
 
 
 def make_rl_step(
