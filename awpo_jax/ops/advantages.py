@@ -55,9 +55,7 @@ def gdpo(
   mix_std_floor: float,
   ddof: int,
   eps: float,
-  batch_norm: str,
-  all_sum: types.AllSum,
-  **_,
+  **flags,
 ) -> awpo_lib.Advantages:
   """A_out + mix_weight A_rea, then a norm over the batch (arXiv:2601.05242).
 
@@ -70,14 +68,8 @@ def gdpo(
   )
   a_out = score(rewards.outcome)
   a_rea = score(rewards.reasoning, std_floor=mix_std_floor)
-  total = estimators.normed(
-    a_out + mix_weight * a_rea,
-    samples,
-    batch_norm=batch_norm,
-    ddof=ddof,
-    eps=eps,
-    all_sum=all_sum,
-  )
+  total = a_out + mix_weight * a_rea
+  total = estimators.normed(total, samples, ddof=ddof, eps=eps, **flags)
   return _without_gate(total, rewards, samples)
 
 
@@ -88,9 +80,7 @@ def gdpo_parts(
   reward_parts: Sequence[str],
   ddof: int,
   eps: float,
-  batch_norm: str,
-  all_sum: types.AllSum,
-  **_,
+  **flags,
 ) -> awpo_lib.Advantages:
   """sum_k A_k over the parts k of the outcome, then a norm over the batch.
 
@@ -102,14 +92,7 @@ def gdpo_parts(
     part = choices.pick('reward_parts', rewards.parts or {}, name)
     had = samples.valid & jnp.isfinite(part)
     total += estimators.standardize(part, had, ddof=ddof, eps=eps)
-  total = estimators.normed(
-    total,
-    samples,
-    batch_norm=batch_norm,
-    ddof=ddof,
-    eps=eps,
-    all_sum=all_sum,
-  )
+  total = estimators.normed(total, samples, ddof=ddof, eps=eps, **flags)
   return _without_gate(total, rewards, samples)
 
 

@@ -1,50 +1,49 @@
+"""How the losses of tokens add up, as weights made from masks.
+
+They are made before the gradient, over a whole mini-batch. `m` is the mask,
+`len_i` the number of tokens of row i, N the number of rows with a token.
+"""
+
 from collections.abc import Callable
 
 import jax.numpy as jnp
 
 from awpo_jax import types
 from awpo_jax.ops import choices, masked
-from awpo_jax.ops import surrogate as surrogate_lib
+
+Array = types.Array
 
 
-def _lengths(mask: surrogate_lib.Array) -> surrogate_lib.Array:
+def _lengths(mask: Array) -> Array:
   """len_i, at least 1, as f32[..., 1]."""
   return jnp.maximum(masked.count(mask, axis=-1, keepdims=True), 1.0)
 
 
-def _rows(
-  mask: surrogate_lib.Array, all_sum: types.AllSum
-) -> surrogate_lib.Array:
+def _rows(mask: Array, all_sum: types.AllSum) -> Array:
   """N, the rows with a token over all devices, at least 1, as f32[]."""
   rows = jnp.sum(jnp.any(mask, axis=-1), dtype=jnp.int32)
   return jnp.maximum(all_sum(rows), 1).astype(jnp.float32)
 
 
-def token_mean(
-  mask: surrogate_lib.Array, *, all_sum: types.AllSum, **_
-) -> surrogate_lib.Array:
+def token_mean(mask: Array, *, all_sum: types.AllSum, **_) -> Array:
   """m / sum(m): every token of the batch counts the same (DAPO)."""
   tokens = all_sum(jnp.sum(mask, dtype=jnp.int32))
   return mask / jnp.maximum(tokens, 1).astype(jnp.float32)
 
 
-def seq_mean_token_mean(
-  mask: surrogate_lib.Array, *, all_sum: types.AllSum, **_
-) -> surrogate_lib.Array:
+def seq_mean_token_mean(mask: Array, *, all_sum: types.AllSum, **_) -> Array:
   """m / (len_i N): every row counts the same (GRPO)."""
   return mask / (_lengths(mask) * _rows(mask, all_sum))
 
 
-def seq_mean_token_sum(
-  mask: surrogate_lib.Array, *, all_sum: types.AllSum, **_
-) -> surrogate_lib.Array:
+def seq_mean_token_sum(mask: Array, *, all_sum: types.AllSum, **_) -> Array:
   """m / N: the plain policy gradient."""
   return mask / _rows(mask, all_sum)
 
 
 def seq_mean_token_sum_norm(
-  mask: surrogate_lib.Array, *, all_sum: types.AllSum, max_length: int | None
-) -> surrogate_lib.Array:
+  mask: Array, *, all_sum: types.AllSum, max_length: int | None
+) -> Array:
   """m / (max_length N): a constant instead of the length (Dr. GRPO)."""
   if max_length is None or max_length <= 0:
     raise ValueError(
@@ -54,12 +53,12 @@ def seq_mean_token_sum_norm(
   return mask / (max_length * _rows(mask, all_sum))
 
 
-def token_sum(mask: surrogate_lib.Array, **_) -> surrogate_lib.Array:
+def token_sum(mask: Array, **_) -> Array:
   """m: no normalization."""
   return mask
 
 
-AGGREGATIONS: dict[str, Callable[..., surrogate_lib.Array]] = {
+AGGREGATIONS: dict[str, Callable[..., Array]] = {
   'token-mean': token_mean,
   'seq-mean-token-mean': seq_mean_token_mean,
   'seq-mean-token-sum': seq_mean_token_sum,
@@ -69,12 +68,12 @@ AGGREGATIONS: dict[str, Callable[..., surrogate_lib.Array]] = {
 
 
 def token_weights(
-  mask: surrogate_lib.Array,
+  mask: Array,
   *,
   aggregation: str,
   all_sum: types.AllSum,
   max_length: int | None = None,
-) -> surrogate_lib.Array:
+) -> Array:
   """Weights on the per-token loss; the loss is the sum of weights * loss.
 
   Over all devices they sum to one for the two mean modes only. Rows without a

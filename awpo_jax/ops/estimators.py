@@ -89,9 +89,10 @@ def row_norm(
   samples: Samples,
   *,
   all_sum: types.AllSum,
-  ddof,
-  eps,
+  ddof: int,
+  eps: float,
   std_floor: float = 0.0,
+  **_,
 ) -> Array:
   """(x - mean) / (std + eps) over the rows of the batch, as TRL's."""
   if values.ndim == 3:
@@ -115,11 +116,11 @@ BATCH_NORMS: Functions = {'token': token_norm, 'row': row_norm, 'none': no_norm}
 
 
 def normed(
-  values: Array, samples: Samples, *, batch_norm: str, **norm
+  values: Array, samples: Samples, *, batch_norm: str, **flags
 ) -> Array:
   """The values under a norm over the batch, a key of `BATCH_NORMS`."""
   function = choices.pick('batch_norm', BATCH_NORMS, batch_norm)
-  return function(values, samples, **norm)
+  return function(values, samples, **flags)
 
 
 # Estimators.
@@ -154,7 +155,7 @@ def rloo(rewards: Array, samples: Samples, **_) -> Array:
   return centered(rewards, samples) * count / jnp.maximum(count - 1.0, 1.0)
 
 
-def reinforce_pp(rewards: Array, samples: Samples, **norm) -> Array:
+def reinforce_pp(rewards: Array, samples: Samples, **flags) -> Array:
   """REINFORCE++ (arXiv:2501.03262): returns of tokens, then the batch norm.
 
     R_t = r - sum_{u >= t} beta kl_u,   no baseline of the group
@@ -166,13 +167,13 @@ def reinforce_pp(rewards: Array, samples: Samples, **norm) -> Array:
     paid = masked.fill(samples.penalty, samples.mask)
     later = jnp.cumsum(paid[..., ::-1], axis=-1)[..., ::-1]
     returns = masked.fill(rewards[..., None] - later, samples.mask)
-  return normed(returns, samples, **norm)
+  return normed(returns, samples, **flags)
 
 
-def reinforce_pp_baseline(rewards: Array, samples: Samples, **norm) -> Array:
+def reinforce_pp_baseline(rewards: Array, samples: Samples, **flags) -> Array:
   """REINFORCE++ with r - mu for the reward (arXiv:2501.03262)."""
   kept = dataclasses.replace(samples, valid=samples.counted)
-  return normed(centered(rewards, samples), kept, **norm)
+  return normed(centered(rewards, samples), kept, **flags)
 
 
 def opo(rewards: Array, samples: Samples, **_) -> Array:
@@ -181,9 +182,7 @@ def opo(rewards: Array, samples: Samples, **_) -> Array:
   length = jnp.sum(samples.length, axis=1)
   stats = group_stats_lib.group_stats(rewards, samples.valid)
   # Rounded, the mean of equal rewards need not equal them.
-  baseline = jnp.where(
-    stats.flat, stats.maximum, total / jnp.maximum(length, 1)
-  )
+  baseline = jnp.where(stats.flat, stats.mean, total / jnp.maximum(length, 1))
   return masked.fill(rewards - baseline[:, None], samples.counted)
 
 

@@ -16,23 +16,17 @@ class GroupStats:
   Attributes:
     mean: f32[P]; 0 where no sample is valid.
     std: f32[P]; exactly 0 where `flat`.
-    count: f32[P], number of valid samples.
-    minimum: f32[P]; 0 where no sample is valid.
-    maximum: f32[P]; 0 where no sample is valid.
     flat: bool[P], True where the group cannot rank its samples: all rewards
       equal, or fewer than two valid.
   """
 
   mean: Array
   std: Array
-  count: Array
-  minimum: Array
-  maximum: Array
   flat: Array
 
 
 def group_stats(rewards: Array, valid: Array, *, ddof: int = 1) -> GroupStats:
-  """Mean, std and count of the valid rewards of each group.
+  """Mean and standard deviation of the valid rewards of each group.
 
     mean = sum(r) / n,   std = sqrt(sum((r - mean)^2) / (n - ddof))
 
@@ -55,17 +49,12 @@ def group_stats(rewards: Array, valid: Array, *, ddof: int = 1) -> GroupStats:
   chex.assert_equal_shape([rewards, valid])
   if ddof not in (0, 1):
     raise ValueError(f'unknown ddof={ddof!r}; choose one of: 0, 1')
-  count = masked.count(valid, axis=1)
-  minimum = masked.min(rewards, valid, axis=1)
   maximum = masked.max(rewards, valid, axis=1)
-  flat = (count < 2) | (maximum == minimum)
+  flat = maximum == masked.min(rewards, valid, axis=1)
   mean = masked.mean(rewards, valid, axis=1)
   std = masked.std(rewards, valid, ddof=ddof, axis=1)
   return GroupStats(
     mean=jnp.where(flat, maximum, mean),
     std=jnp.where(flat, 0.0, std),
-    count=count,
-    minimum=minimum,
-    maximum=maximum,
     flat=flat,
   )

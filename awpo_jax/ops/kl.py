@@ -1,45 +1,48 @@
+"""Estimates of KL(policy || reference): the flag `kl_estimator`.
+
+They are functions of u = log policy - log reference of a sampled token.
+"""
+
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from awpo_jax.ops import choices
-from awpo_jax.ops import surrogate as surrogate_lib
+from awpo_jax import types
+from awpo_jax.ops import choices, surrogate
+
+Array = types.Array
 
 MAX_K3 = 10.0
 
 
-def k1(u: surrogate_lib.Array) -> surrogate_lib.Array:
+def k1(u: Array) -> Array:
   """k1 = u: unbiased, may be negative; as a loss its gradient is zero-mean."""
   return u
 
 
-def k2(u: surrogate_lib.Array) -> surrogate_lib.Array:
+def k2(u: Array) -> Array:
   """k2 = u^2 / 2: as a loss it has the gradient of the reverse KL."""
   return 0.5 * jnp.square(u)
 
 
-def k3(u: surrogate_lib.Array) -> surrogate_lib.Array:
+def k3(u: Array) -> Array:
   """k3 = exp(-u) + u - 1, at most 10: unbiased and never negative."""
   # expm1 keeps the digits that 1 would swallow where u is small.
   return jnp.minimum(jnp.expm1(-u) + u, MAX_K3)
 
 
-def _with_gradient_of_k2(
-  u: surrogate_lib.Array, value: surrogate_lib.Array
-) -> surrogate_lib.Array:
-  surrogate = k2(u)
-  return (
-    surrogate - jax.lax.stop_gradient(surrogate) + jax.lax.stop_gradient(value)
-  )
+def _with_gradient_of_k2(u: Array, value: Array) -> Array:
+  half = k2(u)
+  return half - jax.lax.stop_gradient(half) + jax.lax.stop_gradient(value)
 
 
-def k1_plus(u: surrogate_lib.Array) -> surrogate_lib.Array:
+def k1_plus(u: Array) -> Array:
   """The value of k1 with the gradient of k2."""
   return _with_gradient_of_k2(u, k1(u))
 
 
-def k3_plus(u: surrogate_lib.Array) -> surrogate_lib.Array:
+def k3_plus(u: Array) -> Array:
   """The value of k3 with the gradient of k2.
 
   A low-variance figure to report and, where the policy itself has drawn the
@@ -49,9 +52,7 @@ def k3_plus(u: surrogate_lib.Array) -> surrogate_lib.Array:
   return _with_gradient_of_k2(u, k3(u))
 
 
-KL_ESTIMATORS: dict[
-  str, Callable[[surrogate_lib.Array], surrogate_lib.Array]
-] = {
+KL_ESTIMATORS: dict[str, Callable[[Array], Array]] = {
   'k1': k1,
   'k2': k2,
   'k3': k3,
@@ -61,12 +62,12 @@ KL_ESTIMATORS: dict[
 
 
 def kl_estimate(
-  logprobs: surrogate_lib.Array,
-  ref_logprobs: surrogate_lib.Array,
-  mask: surrogate_lib.Array,
+  logprobs: Array,
+  ref_logprobs: Array,
+  mask: Array,
   *,
   kind: str,
-) -> surrogate_lib.Array:
+) -> Array:
   """Estimate of KL(policy || reference) at each token.
 
     u = logprobs - ref_logprobs, clamped to [-20, 20]
@@ -90,4 +91,4 @@ def kl_estimate(
   """
   estimator = choices.pick('kl', KL_ESTIMATORS, kind)
   reference = jax.lax.stop_gradient(ref_logprobs)
-  return estimator(surrogate_lib.log_ratio(logprobs, reference, mask))
+  return estimator(surrogate.log_ratio(logprobs, reference, mask))

@@ -7,7 +7,6 @@ import optax
 
 def constant(peak: float, final: float, updates: int) -> optax.Schedule:
   """The peak throughout."""
-  del final, updates
   return optax.constant_schedule(peak)
 
 

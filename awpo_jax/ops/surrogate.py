@@ -1,7 +1,6 @@
-"""Log ratio, clipped surrogate, KL estimates, and the weights of tokens.
+"""The log ratio of policies, and the clipped surrogate on it.
 
-Losses are per token; a set of weights made from masks before the gradient says
-how they add up. `m` is the mask, `len_i` the number of tokens of row i.
+The loss is per token; `aggregation` has the weights by which tokens add up.
 """
 
 import chex
