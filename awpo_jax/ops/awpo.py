@@ -10,14 +10,15 @@ valid samples:
   p              solve rate: where the mean R_out lies between its bounds
   w              gate: how far the group leans on the reasoning
   d              difficulty weight
-  A              d ((1 - w) A_out + w A_mix)
+  A              d ((1 - w) A_out + w A_mix), the advantage
+  radius         clip_max - (clip_max - clip_min) mean(w), over the groups of
+                 the whole batch: `clipping.clip_radius`
 
 Every step below is a dict of functions, one for each value of its flag: a new
 gate is one function and one entry of `GATES`. A function is given the numbers
 of all flags by their names; it takes those it needs and leaves the others to
-`**_`. The clip radius, one number made of the gates of the whole batch, is
-`clipping.clip_radius`. All of it is computed once for each rollout batch and is
-constant for differentiation.
+`**_`. All of it is computed once for each rollout batch and is constant for
+differentiation.
 """
 
 from collections.abc import Callable
@@ -291,13 +292,16 @@ def awpo_advantages(
     ValueError: if a flag value is unknown or `mix_weight` out of range.
   """
   pick, valid, counted = choices.pick, samples.valid, samples.comparable
-  unit = pick('reward_scale', REWARD_SCALES, reward_scale)
-  r_out = rewards.outcome / unit(outcome_span(rewards, samples))[:, None]
+  chex.assert_equal_shape([rewards.outcome, rewards.reasoning, valid])
+  # The two rewards of an answer, and their mix.
+  scale = pick('reward_scale', REWARD_SCALES, reward_scale)
+  r_out = rewards.outcome / scale(outcome_span(rewards, samples))[:, None]
   r_rea = rewards.reasoning
-  chex.assert_equal_shape([r_out, r_rea, valid])
   r_mix = pick('mix', MIXES, mix)(r_out, r_rea, **numbers)
+  # The advantage of each alone.
   gated = pick('mix_advantage', MIX_ADVANTAGES, mix_advantage)(r_mix, r_rea)
   a_out, a_mix = standardize(r_out), standardize(gated, std_floor=mix_std_floor)
+  # Gate and difficulty weight of a group.
   s_out, s_mix = (
     group_stats.group_stats(r, valid, ddof=ddof).std for r in (r_out, r_mix)
   )
@@ -307,6 +311,7 @@ def awpo_advantages(
   w = masked.fill(w, counted & ~shut)
   d = pick('difficulty', DIFFICULTIES, difficulty)(p, **numbers)
   d = masked.fill(d, counted)
+  # The combined advantage.
   scopes = pick('combine', COMBINATIONS, combine)
   formula = pick('difficulty_scope', scopes, difficulty_scope)
   column = (-1, *[1] * (a_out.ndim - 1))
