@@ -3,8 +3,8 @@
 python experiments/ablate.py --flagfile=experiments/ablations/quickstart.flags
 
 What has ended is not run again, what was stopped goes on, what failed is tried
-again. Writes report.md, runs.csv, curves.png, scores.png and differences.png
-to --output_dir.
+again. Writes report.md, runs.csv and four pictures (overview, curves, scores,
+differences) to --output_dir.
 """
 
 import pathlib
