@@ -15,14 +15,14 @@ def _mine() -> str:
   return first + rest.partition('```')[0]
 
 
-def test_a_function_and_an_entry(tmp_path):
+def test_a_function_and_an_entry(cache, tmp_path):
   script = tmp_path / 'mine.py'
   script.write_text(_mine())
   folder = tmp_path / 'run'
   flags = tiny_dataset.flags(
     folder, '--estimator=median', '--gate=none', '--difficulty=none'
   )
-  flags += ['--sft_steps=0', '--rl_steps=1', '--cpu_devices=1']
+  flags += ['--sft_steps=0', '--rl_steps=1', '--cpu_devices=1', cache]
   done = subprocess.run(
     [sys.executable, script, *flags],
     cwd=whole_runs.ROOT,
