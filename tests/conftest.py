@@ -24,3 +24,13 @@ os.environ['XLA_FLAGS'] = ' '.join(
 import jax  # noqa: E402  (reads the environment when imported)
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+def pytest_configure(config):
+  """Workers take the files in the order below, not those of most tests first."""
+  config.option.loadscopereorder = False  # An option of pytest-xdist.
+
+
+def pytest_collection_modifyitems(items):
+  """Files of whole runs first: at the end one worker would wait for another."""
+  items.sort(key=lambda item: not hasattr(item.module, 'whole_runs'))
