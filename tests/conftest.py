@@ -2,9 +2,11 @@
 
 import os
 
-# Most of the suite's time is compiling programs that run once, so LLVM and
-# XLA's newer code generators stay out of it. What is also tested as it is
-# compiled for a run: tests/invariants/test_optimized.py.
+# Most of the suite's time is compiling programs that run once, so nothing is
+# optimized, and XLA's newer code generators, which take twice as long, are off.
+# A jaxlib that has no such flag any more ends with a line that names it: take
+# it out here and in tests/whole_runs.py. What is also tested as it is compiled
+# for a run: tests/invariants/test_optimized.py.
 QUICK = (
   '--xla_backend_optimization_level=0',
   '--xla_llvm_disable_expensive_passes=true',
@@ -27,7 +29,7 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
 def pytest_configure(config):
-  """Workers take the files in the order below, not those of most tests first."""
+  """Workers take files in the order below, not by their number of tests."""
   config.option.loadscopereorder = False  # An option of pytest-xdist.
 
 
