@@ -140,8 +140,10 @@ KILLS = {
   'before the first checkpoint': whole_runs.Signal(
     'awpo_jax.training.phases:_imitation', call=2
   ),
+  # By Orbax, in a thread of its own: all is written and nothing has its name.
   'while a checkpoint is written': whole_runs.Signal(
-    'awpo_jax.training.checkpoints:save_checkpoint', call=1, when='after'
+    'orbax.checkpoint._src.path.atomicity:AtomicRenameTemporaryPath.finalize',
+    call=1,
   ),
   'between SFT and RL': whole_runs.Signal(
     'awpo_jax.training.phases:next_prompts', call=1
