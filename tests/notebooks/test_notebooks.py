@@ -27,9 +27,11 @@ def run(tmp_path_factory):
   """The folder of a run of seconds that kept its rollouts."""
   base = tmp_path_factory.mktemp('notebooks')
   flags = tiny_dataset.flags(
-    base / 'run', '--archive', '--cpu_devices=1', '--sft_steps=2'
+    base / 'run', '--archive', '--cpu_devices=1', '--compilation_cache='
   )
-  done = whole_runs.forked([*flags, '--prompts_per_step=8'], base)
+  done = whole_runs.forked(
+    [*flags, '--sft_steps=2', '--prompts_per_step=8'], base
+  )
   assert done.returncode == 0, done.stderr
   return base / 'run'
 
