@@ -5,8 +5,8 @@ import os
 # Most of the suite's time is compiling programs that run once, so nothing is
 # optimized, and XLA's newer code generators, which take twice as long, are off.
 # A jaxlib that has no such flag any more ends with a line that names it: take
-# it out here and in tests/helpers/whole_runs.py. What is also tested as it is compiled
-# for a run: tests/invariants/test_optimized.py.
+# it out here and in tests/helpers/whole_runs.py. What is also tested as it is
+# compiled for a run: tests/invariants/test_optimized.py.
 QUICK = (
   '--xla_backend_optimization_level=0',
   '--xla_llvm_disable_expensive_passes=true',
