@@ -31,6 +31,17 @@ def phase_of(config: config_lib.Config, step: int) -> str:
   return 'sft' if step <= config.run.sft_steps else 'rl'
 
 
+def make_manager(config: config_lib.Config) -> checkpoints.Manager:
+  """Of the run's own checkpoints."""
+  run = config.run
+  return checkpoints.make_manager(
+    pathlib.Path(run.output_dir) / checkpoints.RUN_SUBFOLDER,
+    keep=run.keep_checkpoints,
+    best_metric=run.best_metric or None,
+    keep_steps=(run.sft_steps,),
+  )
+
+
 class Book:
   """The files of a run.
 

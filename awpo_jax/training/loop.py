@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import jax
 
 from awpo_jax import types
-from awpo_jax.checkpointing import checkpoints, initial_params, run_folder
+from awpo_jax.checkpointing import initial_params, run_folder
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.config import flags as flags_lib
 from awpo_jax.distributed import device_checks, processes, sharding
@@ -78,14 +78,7 @@ def train(
       held_out.check_best_metric(
         config, experiment.data.dataset, experiment.scorer
       )
-    with contextlib.closing(
-      checkpoints.make_manager(
-        folder / checkpoints.RUN_SUBFOLDER,
-        keep=config.run.keep_checkpoints,
-        best_metric=config.run.best_metric or None,
-        keep_steps=(config.run.sft_steps,),
-      )
-    ) as manager:
+    with contextlib.closing(bookkeeping.make_manager(config)) as manager:
       book = bookkeeping.Book(config, manager, keep_folder, started)
       return _Run(config, experiment, mesh, book).run()
 

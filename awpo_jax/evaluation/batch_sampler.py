@@ -1,0 +1,143 @@
+"""Answers to batches of encoded prompts: the sampler, jitted once a shape."""
+
+import functools
+import time
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from awpo_jax import types
+from awpo_jax.distributed import device_map, sharding
+from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.rollout.sampling import sampler
+from awpo_jax.rollout.text import prompts as prompts_lib
+from awpo_jax.rollout.text import tokenizers
+
+
+class Answerer:
+  """Samples answers; one program for each prompt bucket and group size.
+
+  Draws are made from the seed and the samples' ids alone, so that the makeup
+  of a batch changes none.
+
+  Attributes:
+    compile_seconds: what compiling has taken so far.
+    devices: that share the rows of a batch.
+  """
+
+  def __init__(
+    self,
+    params: types.ArrayTree,
+    decoder: decoder_lib.Decoder,
+    tokenizer: tokenizers.Tokenizer,
+    stop_ids: tuple[int, ...],
+    *,
+    buckets: Sequence[int],
+    batch: int,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+  ):
+    """Compiles nothing yet.
+
+    Args:
+      params: of `decoder`.
+      decoder: the model.
+      tokenizer: turns tokens into text.
+      stop_ids: tokens that end an answer.
+      buckets: widths of prompts.
+      batch: rows of every batch; what is missing is filled up. They are dealt
+        to all devices of this process, or to so many that they divide.
+      max_tokens: of an answer.
+      temperature: 0 takes the most likely token.
+      seed: of all draws.
+    """
+    self._tokenizer = tokenizer
+    self._stop_ids, self._buckets, self._batch = stop_ids, buckets, batch
+    self._pad_id = tokenizers.pad_token_id(tokenizer, stop_ids)
+    self._facts = sampler.facts(seed, 'generate', 1)
+    sample = functools.partial(
+      sampler.sample,
+      decoder=decoder,
+      max_tokens=max_tokens,
+      stop_ids=stop_ids,
+      pad_id=self._pad_id,
+      temperature=temperature,
+    )
+    self._mesh = _mesh(batch)
+    self.devices = self._mesh.size
+
+    def run(params, prompts, ids, facts, *, axis_name):
+      del axis_name  # Rows of different devices have nothing to say to another.
+      return sample(params, prompts, ids, sampler.fact_key(facts))
+
+    self._sample = device_map.mapped(
+      run, self._mesh, in_axes=(None, 0, 0, None), out_axes=0
+    )
+    self._params = sharding.place_replicated(params, self._mesh)
+    self._programs: dict[tuple[int, int], jax.stages.Compiled] = {}
+    self.compile_seconds = 0.0
+
+  def answer(
+    self,
+    encoded: Sequence[np.ndarray],
+    sample_ids: np.ndarray,
+    opened: Sequence[str] | None = None,
+  ) -> list[list[tuple[str, int]]]:
+    """Answers P prompts, `batch` of them at most.
+
+    Args:
+      encoded: P times i32[S].
+      sample_ids: i32[P, G].
+      opened: P texts, what each prompt holds of its answers, of
+        `templates.opened`; None: what the chat template opens by itself.
+
+    Returns:
+      The text and the number of tokens of each answer, [P][G].
+    """
+    rows = len(encoded)
+    # Filled up with the first prompt: one shape, one program.
+    fill = [0] * (self._batch - rows)
+    prompts = prompts_lib.prompt_batch(
+      [*encoded, *(encoded[i] for i in fill)],
+      range(self._batch),
+      buckets=self._buckets,
+      pad_id=self._pad_id,
+    )
+    ids = np.concatenate([sample_ids, sample_ids[fill]]).astype(np.int32)
+    rows_of_each = sharding.split((prompts, ids), self.devices)
+    inputs = (
+      self._params,
+      *sharding.place_split(rows_of_each, self._mesh),
+      sharding.place_replicated(self._facts, self._mesh),
+    )
+    completions = self._program(inputs)(*inputs)
+    completions = sharding.merge(sharding.fetch_split(completions))
+    if opened is not None:
+      opened = [*opened, *(opened[i] for i in fill)]
+    texts = prompts_lib.decode_completions(
+      self._tokenizer, completions, self._stop_ids, opened
+    )
+    lengths = completions.policy_mask.sum(axis=-1)
+    return [
+      [(text, int(n)) for text, n in zip(group, counts, strict=True)]
+      for group, counts in zip(texts[:rows], lengths[:rows], strict=True)
+    ]
+
+  def _program(self, inputs) -> jax.stages.Compiled:
+    """The program for the shape of the inputs, compiled where it is new."""
+    _, prompts, ids, _ = inputs
+    shape = prompts.tokens.shape[-1], ids.shape[-1]
+    if shape not in self._programs:
+      begun = time.perf_counter()
+      self._programs[shape] = self._sample.lower(*inputs).compile()
+      self.compile_seconds += time.perf_counter() - begun
+    return self._programs[shape]
+
+
+def _mesh(batch: int) -> jax.sharding.Mesh:
+  """As many devices of this process as divide the rows of a batch."""
+  devices = jax.local_devices()
+  count = max(n for n in range(1, len(devices) + 1) if batch % n == 0)
+  return sharding.data_mesh(devices[:count])
