@@ -19,6 +19,7 @@ from awpo_jax.config import flags as flags_lib
 from awpo_jax.evaluation import (
   answer_rows,
   answer_store,
+  batch_sampler,
   benchmarks,
   failure_page,
   results,
@@ -29,7 +30,6 @@ from awpo_jax.evaluation import items as items_lib
 from awpo_jax.evaluation.bfcl import ground_truth
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.reporting import json_text, progress
-from awpo_jax.rollout.sampling import batch_sampler
 from awpo_jax.rollout.text import chat_template, conversations, templates
 
 SETTINGS_FILE = 'evaluation.json'

@@ -47,6 +47,7 @@ from awpo_jax.training.dry_run import (  # noqa: E402
 )
 from awpo_jax.training.programs import compile as compile_lib  # noqa: E402
 from awpo_jax.training.update import (  # noqa: E402
+  minibatches,  # noqa: E402
   optimizer,  # noqa: E402
   packing,  # noqa: E402
 )
@@ -79,11 +80,13 @@ class Bench:
   def __init__(self, config: config_lib.Config) -> None:
     self.config, self.mesh = config, sharding.make_mesh(config.devices)
     self.parts = sharding.parts(self.mesh)
+    self.dealer = minibatches.Dealer(config, self.mesh)
     # No token ends an answer.
-    plan = dataclasses.replace(memory.make_plan(config), stop_ids=())
+    plan = memory.make_plan(config)
     self.model = plan.decoder.config
     self.programs = compile_lib.compile_programs(
-      plan,
+      config,
+      plan.decoder,
       self.mesh,
       memory.state_shapes(plan, 'rl'),
       {'rl': optimizer.make_optimizers(config)['rl']},
@@ -139,19 +142,14 @@ class Bench:
 
   def prepare(self, rollout: types.Rollout) -> list[types.Batch]:
     """Mini-batches of the rollout, on the devices."""
-    rl, shape = self.config.rl, self.shape()
-    order = sharding.deal(
-      rl.prompts_per_step, minibatches=rl.minibatches, parts=self.parts
-    )
-    dealt = jax.tree.map(lambda x: x[order], shortened(rollout, self.index))
-    dealt = packing.read(dealt, self.config)
-    prepared = self.programs.prepare[shape](
-      self.state.params, sharding.place_split(dealt, self.mesh)
-    )
-    batch = sharding.fetch_split(prepared.batch)
-    parts = list(packing.cut(batch, self.config, 'rl'))
+    shape = self.shape()
+    placed = self.dealer.place(shortened(rollout, self.index))
+    prepared = self.programs.prepare[shape](self.state.params, placed)
+    program = self.programs.cut.get(shape)
+    batches = list(self.dealer.cut(prepared.batch, program))
+    parts = sharding.fetch_split(batches)
     self.tokens = np.sum([packing.tokens_and_columns(x) for x in parts], axis=0)
-    return [sharding.place_split(part, self.mesh) for part in parts]
+    return batches
 
   def update(self, batches: list[types.Batch]) -> None:
     """An update on each mini-batch; waits for the last."""

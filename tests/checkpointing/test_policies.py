@@ -119,7 +119,7 @@ def test_a_run_starts_from_what_was_converted(tmp_path, converted, dtype):
   want = policies.load(converted).params
   assert jax.tree.structure(params) == jax.tree.structure(want)
   jax.tree.map(np.testing.assert_array_equal, params, want)
-  assert len(experiment.stop_ids) == 2
+  assert len(experiment.codec.stop_ids) == 2
 
 
 def test_dtypes_on_request(qwen3, converted, dtype):

@@ -39,7 +39,7 @@ def test_stopped_and_killed(cache, tmp_path, places):
     # the answers of step 3.
     (
       whole_runs.Signal(
-        'awpo_jax.training.collection.score:score_rollout',
+        'awpo_jax.training.collection.score:score',
         1,
         number=signal.SIGTERM,
       ),
@@ -54,9 +54,7 @@ def test_stopped_and_killed(cache, tmp_path, places):
     ),
     # Where answers that were read from a checkpoint are scored.
     (
-      whole_runs.Signal(
-        'awpo_jax.training.collection.score:score_rollout', call=1
-      ),
+      whole_runs.Signal('awpo_jax.training.collection.score:score', call=1),
       {2, 4},
     ),
   ):

@@ -52,7 +52,7 @@ def test_a_packed_run_killed_and_resumed(reference, start, tmp_path):
 
 def test_a_padded_run_goes_on_packed(reference, start, tmp_path):
   at = whole_runs.Signal(
-    'awpo_jax.training.collection.score:score_rollout', 1, number=signal.SIGTERM
+    'awpo_jax.training.collection.score:score', 1, number=signal.SIGTERM
   )
   assert start(at=at).returncode == 128 + signal.SIGTERM
   assert start(PACKED).returncode == 0

@@ -45,8 +45,8 @@ def replicated(tmp_path_factory, cache, further):
 def test_a_run_whose_layout_changes(replicated, start, further, tmp_path):
   stops = (
     ('both', 'awpo_jax.training.steps:_imitation', 3),
-    ('pmap', 'awpo_jax.training.collection.score:score_rollout', 1),
-    ('model', 'awpo_jax.training.collection.score:score_rollout', 1),
+    ('pmap', 'awpo_jax.training.collection.score:score', 1),
+    ('model', 'awpo_jax.training.collection.score:score', 1),
   )
   for layout, function, call in stops:
     at = whole_runs.Signal(function, call, number=signal.SIGTERM)

@@ -146,7 +146,7 @@ KILLS = {
     call=1,
   ),
   'between SFT and RL': whole_runs.Signal(
-    'awpo_jax.training.collection.collect:next_prompts', call=1
+    'awpo_jax.training.collection.sample:RolloutSampler.next_prompts', call=1
   ),
   'between two mini-batches': whole_runs.Signal(
     'awpo_jax.distributed.sharding:cut', call=2, when='second'
@@ -178,7 +178,7 @@ def test_stopped_by_signals(reference, start, tmp_path):
   folder = tmp_path / 'run'
   stops = (
     ('SIGTERM', 'awpo_jax.training.steps:_imitation', 3, 3),
-    ('SIGINT', 'awpo_jax.training.collection.score:score_rollout', 1, FIRST_RL),
+    ('SIGINT', 'awpo_jax.training.collection.score:score', 1, FIRST_RL),
   )
   for name, function, call, step in stops:
     number = getattr(signal, name)

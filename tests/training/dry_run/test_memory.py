@@ -12,7 +12,6 @@ import pytest
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.config import flags as flags_lib
 from awpo_jax.training.dry_run import memory, targets
-from awpo_jax.training.programs import compile as compile_lib
 from tests.helpers import tiny_run, tiny_training, whole_runs
 
 ROOT = whole_runs.ROOT
@@ -268,8 +267,3 @@ def test_a_dry_run_refuses_what_a_run_refuses(tiny_plan):
     config = config_lib.parse([x for x in (*flags, wrong) if x])
     with pytest.raises(flags_lib.ConfigError, match=named):
       next(memory.dry_run(config))
-
-
-def test_a_plan_is_all_that_programs_hang_on(tiny_plan):
-  parts: compile_lib.Parts = tiny_plan
-  assert parts.config.run.dry_run == 'here' and parts.stop_ids

@@ -23,7 +23,7 @@ def _leaves(record):
 
 
 def _shapes():
-  return shapes.Shapes(tiny_run.experiment().config, tiny_run.mesh())
+  return shapes.Shapes(tiny_run.config(), tiny_run.mesh())
 
 
 def test_mini_batches():
@@ -50,7 +50,7 @@ def test_mini_batches():
 
 
 def test_packed():
-  config = tiny_run.experiment().config
+  config = tiny_run.config()
   model = dataclasses.replace(config.model, pack_tokens=100)
   made = shapes.Shapes(
     dataclasses.replace(config, model=model), tiny_run.mesh()
