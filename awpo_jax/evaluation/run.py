@@ -162,13 +162,7 @@ def _claim(
     old = json.loads(file.read_text(encoding='utf-8'))
     # A model that is gone can no longer be asked, but what it said be scored.
     settings['model_state'] = settings['model_state'] or old['model_state']
-    changed = [
-      f'--{name}: {old[name]!r} then, {value!r} now'
-      for name, value in settings.items()
-      if name in old
-      and name not in config_lib.MAY_CHANGE
-      and old[name] != value
-    ]
+    changed = flags_lib.differences(old, settings, [type(config)])
     if changed:
       raise flags_lib.ConfigError(
         f'--output_dir={folder} holds an evaluation with other settings; name '
