@@ -114,7 +114,7 @@ def test_a_run_starts_from_what_was_converted(tmp_path, converted, dtype):
   )
   experiment = setup_lib.make_experiment(config)
   params = initial_params.initial_params(
-    config, experiment.decoder.config, sharding.data_mesh(), restored=False
+    config, experiment.decoder.config, sharding.data_mesh()
   )
   want = policies.load(converted).params
   assert jax.tree.structure(params) == jax.tree.structure(want)
