@@ -168,8 +168,8 @@ def test_refuses_wrong_metrics_and_a_second_save(tmp_path):
 
 KILLED = """
   import os, signal, sys
-  from awpo_jax.training import checkpoints
-  from tests.training import test_checkpoints as t
+  from awpo_jax.checkpointing import checkpoints
+  from tests.checkpointing import test_checkpoints as t
   manager = checkpoints.make_manager(sys.argv[1], keep=2)
   t.save(manager, 1)
   manager.wait_until_finished()
