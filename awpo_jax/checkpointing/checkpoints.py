@@ -163,37 +163,28 @@ def latest_step(manager: Manager) -> int | None:
 
 
 def restore_checkpoint(
-  manager: Manager,
-  example_state: types.ArrayTree,
-  step: int | None = None,
+  manager: Manager, example_state: types.ArrayTree
 ) -> tuple[types.ArrayTree, Json, int]:
-  """Reads a checkpoint back.
+  """Reads the last checkpoint back.
 
   Args:
     manager: from `make_manager`.
     example_state: tree with the shapes and dtypes expected, of arrays or
       `jax.ShapeDtypeStruct`; a leaf with a sharding is placed with it, one
       without comes back as a NumPy array.
-    step: which checkpoint; None for the last.
 
   Returns:
     The state in the structure of `example_state`, its position, its step.
 
   Raises:
-    FileNotFoundError: there is no such checkpoint.
+    FileNotFoundError: there is no checkpoint.
     CheckpointError: it is damaged, or its arrays are not those expected; the
       message names the first difference.
   """
   manager.wait_until_finished()
-  steps = sorted(manager.all_steps())
-  if not steps:
+  step = latest_step(manager)
+  if step is None:
     raise FileNotFoundError(f'{manager.directory} has no checkpoint yet.')
-  step = steps[-1] if step is None else step
-  if step not in steps:
-    raise FileNotFoundError(
-      f'{manager.directory} has no checkpoint of step {step}; there are: '
-      f'{steps}.'
-    )
   folder = pathlib.Path(manager.directory) / str(step)
   state = _restore(folder, example_state)
   try:
