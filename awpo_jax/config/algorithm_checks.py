@@ -7,15 +7,15 @@ from awpo_jax.config import flags
 from awpo_jax.config.flags import Rule
 from awpo_jax.ops import advantages, policy_losses
 
-# Flag value -> the flags that it needs and that have no default, as their
-# sources leave them open.
+# Flag value -> the flag that it needs and that has no default, as its source
+# leaves it open.
 _REQUIRED = (
-  ('shaping', 'shaper', 'arm', 'shaping', ('arm_alpha',)),
-  ('loss', 'clip_high', 'adaptive', 'loss', ('clip_high_delta',)),
-  ('shaping', 'shaper', 'arm', 'advantage', ('correct',)),
-  ('advantage', 'advantage', 'papo', 'advantage', ('correct',)),
-  ('advantage', 'condition', 'correct', 'advantage', ('correct',)),
-  ('advantage', 'estimator', 'sign', 'advantage', ('correct',)),
+  ('shaping', 'shaper', 'arm', 'shaping', 'arm_alpha'),
+  ('loss', 'clip_high', 'adaptive', 'loss', 'clip_high_delta'),
+  ('shaping', 'shaper', 'arm', 'advantage', 'correct'),
+  ('advantage', 'advantage', 'papo', 'advantage', 'correct'),
+  ('advantage', 'condition', 'correct', 'advantage', 'correct'),
+  ('advantage', 'estimator', 'sign', 'advantage', 'correct'),
 )
 
 
@@ -55,13 +55,12 @@ def _number_rules(config: Any) -> Iterator[Rule]:
 
 
 def _required_rules(config: Any) -> Iterator[Rule]:
-  for section, flag, wanted, other, names in _REQUIRED:
+  for section, flag, wanted, other, name in _REQUIRED:
     value = getattr(getattr(config, section), flag)
-    for name in names:
-      yield (
-        value == wanted and getattr(getattr(config, other), name) is None,
-        f'--{flag}={wanted} needs --{name}, which has no default.',
-      )
+    yield (
+      value == wanted and getattr(getattr(config, other), name) is None,
+      f'--{flag}={wanted} needs --{name}, which has no default.',
+    )
 
 
 def _joint_rules(config: Any) -> Iterator[Rule]:

@@ -40,7 +40,7 @@ def rules(config: Any) -> Iterator[Rule]:
     f'--init_from={config.run.init_from} is set: leave one of them out.',
   )
   if config.run.sft_steps:
-    yield from _sft_rules(config.sft)
+    yield _multiple(config.sft, 'sft_batch', of='sft_micro')
   if config.run.rl_steps:
     yield from _rl_rules(config.rl)
     yield from _slots_rules(config.rl, config.environment)
@@ -207,11 +207,12 @@ def _lora_rules(model) -> Iterator[Rule]:
   )
 
 
-def _sft_rules(sft) -> Iterator[Rule]:
-  yield (
-    sft.sft_batch % max(sft.sft_micro, 1) != 0,
-    f'--sft_batch={sft.sft_batch} is not a multiple of '
-    f'--sft_micro={sft.sft_micro}.',
+def _multiple(section: Any, name: str, of: str) -> Rule:
+  """One flag has to be a multiple of another, unless that is 0."""
+  value, unit = getattr(section, name), getattr(section, of)
+  return (
+    unit > 0 and value % unit != 0,
+    f'--{name}={value} is not a multiple of --{of}={unit}.',
   )
 
 
@@ -222,25 +223,16 @@ def _rl_rules(rl) -> Iterator[Rule]:
     f'--prompts_per_step={rl.prompts_per_step} is not a multiple of '
     f'--minibatches={rl.minibatches} x --micro={rl.micro}.',
   )
-  yield (
-    rl.rollout_micro > 0 and rl.prompts_per_step % rl.rollout_micro != 0,
-    f'--prompts_per_step={rl.prompts_per_step} is not a multiple of '
-    f'--rollout_micro={rl.rollout_micro}.',
-  )
+  yield _multiple(rl, 'prompts_per_step', of='rollout_micro')
 
 
 def _slots_rules(rl, environment) -> Iterator[Rule]:
-  shared = max(rl.slots_shared, 1)
   yield (
-    shared > 1 and not rl.slots,
-    f'--slots_shared={shared} needs --slots, which is 0: set it.',
+    rl.slots_shared > 1 and not rl.slots,
+    f'--slots_shared={rl.slots_shared} needs --slots, which is 0: set it.',
   )
   for name in ('slots', 'samples') if rl.slots else ():
-    yield (
-      getattr(rl, name) % shared != 0,
-      f'--{name}={getattr(rl, name)} is not a multiple of '
-      f'--slots_shared={shared}.',
-    )
+    yield _multiple(rl, name, of='slots_shared')
   yield (
     rl.slots > 0 and environment.environment != 'none',
     f'--slots={rl.slots}: episodes of --environment='
