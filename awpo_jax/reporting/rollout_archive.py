@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -323,16 +323,3 @@ def writing(config: Any, step: int) -> Iterator[Writer | None]:
     response_width=config.data.response_buckets[-1],
     resume_step=step,
   )
-
-
-def bytes_per_token(path: str | os.PathLike[str]) -> float:
-  """Bytes on disk by sampled token."""
-  archive = open_archive(path)
-  size = sum(
-    x.stat().st_size for x in archive._folder.rglob('*') if x.is_file()
-  )
-  tokens: Sequence[int] = [
-    int(np.asarray(archive[step]['completions/policy_mask']).sum())
-    for step in archive.steps
-  ]
-  return size / max(sum(tokens), 1)

@@ -53,17 +53,28 @@ from awpo_jax.training.update import (  # noqa: E402
 )
 
 config_lib.define_flags()
-flags.DEFINE_string('json', None, 'File for the result.')
+flags.DEFINE_string('json', None, 'File to which the result is written.')
 flags.DEFINE_list(
-  'compare', None, 'Two results: prints the second over the first.'
+  'compare',
+  None,
+  'Two files of results, separated by commas: prints the second divided by '
+  'the first.',
 )
-flags.DEFINE_integer('repeats', 5, 'Timed calls of each program.')
-flags.DEFINE_bool('cold', True, 'Also starts processes, to time a cold start.')
+flags.DEFINE_integer('repeats', 5, 'Number of timed calls of each program.')
+flags.DEFINE_bool(
+  'cold', True, 'Whether new processes are started to time a cold start.'
+)
 flags.DEFINE_list(
-  'prompt_lengths', [], 'Prompts are cut to these lengths, drawn for each.'
+  'prompt_lengths',
+  [],
+  'Lengths in tokens to which prompts are cut; one is drawn for each prompt.',
 )
-flags.DEFINE_list('answer_lengths', [], 'Answers likewise, before an update.')
-flags.DEFINE_bool('once', False, 'Compiles, runs an iteration, prints seconds.')
+flags.DEFINE_list(
+  'answer_lengths', [], 'The same for answers, before an update.'
+)
+flags.DEFINE_bool(
+  'once', False, 'Only compiles, runs one iteration, and prints the seconds.'
+)
 _COMPARED = (
   'sampled_tokens_per_second',
   'update_seconds',

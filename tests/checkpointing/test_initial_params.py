@@ -30,11 +30,10 @@ def parse(folder, *flags):
   return config_lib.parse(tiny_dataset.flags(folder, *_ROOM, *flags))
 
 
-def initial(config, **options):
+def initial(config):
   model = setup_lib.make_experiment(config).decoder.config
   mesh = sharding.data_mesh(jax.devices()[:2])
-  options = {'restored': False, **options}
-  return initial_params.initial_params(config, model, mesh, **options)
+  return initial_params.initial_params(config, model, mesh)
 
 
 def test_a_folder_with_weights_is_started_from(tmp_path, qwen3):
@@ -93,14 +92,6 @@ def test_another_tokenizer_still_stops_where_the_weights_do(tmp_path, qwen3):
   }
   policy = tokenizers.read_generation_config(tmp_path / 'run' / 'tokenizer')
   assert policy['temperature'] == 0.6
-
-
-def test_a_run_that_goes_on_wants_shapes_only(tmp_path, qwen3):
-  config = parse(tmp_path / 'run', f'--model={qwen3}')
-  shapes = initial(config, restored=True)
-  assert all(
-    isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(shapes)
-  )
 
 
 def test_random_weights_for_a_config(tmp_path, qwen3):
@@ -166,7 +157,7 @@ def test_weights_that_do_not_fit_are_a_mistake_in_the_flags(tmp_path, qwen3):
   config = parse(tmp_path / 'run', f'--model={broken}')
   with pytest.raises(flags_lib.ConfigError, match='truncated or corrupt'):
     initial_params.initial_params(
-      config, experiment.decoder.config, sharding.data_mesh(), restored=False
+      config, experiment.decoder.config, sharding.data_mesh()
     )
 
 

@@ -77,8 +77,8 @@ def test_a_run_whose_layout_changes(replicated, start, further, tmp_path):
 @pytest.mark.parametrize(
   ('flags', 'message'),
   [
-    (['--mesh=data:1,model:2'], '--mesh=data:1,model:2 is for --parallelism'),
-    (['--parallelism=sharded', '--mesh=2,2'], 'as data:8,model:4'),
+    (['--mesh=data:1,model:2'], '--mesh=data:1,model:2 needs --parallelism'),
+    (['--parallelism=sharded', '--mesh=2,2'], 'the form data:8,model:4'),
     (
       ['--parallelism=sharded', '--mesh=data:3,model:1'],
       'is 3 devices, here are 2',
