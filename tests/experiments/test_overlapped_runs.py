@@ -48,7 +48,7 @@ def test_stopped_and_killed(cache, tmp_path, places):
     # In step 5, the last, between its two updates; 4 may be half written.
     (
       whole_runs.Signal(
-        'awpo_jax.distributed.sharding:cut', call=3, when='second'
+        'awpo_jax.training.update.minibatches:Dealer.cut', call=3, when='second'
       ),
       {2, 4},
     ),

@@ -15,8 +15,8 @@ PACKED = '--pack_tokens=128'
 def test_a_packed_run_killed_and_resumed(reference, start, tmp_path):
   # While demonstrations are packed, and between the updates of a rollout.
   stops = (
-    ('awpo_jax.training.steps:_imitation', 3, 'before'),
-    ('awpo_jax.distributed.sharding:cut', 2, 'second'),
+    ('awpo_jax.training.update.minibatches:of_demonstrations', 3, 'before'),
+    ('awpo_jax.training.update.minibatches:Dealer.cut', 2, 'second'),
   )
   for function, call, when in stops:
     result = start(PACKED, at=whole_runs.Signal(function, call, when))

@@ -44,7 +44,7 @@ def replicated(tmp_path_factory, cache, further):
 
 def test_a_run_whose_layout_changes(replicated, start, further, tmp_path):
   stops = (
-    ('both', 'awpo_jax.training.steps:_imitation', 3),
+    ('both', 'awpo_jax.training.update.minibatches:of_demonstrations', 3),
     ('pmap', 'awpo_jax.training.collection.score:score', 1),
     ('model', 'awpo_jax.training.collection.score:score', 1),
   )

@@ -138,7 +138,7 @@ def test_a_finished_run_is_left_alone(reference, tmp_path):
 
 KILLS = {
   'before the first checkpoint': whole_runs.Signal(
-    'awpo_jax.training.steps:_imitation', call=2
+    'awpo_jax.training.update.minibatches:of_demonstrations', call=2
   ),
   # By Orbax, in a thread of its own: all is written and nothing has its name.
   'while a checkpoint is written': whole_runs.Signal(
@@ -149,7 +149,7 @@ KILLS = {
     'awpo_jax.training.collection.sample:RolloutSampler.next_prompts', call=1
   ),
   'between two mini-batches': whole_runs.Signal(
-    'awpo_jax.distributed.sharding:cut', call=2, when='second'
+    'awpo_jax.training.update.minibatches:Dealer.cut', call=2, when='second'
   ),
 }
 
@@ -177,7 +177,7 @@ def test_killed_again_and_again(reference, start, tmp_path):
 def test_stopped_by_signals(reference, start, tmp_path):
   folder = tmp_path / 'run'
   stops = (
-    ('SIGTERM', 'awpo_jax.training.steps:_imitation', 3, 3),
+    ('SIGTERM', 'awpo_jax.training.update.minibatches:of_demonstrations', 3, 3),
     ('SIGINT', 'awpo_jax.training.collection.score:score', 1, FIRST_RL),
   )
   for name, function, call, step in stops:

@@ -267,3 +267,15 @@ def test_a_dry_run_refuses_what_a_run_refuses(tiny_plan):
     config = config_lib.parse([x for x in (*flags, wrong) if x])
     with pytest.raises(flags_lib.ConfigError, match=named):
       next(memory.dry_run(config))
+
+
+def test_episodes_have_the_programs_of_turns(tiny_plan):
+  flags = config_lib.to_flagfile(tiny_plan.config).split('\n')
+  turns = ['--environment=quickstart', '--reward=toolrl', '--slots=0']
+  flags = [*flags, *turns, '--observation_tokens=4']
+  plan = memory.make_plan(config_lib.parse([x for x in flags if x]))
+  made = memory.lowerings(plan, tiny_run.mesh())
+  assert {key for key in made if key[0] == 'sample'} == {
+    ('sample', 20, 0),
+    ('sample', 20, 1),
+  }
