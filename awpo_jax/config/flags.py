@@ -63,7 +63,7 @@ def flag(
   """A field of a dataclass that becomes a flag.
 
   Args:
-    default: also says what is meant by an empty tuple or by None.
+    default: of the field and of the flag.
     help_text: what it does, its unit, and when to change it; `--help` adds the
       choices, the bounds, the default, and `may_change`.
     choices: the values of a string. A dict of functions stays what it is: an
