@@ -112,7 +112,9 @@ def run(tmp_path_factory):
     '--compilation_cache=',
     '--sft_steps=2',
   )
-  done = whole_runs.forked([*flags, '--prompts_per_step=8'], base)
+  done = whole_runs.forked(
+    [*flags, '--sft_steps=2', '--prompts_per_step=8'], base
+  )
   assert done.returncode == 0, done.stderr
   return base / 'run'
 
