@@ -332,8 +332,8 @@ class Batch:
     tokens: i32[M, P, G, Sc].
     mask: bool[M, P, G, Sc].
     positions: i32[M, P, G, Sc].
-    policy_mask: bool[M, P, G, Sc], tokens that are trained on.
-    valid: bool[M, P, G].
+    policy_mask: bool[M, P, G, Sc], tokens that are trained on: the mask of
+      every term of the loss.
     old_logprobs: f32[M, P, G, Sc], what the ratio starts from: of the sampler,
       or of the trainer before the first update (`prepare_rollout`); 0 where
       not chosen by the policy.
@@ -358,7 +358,6 @@ class Batch:
   mask: Array
   positions: Array
   policy_mask: Array
-  valid: Array
   old_logprobs: Array
   advantages: Array
   clip_radius: Array
@@ -368,6 +367,26 @@ class Batch:
   weights: Array | None = None
   pull: Array | None = None
   rows: Rows | None = None
+
+  @classmethod
+  def of(cls, prompts: Prompts, completions: Completions) -> 'Batch':
+    """Completions [P, ...] as they were sampled: advantages and radius are 0.
+
+    What the ratio starts from is the sampler's, and all that the policy chose
+    is trained on.
+    """
+    groups = completions.tokens.shape[:2]
+    return cls(
+      prompt_tokens=prompts.tokens,
+      prompt_mask=prompts.mask,
+      tokens=completions.tokens,
+      mask=completions.mask,
+      positions=completions.positions,
+      policy_mask=completions.policy_mask,
+      old_logprobs=completions.logprobs,
+      advantages=np.zeros(groups, np.float32),
+      clip_radius=np.zeros(groups[:1], np.float32),
+    )
 
 
 class Scored(NamedTuple):

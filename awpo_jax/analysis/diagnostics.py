@@ -15,15 +15,21 @@ def reasoning_change(made: awpo_lib.Advantages) -> Array:
   Args:
     made: of AWPO with `combine=convex`, where it is d w (A_mix - A_out).
   """
-  return made.advantages - made.difficulty[:, None] * made.outcome_advantages
+  return made.advantages - _outcome_part(made)
 
 
 def reasoning_share(made: awpo_lib.Advantages) -> Array:
   """f32[P, G] in [0, 1], size of that change over both sizes; 0 of nothing."""
   change = jnp.abs(reasoning_change(made))
-  outcome = jnp.abs(made.difficulty[:, None] * made.outcome_advantages)
+  outcome = jnp.abs(_outcome_part(made))
   total = change + outcome
   return jnp.where(total > 0, change / jnp.where(total > 0, total, 1.0), 0.0)
+
+
+def _outcome_part(made: awpo_lib.Advantages) -> Array:
+  """f32[P, G], d A_out."""
+  assert made.outcome_advantages is not None, 'not of AWPO'
+  return jnp.expand_dims(made.difficulty, 1) * made.outcome_advantages
 
 
 def disagreement(outcome: Array, reasoning: Array, valid: Array) -> Array:

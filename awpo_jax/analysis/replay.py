@@ -76,15 +76,14 @@ def steps(
 ) -> list[awpo_lib.Advantages]:
   """The advantages of each step of `replay`."""
   return [
-    jax.tree.map(lambda x, i=i: x[i], made) for i in range(len(made.gate))
+    jax.tree.map(lambda x, i=i: x[i], made) for i in range(len(made.counted))
   ]
 
 
 def radii(config: config_lib.Config, made: awpo_lib.Advantages) -> np.ndarray:
   """f32[steps], the clip radius of each step of `replay`."""
   radius = from_flags.make_algorithm(config).clip_radius
-  pairs = zip(made.gate, made.counted, strict=True)
-  return np.array([radius(gate, counted) for gate, counted in pairs])
+  return np.array([radius(x.gate, x.counted) for x in steps(made)])
 
 
 def score_vectors(
@@ -112,21 +111,7 @@ def score_vectors(
   Returns:
     f32[P * G, K].
   """
-  completions = rollout.completions
-  groups = rollout.sample_ids.shape
-  batch = types.Batch(
-    prompt_tokens=rollout.prompts.tokens,
-    prompt_mask=rollout.prompts.mask,
-    tokens=completions.tokens,
-    mask=completions.mask,
-    positions=completions.positions,
-    policy_mask=completions.policy_mask,
-    valid=np.ones(groups, bool),
-    old_logprobs=completions.logprobs,
-    advantages=np.zeros(groups, np.float32),
-    clip_radius=np.zeros(groups[:1], np.float32),
-  )
-
+  batch = types.Batch.of(rollout.prompts, rollout.completions)
   keys = jax.random.split(jax.random.key(seed), directions)
   return np.stack(
     [np.asarray(_along(params, batch, key, decoder, chunk)) for key in keys],

@@ -155,7 +155,7 @@ class AdvantageConfig:
   difficulty_scope: str = flag(
     'whole',
     'What d multiplies: the whole advantage, or only its mixed part.',
-    awpo.DIFFICULTY_SCOPES,
+    awpo.COMBINATIONS['convex'],
   )
   combine: str = flag(
     'convex',

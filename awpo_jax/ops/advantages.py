@@ -1,14 +1,17 @@
 """How outcome and reasoning become one advantage: the flag `advantage`.
 
-`awpo` joins them by gate and difficulty weight, whatever the estimator; the
-others have their own way of adding two rewards. Each takes the scored samples
-of a rollout batch and gives `awpo.Advantages`.
+`awpo.awpo_advantages` joins them by gate and difficulty weight, whatever the
+estimator; the others have their own way of adding two rewards. Each is a
+function of the rewards of a rollout batch and of its samples, and gives
+`awpo.Advantages`. By name it is given `standardize`, the flag `estimator` as a
+function of one reward, `all_sum`, and the other flags of `AdvantageConfig`; it
+takes those it needs.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Sequence
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -27,7 +30,6 @@ Samples = samples_lib.Samples
 
 def unconditioned(reasoning: Array, samples: Samples) -> Array:
   """R_rea as it comes."""
-  del samples
   return reasoning
 
 
@@ -36,90 +38,13 @@ def where_correct(reasoning: Array, samples: Samples) -> Array:
   return masked.fill(reasoning, samples.correct)
 
 
-CONDITIONS: Mapping[str, Callable[..., Array]] = {
+CONDITIONS: dict[str, Callable[..., Array]] = {
   'none': unconditioned,
   'correct': where_correct,
 }
 
 
-# Joint advantages.
-
-
-def awpo(
-  rewards: types.Rewards,
-  samples: Samples,
-  *,
-  ddof: int,
-  eps: float,
-  estimator: str,
-  batch_norm: str,
-  mix_std_floor: float,
-  reward_parts: Sequence[str],
-  all_sum: types.AllSum,
-  **parts,
-) -> awpo_lib.Advantages:
-  """A = d [(1 - w) A_out + w A_mix], A_out and A_mix by the estimator."""
-  del reward_parts  # The outcome is one reward.
-  if parts['gate'] == 'none':
-    nothing = jnp.zeros_like(rewards.outcome)
-    rewards = dataclasses.replace(rewards, reasoning=nothing)
-
-  def standardize(reward: Array, std_floor: float = 0.0) -> Array:
-    return estimators.estimate(
-      reward,
-      samples,
-      estimator=estimator,
-      batch_norm=batch_norm,
-      ddof=ddof,
-      eps=eps,
-      std_floor=std_floor,
-      all_sum=all_sum,
-    )
-
-  return awpo_lib.compose(
-    rewards.outcome,
-    rewards.reasoning,
-    samples.valid,
-    rewards.outcome_min,
-    rewards.outcome_max,
-    rewards.wants_call,
-    parts=awpo_lib.make_parts(**parts),
-    standardize=standardize,
-    ddof=ddof,
-    mix_std_floor=mix_std_floor,
-  )
-
-
-def gdpo_sum(
-  rewards: Array,
-  had: Array,
-  weights: Array,
-  *,
-  ddof: int = 1,
-  eps: float = 1e-6,
-  std_floors: Sequence[float] | None = None,
-) -> Array:
-  """S = sum_k w_k A_k, A_k of each reward on its own (arXiv:2601.05242).
-
-  Args:
-    rewards: float[K, P, G]; anything, even NaN, where not had.
-    had: bool[K, P, G].
-    weights: f32[K], of the standardized rewards.
-    ddof: 1 for unbiased standard deviations, 0 for biased ones.
-    eps: added to them.
-    std_floors: the least of them that may divide, for each reward; None: 0.
-
-  Returns:
-    f32[P, G]; a reward that is the same throughout a group adds 0, one that is
-    missing is left out.
-  """
-  chex.assert_rank([rewards, had], 3)
-  floors = std_floors or [0.0] * len(rewards)
-  scores = [
-    w * estimators.standardize(r, h, ddof=ddof, eps=eps, std_floor=floor)
-    for r, h, w, floor in zip(rewards, had, weights, floors, strict=True)
-  ]
-  return sum(scores[1:], scores[0])
+# Joint advantages besides AWPO's.
 
 
 def gdpo(
@@ -134,25 +59,26 @@ def gdpo(
   all_sum: types.AllSum,
   **_,
 ) -> awpo_lib.Advantages:
-  """GDPO of outcome (weight 1) and reasoning (`mix_weight`), then a batch norm.
+  """A_out + mix_weight A_rea, then a norm over the batch (arXiv:2601.05242).
 
   The published forms differ in that norm: `row` is the paper's and TRL's (with
   eps 1e-4), `token` verl's and the authors' fork's. None has a floor of the
   standard deviation, which is the reasoning's alone here.
   """
-  both = jnp.stack([rewards.outcome, rewards.reasoning])
-  had = jnp.broadcast_to(samples.valid, both.shape)
-  total = gdpo_sum(
-    both,
-    had,
-    jnp.float32([1.0, mix_weight]),
+  score = functools.partial(
+    estimators.standardize, valid=samples.valid, ddof=ddof, eps=eps
+  )
+  a_out = score(rewards.outcome)
+  a_rea = score(rewards.reasoning, std_floor=mix_std_floor)
+  total = estimators.normed(
+    a_out + mix_weight * a_rea,
+    samples,
+    batch_norm=batch_norm,
     ddof=ddof,
     eps=eps,
-    std_floors=(0.0, mix_std_floor),
+    all_sum=all_sum,
   )
-  norm = choices.pick('batch_norm', estimators.BATCH_NORMS, batch_norm)
-  normed = norm(total, samples, all_sum=all_sum, ddof=ddof, eps=eps)
-  return _described(normed, rewards, samples, ddof=ddof, eps=eps)
+  return _without_gate(total, rewards, samples)
 
 
 def gdpo_parts(
@@ -166,22 +92,25 @@ def gdpo_parts(
   all_sum: types.AllSum,
   **_,
 ) -> awpo_lib.Advantages:
-  """GDPO of the outcome's parts, each of weight 1, then a batch norm.
+  """sum_k A_k over the parts k of the outcome, then a norm over the batch.
 
   With format and correctness apart it is what arXiv:2601.05242 trains tool
-  calling with. No reasoning is read.
+  calling with. A part that is missing, NaN, is left out; no reasoning is read.
   """
-  parts = rewards.parts or {}
-  apart = jnp.stack(
-    [choices.pick('reward_parts', parts, name) for name in reward_parts]
+  total: Array = jnp.zeros_like(rewards.outcome)
+  for name in reward_parts:
+    part = choices.pick('reward_parts', rewards.parts or {}, name)
+    had = samples.valid & jnp.isfinite(part)
+    total += estimators.standardize(part, had, ddof=ddof, eps=eps)
+  total = estimators.normed(
+    total,
+    samples,
+    batch_norm=batch_norm,
+    ddof=ddof,
+    eps=eps,
+    all_sum=all_sum,
   )
-  had = samples.valid[None] & jnp.isfinite(apart)
-  total = gdpo_sum(apart, had, jnp.ones(len(apart)), ddof=ddof, eps=eps)
-  norm = choices.pick('batch_norm', estimators.BATCH_NORMS, batch_norm)
-  normed = norm(total, samples, all_sum=all_sum, ddof=ddof, eps=eps)
-  unread = jnp.zeros_like(rewards.outcome)
-  rewards = dataclasses.replace(rewards, reasoning=unread)
-  return _described(normed, rewards, samples, ddof=ddof, eps=eps)
+  return _without_gate(total, rewards, samples)
 
 
 def papo(
@@ -201,46 +130,28 @@ def papo(
   are correct, and where they differ by no more than eps. lam is `mix_weight`;
   the floor of the reasoning's standard deviation is not of the paper.
   """
-  binary = samples.correct.astype(jnp.float32)
-  outcome = estimators.standardize(binary, samples.valid, ddof=ddof, eps=eps)
+  score = functools.partial(estimators.standardize, ddof=ddof, eps=eps)
+  a_out = score(samples.correct.astype(jnp.float32), samples.valid)
   right = samples.valid & samples.correct
   spread = group_stats_lib.group_stats(rewards.reasoning, right, ddof=ddof).std
-  process = estimators.standardize(
-    rewards.reasoning, right, ddof=ddof, eps=eps, std_floor=mix_std_floor
-  )
-  process = masked.fill(process, (spread > eps)[:, None])
-  total = outcome + mix_weight * process
-  return _described(total, rewards, samples, ddof=ddof, eps=eps)
+  a_proc = score(rewards.reasoning, right, std_floor=mix_std_floor)
+  a_proc = masked.fill(a_proc, (spread > eps)[:, None])
+  return _without_gate(a_out + mix_weight * a_proc, rewards, samples)
 
 
-def _described(
-  total: Array, rewards: types.Rewards, samples: Samples, *, ddof, eps
+def _without_gate(
+  total: Array, rewards: types.Rewards, samples: Samples
 ) -> awpo_lib.Advantages:
-  """A finished advantage with what is logged of it: no gate, no weight."""
-  valid = samples.valid
-  stats = group_stats_lib.group_stats(rewards.outcome, valid, ddof=ddof)
-  other = group_stats_lib.group_stats(rewards.reasoning, valid, ddof=ddof)
-  counted = stats.count >= 2
-  span = jnp.maximum(rewards.outcome_max - rewards.outcome_min, eps)
-  rate = jnp.clip((stats.mean - rewards.outcome_min) / span, 0.0, 1.0)
-  each = (
-    estimators.standardize(r, valid, ddof=ddof, eps=eps)
-    for r in (rewards.outcome, rewards.reasoning)
-  )
+  """A finished advantage, with what is logged of every algorithm."""
   return awpo_lib.Advantages(
-    total,
-    jnp.zeros(counted.shape, jnp.float32),
-    counted.astype(jnp.float32),
-    counted,
-    masked.fill(rate, counted),
-    stats.std,
-    other.std,
-    *each,
+    advantages=total,
+    counted=samples.comparable,
+    solve_rate=awpo_lib.solve_rate(rewards, samples),
   )
 
 
 ADVANTAGES: dict[str, Callable[..., awpo_lib.Advantages]] = {
-  'awpo': awpo,
+  'awpo': awpo_lib.awpo_advantages,
   'gdpo': gdpo,
   'gdpo_parts': gdpo_parts,
   'papo': papo,
@@ -261,6 +172,7 @@ def make_samples(
   advantage: str,
   gate: str,
   correct: float | None,
+  **_,
 ) -> Samples:
   """What the estimators may know of a rollout batch.
 
@@ -274,12 +186,9 @@ def make_samples(
     `Samples`, without what only some algorithms ask for.
   """
   rewards, completions = rollout.rewards, rollout.completions
-  judged = reads_reasoning(advantage=advantage, gate=gate)
-  valid = awpo_lib.valid_samples(
-    rewards.outcome_valid,
-    rewards.reasoning_valid,
-    gate='always' if judged else 'none',
-  )
+  valid = rewards.outcome_valid
+  if reads_reasoning(advantage=advantage, gate=gate):
+    valid = valid & rewards.reasoning_valid
   return Samples(
     valid=valid,
     mask=completions.policy_mask,
@@ -300,11 +209,11 @@ def rollout_advantages(
   rewards: types.Rewards,
   samples: Samples,
   *,
-  advantage: str = 'awpo',
-  condition: str = 'none',
-  max_length: int = 0,
-  length_buffer: int = 0,
-  length_penalty: float = 1.0,
+  advantage: str,
+  condition: str,
+  max_length: int,
+  length_buffer: int,
+  length_penalty: float,
   all_sum: types.AllSum = collectives.identity,
   **flags,
 ) -> awpo_lib.Advantages:
@@ -318,7 +227,8 @@ def rollout_advantages(
     max_length, length_buffer, length_penalty: of `selection.length_penalty`,
       added to the outcome.
     all_sum: adds each leaf of a tree up over all devices.
-    **flags: of the estimator and of AWPO's parts.
+    **flags: of the function that `advantage` names and of
+      `estimators.estimate`.
 
   Returns:
     `Advantages`, constant under differentiation; 0 where not valid.
@@ -336,10 +246,17 @@ def rollout_advantages(
       buffer=length_buffer,
       penalty=length_penalty,
     )
-  reasoning = masked.fill(rewards.reasoning, samples.valid)
+  # What the algorithm does not read need not have been had.
+  read = reads_reasoning(advantage=advantage, gate=flags['gate'])
+  reasoning = masked.fill(rewards.reasoning, samples.valid & read)
   rewards = dataclasses.replace(
     rewards, outcome=outcome, reasoning=conditioned(reasoning, samples)
   )
+  standardize = functools.partial(
+    estimators.estimate, samples=samples, all_sum=all_sum, **flags
+  )
   return jax.lax.stop_gradient(
-    function(rewards, samples, all_sum=all_sum, **flags)
+    function(
+      rewards, samples, standardize=standardize, all_sum=all_sum, **flags
+    )
   )

@@ -1,21 +1,93 @@
-"""The upper clip radius where it is not a multiple of the lower one."""
+"""Clip radii: AWPO's, from the gates of a rollout batch, and upper ones.
 
-from collections.abc import Callable, Mapping
+The more the noisier reasoning signal is relied on, the smaller the trust
+region. `wbar` is the mean gate.
+"""
+
+from collections.abc import Callable
 
 import chex
 import jax
 import jax.numpy as jnp
 
 from awpo_jax import types
-from awpo_jax.ops import awpo, choices, collectives, estimators, masked
+from awpo_jax.ops import choices, collectives, estimators, masked
 from awpo_jax.ops import samples as samples_lib
 
 Array = types.Array
 
+CLIP_SLOPE = 0.2  # of the clips `harmonic` and `widen`
+
+
+def linear_clip(wbar: Array, *, clip_min: float, clip_max: float) -> Array:
+  """clip_max - (clip_max - clip_min) wbar."""
+  return clip_max - (clip_max - clip_min) * wbar
+
+
+def harmonic_clip(wbar: Array, *, clip_max: float, **_) -> Array:
+  """clip_max / (1 + 0.2 wbar)."""
+  return clip_max / (1.0 + CLIP_SLOPE * wbar)
+
+
+def widening_clip(wbar: Array, *, clip_max: float, **_) -> Array:
+  """clip_max (1 + 0.2 wbar)."""
+  return clip_max * (1.0 + CLIP_SLOPE * wbar)
+
+
+def fixed_clip(wbar: Array, *, clip_max: float, **_) -> Array:
+  """clip_max."""
+  return jnp.full_like(wbar, clip_max)
+
+
+CLIPS: dict[str, Callable[..., Array]] = {
+  'linear': linear_clip,
+  'harmonic': harmonic_clip,
+  'widen': widening_clip,
+  'fixed': fixed_clip,
+}
+
+
+def clip_radius(
+  gate: Array | float,
+  counted: Array,
+  *,
+  clip: str,
+  clip_min: float,
+  clip_max: float,
+  all_sum: types.AllSum = collectives.identity,
+  **_,
+) -> Array:
+  """Clip radius of a rollout batch from its mean gate (our reading).
+
+    wbar = sum of w over the counted groups of all devices / their number
+
+  Args:
+    gate: f32[P], w; a number is that of every group.
+    counted: bool[P], True where a group has two or more valid samples.
+    clip: a key of `CLIPS`.
+    clip_min: radius of `linear` at wbar = 1.
+    clip_max: radius at wbar = 0, and where no group counts.
+    all_sum: adds each leaf of a tree up over all devices.
+
+  Returns:
+    f32[], constant under differentiation, equal on all devices.
+
+  Raises:
+    ValueError: if `clip` is unknown.
+  """
+  chex.assert_rank([gate, counted], [{0, 1}, 1])
+  radius = choices.pick('clip', CLIPS, clip)
+  total, groups = all_sum((masked.sum(gate, counted), masked.count(counted)))
+  wbar = total / jnp.maximum(groups, 1.0)
+  result = radius(wbar, clip_min=clip_min, clip_max=clip_max)
+  return jax.lax.stop_gradient(result.astype(jnp.float32))
+
+
+# The upper radius, where it is not a multiple of that one.
+
 
 def factor(advantages: Array, high: Array, samples, **_) -> Array:
   """The radius times `clip_high_factor`, for every sample."""
-  del samples
   return jnp.broadcast_to(high, advantages.shape)
 
 
@@ -33,7 +105,7 @@ def adaptive(
   return high + delta * jax.scipy.stats.norm.cdf(normed)
 
 
-CLIP_HIGHS: Mapping[str, Callable[..., Array]] = {
+CLIP_HIGHS: dict[str, Callable[..., Array]] = {
   'factor': factor,
   'adaptive': adaptive,
 }
@@ -48,12 +120,13 @@ def upper_radius(
   clip_high_factor: float,
   clip_high_delta: float | None,
   all_sum: types.AllSum,
+  **_,
 ) -> Array:
   """f32[P, G], how far above 1 the ratio of each sample still counts.
 
   Args:
     advantages: f32[P, G].
-    radius: f32[], of `clipping.clip_radius`.
+    radius: f32[], of `clip_radius`.
     samples: of the rollout batch.
     clip_high: a key of `CLIP_HIGHS`.
     clip_high_factor: upper radius over the lower one, before the rule.
@@ -72,77 +145,3 @@ def upper_radius(
     all_sum=all_sum,
   )
   return jax.lax.stop_gradient(high)
-
-
-def clip_radius(
-  gate: awpo.Array,
-  counted: awpo.Array,
-  *,
-  clip: str = 'linear',
-  clip_min: float = 0.1,
-  clip_max: float = 0.2,
-  all_sum: types.AllSum = collectives.identity,
-) -> awpo.Array:
-  """Clip radius of a rollout batch from its mean gate (our reading).
-
-    wbar = sum of w over the counted groups of all devices / their number
-
-  The more the noisier reasoning signal is relied on, the smaller the trust
-  region.
-
-  Args:
-    gate: f32[P], w.
-    counted: bool[P], True where a group has two or more valid samples.
-    clip: a key of `clipping.CLIPS`.
-    clip_min: radius of `linear` at wbar = 1.
-    clip_max: radius at wbar = 0, and where no group counts.
-    all_sum: adds each leaf of a tree up over all devices.
-
-  Returns:
-    f32[], constant under differentiation, equal on all devices.
-
-  Raises:
-    ValueError: if `clip` is unknown.
-  """
-  chex.assert_rank([gate, counted], 1)
-  radius = choices.pick('clip', CLIPS, clip)
-  total, groups = all_sum((masked.sum(gate, counted), masked.count(counted)))
-  wbar = total / jnp.maximum(groups, 1.0)
-  result = radius(wbar, clip_min=clip_min, clip_max=clip_max)
-  return jax.lax.stop_gradient(result.astype(jnp.float32))
-
-
-CLIP_SLOPE = 0.2  # of the clips `harmonic` and `widen`
-
-
-# Clip radius, from wbar, the mean gate.
-
-
-def linear_clip(
-  wbar: awpo.Array, *, clip_min: float, clip_max: float
-) -> awpo.Array:
-  """clip_max - (clip_max - clip_min) wbar."""
-  return clip_max - (clip_max - clip_min) * wbar
-
-
-def harmonic_clip(wbar: awpo.Array, *, clip_max: float, **_) -> awpo.Array:
-  """clip_max / (1 + 0.2 wbar)."""
-  return clip_max / (1.0 + CLIP_SLOPE * wbar)
-
-
-def widening_clip(wbar: awpo.Array, *, clip_max: float, **_) -> awpo.Array:
-  """clip_max (1 + 0.2 wbar)."""
-  return clip_max * (1.0 + CLIP_SLOPE * wbar)
-
-
-def fixed_clip(wbar: awpo.Array, *, clip_max: float, **_) -> awpo.Array:
-  """clip_max."""
-  return jnp.full_like(wbar, clip_max)
-
-
-CLIPS: awpo.Functions = {
-  'linear': linear_clip,
-  'harmonic': harmonic_clip,
-  'widen': widening_clip,
-  'fixed': fixed_clip,
-}

@@ -28,8 +28,8 @@ def standardize(
   rewards: Array,
   valid: Array,
   *,
-  ddof: int = 1,
-  eps: float = 1e-6,
+  ddof: int,
+  eps: float,
   std_floor: float = 0.0,
 ) -> Array:
   """(r - mu) / (max(s, std_floor) + eps), exactly 0 where flat or not valid.
@@ -108,11 +108,18 @@ def row_norm(
 
 def no_norm(values: Array, samples: Samples, **_) -> Array:
   """As they are."""
-  del samples
   return values
 
 
 BATCH_NORMS: Functions = {'token': token_norm, 'row': row_norm, 'none': no_norm}
+
+
+def normed(
+  values: Array, samples: Samples, *, batch_norm: str, **norm
+) -> Array:
+  """The values under a norm over the batch, a key of `BATCH_NORMS`."""
+  function = choices.pick('batch_norm', BATCH_NORMS, batch_norm)
+  return function(values, samples, **norm)
 
 
 # Estimators.
@@ -147,9 +154,7 @@ def rloo(rewards: Array, samples: Samples, **_) -> Array:
   return centered(rewards, samples) * count / jnp.maximum(count - 1.0, 1.0)
 
 
-def reinforce_pp(
-  rewards: Array, samples: Samples, *, batch_norm: str, **norm
-) -> Array:
+def reinforce_pp(rewards: Array, samples: Samples, **norm) -> Array:
   """REINFORCE++ (arXiv:2501.03262): returns of tokens, then the batch norm.
 
     R_t = r - sum_{u >= t} beta kl_u,   no baseline of the group
@@ -161,16 +166,12 @@ def reinforce_pp(
     paid = masked.fill(samples.penalty, samples.mask)
     later = jnp.cumsum(paid[..., ::-1], axis=-1)[..., ::-1]
     returns = masked.fill(rewards[..., None] - later, samples.mask)
-  normed = choices.pick('batch_norm', BATCH_NORMS, batch_norm)
   return normed(returns, samples, **norm)
 
 
-def reinforce_pp_baseline(
-  rewards: Array, samples: Samples, *, batch_norm: str, **norm
-) -> Array:
+def reinforce_pp_baseline(rewards: Array, samples: Samples, **norm) -> Array:
   """REINFORCE++ with r - mu for the reward (arXiv:2501.03262)."""
   kept = dataclasses.replace(samples, valid=samples.counted)
-  normed = choices.pick('batch_norm', BATCH_NORMS, batch_norm)
   return normed(centered(rewards, samples), kept, **norm)
 
 
@@ -200,7 +201,6 @@ def sign(rewards: Array, samples: Samples, **_) -> Array:
   The size of the reward does not matter; the flag `correct` sets what counts.
   A group of one kind compares nothing: 0.
   """
-  del rewards
   right = samples.valid & samples.correct
   wrong = samples.valid & ~samples.correct
   both = jnp.any(right, axis=1) & jnp.any(wrong, axis=1)
@@ -228,11 +228,12 @@ def estimate(
   samples: Samples,
   *,
   estimator: str,
-  batch_norm: str = 'token',
-  ddof: int = 1,
-  eps: float = 1e-6,
+  batch_norm: str,
+  ddof: int,
+  eps: float,
   std_floor: float = 0.0,
   all_sum: types.AllSum = collectives.identity,
+  **_,
 ) -> Array:
   """Advantages of one reward.
 

@@ -29,7 +29,7 @@ class TokenLogprobs:
   entropy: Array
 
 
-def log_distribution(logits: Array, *, temperature: float = 1.0) -> Array:
+def log_distribution(logits: Array, *, temperature: float) -> Array:
   """log p = log_softmax(logits / temperature), in float32.
 
   Args:
@@ -57,15 +57,6 @@ def score_targets(log_p: Array, targets: Array) -> TokenLogprobs:
   )
 
 
-def logits_logprobs(
-  logits: Array, targets: Array, *, temperature: float = 1.0
-) -> TokenLogprobs:
-  """`score_targets` of the `log_distribution` of logits: see there."""
-  return score_targets(
-    log_distribution(logits, temperature=temperature), targets
-  )
-
-
 def _split(values: Array, chunk: int) -> Array:
   """[N, T, ...] as [chunks, N, chunk, ...], padded with zeros."""
   n, t = values.shape[:2]
@@ -79,8 +70,9 @@ def _score(
   states: Array, head: Array, targets: Array, temperature: float
 ) -> TokenLogprobs:
   """`token_logprobs` of one chunk; what follows is its gradient."""
-  return logits_logprobs(
-    _logits(states, head), targets, temperature=temperature
+  logits = _logits(states, head)
+  return score_targets(
+    log_distribution(logits, temperature=temperature), targets
   )
 
 
@@ -126,11 +118,11 @@ def token_logprobs(
   head: Array,
   targets: Array,
   *,
-  temperature: float = 1.0,
-  chunk: int = 128,
+  temperature: float,
+  chunk: int,
   used: Array | None = None,
 ) -> TokenLogprobs:
-  """`logits_logprobs` of `hidden @ head`, `chunk` positions at a time.
+  """`score_targets` of the logits `hidden @ head`, in chunks of positions.
 
   The product runs in the dtype of `hidden` and is accumulated in float32; the
   backward pass computes the logits of a chunk a second time.

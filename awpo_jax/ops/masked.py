@@ -13,7 +13,7 @@ Array = types.Array
 Axis = int | tuple[int, ...] | None
 
 
-def fill(values: Array, mask: Array, fill_value: float = 0.0) -> Array:
+def fill(values: Array | float, mask: Array, fill_value: float = 0.0) -> Array:
   """`values` as f32 of the same shape, `fill_value` where masked out."""
   values = jnp.asarray(values, jnp.float32)
   return jnp.where(mask, values, jnp.float32(fill_value))
@@ -27,12 +27,17 @@ def count(mask: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
 
 
 def sum(
-  values: Array, mask: Array, *, axis: Axis = None, keepdims: bool = False
+  values: Array | float,
+  mask: Array,
+  *,
+  axis: Axis = None,
+  keepdims: bool = False,
 ) -> Array:
   """Sum of the values under the mask.
 
   Args:
-    values: float[...]; anything, even NaN, where `mask` is False.
+    values: float[...]; anything, even NaN, where `mask` is False. A number is
+      the value everywhere.
     mask: bool, shaped like `values`.
     axis: reduced axes; None for all.
     keepdims: whether the reduced axes stay, with length 1.

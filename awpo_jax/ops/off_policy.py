@@ -17,13 +17,11 @@ Functions = Mapping[str, Callable[..., Array]]
 
 def from_sampler(sampler: Array, trainer: Callable[[], Array]) -> Array:
   """The sampler's own: the ratio corrects any disagreement by itself."""
-  del trainer
   return sampler
 
 
 def from_trainer(sampler: Array, trainer: Callable[[], Array]) -> Array:
   """The trainer's before the first update: ratios begin at exactly 1."""
-  del sampler
   return trainer()
 
 
@@ -48,13 +46,11 @@ LEVELS: Functions = {'token': token_level, 'row': row_level}
 
 def uncorrected(w: Array, *, low: float | None, high: float | None) -> Array:
   """1."""
-  del low, high
   return jnp.ones_like(w)
 
 
 def tis(w: Array, *, low: float | None, high: float | None) -> Array:
   """min(w, C), truncated importance sampling; C = 2 unless `high` is given."""
-  del low
   return jnp.minimum(w, 2.0 if high is None else high)
 
 
@@ -73,9 +69,10 @@ def mismatch_weights(
   mask: Array,
   *,
   mismatch: str,
-  mismatch_level: str = 'token',
-  mismatch_low: float | None = None,
-  mismatch_high: float | None = None,
+  mismatch_level: str,
+  mismatch_low: float | None,
+  mismatch_high: float | None,
+  **_,
 ) -> Array:
   """Weights of the per-token loss, w = exp(v), truncated or masked.
 

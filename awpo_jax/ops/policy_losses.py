@@ -83,7 +83,7 @@ def _clipped(tokens: Tokens, log_ratio: Array, **bounds: float | None) -> Array:
 # Token losses.
 
 
-def ppo(tokens: Tokens, *, dual_clip: float | None = None, **_) -> Array:
+def ppo(tokens: Tokens, *, dual_clip: float | None, **_) -> Array:
   """-min(r A, clip(r, 1 - lo, 1 + hi) A) (arXiv:1707.06347)."""
   return _clipped(tokens, tokens.log_ratio, dual_clip=dual_clip)
 
@@ -108,9 +108,7 @@ def cispo(tokens: Tokens, **_) -> Array:
   return -weight * tokens.advantages * tokens.logprobs
 
 
-def sapo(
-  tokens: Tokens, *, sapo_tau: tuple[float, float] = (1.0, 1.05), **_
-) -> Array:
+def sapo(tokens: Tokens, *, sapo_tau: tuple[float, float], **_) -> Array:
   """-(4 / tau) sigmoid(tau (r - 1)) A (arXiv:2511.20347), no hard clip.
 
   tau is the first number where A > 0, else the second.
@@ -121,7 +119,7 @@ def sapo(
 
 
 def dppo_tv(
-  tokens: Tokens, *, tv_bound: float = 0.15, tv_max_ratio: float = 20.0, **_
+  tokens: Tokens, *, tv_bound: float, tv_max_ratio: float, **_
 ) -> Array:
   """-sg(min(r, c)) A l v (arXiv:2602.04879): a trust region in probability.
 
@@ -146,7 +144,7 @@ def _from_reference(tokens: Tokens) -> Array:
   return tokens.logprobs - _sg(tokens.ref_logprobs)
 
 
-def apa(tokens: Tokens, *, apa_lambda: float = 0.1, **_) -> Array:
+def apa(tokens: Tokens, *, apa_lambda: float, **_) -> Array:
   """(l - l_ref - A / lam)^2 (arXiv:2306.02231), l_ref the policy at the start.
 
   With one A a row it asks for a total log ratio of len A / lam.
@@ -217,8 +215,8 @@ def disco(
   tokens: Tokens,
   *,
   samples: int,
-  disco_score: str = 'log-likelihood',
-  disco_tau: float = 10.0,
+  disco_score: str,
+  disco_tau: float,
   **_,
 ) -> Array:
   """tau (logsumexp_wrong(s / tau) - log n_wrong) - mean_correct s.

@@ -35,9 +35,14 @@ class Samples:
   penalty: Array | None = None
 
   @property
+  def comparable(self) -> Array:
+    """bool[P], groups with two or more valid samples."""
+    return masked.count(self.valid, axis=1) >= 2
+
+  @property
   def counted(self) -> Array:
-    """bool[P, G], valid samples of groups with two or more of them."""
-    return self.valid & (masked.count(self.valid, axis=1)[:, None] >= 2)
+    """bool[P, G], the valid samples of those groups."""
+    return self.valid & self.comparable[:, None]
 
   @property
   def length(self) -> Array:

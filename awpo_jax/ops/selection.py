@@ -51,7 +51,7 @@ UNFINISHED: Functions = {'train': train_unfinished, 'drop': drop_unfinished}
 
 
 def length_penalty(
-  length: Array, *, max_length: int, buffer: int, penalty: float = 1.0
+  length: Array, *, max_length: int, buffer: int, penalty: float
 ) -> Array:
   """DAPO's overlong shaping, added to the outcome (arXiv:2503.14476).
 
@@ -118,10 +118,11 @@ def selected(
   finished: Array,
   entropy: Array,
   *,
-  empty_groups: str = 'count',
-  unfinished: str = 'train',
-  entropy_share: float = 1.0,
+  empty_groups: str,
+  unfinished: str,
+  entropy_share: float,
   all_sum: types.AllSum = collectives.identity,
+  **_,
 ) -> Array:
   """Tokens that the updates train on.
 

@@ -21,7 +21,6 @@ ARM_SHARE = 0.2  # Of an answer's tokens, the least likely: what ARM looks at.
 
 def unshaped(advantages: Array, samples: Samples, **_) -> Array:
   """A."""
-  del samples
   return advantages
 
 
@@ -29,8 +28,8 @@ def egpo(
   advantages: Array,
   samples: Samples,
   *,
-  egpo_lambda: float = 0.4,
-  egpo_alpha: float = 2.0,
+  egpo_lambda: float,
+  egpo_alpha: float,
   **_,
 ) -> Array:
   """A + lam min(H, |A| / alpha) (EGPO / FunRL, arXiv:2508.05118).

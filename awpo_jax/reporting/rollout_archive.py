@@ -19,7 +19,6 @@ import numpy as np
 import tensorstore as ts
 
 from awpo_jax import types
-from awpo_jax.ops import awpo
 from awpo_jax.reporting import json_text
 
 FOLDER = 'archive'
@@ -257,10 +256,8 @@ class Archive:
     nested['completions']['positions'] = np.where(mask, before, 0).astype('i4')
     rewards = nested['rewards']
     if 'wants_call' not in rewards:
-      # Archives of before it was stored.
-      rewards['wants_call'] = np.asarray(
-        awpo.calls_by_bound(rewards['outcome_max'])
-      )
+      # Archives of before it was stored: ToolRL's outcome passes 1 for a call.
+      rewards['wants_call'] = rewards['outcome_max'] > 1
     parts = nested.get('rewards/parts')
     flat: dict[str, Any] = nested['']
     return types.Rollout(

@@ -3,13 +3,12 @@
 import numpy as np
 
 from awpo_jax.analysis import diagnostics
-from awpo_jax.ops import awpo
 from tests.helpers import awpo_cases as cases
 
 
 def test_what_came_from_the_reasoning():
   # mixed: d w (A_mix - A_out) = A - 1.5 A_out; without a gate nothing.
-  made = awpo.awpo_advantages(*cases.GROUPS)
+  made = cases.advantages(*cases.GROUPS)
   change = diagnostics.reasoning_change(made)
   want = np.array([1.163553, -0.191194, -2.048509, 1.076150]) - [
     *(1.5 * 0.753778, 1.5 * -0.150756, 1.5 * -1.356801, 1.5 * 0.753778)
@@ -23,7 +22,7 @@ def test_what_came_from_the_reasoning():
   # All wrong: nothing but the reasoning, where it says anything.
   np.testing.assert_array_equal(share[1] > 0, made.advantages[1] != 0)
   assert set(share[1]) == {0, 1}
-  none = awpo.awpo_advantages(*cases.GROUPS, gate='none')
+  none = cases.advantages(*cases.GROUPS, gate='none')
   assert not np.asarray(diagnostics.reasoning_share(none)).any()
 
 

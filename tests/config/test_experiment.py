@@ -77,7 +77,7 @@ def test_choices_are_the_keys_of_the_functions():
     'gate': awpo.GATES,
     'saturation': awpo.SATURATIONS,
     'difficulty': awpo.DIFFICULTIES,
-    'difficulty_scope': awpo.DIFFICULTY_SCOPES,
+    'difficulty_scope': awpo.COMBINATIONS['convex'],
     'combine': awpo.COMBINATIONS,
     'clip': clipping.CLIPS,
     'enable_thinking': chat_template.THINKING,

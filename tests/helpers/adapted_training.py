@@ -25,9 +25,7 @@ DECODER = decoder_lib.Decoder(CONFIG)
 TERMS = functools.partial(
   objectives.rl_terms,
   decoder=DECODER,
-  chunk=3,
-  kl_coef=KL_COEF,
-  kl_estimator='k2',
+  **tiny_training.RL_FLAGS | {'kl_coef': KL_COEF, 'kl_estimator': 'k2'},
 )
 
 

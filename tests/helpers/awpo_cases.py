@@ -3,9 +3,13 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from awpo_jax.ops import awpo
+from awpo_jax import types
+from awpo_jax.ops import estimators
+from awpo_jax.ops import samples as samples_lib
+from tests.helpers import tiny_training
 
 # The six worked groups: mixed, all wrong, solved, hard, flat, last one invalid.
 OUTCOME = np.float32(
@@ -58,6 +62,36 @@ def random_groups(seed, prompts=24, samples=5):
   )
 
 
+def advantages(outcome, reasoning, valid, low, high, wants_call=None, **flags):
+  """`Advantages` by the function that training calls, its flags bound.
+
+  Nothing said, those prompts want a call whose bounds are ToolRL's of one.
+  """
+  rewards = types.Rewards(
+    outcome=outcome,
+    outcome_valid=valid,
+    reasoning=reasoning,
+    reasoning_valid=valid,
+    outcome_min=low,
+    outcome_max=high,
+    wants_call=high > 1 if wants_call is None else wants_call,
+  )
+  tokens = jnp.zeros((*outcome.shape, 1), jnp.float32)
+  samples = samples_lib.Samples(
+    valid=valid,
+    mask=tokens == 0,
+    correct=jnp.zeros(outcome.shape, bool),
+    logprobs=tokens,
+    entropy=tokens,
+  )
+  return tiny_training.make_algorithm(**flags).advantages(rewards, samples)
+
+
+def grpo(rewards, valid):
+  """GRPO's advantages: those of the estimator alone."""
+  return estimators.standardize(rewards, valid, ddof=1, eps=1e-6)
+
+
 @functools.lru_cache
 def jitted(**settings):
-  return jax.jit(functools.partial(awpo.awpo_advantages, **settings))
+  return jax.jit(functools.partial(advantages, **settings))

@@ -47,7 +47,7 @@ def logprobs_and_entropy(params, tokens, lengths, starts, *, width):
 
 def weights(batch, aggregation, max_length=None):
   """float64[P, G, Sc], one row at a time."""
-  used = batch.policy_mask & batch.valid[..., None]
+  used = batch.policy_mask
   tokens, rows = used.sum(), used.any(axis=-1).sum()
   result = np.zeros(used.shape)
   for p, g in np.ndindex(used.shape[:2]):
@@ -164,17 +164,11 @@ def scores(params, batch):
 
 
 def batch_of(rollout, **fields):
-  """A rollout as a batch [P, ...]; `fields` are what it does not have."""
-  completions = rollout.completions
-  return types.Batch(
-    prompt_tokens=rollout.prompts.tokens,
-    prompt_mask=rollout.prompts.mask,
-    tokens=completions.tokens,
-    mask=completions.mask,
-    positions=completions.positions,
-    policy_mask=completions.policy_mask,
-    valid=rollout.rewards.outcome_valid,
-    **fields,
+  """A rollout as a batch [P, ...] of valid samples with these `fields`."""
+  batch = types.Batch.of(rollout.prompts, rollout.completions)
+  valid = rollout.rewards.outcome_valid
+  return batch.replace(
+    policy_mask=batch.policy_mask & valid[..., None], **fields
   )
 
 

@@ -23,6 +23,7 @@ from awpo_jax.ops import off_policy
 from awpo_jax.rollout.sampling import sampler
 from awpo_jax.training.programs import from_flags
 from awpo_jax.training.update import objectives, optimizer, prepare, train_step
+from tests.helpers import flags as flags_lib
 
 VOCAB, PROMPTS, SAMPLES, PROMPT, RESPONSE = 29, 32, 4, 7, 6
 MINIBATCH = 8
@@ -38,7 +39,14 @@ CONFIG = model_config.DecoderConfig(
   qk_norm=True,
 )
 DECODER = decoder_lib.Decoder(CONFIG)
-RL_TERMS = functools.partial(objectives.rl_terms, decoder=DECODER, chunk=3)
+RL_FLAGS = {
+  **flags_lib.section('loss'),
+  **flags_lib.section('numbers'),
+  'temperature': 1.0,
+  'chunk': 3,
+  'prompts': MINIBATCH,
+}
+RL_TERMS = functools.partial(objectives.rl_terms, decoder=DECODER, **RL_FLAGS)
 SFT_TERMS = functools.partial(objectives.sft_terms, decoder=DECODER, chunk=3)
 GRPO = {'gate': 'none', 'difficulty': 'none', 'clip': 'fixed'}
 
@@ -294,7 +302,7 @@ def update(
   Returns:
     State and metrics, on the host.
   """
-  size = batch.valid.shape[0] // micro
+  size = len(batch.tokens) // micro
   (batch,) = sharding.cut(sharding.split(batch, 1), minibatches=1, micro=size)
   batch = jax.tree.map(lambda x: x[0], batch)
   number = AGGREGATIONS.index(aggregation)

@@ -18,8 +18,8 @@ SPEC = jax.sharding.PartitionSpec
 def _batch():
   batch = row_by_row.random_batch(0)
   # Device 0 of four has one valid sample, the others have nearly all.
-  assert batch.valid.reshape(4, -1).sum(axis=1)[0] == 1
-  assert len(set((batch.mask & batch.valid[..., None]).sum((1, 2)))) > 4
+  assert batch.policy_mask.any(axis=-1).reshape(4, -1).sum(axis=1)[0] == 1
+  assert len(set(batch.policy_mask.sum((1, 2)))) > 4
   return batch
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from awpo_jax.ops import awpo
+from awpo_jax.ops import awpo, estimators
 from tests.helpers import row_by_row, tiny_training
 
 
@@ -81,18 +81,10 @@ def test_four_updates_equal_plain_grpo():
 def _grpo(rewards, samples, **_):
   """The place of `rollout_advantages`, with GRPO in it."""
   outcome, valid = rewards.outcome, samples.valid
-  nothing = np.zeros(outcome.shape[0], np.float32)
-  result = awpo.grpo_advantages(outcome, valid)
   return awpo.Advantages(
-    advantages=result,
-    gate=nothing,
-    difficulty=nothing,
+    advantages=estimators.standardize(outcome, valid, ddof=1, eps=1e-6),
     counted=valid.sum(axis=1) >= 2,
-    solve_rate=nothing,
-    outcome_std=nothing,
-    mix_std=nothing,
-    outcome_advantages=result,
-    mix_advantages=result,
+    solve_rate=np.zeros(outcome.shape[0], np.float32),
   )
 
 

@@ -29,7 +29,7 @@ def _packing(**how):
 
   def cut(tree, *, minibatches, micro):
     del minibatches, micro  # One, and however many there are.
-    return [_pack(sharding.merge(tree), len(tree.valid), **how)]
+    return [_pack(sharding.merge(tree), len(tree.tokens), **how)]
 
   return mock.patch.object(tiny_training.sharding, 'cut', cut)
 
@@ -53,7 +53,8 @@ def _batch():
   # From one token to all there is room for, some samples and a group invalid.
   lengths = batch.mask.sum(axis=-1)
   assert lengths.min() == 1 and lengths.max() == tiny_training.RESPONSE
-  assert not batch.valid[0].any() and not batch.valid.all()
+  used = batch.policy_mask.any(axis=-1)
+  assert not used[0].any() and not used.all()
   return batch
 
 

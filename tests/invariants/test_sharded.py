@@ -20,7 +20,9 @@ CONFIG = dataclasses.replace(
   tiny_training.CONFIG, vocab_size=32, kv_heads=4, qkv_bias=True, tied=False
 )
 TERMS = functools.partial(
-  objectives.rl_terms, decoder=decoder_lib.Decoder(CONFIG), chunk=3
+  objectives.rl_terms,
+  decoder=decoder_lib.Decoder(CONFIG),
+  **tiny_training.RL_FLAGS,
 )
 MESHES = [(1, 4), (2, 2), (4, 1)]  # data x model
 

@@ -10,7 +10,7 @@ import pytest
 from awpo_jax.distributed import device_map, sharding
 from awpo_jax.ops import aggregation, collectives, policy_losses, surrogate
 from awpo_jax.training.update import objectives, train_step
-from tests.helpers import row_by_row, tiny_training
+from tests.helpers import flags, row_by_row, tiny_training
 
 # A KL beyond delta, so that the trust region pulls.
 NUMBERS = {
@@ -29,12 +29,13 @@ def _batch(loss):
   batch = batch.replace(
     old_logprobs=old.astype(np.float32),
     correction=rng.uniform(0.5, 2, old.shape).astype(np.float32),
-    clip_high=rng.uniform(0.1, 0.5, batch.valid.shape).astype(np.float32),
+    clip_high=rng.uniform(0.1, 0.5, batch.advantages.shape).astype(np.float32),
   )
   if loss == 'gspo':
     return batch
-  signs = np.where(rng.random(batch.valid.shape) < 0.4, 1, -1)
-  advantages = np.where(batch.valid, signs, 0).astype(np.float32)
+  signs = np.where(rng.random(batch.advantages.shape) < 0.4, 1, -1)
+  used = batch.policy_mask.any(axis=-1)
+  advantages = np.where(used, signs, 0).astype(np.float32)
   return batch.replace(advantages=advantages, correction=None)
 
 
@@ -42,7 +43,7 @@ def plain(loss):
   """The loss of the whole mini-batch and its gradient, nothing cut."""
   batch = _batch(loss)
   rows, width = row_by_row.rows_of(batch), batch.tokens.shape[-1]
-  used = (batch.policy_mask & batch.valid[..., None]).reshape(-1, width)
+  used = batch.policy_mask.reshape(-1, width)
   weights = aggregation.token_weights(
     used, aggregation=AGGREGATION[loss], all_sum=collectives.identity
   )
@@ -61,7 +62,8 @@ def plain(loss):
     if loss == 'gspo':
       corrected = weights * batch.correction.reshape(-1, width)
       return jnp.sum(jnp.sum(corrected, axis=1) * policy_losses.gspo(tokens))
-    groups = policy_losses.disco(tokens, samples=4, **NUMBERS[loss])
+    numbers = flags.section('numbers', **NUMBERS[loss])
+    groups = policy_losses.disco(tokens, samples=4, **numbers)
     kl = -jnp.sum(weights * tokens.log_ratio)
     penalty = policy_losses.kl_penalty(kl, beta=2.0, delta=1e-3)
     return jnp.sum(groups) / tiny_training.MINIBATCH + penalty
@@ -72,21 +74,17 @@ def plain(loss):
 
 
 def _step(loss):
-  options = {'decoder': tiny_training.DECODER, 'temperature': 1.0, 'chunk': 3}
+  options = tiny_training.RL_FLAGS | {'loss': loss, **NUMBERS[loss]}
   before = None
   if loss == 'disco':
     before = functools.partial(
-      objectives.find_pull, disco_beta=2.0, disco_delta=1e-3, **options
+      objectives.find_pull, decoder=tiny_training.DECODER, **options
     )
   return functools.partial(
     train_step.train_step,
     weigh=functools.partial(objectives.weigh, aggregation=AGGREGATION[loss]),
     terms=functools.partial(
-      objectives.rl_terms,
-      loss=loss,
-      prompts=tiny_training.MINIBATCH,
-      **options,
-      **NUMBERS[loss],
+      objectives.rl_terms, decoder=tiny_training.DECODER, **options
     ),
     before=before,
     tx=tiny_training.make_tx(),

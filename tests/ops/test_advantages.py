@@ -7,7 +7,7 @@ from awpo_jax import types
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.ops import advantages, awpo, estimators
 from awpo_jax.training.programs import from_flags
-from tests.helpers import awpo_cases
+from tests.helpers import awpo_cases, flags
 from tests.helpers import reference_batch as reference
 from tests.ops.test_estimators import REFERENCE, make_samples
 
@@ -26,18 +26,17 @@ def _rewards(outcome, reasoning, low=0, high=1):
   )
 
 
-def _flags(**changed):
-  config = config_lib.Config()
-  flags = from_flags.make_algorithm(config).advantages.keywords
-  return {**flags, **changed}
-
-
-def _made(rewards, samples, **changed):
-  return advantages.rollout_advantages(rewards, samples, **_flags(**changed))
+def _made(rewards, samples, max_length=128, **changed):
+  return advantages.rollout_advantages(
+    rewards,
+    samples,
+    max_length=max_length,
+    **flags.section('advantage', **changed),
+  )
 
 
 @pytest.mark.parametrize(
-  ('flags', 'want'),
+  ('changed', 'want'),
   [
     (
       {'batch_norm': 'token'},
@@ -55,17 +54,16 @@ def _made(rewards, samples, **changed):
     ),
   ],
 )
-def test_gdpo_reference_numbers(flags, want):
+def test_gdpo_reference_numbers(changed, want):
   rewards = _rewards(reference.OUTCOME, reference.FORMAT)
-  got = _made(rewards, REFERENCE, advantage='gdpo', **flags)
+  got = _made(rewards, REFERENCE, advantage='gdpo', **changed)
   np.testing.assert_allclose(np.reshape(got.advantages, 8), want, atol=1e-5)
-  assert not got.gate.any()
-  np.testing.assert_array_equal(got.difficulty, [1, 1])
+  assert (got.gate, got.difficulty) == (0, 1)
   np.testing.assert_allclose(got.solve_rate, [0.5, 0.25])
 
 
 @pytest.mark.parametrize(
-  ('flags', 'want'),
+  ('changed', 'want'),
   [
     (
       {'batch_norm': 'token'},
@@ -83,7 +81,7 @@ def test_gdpo_reference_numbers(flags, want):
     ),
   ],
 )
-def test_gdpo_of_the_outcomes_parts(flags, want):
+def test_gdpo_of_the_outcomes_parts(changed, want):
   # The published numbers, of format and correctness apart; the outcome is their
   # sum, and nobody judged.
   rewards = _rewards(
@@ -91,7 +89,7 @@ def test_gdpo_of_the_outcomes_parts(flags, want):
   ).replace(
     parts={'format': reference.FORMAT, 'correctness': reference.OUTCOME}
   )
-  got = _made(rewards, REFERENCE, advantage='gdpo_parts', **flags)
+  got = _made(rewards, REFERENCE, advantage='gdpo_parts', **changed)
   np.testing.assert_allclose(np.reshape(got.advantages, 8), want, atol=1e-5)
   np.testing.assert_allclose(got.solve_rate, [1.25 / 2, 1 / 2])
 
@@ -105,34 +103,35 @@ def test_parts_that_are_missing_or_unknown():
   }
   rewards = _rewards([[-3, 4], [0, 1]], np.zeros((2, 2)))
   samples = make_samples(np.ones((2, 2)), np.ones((2, 2), int))
-  flags = {'advantage': 'gdpo_parts', 'batch_norm': 'none'}
-  got = _made(rewards.replace(parts=parts), samples, **flags)
+  parted = {'advantage': 'gdpo_parts', 'batch_norm': 'none'}
+  got = _made(rewards.replace(parts=parts), samples, **parted)
   half = np.sqrt(0.5)
   np.testing.assert_allclose(
     got.advantages, [[-2 * half, 2 * half], [-half, half]], rtol=1e-4
   )
   with pytest.raises(ValueError, match="reward_parts='style'.*format, corr"):
     _made(
-      rewards.replace(parts=parts), samples, reward_parts=('style',), **flags
+      rewards.replace(parts=parts), samples, reward_parts=('style',), **parted
     )
 
 
 def test_gdpo_tells_apart_what_a_sum_does_not():
   # Totals (0, 1) and (0, 2): GRPO has -+.7071 for both.
-  both = np.float32([[[0, 1], [0, 1]], [[0, 0], [0, 1]]])
-  had = np.ones(both.shape, bool)
-  got = advantages.gdpo_sum(both, had, np.ones(2))
+  outcome = np.float32([[0, 1], [0, 1]])
+  reasoning = np.float32([[0, 0], [0, 1]])
+  everyone = make_samples(np.ones((2, 2)), np.ones((2, 2), int))
+  decoupled = {'advantage': 'gdpo', 'batch_norm': 'none'}
   half = np.sqrt(0.5)
-  np.testing.assert_allclose(
-    got, [[-half, half], [-2 * half, 2 * half]], rtol=1e-5
-  )
-  total = awpo.grpo_advantages(both.sum(axis=0), had[0])
+  for weight in (1, 3):  # It counts after the norm.
+    got = _made(
+      _rewards(outcome, reasoning), everyone, mix_weight=weight, **decoupled
+    )
+    both = (1 + weight) * half
+    np.testing.assert_allclose(
+      got.advantages, [[-half, half], [-both, both]], rtol=1e-5
+    )
+  total = awpo_cases.grpo(outcome + reasoning, everyone.valid)
   np.testing.assert_allclose(total, [[-half, half]] * 2, rtol=1e-5)
-  # A reward that is missing is left out, a weight counts after the norm.
-  had[1, 1] = False
-  both[1, 1] = np.nan
-  got = advantages.gdpo_sum(both, had, np.array([2.0, 1.0]))
-  np.testing.assert_allclose(got, [[-2 * half, 2 * half]] * 2, rtol=1e-5)
 
 
 def test_papo_by_hand():
@@ -195,28 +194,8 @@ def test_reasoning_where_the_outcome_is_correct():
   )
   always = {'gate': 'always', 'difficulty': 'none', 'saturation': 'none'}
   got = _made(rewards, samples, condition='correct', **always)
-  want = awpo.grpo_advantages(
-    np.float32([[1.2, 1.4, 0, 0]]), np.ones((1, 4), bool)
-  )
+  want = awpo_cases.grpo(np.float32([[1.2, 1.4, 0, 0]]), np.ones((1, 4), bool))
   np.testing.assert_allclose(got.advantages, want, atol=1e-6)
-
-
-def test_awpo_is_awpo_bit_for_bit():
-  # The flags' defaults are those of the function, whatever the estimator.
-  outcome, reasoning, valid, low, high = awpo_cases.random_groups(3)
-  wants_call = low == 0  # The opposite of what the bounds would say.
-  rewards = types.Rewards(
-    outcome, valid, reasoning, valid, low, high, wants_call
-  )
-  samples = make_samples(valid, np.ones(valid.shape, int))
-  got = _made(rewards, samples)
-  want = awpo.awpo_advantages(outcome, reasoning, valid, low, high, wants_call)
-  for ours, theirs in zip(
-    (got.advantages, got.gate, got.difficulty, got.mix_std),
-    (want.advantages, want.gate, want.difficulty, want.mix_std),
-    strict=True,
-  ):
-    np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize('estimator', estimators.ESTIMATORS)
@@ -227,7 +206,9 @@ def test_without_a_gate_the_estimator_is_left(estimator):
   got = _made(
     rewards, samples, gate='none', difficulty='none', estimator=estimator
   )
-  want = estimators.estimate(outcome, samples, estimator=estimator)
+  want = estimators.estimate(
+    outcome, samples, **flags.section('advantage', estimator=estimator)
+  )
   counted = valid.sum(axis=1) >= 2
   np.testing.assert_array_equal(got.advantages[counted], want[counted])
 
@@ -248,12 +229,8 @@ def test_long_answers_lose_outcome():
   np.testing.assert_allclose(got.advantages, [[0.5, 0, -0.5]], atol=1e-6)
 
 
-@pytest.mark.parametrize(
-  ('share', 'want'),
-  [(None, [[0, 0, 0]]), (1.0, [[0, 0, 1]]), (0.5, [[0, 1, 1]])],
-)
-def test_what_is_correct(share, want):
-  # Bounds -3 and 4; half of the way is .5. What is not valid is not correct.
+def _samples(rewards, **changed):
+  """`Samples` of four answers of a token to one prompt."""
   completions = types.Completions(
     tokens=np.zeros((1, 4, 1), np.int32),
     mask=np.ones((1, 4, 1), bool),
@@ -264,15 +241,59 @@ def test_what_is_correct(share, want):
     entropy=np.zeros((1, 4, 1), np.float32),
     finished=np.ones((1, 4), bool),
   )
-  rewards = _rewards([[-3, 0.5, 4, np.nan]], np.zeros((1, 4)), -3, 4)
-  rewards = rewards.replace(outcome_valid=np.isfinite(rewards.outcome))
   rollout = types.Rollout(
     prompts=None, completions=completions, rewards=rewards, sample_ids=None
   )
-  samples = advantages.make_samples(
-    rollout, completions.logprobs, advantage='awpo', gate='none', correct=share
+  return advantages.make_samples(
+    rollout, completions.logprobs, **flags.section('advantage', **changed)
   )
+
+
+@pytest.mark.parametrize(
+  ('share', 'want'),
+  [(None, [[0, 0, 0]]), (1.0, [[0, 0, 1]]), (0.5, [[0, 1, 1]])],
+)
+def test_what_is_correct(share, want):
+  # Bounds -3 and 4; half of the way is .5. What is not valid is not correct.
+  rewards = _rewards([[-3, 0.5, 4, np.nan]], np.zeros((1, 4)), -3, 4)
+  rewards = rewards.replace(outcome_valid=np.isfinite(rewards.outcome))
+  samples = _samples(rewards, gate='none', correct=share)
   np.testing.assert_array_equal(samples.correct, [[*want[0], 0]])
+
+
+@pytest.mark.parametrize('gate', awpo.GATES)
+def test_samples_have_the_rewards_that_are_needed(gate):
+  rewards = _rewards(np.zeros((1, 4)), np.zeros((1, 4))).replace(
+    outcome_valid=np.array([[True, True, False, False]]),
+    reasoning_valid=np.array([[True, False, True, False]]),
+  )
+  got = _samples(rewards, gate=gate).valid
+  np.testing.assert_array_equal(got, [[True, gate == 'none', False, False]])
+
+
+def test_one_of_ones_own(monkeypatch):
+  # An entry of the dict is a value of the flag; it is given the estimator.
+  def total(rewards, samples, *, standardize, mix_weight, **_):
+    reward = rewards.outcome + mix_weight * rewards.reasoning
+    return awpo.Advantages(
+      advantages=standardize(reward),
+      counted=samples.comparable,
+      solve_rate=awpo.solve_rate(rewards, samples),
+    )
+
+  monkeypatch.setitem(advantages.ADVANTAGES, 'total', total)
+  config = config_lib.parse(
+    [
+      *('--output_dir=x', '--model=y', '--rl_steps=1', '--advantage=total'),
+      *('--gate=none', '--difficulty=none', '--clip=fixed', '--mix_weight=2'),
+    ]
+  )
+  rewards = _rewards([[0, 0, 1, 1]], [[0.1, 0.2, 0.3, 0.4]])
+  samples = _samples(rewards)
+  made = from_flags.make_algorithm(config).advantages(rewards, samples)
+  want = awpo_cases.grpo(np.float32([[0.2, 0.4, 1.6, 1.8]]), samples.valid)
+  np.testing.assert_allclose(made.advantages, want, rtol=1e-5)
+  np.testing.assert_allclose(made.solve_rate, [0.5])
 
 
 @pytest.mark.parametrize('advantage', advantages.ADVANTAGES)

@@ -79,7 +79,7 @@ def _covering_settings():
 class WorkedNumbersTest(chex.TestCase):
   @chex.all_variants
   def test_defaults(self):
-    got = self.variant(awpo.awpo_advantages)(*cases.GROUPS)
+    got = self.variant(cases.advantages)(*cases.GROUPS)
     want = [
       [1.163553, -0.191194, -2.048509, 1.076150],
       [1.404871, -0.561948, 0, -0.842922],
@@ -132,12 +132,12 @@ class WorkedNumbersTest(chex.TestCase):
     ),
   )
   def test_variants(self, case, settings, want):
-    got = awpo.awpo_advantages(*cases.GROUPS, **settings).advantages[case]
+    got = cases.advantages(*cases.GROUPS, **settings).advantages[case]
     np.testing.assert_allclose(got, want, atol=2e-6)
 
   def test_naive_mix_is_grpo_on_the_sum_of_rewards(self):
     groups = cases.random_groups(5)
-    got = awpo.awpo_advantages(
+    got = cases.advantages(
       *groups,
       gate='always',
       difficulty='none',
@@ -145,7 +145,7 @@ class WorkedNumbersTest(chex.TestCase):
       mix_std_floor=0.0,
     )
     outcome, reasoning, valid, _, _ = groups
-    want = awpo.grpo_advantages(outcome + reasoning, valid)
+    want = cases.grpo(outcome + reasoning, valid)
     np.testing.assert_allclose(got.advantages, want, atol=1e-6)
 
   def test_unit_scale_weighs_the_judge_alike_on_both_kinds_of_prompt(self):
@@ -156,7 +156,7 @@ class WorkedNumbersTest(chex.TestCase):
     groups = (outcome, reasoning, np.ones((6, 4), bool))
     bounds = np.float32([-3, 0] * 3), np.float32([4, 1] * 3)
     unit, raw = (
-      awpo.awpo_advantages(*groups, *bounds, reward_scale=scale)
+      cases.advantages(*groups, *bounds, reward_scale=scale)
       for scale in ('unit', 'raw')
     )
     call, reply = unit.advantages[:2]
@@ -179,12 +179,10 @@ class WorkedNumbersTest(chex.TestCase):
         ('none', [True, True]),
       ):
         flags = {'reward_scale': scale, 'saturation': saturation}
-        # Nothing said of calls: ToolRL's bounds tell, under any scale.
-        for known in ((), (wanted,)):
-          got = awpo.awpo_advantages(*groups, *bounds, *known, **flags)
-          np.testing.assert_array_equal(got.gate[:2] > 0.5, want)
+        got = cases.advantages(*groups, *bounds, wanted, **flags)
+        np.testing.assert_array_equal(got.gate[:2] > 0.5, want)
         binary = (groups[0] > 0).astype(np.float32), *groups[1:]
-        got = awpo.awpo_advantages(
+        got = cases.advantages(
           *binary,
           np.zeros(6, np.float32),
           np.ones(6, np.float32),
@@ -199,7 +197,7 @@ class WorkedNumbersTest(chex.TestCase):
     outcome = np.ones((2, 4), np.float32)
     reasoning = np.float32([[0.5, 0.5, 0.509, 0.509]] * 2)
     bounds = np.zeros(2, np.float32), np.ones(2, np.float32)
-    got = awpo.awpo_advantages(
+    got = cases.advantages(
       outcome,
       reasoning,
       np.ones((2, 4), bool),
@@ -218,7 +216,7 @@ class EveryFlagTest(chex.TestCase):
     groups = (*cases.random_groups(0), wants_call)
     seen = {name: set() for name in FLAGS}
     for settings in _covering_settings():
-      got = awpo.awpo_advantages(*groups, **settings)
+      got = cases.advantages(*groups, **settings)
       want = [
         awpo_reference.group(*(x.tolist() for x in group), **settings)
         for group in zip(*groups, strict=True)
@@ -245,7 +243,7 @@ class EveryFlagTest(chex.TestCase):
       ('gate', awpo.GATES),
       ('saturation', awpo.SATURATIONS),
       ('difficulty', awpo.DIFFICULTIES),
-      ('difficulty_scope', awpo.DIFFICULTY_SCOPES),
+      *(('difficulty_scope', x) for x in awpo.COMBINATIONS.values()),
       ('combine', awpo.COMBINATIONS),
     ):
       self.assertEqual(seen[name] - {None}, set(choices))
@@ -263,12 +261,12 @@ class EveryFlagTest(chex.TestCase):
   )
   def test_unknown_value_is_refused(self, flag):
     with self.assertRaisesRegex(ValueError, f"{flag}='typo'.*choose one of"):
-      awpo.awpo_advantages(*cases.GROUPS, **{flag: 'typo'})
+      cases.advantages(*cases.GROUPS, **{flag: 'typo'})
 
   @parameterized.parameters(0.0, 1.0, -0.1, 1.5, float('nan'))
   def test_convex_mix_needs_a_weight_inside(self, mix_weight):
     with self.assertRaisesRegex(ValueError, 'strictly between 0 and 1'):
-      awpo.awpo_advantages(*cases.GROUPS, mix='convex', mix_weight=mix_weight)
+      cases.advantages(*cases.GROUPS, mix='convex', mix_weight=mix_weight)
 
 
 class InvarianceTest(chex.TestCase):
@@ -311,21 +309,7 @@ class InvarianceTest(chex.TestCase):
     # vmap over single groups equals the batch.
     groups = cases.random_groups(0)
     want = cases.jitted()(*groups)
-    batched = jax.jit(jax.vmap(awpo.awpo_advantages))
+    batched = jax.jit(jax.vmap(cases.advantages))
     got = batched(*(x[:, None] for x in groups))
     np.testing.assert_allclose(got.advantages[:, 0], want.advantages, atol=1e-6)
     np.testing.assert_allclose(got.gate[:, 0], want.gate, atol=1e-6)
-
-
-class ValidSamplesTest(parameterized.TestCase):
-  def test_truth_table(self):
-    outcome = np.array([[True, True, False, False]])
-    reasoning = np.array([[True, False, True, False]])
-    for gate in awpo.GATES:
-      got = awpo.valid_samples(outcome, reasoning, gate=gate)
-      want = outcome if gate == 'none' else [[True, False, False, False]]
-      np.testing.assert_array_equal(got, want)
-
-  def test_unknown_gate_is_refused(self):
-    with self.assertRaisesRegex(ValueError, 'ratio, binary, always, none'):
-      awpo.valid_samples(cases.VALID, cases.VALID, gate='open')

@@ -14,6 +14,7 @@ import pytest
 
 from awpo_jax.ops import estimators
 from awpo_jax.ops import samples as samples_lib
+from tests.helpers import flags
 
 CATEGORIES, QUESTIONS, SAMPLES, STEPS = 20, 2000, 10, 300
 PROBABILITIES = np.arange(1, 100) / 100
@@ -51,7 +52,9 @@ def _train(key, estimator):
     p = jnp.asarray(PROBABILITIES, jnp.float32)[said].reshape(shape)
     rewards = jnp.where(true[..., None], jnp.log(p), jnp.log1p(-p))
     scores = estimators.estimate(
-      rewards.reshape(QUESTIONS, SAMPLES), _samples(), estimator=estimator
+      rewards.reshape(QUESTIONS, SAMPLES),
+      _samples(),
+      **flags.section('advantage', estimator=estimator),
     ).reshape(said.shape)
 
     def loss(logits):

@@ -8,9 +8,15 @@ import numpy as np
 from absl.testing import parameterized
 
 from awpo_jax.ops import clipping, collectives
+from tests.helpers import flags
 
 GATE = np.float32([0.516861, 0.999997, 0, 0.575192, 0, 0.524143])
 COUNTED = np.ones(6, bool)
+
+
+def _radius(gate, counted, all_sum=collectives.identity, **changed):
+  numbers = flags.section('loss', **changed)
+  return clipping.clip_radius(gate, counted, all_sum=all_sum, **numbers)
 
 
 class ClipRadiusTest(chex.TestCase):
@@ -23,36 +29,37 @@ class ClipRadiusTest(chex.TestCase):
     ('fixed', 0.2),
   )
   def test_worked_numbers(self, clip, want):
-    got = self.variant(functools.partial(clipping.clip_radius, clip=clip))(
-      GATE, COUNTED
-    )
+    got = self.variant(functools.partial(_radius, clip=clip))(GATE, COUNTED)
     np.testing.assert_allclose(got, want, atol=1e-6)
     self.assertEqual(got.dtype, np.float32)
 
   def test_bounds_are_settings(self):
     # wbar = 3/4: .3 - (.3 - .05) 3/4 = .1125
-    got = clipping.clip_radius(
+    got = _radius(
       np.float32([1, 0.5]), np.ones(2, bool), clip_min=0.05, clip_max=0.3
     )
     np.testing.assert_allclose(got, 0.1125, rtol=1e-6)
 
   def test_only_counted_groups(self):
     # mean of 1 and 0 alone: .2 - .1 / 2; what is not counted may be anything
-    got = clipping.clip_radius(
-      np.float32([1, np.nan, 0]), np.array([True, False, True])
-    )
+    got = _radius(np.float32([1, np.nan, 0]), np.array([True, False, True]))
     np.testing.assert_allclose(got, 0.15, rtol=1e-6)
 
   @parameterized.parameters(*clipping.CLIPS)
+  def test_no_gate_is_a_gate_of_0(self, clip):
+    got = _radius(0.0, np.array([True, False]), clip=clip, clip_max=0.3)
+    np.testing.assert_array_equal(got, np.float32(0.3))
+
+  @parameterized.parameters(*clipping.CLIPS)
   def test_no_group_counts(self, clip):
-    got = clipping.clip_radius(
+    got = _radius(
       np.full(3, np.nan, np.float32), np.zeros(3, bool), clip=clip, clip_max=0.3
     )
     np.testing.assert_array_equal(got, np.float32(0.3))
 
   def test_unknown_clip_is_refused(self):
     with self.assertRaisesRegex(ValueError, 'linear, harmonic, widen, fixed'):
-      clipping.clip_radius(GATE, COUNTED, clip='none')
+      _radius(GATE, COUNTED, clip='none')
 
   def test_mean_over_all_devices_with_uneven_counts(self):
     # Counted: 3, 1, 2 and 0 groups a device.
@@ -63,10 +70,10 @@ class ClipRadiusTest(chex.TestCase):
     counted = np.array([[1, 1, 1], [1, 0, 0], [1, 1, 0], [0, 0, 0]], bool)
     chex.assert_devices_available(4, 'cpu')
     radius = functools.partial(
-      clipping.clip_radius, all_sum=collectives.make_all_sum('data')
+      _radius, all_sum=collectives.make_all_sum('data')
     )
     for wrap in (jax.pmap, jax.vmap):
       got = wrap(radius, axis_name='data')(gate, counted)
       np.testing.assert_allclose(got, np.full(4, 0.4 / 3), rtol=1e-6)
-    whole = clipping.clip_radius(gate.ravel(), counted.ravel())
+    whole = _radius(gate.ravel(), counted.ravel())
     np.testing.assert_allclose(whole, 0.4 / 3, rtol=1e-6)

@@ -8,6 +8,7 @@ import pytest
 
 from awpo_jax.ops import collectives, estimators
 from awpo_jax.ops import samples as samples_lib
+from tests.helpers import flags
 from tests.helpers import reference_batch as reference
 
 TOTAL = reference.OUTCOME + reference.FORMAT
@@ -33,9 +34,10 @@ def make_samples(valid, lengths, **fields):
 REFERENCE = make_samples(reference.VALID, reference.LENGTHS.reshape(2, 4))
 
 
-def _estimate(rewards, samples, estimator, **options):
+def _estimate(rewards, samples, estimator, std_floor=0.0, **changed):
+  numbers = flags.section('advantage', estimator=estimator, **changed)
   return np.asarray(
-    estimators.estimate(rewards, samples, estimator=estimator, **options)
+    estimators.estimate(rewards, samples, std_floor=std_floor, **numbers)
   )
 
 
@@ -201,7 +203,8 @@ def test_over_devices(estimator, batch_norm):
     valid, rng.integers(1, 6, (8, 4)), correct=(rewards == 2) & valid
   )
   run = functools.partial(
-    estimators.estimate, estimator=estimator, batch_norm=batch_norm
+    estimators.estimate,
+    **flags.section('advantage', estimator=estimator, batch_norm=batch_norm),
   )
   want = run(rewards, samples)
   got = jax.pmap(

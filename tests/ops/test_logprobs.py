@@ -54,8 +54,15 @@ def _cotangents():
   return a, b
 
 
-def _weighted(hidden, head, targets, **settings):
-  got = logprobs.token_logprobs(hidden, head, targets, **settings)
+def _scores(logits, targets, temperature=1.0):
+  log_p = logprobs.log_distribution(logits, temperature=temperature)
+  return logprobs.score_targets(log_p, targets)
+
+
+def _weighted(hidden, head, targets, *, chunk, temperature=1.0):
+  got = logprobs.token_logprobs(
+    hidden, head, targets, chunk=chunk, temperature=temperature
+  )
   a, b = _cotangents()
   return jnp.sum(a * got.logprobs) + jnp.sum(b * got.entropy), got
 
@@ -82,9 +89,7 @@ class TokenLogprobsTest(chex.TestCase):
       (1.0, np.log(1 / 4), 0.9002561),
       (0.5, np.log(4 / 30), 0.5339616),
     ):
-      fn = self.variant(
-        functools.partial(logprobs.logits_logprobs, temperature=temperature)
-      )
+      fn = self.variant(functools.partial(_scores, temperature=temperature))
       got = fn(logits, np.int32([1]))
       np.testing.assert_allclose(got.logprobs, [chosen], rtol=1e-6)
       np.testing.assert_allclose(got.entropy, [entropy], rtol=1e-6)
@@ -130,9 +135,8 @@ class TokenLogprobsTest(chex.TestCase):
   def test_bfloat16_hidden_states_score_in_float32(self):
     hidden, head, targets = _inputs()
     low = jnp.asarray(hidden, jnp.bfloat16), jnp.asarray(head, jnp.bfloat16)
-    got = jax.jit(functools.partial(logprobs.token_logprobs, chunk=4))(
-      *low, targets
-    )
+    run = functools.partial(logprobs.token_logprobs, chunk=4, temperature=1.0)
+    got = jax.jit(run)(*low, targets)
     self.assertEqual(got.logprobs.dtype, jnp.float32)
     self.assertEqual(got.entropy.dtype, jnp.float32)
     # Exact inputs are the rounded ones; the product is summed in float32.
@@ -146,14 +150,14 @@ class TokenLogprobsTest(chex.TestCase):
     logits = jnp.float32([0, 0, -jnp.inf])
 
     def score(logits):
-      got = logprobs.logits_logprobs(logits, jnp.int32(0))
+      got = _scores(logits, jnp.int32(0))
       return got.logprobs + got.entropy, got
 
     gradient, got = jax.grad(score, has_aux=True)(logits)
     np.testing.assert_allclose(got.entropy, np.log(2), rtol=1e-6)
     np.testing.assert_allclose(gradient, [0.5, -0.5, 0], atol=1e-6)
 
-  @parameterized.parameters({'chunk': 0}, {'temperature': 0.0})
-  def test_out_of_range_is_refused(self, **settings):
+  @parameterized.parameters((0, 1.0), (1, 0.0))
+  def test_out_of_range_is_refused(self, chunk, temperature):
     with self.assertRaisesRegex(ValueError, 'chunk=.*temperature='):
-      logprobs.token_logprobs(*_inputs(), **settings)
+      logprobs.token_logprobs(*_inputs(), chunk=chunk, temperature=temperature)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from awpo_jax.ops import off_policy
+from tests.helpers import flags
 
 # w = 1/4, 3, 1; sum of v of the row: log(3/4) and log 1.
 TRAINER = np.log(np.float32([[0.1, 0.6, 9], [0.5, 9, 9]]))
@@ -14,8 +15,13 @@ SAMPLER = np.log(np.float32([[0.4, 0.2, 1], [0.5, 1, 1]]))
 MASK = np.array([[1, 1, 0], [1, 0, 0]], bool)
 
 
+def _weights(trainer, **changed):
+  numbers = flags.section('loss', **changed)
+  return off_policy.mismatch_weights(trainer, SAMPLER, MASK, **numbers)
+
+
 @pytest.mark.parametrize(
-  ('flags', 'want'),
+  ('changed', 'want'),
   [
     (('none', 'token'), [[1, 1, 0], [1, 0, 0]]),
     (('tis', 'token'), [[0.25, 2, 0], [1, 0, 0]]),
@@ -26,30 +32,24 @@ MASK = np.array([[1, 1, 0], [1, 0, 0]], bool)
     (('icepop', 'row', 0.8), [[0, 0, 0], [1, 0, 0]]),
   ],
 )
-def test_by_hand(flags, want):
+def test_by_hand(changed, want):
   names = ('mismatch', 'mismatch_level', 'mismatch_low', 'mismatch_high')
-  got = off_policy.mismatch_weights(
-    TRAINER, SAMPLER, MASK, **dict(zip(names, flags, strict=False))
-  )
+  got = _weights(TRAINER, **dict(zip(names, changed, strict=False)))
   np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
 def test_weights_are_constant():
   def total(trainer):
-    return jnp.sum(
-      off_policy.mismatch_weights(trainer, SAMPLER, MASK, mismatch='tis')
-    )
+    return jnp.sum(_weights(trainer, mismatch='tis'))
 
   np.testing.assert_array_equal(jax.grad(total)(TRAINER), np.zeros((2, 3)))
 
 
 def test_unknown_values_are_refused():
   with pytest.raises(ValueError, match='none, tis, icepop'):
-    off_policy.mismatch_weights(TRAINER, SAMPLER, MASK, mismatch='pop')
+    _weights(TRAINER, mismatch='pop')
   with pytest.raises(ValueError, match='token, row'):
-    off_policy.mismatch_weights(
-      TRAINER, SAMPLER, MASK, mismatch='tis', mismatch_level='group'
-    )
+    _weights(TRAINER, mismatch='tis', mismatch_level='group')
 
 
 def test_what_ratios_start_from():

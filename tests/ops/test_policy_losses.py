@@ -11,6 +11,7 @@ from absl.testing import parameterized
 from awpo_jax.ops import aggregation as aggregation_lib
 from awpo_jax.ops import collectives, off_policy, policy_losses
 from awpo_jax.ops import surrogate as surrogate_lib
+from tests.helpers import flags
 from tests.helpers import reference_batch as reference
 
 
@@ -46,7 +47,7 @@ def _value_and_size(
       samples=4,
       prompts=2,
       correction=correction,
-      **numbers,
+      **flags.section('numbers', **numbers),
     )
 
   value, gradient = jax.jit(jax.value_and_grad(total))(reference.NEW)
@@ -94,8 +95,7 @@ class ReferenceNumbersTest(parameterized.TestCase):
       reference.OLD,
       reference.ROLL,
       reference.MASK,
-      mismatch=name,
-      mismatch_level=level,
+      **flags.section('loss', mismatch=name, mismatch_level=level),
     )
     got = _value_and_size(
       'ppo', 'token-mean', correction=correction, dual_clip=3.0
@@ -120,8 +120,7 @@ class ReferenceNumbersTest(parameterized.TestCase):
         loss=loss,
         samples=4,
         prompts=2,
-        disco_score=score,
-        disco_tau=tau,
+        **flags.section('numbers', disco_score=score, disco_tau=tau),
       )
       kl = -jnp.sum(weights * tokens.log_ratio)
       return surrogate + policy_losses.kl_penalty(kl, beta=1e3, delta=1e-4)
@@ -200,6 +199,7 @@ class ByHandTest(parameterized.TestCase):
   @parameterized.parameters(*HAND)
   def test_token_losses(self, name):
     numbers, want = HAND[name]
+    numbers = flags.section('numbers', **numbers)
     got = policy_losses.TOKEN_LOSSES[name](_small(), **numbers)
     want = np.array(want, float)
     np.testing.assert_allclose(
@@ -234,7 +234,8 @@ class ByHandTest(parameterized.TestCase):
   def test_groups_of_one_kind_say_nothing(self):
     def total(logprobs, name):
       tokens = _small(advantages=jnp.ones((4, 1)), logprobs=logprobs)
-      return jnp.sum(policy_losses.GROUP_LOSSES[name](tokens, samples=2))
+      loss = policy_losses.GROUP_LOSSES[name]
+      return jnp.sum(loss(tokens, samples=2, **flags.section('numbers')))
 
     for name in policy_losses.GROUP_LOSSES:
       value, gradient = jax.value_and_grad(total)(LOGPROBS, name)
@@ -262,7 +263,8 @@ class ByHandTest(parameterized.TestCase):
 class EveryLossTest(parameterized.TestCase):
   @parameterized.parameters(*policy_losses.LOSSES)
   def test_masked_tokens_change_nothing_and_gradients_are_finite(self, name):
-    numbers = {'samples': 2, 'loss': name, 'prompts': 2}
+    numbers = flags.section('numbers')
+    numbers |= {'samples': 2, 'loss': name, 'prompts': 2}
     weights = np.where(ROWS, np.float32(1 / 7), 0)
 
     def total(logprobs, advantages):
@@ -298,4 +300,4 @@ class EveryLossTest(parameterized.TestCase):
 
   def test_apa_needs_a_reference(self):
     with self.assertRaisesRegex(ValueError, 'ref_logprobs'):
-      policy_losses.apa(_small(ref_logprobs=None))
+      policy_losses.apa(_small(ref_logprobs=None), apa_lambda=0.1)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from awpo_jax.ops import collectives, selection
+from tests.helpers import flags
 
 
-def _selected(**flags):
+def _selected(**changed):
   # Two groups of two; the second has no advantage, one answer was cut off.
   mask = np.ones((2, 2, 2), bool)
   mask[0, 1, 1] = False
@@ -18,12 +19,12 @@ def _selected(**flags):
     np.float32([[1, -1], [0, 0]]),
     np.array([[True, True], [False, True]]),
     np.float32([[[0.1, 0.8], [0.5, 9]], [[0.7, 0.2], [0.3, 0.4]]]),
-    **flags,
+    **flags.section('selection', **changed),
   )
 
 
 @pytest.mark.parametrize(
-  ('flags', 'want'),
+  ('changed', 'want'),
   [
     ({}, [[[1, 1], [1, 0]], [[1, 1], [1, 1]]]),
     ({'empty_groups': 'drop'}, [[[1, 1], [1, 0]], [[0, 0], [0, 0]]]),
@@ -37,8 +38,8 @@ def _selected(**flags):
     ),
   ],
 )
-def test_by_hand(flags, want):
-  np.testing.assert_array_equal(_selected(**flags), np.array(want, bool))
+def test_by_hand(changed, want):
+  np.testing.assert_array_equal(_selected(**changed), np.array(want, bool))
 
 
 def test_groups_with_an_advantage_of_any_token_count():
@@ -72,7 +73,7 @@ def test_nothing_to_select_from():
 def test_length_penalty_by_hand():
   # Limit 10, buffer 4: nothing up to 6, then a quarter a token.
   got = selection.length_penalty(
-    np.array([[0, 6, 7], [8, 9, 10]]), max_length=10, buffer=4
+    np.array([[0, 6, 7], [8, 9, 10]]), max_length=10, buffer=4, penalty=1.0
   )
   np.testing.assert_allclose(got, [[0, 0, -0.25], [-0.5, -0.75, -1]])
   # DAPO's own numbers, half of the penalty.

@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 
 from awpo_jax.ops import estimators, shaping
+from tests.helpers import flags
 from tests.helpers import reference_batch as reference
 from tests.ops import test_estimators
+
+
+def _shape(advantages, samples, **changed):
+  numbers = flags.section('shaping', **changed)
+  return shaping.shape(advantages, samples, **numbers)
 
 
 def _egpo_reference():
@@ -19,8 +25,10 @@ def _egpo_reference():
 
 def test_egpo_reference_numbers():
   samples = _egpo_reference()
-  scores = estimators.estimate(reference.OUTCOME, samples, estimator='grpo')
-  got = shaping.shape(scores, samples, shaper='egpo')
+  scores = estimators.standardize(
+    reference.OUTCOME, samples.valid, ddof=1, eps=1e-6
+  )
+  got = _shape(scores, samples, shaper='egpo')
   want = [
     *(0.970024, -0.706024, -0.746024, 1.039229),
     *(-0.399999, -0.399999, -0.399999, 1.639997),
@@ -36,7 +44,7 @@ def test_egpo_looks_at_thoughts_alone_and_leaves_zeros():
     entropy=np.float32([[[0.1, 0.2, 9]] * 3]),
     thinking=np.array([[[1, 1, 0], [0, 0, 0], [1, 1, 0]]], bool),
   )
-  got = shaping.shape(
+  got = _shape(
     np.float32([[2, -2, 0]]), samples, shaper='egpo', egpo_lambda=0.4
   )
   np.testing.assert_allclose(got, [[2 + 0.4 * 0.15, -2, 0]], rtol=1e-6)
@@ -59,7 +67,7 @@ def test_arm_by_hand():
   # Of six tokens the ceil(1.2) = 2 least likely, .1 and .4: sqrt(.04) = .2; of
   # two, ceil(.4) = 1: .1. The prompt has .6.
   one = np.float32([[1, -1], [1, -1]])
-  got = shaping.shape(one, _arm_samples(), shaper='arm', arm_alpha=0.5)
+  got = _shape(one, _arm_samples(), shaper='arm', arm_alpha=0.5)
   np.testing.assert_allclose(
     got, [[1 + 0.5 * 0.4, -1 + 0.5 * 0.5], [1, -1]], rtol=1e-5
   )
@@ -68,7 +76,7 @@ def test_arm_by_hand():
 def test_what_is_not_valid_stays_zero():
   samples = _egpo_reference()
   valid = np.array([[1, 0, 1, 0], [0, 0, 0, 0]], bool)
-  got = shaping.shape(
+  got = _shape(
     np.full((2, 4), np.nan),
     samples.replace(valid=~valid & False),
     shaper='egpo',
@@ -78,4 +86,4 @@ def test_what_is_not_valid_stays_zero():
 
 def test_unknown_shaper_is_refused():
   with pytest.raises(ValueError, match='none, egpo, arm'):
-    shaping.shape(np.zeros((1, 1)), _arm_samples(), shaper='sharp')
+    _shape(np.zeros((1, 1)), _arm_samples(), shaper='sharp')

@@ -106,7 +106,10 @@ def test_overlong_shaping_of_dapo_takes_nothing_from_gold(
 
   def lost(buffer):
     return selection.length_penalty(
-      lengths, max_length=config.data.response_buckets[-1], buffer=buffer
+      lengths,
+      max_length=config.data.response_buckets[-1],
+      buffer=buffer,
+      penalty=config.advantage.length_penalty,
     )
 
   assert config.advantage.length_buffer > 0

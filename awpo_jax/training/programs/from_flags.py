@@ -60,36 +60,29 @@ def _model(
 
 
 def make_algorithm(config: config_lib.Config) -> prepare.Algorithm:
-  """The functions of a rollout batch's constants, their flags bound."""
-  advantage, loss = dataclasses.asdict(config.advantage), config.loss
-  correct = advantage.pop('correct')
-  selected = dataclasses.asdict(config.selection)
-  del selected['sampling_rounds']  # The host's.
+  """The functions of a rollout batch's constants, their flags bound.
+
+  Each is given all flags of its section and takes those it needs.
+  """
+  bind = functools.partial
+  advantage = dataclasses.asdict(config.advantage)
+  loss = dataclasses.asdict(config.loss)
+  limit, clip_high, correction = config.data.response_buckets[-1], None, None
+  if config.loss.clip_high != 'factor':
+    clip_high = bind(clipping.upper_radius, **loss)
+  if config.loss.mismatch != 'none':
+    correction = bind(off_policy.mismatch_weights, **loss)
   return prepare.Algorithm(
-    samples=functools.partial(
-      advantages.make_samples,
-      advantage=config.advantage.advantage,
-      gate=config.advantage.gate,
-      correct=correct,
+    samples=bind(advantages.make_samples, **advantage),
+    advantages=bind(
+      advantages.rollout_advantages, max_length=limit, **advantage
     ),
-    advantages=functools.partial(
-      advantages.rollout_advantages,
-      max_length=config.data.response_buckets[-1],
-      **advantage,
-    ),
-    shape=functools.partial(
-      shaping.shape, **dataclasses.asdict(config.shaping)
-    ),
-    clip_radius=functools.partial(
-      clipping.clip_radius,
-      clip=loss.clip,
-      clip_min=loss.clip_min,
-      clip_max=loss.clip_max,
-    ),
-    select=functools.partial(selection.selected, **selected),
-    clip_high=_clip_high(loss),
-    correction=_correction(loss),
-    penalty=_penalty(loss),
+    shape=bind(shaping.shape, **dataclasses.asdict(config.shaping)),
+    clip_radius=bind(clipping.clip_radius, **loss),
+    select=bind(selection.selected, **dataclasses.asdict(config.selection)),
+    clip_high=clip_high,
+    correction=correction,
+    penalty=_penalty(config.loss),
   )
 
 
@@ -113,29 +106,6 @@ def make_useful(
   return useful
 
 
-def _clip_high(loss) -> Callable[..., types.Array] | None:
-  if loss.clip_high == 'factor':
-    return None
-  return functools.partial(
-    clipping.upper_radius,
-    clip_high=loss.clip_high,
-    clip_high_factor=loss.clip_high_factor,
-    clip_high_delta=loss.clip_high_delta,
-  )
-
-
-def _correction(loss) -> Callable[..., types.Array] | None:
-  if loss.mismatch == 'none':
-    return None
-  return functools.partial(
-    off_policy.mismatch_weights,
-    mismatch=loss.mismatch,
-    mismatch_level=loss.mismatch_level,
-    mismatch_low=loss.mismatch_low,
-    mismatch_high=loss.mismatch_high,
-  )
-
-
 def _penalty(loss) -> Callable[..., types.Array] | None:
   if loss.kl_placement == 'loss' or not loss.kl_coef:
     return None
@@ -152,40 +122,28 @@ def make_objective(
   config: config_lib.Config, decoder: decoder_lib.Decoder, phase: str
 ) -> dict[str, Any]:
   """`weigh`, `terms` and perhaps `before` of a phase, its flags bound."""
+  bind, model = functools.partial, _model(config, decoder)
   if phase == 'sft':
+    chunk = config.model.logprob_chunk
     return {
-      'weigh': functools.partial(objectives.weigh, aggregation='token-mean'),
-      'terms': functools.partial(
-        objectives.sft_terms,
-        decoder=decoder,
-        chunk=config.model.logprob_chunk,
-      ),
+      'weigh': bind(objectives.weigh, aggregation='token-mean'),
+      'terms': bind(objectives.sft_terms, decoder=decoder, chunk=chunk),
     }
-  loss, numbers = config.loss, config.numbers
-  model = _model(config, decoder)
-  objective: dict[str, Any] = {
-    'weigh': functools.partial(
+  loss = dataclasses.asdict(config.loss)
+  numbers = dataclasses.asdict(config.numbers)
+  if config.loss.kl_placement == 'reward':
+    loss['kl_coef'] = 0.0
+  prompts = config.rl.prompts_per_step // config.rl.minibatches
+  objective = {
+    'weigh': bind(
       objectives.weigh,
-      aggregation=loss.aggregation,
+      aggregation=config.loss.aggregation,
       max_length=config.data.response_buckets[-1],
     ),
-    'terms': functools.partial(
-      objectives.rl_terms,
-      loss=loss.loss,
-      clip_high_factor=loss.clip_high_factor,
-      entropy_coef=loss.entropy_coef,
-      kl_coef=loss.kl_coef if loss.kl_placement == 'loss' else 0.0,
-      kl_estimator=loss.kl_estimator,
-      prompts=config.rl.prompts_per_step // config.rl.minibatches,
-      **model,
-      **dataclasses.asdict(numbers),
+    'terms': bind(
+      objectives.rl_terms, prompts=prompts, **model, **loss, **numbers
     ),
   }
-  if loss.loss in policy_losses.GROUP_LOSSES:
-    objective['before'] = functools.partial(
-      objectives.find_pull,
-      disco_beta=numbers.disco_beta,
-      disco_delta=numbers.disco_delta,
-      **model,
-    )
+  if config.loss.loss in policy_losses.GROUP_LOSSES:
+    objective['before'] = bind(objectives.find_pull, **model, **numbers)
   return objective

@@ -164,7 +164,6 @@ class Shapes:
       mask=self.array(jnp.bool_, *token),
       positions=self.array(jnp.int32, *token),
       policy_mask=self.array(jnp.bool_, *token),
-      valid=self.array(jnp.bool_, *row),
       old_logprobs=self.array(jnp.float32, *token),
       advantages=self.array(jnp.float32, *(token if by_token else row)),
       clip_radius=self.array(jnp.float32, *group),

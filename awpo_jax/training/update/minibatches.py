@@ -26,34 +26,17 @@ def of_demonstrations(
 
   Args:
     prompts: [P, Sp] of NumPy arrays, the same in all processes.
-    completions: [P, 1, Sc], likewise.
+    completions: [P, 1, Sc], likewise; their advantages are 0 and of no use.
     config: of the run.
     mesh: see `sharding`.
   """
-  batch = sharding.split(_imitation(prompts, completions), sharding.parts(mesh))
+  batch = sharding.split(
+    types.Batch.of(prompts, completions), sharding.parts(mesh)
+  )
   own = sharding.own_parts(mesh)
   batch = jax.tree.map(lambda x: x[own], batch)
   (batch,) = packing.cut(batch, config, 'sft')
   return sharding.place_split(batch, mesh)
-
-
-def _imitation(
-  prompts: types.Prompts, completions: types.Completions
-) -> types.Batch:
-  """Demonstrations as a batch: all valid, no advantage, no ratio."""
-  groups = completions.tokens.shape[:2]
-  return types.Batch(
-    prompt_tokens=prompts.tokens,
-    prompt_mask=prompts.mask,
-    tokens=completions.tokens,
-    mask=completions.mask,
-    positions=completions.positions,
-    policy_mask=completions.policy_mask,
-    valid=np.ones(groups, bool),
-    old_logprobs=completions.logprobs,
-    advantages=np.zeros(groups, np.float32),
-    clip_radius=np.zeros(groups[:1], np.float32),
-  )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -141,9 +141,11 @@ def weigh(
   max_length: int | None = None,
 ) -> types.Batch:
   """Adds the weights of a mini-batch, over its microbatches and devices."""
-  mask = batch.policy_mask & batch.valid[..., None]
   weights = aggregation_lib.token_weights(
-    mask, aggregation=aggregation, all_sum=all_sum, max_length=max_length
+    batch.policy_mask,
+    aggregation=aggregation,
+    all_sum=all_sum,
+    max_length=max_length,
   )
   return dataclasses.replace(batch, weights=weights)
 
@@ -153,20 +155,19 @@ def sft_terms(
   batch: types.Batch,
   *,
   decoder: decoder_lib.Decoder,
-  chunk: int = 128,
+  chunk: int,
 ) -> tuple[types.Array, Terms]:
   """Cross-entropy on response tokens: -sum(weights * log-probability)."""
   logprobs, entropy = completion_logprobs(
     params, batch, decoder=decoder, temperature=1.0, chunk=chunk
   )
-  assert batch.weights is not None
-  used = batch.weights > 0
-  logprobs = jnp.where(used, logprobs, 0.0)
-  loss = -jnp.sum(batch.weights * logprobs)
+  weights, mask = batch.weights, batch.policy_mask
+  assert weights is not None
+  loss = -jnp.sum(weights * jnp.where(mask, logprobs, 0.0))
   sums = {
-    'weight': jnp.sum(batch.weights),
+    'weight': jnp.sum(weights),
     'loss': loss,
-    'entropy': jnp.sum(batch.weights * jnp.where(used, entropy, 0.0)),
+    'entropy': jnp.sum(weights * jnp.where(mask, entropy, 0.0)),
   }
   return loss, Terms(sums=jax.lax.stop_gradient(sums), maxima={})
 
@@ -176,14 +177,14 @@ def rl_terms(
   batch: types.Batch,
   *,
   decoder: decoder_lib.Decoder,
-  temperature: float = 1.0,
-  loss: str = 'ppo',
-  clip_high_factor: float = 1.0,
-  entropy_coef: float = 0.0,
-  kl_coef: float = 0.0,
-  kl_estimator: str = 'k3+',
-  prompts: int = 1,
-  chunk: int = 128,
+  temperature: float,
+  chunk: int,
+  prompts: int,
+  loss: str,
+  clip_high_factor: float,
+  entropy_coef: float,
+  kl_coef: float,
+  kl_estimator: str,
   **numbers: Any,
 ) -> tuple[types.Array, Terms]:
   """Loss of the policy's tokens, with entropy bonus and KL term.
@@ -193,15 +194,15 @@ def rl_terms(
     batch: one weighed microbatch, [P, ...].
     decoder: the model.
     temperature: of the sampler.
+    chunk: positions whose logits exist at once.
+    prompts: of the whole mini-batch, for group losses.
     loss: a key of `policy_losses.LOSSES`.
     clip_high_factor: upper clip radius over the lower one; 1 is symmetric.
     entropy_coef: weight of the entropy bonus.
     kl_coef: weight of the KL to the reference, under the same token weights; 0
       needs no `batch.ref_logprobs`.
     kl_estimator: a key of `kl.KL_ESTIMATORS`.
-    prompts: of the whole mini-batch, for group losses.
-    chunk: positions whose logits exist at once.
-    **numbers: of the loss.
+    **numbers: flags that the loss may take.
 
   Returns:
     The microbatch's share of the loss and its metrics.
@@ -245,7 +246,7 @@ def _tokens(
   batch: types.Batch, logprobs: types.Array, clip_high_factor: float
 ) -> policy_losses.Tokens:
   """What a loss may read of a microbatch, one row after another."""
-  mask = _rows(batch.weights) > 0
+  mask = _rows(batch.policy_mask)
   samples = batch.tokens.shape[1]
   low = jnp.repeat(batch.clip_radius, samples)[:, None]
   high: types.Array = low * clip_high_factor
@@ -306,6 +307,7 @@ def find_pull(
   chunk: int,
   disco_beta: float,
   disco_delta: float,
+  **_: Any,
 ) -> types.Batch:
   """Adds the factor of a trust region over the whole mini-batch (DisCO's).
 

@@ -115,7 +115,10 @@ def _groups(batch: types.Batch, chosen: types.Array) -> types.Batch:
   pull = batch.pull
   picked = jax.tree.map(pick, dataclasses.replace(batch, pull=None, rows=None))
   used = chosen.reshape(-1, 1, 1) >= 0
-  fields: dict[str, Any] = {'mask': picked.mask & used}
+  fields: dict[str, Any] = {
+    'mask': picked.mask & used,
+    'policy_mask': picked.policy_mask & used,
+  }
   if pull is not None:
     fields['pull'] = pull[0]
   if picked.weights is not None:

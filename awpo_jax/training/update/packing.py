@@ -42,7 +42,7 @@ def cut(
     minibatches, micro = config.rl.minibatches, config.rl.micro
   columns = config.model.pack_tokens
   if columns:
-    micro = batch.valid.shape[1] // minibatches
+    micro = batch.tokens.shape[1] // minibatches
   for part in sharding.cut(batch, minibatches=minibatches, micro=micro):
     yield pack(part, columns=columns) if columns else part
 
@@ -116,7 +116,7 @@ def pack(
     The same groups, as many in each part as before, and `types.Rows` of
     [parts, ...].
   """
-  parts, _, prompts, _ = batch.valid.shape
+  parts, _, prompts, *_ = batch.tokens.shape
   order = deal(_sizes(batch, block).ravel(), parts)
   batch = jax.tree.map(
     lambda x: x.reshape(-1, *x.shape[3:])[order][:, None], batch

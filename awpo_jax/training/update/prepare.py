@@ -124,9 +124,8 @@ def prepare_rollout(
     )
   batch = dataclasses.replace(
     batch,
-    valid=samples.valid,
     advantages=advantages,
-    clip_radius=jnp.broadcast_to(radius, made.gate.shape),
+    clip_radius=jnp.broadcast_to(radius, made.counted.shape),
     policy_mask=algorithm.select(
       batch.policy_mask & samples.valid[..., None],
       advantages,
@@ -147,19 +146,7 @@ def prepare_rollout(
 def _scored(params, rollout, reference, scores: Scores) -> types.Batch:
   """The batch with all log-probabilities, and no advantages yet."""
   completions = rollout.completions
-  groups = rollout.sample_ids.shape
-  batch = types.Batch(
-    prompt_tokens=rollout.prompts.tokens,
-    prompt_mask=rollout.prompts.mask,
-    tokens=completions.tokens,
-    mask=completions.mask,
-    positions=completions.positions,
-    policy_mask=completions.policy_mask,
-    valid=rollout.rewards.outcome_valid,
-    old_logprobs=completions.logprobs,
-    advantages=jnp.zeros(groups, jnp.float32),
-    clip_radius=jnp.zeros(groups[:1], jnp.float32),
-  )
+  batch = types.Batch.of(rollout.prompts, completions)
 
   def score(policy, piece):
     return scores.logprobs(policy, piece)[0]
@@ -243,15 +230,15 @@ def _metrics(
     size = masked.mean(size, policy, axis=-1)
   moved = jnp.any(size != 0, axis=-1)
   amplified = awpo_lib.amplified_groups(made)
-  pairs: dict[str, tuple[types.Array, types.Array]] = {
+  pairs: dict[str, tuple[types.Array | float, types.Array]] = {
     'reward/outcome': (rewards.outcome, rewards.outcome_valid),
     'reward/reasoning': (rewards.reasoning, rewards.reasoning_valid),
-    'reward/valid': (batch.valid, jnp.ones_like(batch.valid)),
+    'reward/valid': (samples.valid, jnp.ones_like(samples.valid)),
     'gate/mean': (made.gate, made.counted),
     'gate/amplified': (amplified, made.counted),
     'difficulty/mean': (made.difficulty, made.counted),
     'difficulty/solve_rate': (made.solve_rate, made.counted),
-    'advantage/abs_mean': (size, batch.valid),
+    'advantage/abs_mean': (size, samples.valid),
     'advantage/groups': (moved, jnp.ones_like(moved)),
     'length/mean': (jnp.sum(policy, axis=-1), every),
     'length/finished': (completions.finished, every),

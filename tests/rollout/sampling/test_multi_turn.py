@@ -11,11 +11,12 @@ from awpo_jax import types
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.rollout.sampling import multi_turn
 from awpo_jax.training.update import objectives
-from tests.helpers import decoder_reference, tiny_decoder
+from tests.helpers import decoder_reference, tiny_decoder, tiny_training
 from tests.helpers import sampling_cases as cases
 
 MAX_TOKENS, OBSERVED = 20, 4
 COMMON = {'stop_ids': cases.STOP_IDS, 'temperature': 1.0}
+RL_FLAGS = tiny_training.RL_FLAGS | {'kl_coef': 0.1}
 
 
 @functools.cache
@@ -222,7 +223,6 @@ class NeverTrainedOnTest(chex.TestCase):
       mask=mask,
       positions=positions,
       policy_mask=policy_mask,
-      valid=np.ones(shape, bool),
       old_logprobs=logprobs,
       advantages=np.linspace(-1, 1, 8, dtype=np.float32).reshape(shape),
       clip_radius=np.full(4, 0.2, np.float32),
@@ -253,7 +253,7 @@ class NeverTrainedOnTest(chex.TestCase):
       objectives.completion_logprobs = shifted
       try:
         return objectives.rl_terms(
-          params, weighed, decoder=decoder, kl_coef=0.1, chunk=5
+          params, weighed, decoder=decoder, **RL_FLAGS
         )[0]
       finally:
         objectives.completion_logprobs = original
@@ -274,7 +274,7 @@ class NeverTrainedOnTest(chex.TestCase):
         batch, lambda x: x, aggregation='token-mean', max_length=MAX_TOKENS
       )
       terms = functools.partial(
-        objectives.rl_terms, decoder=decoder, kl_coef=0.1, chunk=5
+        objectives.rl_terms, decoder=decoder, **RL_FLAGS
       )
       return jax.jit(jax.value_and_grad(terms, has_aux=True))(params, weighed)
 

@@ -25,19 +25,7 @@ def run_chain(ends):
 
 def trainer_scores(completions, prompts, params, temperature):
   """Log-probabilities and entropies of the trainer."""
-  groups, samples, length = completions.tokens.shape
-  batch = types.Batch(
-    prompt_tokens=prompts.tokens,
-    prompt_mask=prompts.mask,
-    tokens=completions.tokens,
-    mask=completions.mask,
-    positions=completions.positions,
-    policy_mask=completions.policy_mask,
-    valid=np.ones((groups, samples), bool),
-    old_logprobs=np.zeros((groups, samples, length), np.float32),
-    advantages=np.zeros((groups, samples), np.float32),
-    clip_radius=np.zeros(groups, np.float32),
-  )
+  batch = types.Batch.of(prompts, completions)
   decoder = decoder_lib.Decoder(cases.model()[0].config)
   return jax.jit(
     functools.partial(

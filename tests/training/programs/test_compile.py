@@ -141,12 +141,9 @@ def _assert_bound(bound, function, wanted):
 
 
 def _section(name):
-  """Names of the flags of a section."""
-  return {x.name for x in dataclasses.fields(config_lib.sections()[name])}
-
-
-def _values(*names):
-  return {name: test_experiment.OTHERS[name] for name in names}
+  """The flags of a section, and their values."""
+  fields = dataclasses.fields(config_lib.sections()[name])
+  return {x.name: test_experiment.OTHERS[x.name] for x in fields}
 
 
 MODEL = {'temperature': 0.7, 'chunk': 13}
@@ -154,37 +151,19 @@ MODEL = {'temperature': 0.7, 'chunk': 13}
 
 def test_every_mechanism_is_bound_by_its_flags():
   made = from_flags.make_algorithm(_others())
-  _assert_bound(
-    made.samples,
-    advantages.make_samples,
-    _values('advantage', 'gate', 'correct'),
-  )
+  # Of a section all flags: a function takes those it needs.
+  advantage, loss = _section('advantage'), _section('loss')
+  _assert_bound(made.samples, advantages.make_samples, advantage)
   _assert_bound(
     made.advantages,
     advantages.rollout_advantages,
-    _values(*_section('advantage') - {'correct'}) | {'max_length': 16},
+    advantage | {'max_length': 16},
   )
-  _assert_bound(made.shape, shaping_lib.shape, _values(*_section('shaping')))
-  _assert_bound(
-    made.clip_radius,
-    clipping.clip_radius,
-    _values('clip', 'clip_min', 'clip_max'),
-  )
-  _assert_bound(
-    made.select,
-    selection.selected,
-    _values(*_section('selection') - {'sampling_rounds'}),
-  )
-  _assert_bound(
-    made.clip_high,
-    clipping.upper_radius,
-    _values('clip_high', 'clip_high_factor', 'clip_high_delta'),
-  )
-  _assert_bound(
-    made.correction,
-    off_policy.mismatch_weights,
-    _values(*('mismatch', 'mismatch_level', 'mismatch_low', 'mismatch_high')),
-  )
+  _assert_bound(made.shape, shaping_lib.shape, _section('shaping'))
+  _assert_bound(made.clip_radius, clipping.clip_radius, loss)
+  _assert_bound(made.select, selection.selected, _section('selection'))
+  _assert_bound(made.clip_high, clipping.upper_radius, loss)
+  _assert_bound(made.correction, off_policy.mismatch_weights, loss)
   # 0.01 of k2 at u = 2: 0.01 * 2^2 / 2
   log_p = np.float32([[[-1]]])
   np.testing.assert_allclose(
@@ -240,13 +219,13 @@ def test_every_objective_is_bound_by_its_flags():
     objectives.weigh,
     {'aggregation': 'seq-mean-token-mean', 'max_length': 16},
   )
-  names = ('loss', 'clip_high_factor', 'entropy_coef', 'kl_estimator')
-  wanted = _values(*names, *_section('numbers')) | {
+  wanted = _section('loss') | {
     'decoder': decoder,
     'prompts': 24 // 3,
     # It is in the reward.
     'kl_coef': 0.0,
     **MODEL,
+    **_section('numbers'),
   }
   _assert_bound(rl['terms'], objectives.rl_terms, wanted)
 
@@ -259,7 +238,7 @@ def test_a_group_loss_finds_its_trust_region_first():
   _assert_bound(
     rl['before'],
     objectives.find_pull,
-    MODEL | {'decoder': decoder} | _values('disco_beta', 'disco_delta'),
+    MODEL | {'decoder': decoder} | _section('numbers'),
   )
   assert rl['terms'].keywords['kl_coef'] == test_experiment.OTHERS['kl_coef']
 

@@ -104,9 +104,9 @@ def test_temperature_divides_the_logits():
     )
 
 
-def test_weights_are_of_valid_policy_tokens():
+def test_weights_are_of_the_tokens_that_are_trained_on():
   batch = _weighed()
-  used = batch.policy_mask & batch.valid[..., None]
+  used = batch.policy_mask
   assert used.any() and (batch.mask & ~used).any()
   np.testing.assert_allclose(
     batch.weights, used / used.sum(dtype=np.float64), rtol=1e-6

@@ -65,7 +65,7 @@ def _cut(parts):
 def _sequences(batch):
   """Prompt and answer of every sample of a batch [P, ...], as tuples."""
   tokens, lengths, starts = row_by_row.rows_of(batch)
-  samples = batch.valid.shape[1]
+  samples = batch.tokens.shape[1]
   return {
     divmod(i, samples): (
       tuple(tokens[i, : starts[i]]),
@@ -163,13 +163,13 @@ def test_mini_batches_are_packed_if_the_flags_say_so():
     updates = list(packing.cut(batch, config, 'rl'))
     (demonstrations,) = packing.cut(batch, config, 'sft')
     micro = (2, 1, 2) if columns else (2, 2, 1)
-    assert [x.valid.shape[:3] for x in updates] == [micro] * 2
+    assert [x.tokens.shape[:3] for x in updates] == [micro] * 2
     shape = (2, 1, 4) if columns else (2, 2, 2)
-    assert demonstrations.valid.shape[:3] == shape
+    assert demonstrations.tokens.shape[:3] == shape
     for made in (*updates, demonstrations):
       assert (made.rows is not None) == bool(columns)
       if columns:
-        shapes = packing.row_shapes(made.valid.shape[2], columns=columns)
+        shapes = packing.row_shapes(made.tokens.shape[2], columns=columns)
         assert {
           field.name: getattr(made.rows, field.name).shape
           for field in dataclasses.fields(types.Rows)

@@ -118,7 +118,10 @@ def test_statistics_are_of_the_whole_rollout(devices):
     got = _on_four_devices()
   np.testing.assert_allclose(got.batch.advantages, advantages, atol=1e-5)
   np.testing.assert_allclose(got.batch.clip_radius, 0.2 - 0.1 * wbar, rtol=1e-5)
-  np.testing.assert_array_equal(got.batch.valid, valid)
+  policy = _rollout().completions.policy_mask
+  np.testing.assert_array_equal(
+    got.batch.policy_mask, policy & valid[..., None]
+  )
 
 
 def test_four_devices_prepare_what_one_prepares():
@@ -250,8 +253,12 @@ def test_without_a_gate_the_judge_need_not_answer():
   got = tiny_training.prepared(
     unjudged, trainer=False, **tiny_training.GRPO
   ).batch
-  np.testing.assert_array_equal(got.valid, unjudged.rewards.outcome_valid)
-  assert not tiny_training.prepared(unjudged, trainer=False).batch.valid.any()
+  policy, valid = unjudged.completions.policy_mask, unjudged.rewards
+  np.testing.assert_array_equal(
+    got.policy_mask, policy & valid.outcome_valid[..., None]
+  )
+  none = tiny_training.prepared(unjudged, trainer=False).batch
+  assert not none.policy_mask.any()
 
 
 @pytest.mark.parametrize('with_adapters', [False, True])

@@ -21,7 +21,7 @@ def _copy(tree):
 
 def _spoil(batch, name, value):
   """The batch with one number replaced, of the last sample that counts."""
-  used = (batch.policy_mask & batch.valid[..., None]).any(axis=-1)
+  used = batch.policy_mask.any(axis=-1)
   place = tuple(np.argwhere(used)[-1])
   if getattr(batch, name).ndim == 3:
     place += (int(np.argmax(batch.policy_mask[place])),)
