@@ -36,7 +36,6 @@ def test_mini_batches():
     'mask': ((2, 1, 1, 2, 8), 'bool'),
     'positions': ((2, 1, 1, 2, 8), 'int32'),
     'policy_mask': ((2, 1, 1, 2, 8), 'bool'),
-    'valid': ((2, 1, 1, 2), 'bool'),
     'old_logprobs': ((2, 1, 1, 2, 8), 'float32'),
     'advantages': ((2, 1, 1, 2), 'float32'),
     'clip_radius': ((2, 1, 1), 'float32'),
