@@ -3,8 +3,8 @@
 python experiments/ablate.py --flagfile=experiments/ablations/quickstart.flags
 
 What has ended is not run again, what was stopped goes on, what failed is tried
-again. Writes report.md, runs.csv, curves.png, scores.png and differences.png
-to --output_dir.
+again. Writes report.md, runs.csv and four pictures (overview, curves, scores,
+differences) to --output_dir.
 """
 
 import pathlib
@@ -15,20 +15,42 @@ from absl import app, flags
 
 from awpo_jax.analysis import comparison_plots, grid
 
-_OUTPUT = flags.DEFINE_string('output_dir', '', 'Folder of everything.')
-_BASE = flags.DEFINE_string('base', '', 'Flags of all cells.')
+_OUTPUT = flags.DEFINE_string(
+  'output_dir', '', 'Folder of all runs and of the report. It has to be set.'
+)
+_BASE = flags.DEFINE_string(
+  'base', '', 'Flags of train.py that all cells have.'
+)
 _WARM = flags.DEFINE_string(
-  'warm_start', '', 'Flags of one run a seed that all cells start from.'
+  'warm_start',
+  '',
+  'Flags of a run for each seed, from whose parameters all cells start. Empty '
+  'starts them as train.py does.',
 )
 _CELLS = flags.DEFINE_multi_string(
-  'cell', [], '`name: flags`, or `name x5: flags` for the first five seeds.'
+  'cell',
+  [],
+  'A cell of the grid as `name: flags`, or `name x5: flags` for the first five '
+  'seeds only. It is given once for each cell.',
 )
-_SEEDS = flags.DEFINE_list('seeds', ['0'], 'Seeds, the same for all cells.')
-_BASELINE = flags.DEFINE_string('baseline', '', 'Cell others differ from.')
-_SET = flags.DEFINE_string('set', 'held_out', 'Evaluation set of the tables.')
-_JOBS = flags.DEFINE_integer('jobs', 1, 'Processes at once.', lower_bound=1)
-_DEVICES = flags.DEFINE_list('devices', [], 'CUDA devices, one a process.')
-_SECONDS = flags.DEFINE_float('seconds', 0, 'Limit of a cell; 0 for none.')
+_SEEDS = flags.DEFINE_list(
+  'seeds', ['0'], 'Seeds of every cell, separated by commas.'
+)
+_BASELINE = flags.DEFINE_string(
+  'baseline', '', 'Cell with which the others are compared. It has to be set.'
+)
+_SET = flags.DEFINE_string(
+  'set', 'held_out', 'Evaluation set that the tables are about.'
+)
+_JOBS = flags.DEFINE_integer(
+  'jobs', 1, 'Number of runs at once.', lower_bound=1
+)
+_DEVICES = flags.DEFINE_list(
+  'devices', [], 'CUDA devices, separated by commas; each run gets one.'
+)
+_SECONDS = flags.DEFINE_float(
+  'seconds', 0, 'Seconds after which a run is stopped; 0 is no limit.'
+)
 _PROGRAM = pathlib.Path(__file__).with_name('train.py')
 
 

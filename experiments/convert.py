@@ -21,13 +21,16 @@ from absl import app, flags  # noqa: E402
 
 from awpo_jax.checkpointing import policies  # noqa: E402
 
-_FROM = flags.DEFINE_string('from', None, 'Run, checkpoint, or HF model.')
-_TO = flags.DEFINE_string('to', None, 'Folder to write; must not exist yet.')
+_FROM = flags.DEFINE_string(
+  'from', None, 'Run, checkpoint, or Hugging Face model to read.'
+)
+_TO = flags.DEFINE_string('to', None, 'New folder to write.')
 _PARAM_DTYPE = flags.DEFINE_enum(
   'param_dtype',
   None,
   ['float32', 'bfloat16', 'float16'],
-  'Of the tensors written; as they are stored, if not set.',
+  'Number format of the parameters that are written. If not set they keep '
+  'the one they are stored in.',
 )
 
 

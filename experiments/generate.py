@@ -27,31 +27,39 @@ from awpo_jax.rollout.text import (
   templates,  # noqa: E402
 )
 
-flags.DEFINE_string('model', None, 'Run, checkpoint, or Hugging Face model.')
+flags.DEFINE_string(
+  'model', None, 'Run, checkpoint, or Hugging Face model that answers.'
+)
 flags.DEFINE_string('prompt', None, 'What the user says.')
-flags.DEFINE_string('messages', None, 'JSON file of messages and tools.')
-flags.DEFINE_string('system', None, 'System text that comes first.')
-flags.DEFINE_integer('samples', 1, 'Answers.')
-flags.DEFINE_float('temperature', 1.0, 'Of the sampler; 0 is greedy.')
-flags.DEFINE_integer('max_tokens', 512, 'Tokens of an answer at most.')
-flags.DEFINE_integer('seed', 0, 'Fixes every draw.')
+flags.DEFINE_string(
+  'messages', None, 'JSON file of messages and tools, instead of --prompt.'
+)
+flags.DEFINE_string('system', None, 'System text before --prompt.')
+flags.DEFINE_integer('samples', 1, 'Number of answers, at least 1.')
+flags.DEFINE_float('temperature', 1.0, 'Sampling temperature; 0 is greedy.')
+flags.DEFINE_integer(
+  'max_tokens', 512, 'Largest number of tokens in an answer.'
+)
+flags.DEFINE_integer('seed', 0, 'Seed of every random draw.')
 flags.DEFINE_enum(
   'dtype',
   None,
   ['float32', 'bfloat16', 'float16'],
-  'Of activations and cache; that of the parameters, if not set.',
+  'Number format of activations and of the key-value cache. If not set it is '
+  'that of the parameters.',
 )
 flags.DEFINE_enum(
   'enable_thinking',
   'default',
   list(chat_template.THINKING),
-  'For templates with it.',
+  'Value of enable_thinking for a chat template that reads it. default leaves '
+  'the choice to the template.',
 )
 flags.DEFINE_string(
   'template_date',
   '',
-  "What a chat template that writes today's date is told, as 2024-07-26; "
-  'empty: as the model was trained.',
+  'Date, as YYYY-MM-DD, that is given to a chat template which writes the '
+  'current day into the prompt. Empty does as the model was trained.',
 )
 
 

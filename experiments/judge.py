@@ -27,7 +27,7 @@ from absl import app, flags  # noqa: E402
 from awpo_jax import types  # noqa: E402
 from awpo_jax.config import (
   checks,  # noqa: E402
-  sections,  # noqa: E402
+  data,  # noqa: E402
 )
 from awpo_jax.config import flags as flags_lib  # noqa: E402
 from awpo_jax.evaluation import judge_agreement  # noqa: E402
@@ -35,13 +35,23 @@ from awpo_jax.reporting import json_text  # noqa: E402
 from awpo_jax.rollout.rewards import returned  # noqa: E402
 from awpo_jax.training import judge as judge_lib  # noqa: E402
 
-flags.DEFINE_string('transcripts', None, 'File of JSON lines.')
-flags.DEFINE_string('judge', 'rubric', 'rubric, llm, or module:function.')
-flags.DEFINE_string('output', None, 'File for the scores; must not exist yet.')
-flags.DEFINE_string('label', 'label', 'Field of the label, say solved.')
-flags.DEFINE_float('threshold', 0.5, 'Score from which on a thought is good.')
-flags.DEFINE_float('label_threshold', 0.5, 'Label from which on it is.')
-flags_lib.define_section(sections.JudgeConfig)
+flags.DEFINE_string(
+  'transcripts', None, 'File of transcripts, one JSON object a line.'
+)
+flags.DEFINE_string(
+  'judge', 'rubric', 'Judge to measure: rubric, llm, or module:function.'
+)
+flags.DEFINE_string('output', None, 'New file to which scores are written.')
+flags.DEFINE_string(
+  'label', 'label', 'Field that holds the label, for example solved.'
+)
+flags.DEFINE_float(
+  'threshold', 0.5, 'Score from which on the judge calls a thought good.'
+)
+flags.DEFINE_float(
+  'label_threshold', 0.5, 'Label from which on a thought is good.'
+)
+flags_lib.define_section(data.JudgeConfig)
 sys.path.append(os.getcwd())
 
 
@@ -49,7 +59,7 @@ def judged(values: flags.FlagValues) -> dict[str, float | None]:
   """What the flags ask for; `ValueError` or `OSError` if it cannot be had."""
   if not values.transcripts or values.judge == 'none':
     raise ValueError('Set --transcripts to a file, and --judge to a judge.')
-  settings = flags_lib.read_section(sections.JudgeConfig, values)
+  settings = flags_lib.read_section(data.JudgeConfig, values)
   rules = checks.judge_rules(settings, values.judge)
   for text in (text for wrong, text in rules if wrong):
     raise ValueError(text)

@@ -24,12 +24,9 @@ from awpo_jax.config import flags as flags_lib  # noqa: E402
 from awpo_jax.distributed import processes  # noqa: E402
 from awpo_jax.reporting import summary  # noqa: E402
 from awpo_jax.rollout.rewards.judges import rubric  # noqa: E402
-from awpo_jax.training import (  # noqa: E402
-  divergence,  # noqa: E402
-  loop,  # noqa: E402
-  signals,  # noqa: E402
-)
+from awpo_jax.training import loop, signals  # noqa: E402
 from awpo_jax.training.dry_run import memory  # noqa: E402
+from awpo_jax.training.update import divergence  # noqa: E402
 
 config_lib.define_flags()
 # Rewards, judges and data sets of one's own may lie where the command is given.

@@ -127,17 +127,19 @@ def _paths(page):
       yield word
 
 
-def _found(name, pattern):
-  """Files of that name below a folder, for a message."""
-  return [str(x.relative_to(ROOT)) for x in ROOT.glob(f'{pattern}/{name}')]
+def _found(name):
+  """Files of that name, for a message."""
+  return [str(x.relative_to(ROOT)) for x in ROOT.glob(f'**/{name}')]
 
 
 @EVERY_PAGE
 def test_paths_are_there(page):
-  for path in _paths(page):
-    there = (ROOT / path).exists() or (ROOT / 'awpo_jax' / path).exists()
-    name = path.rstrip('/').rpartition('/')[2]
-    assert there, f'{path} is not there; is it {_found(name, "**")}?'
+  missing = [
+    f'{path} is not there; is it {_found(path.rstrip("/").split("/")[-1])}?'
+    for path in _paths(page)
+    if not ((ROOT / path).exists() or (ROOT / 'awpo_jax' / path).exists())
+  ]
+  assert not missing, '\n'.join(missing)
 
 
 def _definitions(path):
@@ -153,25 +155,35 @@ def _symbols(page):
   return [match.groups() for match in found if match]
 
 
+def _is_there(path, name):
+  """Whether a file of tests or of the package has that function."""
+  if path.startswith('test_'):
+    files = ROOT.glob(f'tests/**/{path}')
+    return any(name in _definitions(file) for file in files)
+  module = path.removesuffix('.py').replace('/', '.')
+  return (ROOT / 'awpo_jax' / path).exists() and hasattr(
+    importlib.import_module(f'awpo_jax.{module}'), name
+  )
+
+
+def _elsewhere(path, name):
+  """Files that do have it, for a message."""
+  top = 'tests' if path.startswith('test_') else 'awpo_jax'
+  return [
+    str(file.relative_to(ROOT))
+    for file in ROOT.glob(f'{top}/**/*.py')
+    if name in _definitions(file)
+  ]
+
+
 @EVERY_PAGE
 def test_functions_and_tests_are_there(page):
-  for path, name in _symbols(page):
-    if path.startswith('test_'):
-      files = list(ROOT.glob(f'tests/**/{path}'))
-      there = any(name in _definitions(file) for file in files)
-    else:
-      files = [ROOT / 'awpo_jax' / path]
-      module = path.removesuffix('.py').replace('/', '.')
-      there = files[0].exists() and hasattr(
-        importlib.import_module(f'awpo_jax.{module}'), name
-      )
-    top = 'tests' if path.startswith('test_') else 'awpo_jax'
-    elsewhere = [
-      str(file.relative_to(ROOT))
-      for file in ROOT.glob(f'{top}/**/*.py')
-      if not there and name in _definitions(file)
-    ]
-    assert there, f'no {name} in {path}; there is one in {elsewhere}'
+  missing = [
+    f'no {name} in {path}; there is one in {_elsewhere(path, name)}'
+    for path, name in _symbols(page)
+    if not _is_there(path, name)
+  ]
+  assert not missing, '\n'.join(missing)
 
 
 def test_the_tables_were_read():
@@ -288,10 +300,12 @@ def test_every_flag_is_explained():
 
 def test_every_flags_file_is_named():
   named = {word for page in PAGES.values() for word in _words(page)}
+  missing = []
   for file in ROOT.glob('experiments/**/*.flags'):
     path = str(file.relative_to(ROOT))
     known = {path, file.name} if '/algorithms/' in path else {path}
-    assert known & named, f'no page names {path}'
+    missing += [] if known & named else [path]
+  assert not missing, f'no page names {missing}'
 
 
 # Other formats, metrics, citation.

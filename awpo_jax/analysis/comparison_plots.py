@@ -1,7 +1,8 @@
 """Pictures of a grid of runs, and all that is written of it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import figure as mpl_figure
@@ -61,6 +62,59 @@ def plot_curves(
     axes.legend(fontsize='small')
   figure.savefig(path, format='png', dpi=120)
   return figure
+
+
+# What `plot_overview` draws beside the accuracy: metric -> title.
+_BESIDE = {'gate/mean': 'mean gate w', 'clip/radius': 'clip radius'}
+
+
+def plot_overview(
+  rows: Mapping[str, Mapping[int, Sequence[Mapping[str, Any]]]],
+  path: str | os.PathLike[str],
+  *,
+  accuracy: str,
+) -> mpl_figure.Figure:
+  """Accuracy of each cell along its run, AWPO's gate and radius beside it.
+
+  The horizontal axis is the share of a run that is over, so that cells whose
+  steps differ in kind (rollouts, updates on demonstrations) can be compared. A
+  faint line is a seed, a strong one the mean over seeds. A cell whose gate is 0
+  throughout has no line in the panels on the right.
+
+  Args:
+    rows: cell -> seed -> lines of `metrics.jsonl`.
+    path: where the PNG goes.
+    accuracy: the metric on the left.
+  """
+  figure, panels = _figure(11, 3.6, 1 + len(_BESIDE))
+  titles = {accuracy: 'held-out accuracy', **_BESIDE}
+  for axes, (key, title) in zip(panels, titles.items(), strict=True):
+    for index, (cell, seeds) in enumerate(rows.items()):
+      if key != accuracy and not _leans(seeds.values()):
+        continue
+      found = [comparison.curve(lines, key) for lines in seeds.values()]
+      found = [(x, y) for x, y in found if len(x) > 1]
+      for steps, values in found:
+        axes.plot(_share(steps), values, color=f'C{index}', lw=0.7, alpha=0.35)
+      if found and len({len(x) for x, _ in found}) == 1:
+        mean = np.mean([y for _, y in found], axis=0)
+        label = f'{cell} ({len(found)} seeds)'
+        axes.plot(_share(found[0][0]), mean, color=f'C{index}', label=label)
+    axes.set(title=title, xlabel='share of the run', xlim=(0, 1))
+    axes.grid(alpha=0.3)
+  if panels[0].lines:
+    panels[0].legend(fontsize='small')
+  figure.savefig(path, format='png', dpi=120)
+  return figure
+
+
+def _leans(seeds: Iterable[Sequence[Mapping[str, Any]]]) -> bool:
+  """Whether a cell has a gate that is ever open."""
+  return any(row.get('gate/mean') for rows in seeds for row in rows)
+
+
+def _share(steps: np.ndarray) -> np.ndarray:
+  return (steps - steps[0]) / (steps[-1] - steps[0])
 
 
 def plot_scores(
@@ -132,12 +186,18 @@ def write_report(
   (folder / REPORT_FILE).write_text(text + '\n', encoding='utf-8')
   comparison.write_csv(scores, failed, folder / 'runs.csv')
   key = f'eval/{name}/accuracy'
-  curves: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
+  rows: dict[str, dict[int, list[dict[str, Any]]]] = {}
   for run in grid_lib.runs(grid)[1]:
     if run.finished:
-      rows = metrics_lib.read_metrics(run.folder / metrics_lib.METRICS_FILE)
-      curves.setdefault(run.name, {})[run.seed] = comparison.curve(rows, key)
+      rows.setdefault(run.name, {})[run.seed] = metrics_lib.read_metrics(
+        run.folder / metrics_lib.METRICS_FILE
+      )
+  curves = {
+    cell: {seed: comparison.curve(lines, key) for seed, lines in seeds.items()}
+    for cell, seeds in rows.items()
+  }
   plot_curves(curves, folder / 'curves.png', label=key)
+  plot_overview(rows, folder / 'overview.png', accuracy=key)
   plot_scores(scores, folder / 'scores.png')
   plot_scores(scores, folder / 'differences.png', baseline=baseline)
   return text

@@ -36,6 +36,29 @@ class Signal:
   largest_score: Array
 
 
+def tabular_scores(policy: Array) -> Array:
+  """Z of a tabular softmax policy: a logit for each answer to each prompt.
+
+    Z = one_hot(answer) - policy in the block of the answer's prompt, else 0
+
+  Args:
+    policy: f32[P, G], the probability of each answer; rows sum to 1.
+
+  Returns:
+    f32[P * G, P * G], a row for each answer to each prompt, in order.
+  """
+  chex.assert_rank(policy, 2)
+  prompts, answers = policy.shape
+  own = jnp.eye(answers)[None] - policy[:, None, :]
+  blocks = jnp.einsum('pgk,pq->pgqk', own, jnp.eye(prompts))
+  return blocks.reshape(prompts * answers, prompts * answers)
+
+
+def second_moment(advantages: Array, weights: Array) -> Array:
+  """f32[], V = E[A^2]; advantages f32[N], and weights f32[N] summing to 1."""
+  return jnp.sum(weights * jnp.square(advantages))
+
+
 def signal(scores: Array, advantages: Array, weights: Array) -> Signal:
   """rho, V and the rest, from samples or from the whole distribution.
 
@@ -48,7 +71,7 @@ def signal(scores: Array, advantages: Array, weights: Array) -> Signal:
     weights: f32[N], summing to 1: probabilities, or 1 / N.
   """
   chex.assert_rank([scores, advantages, weights], [2, 1, 1])
-  moment = jnp.sum(weights * jnp.square(advantages))
+  moment = second_moment(advantages, weights)
   gradient = jnp.sum((weights * advantages)[:, None] * scores, axis=0)
   fisher = jnp.einsum('n,nk,nl->kl', weights, scores, scores)
   values, vectors = jnp.linalg.eigh(fisher)

@@ -58,7 +58,6 @@ def make_manager(
   *,
   keep: int,
   best_metric: str | None = None,
-  best_mode: str = 'max',
   keep_steps: Sequence[int] = (),
 ) -> Manager:
   """Opens a folder of checkpoints for saving and restoring.
@@ -66,16 +65,15 @@ def make_manager(
   Args:
     directory: made if missing; what a killed save left in it is removed.
     keep: how many of the last checkpoints stay, at least 1.
-    best_metric: a key of the metrics given to `save_checkpoint`; the best
-      checkpoint by it stays as well, the later one of equals.
-    best_mode: `max` or `min`.
+    best_metric: a key of the metrics given to `save_checkpoint`; the
+      checkpoint with its highest value stays as well, the later one of equals.
     keep_steps: steps whose checkpoints always stay.
 
   Returns:
     The manager; `wait_until_finished` before exiting, or `close`.
 
   Raises:
-    ValueError: `keep` is below 1 or `best_mode` is neither.
+    ValueError: `keep` is below 1.
     CheckpointError: the metrics of a checkpoint in the folder are damaged.
   """
   if keep < 1:
@@ -86,21 +84,13 @@ def make_manager(
   ]
 
   def quality(metrics: Mapping[str, float]) -> float:
-    worst = -math.inf if best_mode == 'max' else math.inf
-    return metrics.get(best_metric, worst) if best_metric else worst
+    return metrics.get(best_metric or '', -math.inf)
 
   if best_metric is not None:
-    keepers.append(
-      policies.BestN(
-        get_metric_fn=quality,
-        reverse=best_mode == 'min',
-        n=1,
-      )
-    )
+    keepers.append(policies.BestN(get_metric_fn=quality, n=1))
   options = ocp.CheckpointManagerOptions(
     # Without `best_fn` orbax does not write the metrics it is given.
     best_fn=quality,
-    best_mode=best_mode,
     preservation_policy=policies.AnyPreservationPolicy(keepers),
     cleanup_tmp_directories=True,
   )
@@ -173,37 +163,28 @@ def latest_step(manager: Manager) -> int | None:
 
 
 def restore_checkpoint(
-  manager: Manager,
-  example_state: types.ArrayTree,
-  step: int | None = None,
+  manager: Manager, example_state: types.ArrayTree
 ) -> tuple[types.ArrayTree, Json, int]:
-  """Reads a checkpoint back.
+  """Reads the last checkpoint back.
 
   Args:
     manager: from `make_manager`.
     example_state: tree with the shapes and dtypes expected, of arrays or
       `jax.ShapeDtypeStruct`; a leaf with a sharding is placed with it, one
       without comes back as a NumPy array.
-    step: which checkpoint; None for the last.
 
   Returns:
     The state in the structure of `example_state`, its position, its step.
 
   Raises:
-    FileNotFoundError: there is no such checkpoint.
+    FileNotFoundError: there is no checkpoint.
     CheckpointError: it is damaged, or its arrays are not those expected; the
       message names the first difference.
   """
   manager.wait_until_finished()
-  steps = sorted(manager.all_steps())
-  if not steps:
+  step = latest_step(manager)
+  if step is None:
     raise FileNotFoundError(f'{manager.directory} has no checkpoint yet.')
-  step = steps[-1] if step is None else step
-  if step not in steps:
-    raise FileNotFoundError(
-      f'{manager.directory} has no checkpoint of step {step}; there are: '
-      f'{steps}.'
-    )
   folder = pathlib.Path(manager.directory) / str(step)
   state = _restore(folder, example_state)
   try:

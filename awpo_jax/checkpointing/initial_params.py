@@ -102,8 +102,6 @@ def initial_params(
   config: config_lib.Config,
   model: model_config.DecoderConfig,
   mesh: jax.sharding.Mesh,
-  *,
-  restored: bool,
 ) -> types.ArrayTree:
   """Parameters before the first update.
 
@@ -111,10 +109,6 @@ def initial_params(
     config: says where they come from: `--init_from`, else `source`.
     model: their shapes and dtypes.
     mesh: on which pretrained ones are placed.
-    restored: only shapes are wanted, the run goes on from its checkpoint.
-
-  Returns:
-    The parameters, or their `jax.ShapeDtypeStruct`s.
 
   Raises:
     ConfigError, OSError: what a flag names cannot be read.
@@ -122,8 +116,6 @@ def initial_params(
   """
   key = sampler.fact_key(sampler.facts(config.run.seed, 'init'))
   shapes = jax.eval_shape(lambda: decoder_lib.init_params(model, key))
-  if restored:
-    return shapes
   if config.run.init_from:
     return checkpoints.restore_params(config.run.init_from, shapes)
   wanted = source(config)
@@ -187,9 +179,9 @@ def new_params(
   if warning:
     print(f'Warning: {warning}', file=sys.stderr)
   if model.lora is None or _has_adapters(config):
-    return initial_params(config, model, mesh, restored=False)
+    return initial_params(config, model, mesh)
   bare = dataclasses.replace(model, lora=None)
-  base = initial_params(config, bare, mesh, restored=False)
+  base = initial_params(config, bare, mesh)
   key = sampler.fact_key(sampler.facts(config.run.seed, 'init'))
   return lora.join(lora.new_adapters(model, key), base)
 

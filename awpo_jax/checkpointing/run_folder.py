@@ -9,9 +9,9 @@ import shutil
 from collections.abc import Callable, Iterator
 
 from awpo_jax.checkpointing import checkpoints, model_files
+from awpo_jax.config import data
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.config import flags as flags_lib
-from awpo_jax.config import sections
 from awpo_jax.reporting import file_locks, profiler, rollout_archive
 from awpo_jax.reporting import metrics as metrics_lib
 
@@ -39,9 +39,7 @@ _FILES = (
   # Last: a process killed in here leaves the folder of a run.
   FLAGS_FILE,
 )
-_JUDGE_FLAGS = {
-  field.name for field in dataclasses.fields(sections.JudgeConfig)
-}
+_JUDGE_FLAGS = {field.name for field in dataclasses.fields(data.JudgeConfig)}
 # A run must not go on with other data unnoticed, and only its place is known.
 _MOVED = (
   '\nData that has moved: put it, or a link to it, back at the old place, or '

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from awpo_jax.config import flags
+from awpo_jax.config.flags import flag
 from awpo_jax.ops import (
   advantages,
   awpo,
@@ -23,192 +23,348 @@ KL_PLACEMENTS = ('loss', 'reward')
 
 @dataclasses.dataclass(frozen=True)
 class AdvantageConfig:
-  """From rewards to advantages; of `advantages.rollout_advantages`."""
+  """From rewards to advantages."""
 
-  advantage: str = flags.flag(
+  advantage: str = flag(
     'awpo',
-    'How outcome and reasoning become one advantage.',
+    'How the rewards for outcome and reasoning become one advantage. '
+    'gdpo_parts uses the parts of the outcome and no reasoning.',
     advantages.ADVANTAGES,
   )
-  estimator: str = flags.flag(
+  estimator: str = flag(
     'grpo',
-    'Advantage of one reward; with gate and difficulty none, the algorithm.',
+    'How one reward becomes an advantage. With --gate=none and '
+    '--difficulty=none it is the whole algorithm.',
     estimators.ESTIMATORS,
   )
-  batch_norm: str = flags.flag(
+  batch_norm: str = flag(
     'token',
-    'Norm over the batch, of gdpo and the reinforce_pp estimators.',
+    'How gdpo, reinforce_pp and reinforce_pp_baseline normalize advantages '
+    'over the batch: over its tokens, over its answers (row), or not at all.',
     estimators.BATCH_NORMS,
   )
-  eps: float = flags.flag(1e-6, 'Added to standard deviations that divide.')
-  correct: float | None = flags.flag(
+  eps: float = flag(
+    1e-6, 'Number added to the standard deviations that divide.', above=0
+  )
+  correct: float | None = flag(
     None,
-    'Share of the way from the worst to the best outcome from which on a '
-    'sample is correct, for what must tell: no default.',
+    'Share of the way from the worst to the best outcome from which on an '
+    'answer counts as correct. It has to be set for --shaper=arm, '
+    '--advantage=papo, --condition=correct and --estimator=sign.',
+    above=0,
+    maximum=1,
   )
-  reward_parts: tuple[str, ...] = flags.flag(
+  reward_parts: tuple[str, ...] = flag(
     ('format', 'correctness'),
-    'Parts of the outcome that gdpo_parts standardises apart, by the names '
-    'that the reward reports.',
+    'Parts of the outcome that --advantage=gdpo_parts standardizes separately, '
+    'separated by commas, under the names that the reward function reports.',
   )
-  condition: str = flags.flag(
-    'none', 'Where the reasoning reward counts.', advantages.CONDITIONS
+  condition: str = flag(
+    'none',
+    'Where the reasoning reward counts: everywhere (none), or only where the '
+    'outcome is correct, see --correct.',
+    advantages.CONDITIONS,
   )
-  length_buffer: int = flags.flag(
-    0, 'Last tokens of the limit over which the outcome is lowered; 0: none.'
+  length_buffer: int = flag(
+    0,
+    'Number of last tokens before the length limit over which the outcome is '
+    'lowered linearly, against answers that grow too long. 0 lowers nothing.',
+    minimum=0,
   )
-  length_penalty: float = flags.flag(1.0, 'What is lost at the limit.')
-  reward_scale: str = flags.flag(
-    'raw', 'Scale of the outcome.', awpo.REWARD_SCALES
+  length_penalty: float = flag(
+    1.0,
+    'By how much the outcome of an answer at the length limit is lowered, with '
+    '--length_buffer.',
+    minimum=0,
   )
-  mix: str = flags.flag(
-    'sum', 'How the mixed reward adds the reasoning.', awpo.MIXES
+  reward_scale: str = flag(
+    'raw',
+    'Scale of the outcome: as it is (raw), or divided by the span of outcomes '
+    'that the prompt allows (unit).',
+    awpo.REWARD_SCALES,
   )
-  mix_weight: float = flags.flag(
-    1.0, 'Weight of the reasoning reward in the mix.'
+  mix: str = flag(
+    'sum',
+    'How outcome and reasoning are mixed, m being --mix_weight: '
+    'outcome + m reasoning (sum), or (1 - m) outcome + m reasoning (convex).',
+    awpo.MIXES,
   )
-  mix_advantage: str = flags.flag(
+  mix_weight: float = flag(
+    1.0,
+    'Weight of the reasoning in the mixed reward; with --mix=convex it has to '
+    'be below 1 and above 0.',
+    minimum=0,
+  )
+  mix_advantage: str = flag(
     'mixed',
-    'What the gate leans towards: the mixed or the reasoning advantage.',
+    'Advantage towards which the gate leans: that of the mixed reward, or that '
+    'of the reasoning alone.',
     awpo.MIX_ADVANTAGES,
   )
-  mix_std_floor: float = flags.flag(
+  mix_std_floor: float = flag(
     0.02,
-    'Least standard deviation that normalises what the gate leans towards (of '
-    'gdpo and papo: the reasoning); with 0 the smallest differences have full '
-    'size.',
+    'Smallest standard deviation by which the reward that the gate leans '
+    'towards is divided (with gdpo and papo: the reasoning). With 0, '
+    'differences of the judge count in full however small they are.',
+    minimum=0,
   )
-  ddof: int = flags.flag(
-    1, 'Degrees of freedom taken from the variance: 0 or 1.'
+  ddof: int = flag(
+    1,
+    'Standard deviations of a group divide by its size minus this number: 1 is '
+    'unbiased, 0 is biased.',
+    minimum=0,
+    maximum=1,
   )
-  gate: str = flags.flag('ratio', 'Gate w of each group.', awpo.GATES)
-  tau: float = flags.flag(
-    0.5, 'Outcome variance up to which the gate `binary` opens.'
+  gate: str = flag(
+    'ratio',
+    'Gate w of each group, which says how far its advantage leans from the '
+    'outcome to the mixed reward. none reads no reasoning.',
+    awpo.GATES,
   )
-  saturation: str = flags.flag(
+  tau: float = flag(
+    0.5,
+    "Variance of a group's outcomes up to which --gate=binary is open.",
+    minimum=0,
+  )
+  saturation: str = flag(
     'solved_calls',
-    'Groups whose gate stays shut: those solved where a call is wanted '
-    '(solved_calls), all those solved (solved), or none.',
+    'Groups whose gate stays shut: those in which every answer makes the right '
+    'call (solved_calls), those in which every answer is right (solved), or '
+    'none.',
     awpo.SATURATIONS,
   )
-  difficulty: str = flags.flag(
-    'banded', 'Weight d of each group.', awpo.DIFFICULTIES
+  difficulty: str = flag(
+    'banded',
+    'Weight d of each group, a function of its solve rate p: --priority within '
+    '--band and --base outside of it (banded), 4 p (1 - p) (parabola), or 1 '
+    '(none).',
+    awpo.DIFFICULTIES,
   )
-  band: tuple[float, ...] = flags.flag(
-    (0.2, 0.8), 'Solve rates the difficulty `banded` favors.'
+  band: tuple[float, ...] = flag(
+    (0.2, 0.8),
+    'Lowest and highest solve rate of the groups that --difficulty=banded '
+    'favors.',
+    minimum=0,
+    maximum=1,
   )
-  base: float = flags.flag(1.0, 'Difficulty weight outside of the band.')
-  priority: float = flags.flag(1.5, 'Difficulty weight inside of the band.')
-  floor: float = flags.flag(
-    0.0, 'Smallest weight of the difficulty `parabola`.'
+  base: float = flag(1.0, 'Weight of a group outside of --band.', minimum=0)
+  priority: float = flag(1.5, 'Weight of a group within --band.', minimum=0)
+  floor: float = flag(
+    0.0, 'Smallest weight of a group with --difficulty=parabola.', minimum=0
   )
-  difficulty_scope: str = flags.flag(
-    'whole', 'What d multiplies.', awpo.COMBINATIONS['convex']
+  difficulty_scope: str = flag(
+    'whole',
+    'What d multiplies: the whole advantage, or only its mixed part.',
+    awpo.COMBINATIONS['convex'],
   )
-  combine: str = flags.flag(
-    'convex', 'How the gate joins both advantages.', awpo.COMBINATIONS
+  combine: str = flag(
+    'convex',
+    'How the gate w joins the two advantages: (1 - w) outcome + w mixed '
+    '(convex), or outcome + w mixed (additive).',
+    awpo.COMBINATIONS,
   )
 
 
 @dataclasses.dataclass(frozen=True)
 class ShapingConfig:
-  """What is done to advantages once they are made."""
+  """Shaping of finished advantages."""
 
-  shaper: str = flags.flag('none', 'Shaping of advantages.', shaping.SHAPERS)
-  egpo_lambda: float = flags.flag(0.4, 'Weight of the bonus of egpo.')
-  egpo_alpha: float = flags.flag(2.0, 'It is at most |A| over this.')
-  arm_alpha: float | None = flags.flag(None, 'Weight of arm; no default.')
+  shaper: str = flag(
+    'none',
+    'What is added to finished advantages: nothing, a bonus for entropy within '
+    'the thought (egpo), or a shift by confidence (arm).',
+    shaping.SHAPERS,
+  )
+  egpo_lambda: float = flag(
+    0.4, 'Weight of the entropy bonus of --shaper=egpo.', minimum=0
+  )
+  egpo_alpha: float = flag(
+    2.0,
+    'The entropy that --shaper=egpo rewards is cut off at the absolute '
+    'advantage divided by this number.',
+    above=0,
+  )
+  arm_alpha: float | None = flag(
+    None,
+    'Weight of the shift of --shaper=arm, which needs it; the paper leaves it '
+    'open.',
+    minimum=0,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
 class SelectionConfig:
-  """Which groups, answers and tokens are trained on."""
+  """Selection of groups, answers and tokens to train on."""
 
-  empty_groups: str = flags.flag(
+  empty_groups: str = flag(
     'count',
-    'Whether groups without any advantage count in denominators.',
+    'Whether groups without any advantage count in the averages of the loss '
+    '(count) or are left out of them (drop).',
     selection.EMPTY_GROUPS,
   )
-  sampling_rounds: int = flags.flag(
+  sampling_rounds: int = flag(
     1,
-    'Rounds of sampling that may fill a batch with groups that have an '
-    'advantage under the algorithm.',
+    'Largest number of rounds of sampling that fill a batch with groups that '
+    'have an advantage (dynamic sampling). Each round costs a rollout.',
+    minimum=1,
   )
-  unfinished: str = flags.flag(
-    'train', 'Answers that the length limit cut.', selection.UNFINISHED
+  unfinished: str = flag(
+    'train',
+    'Whether answers that the length limit cut off are trained on (train) or '
+    'not (drop).',
+    selection.UNFINISHED,
   )
-  entropy_share: float = flags.flag(
-    1.0, 'Share of the tokens that is trained on, those of highest entropy.'
+  entropy_share: float = flag(
+    1.0,
+    'Share of the tokens that are trained on, those of highest entropy; 1 is '
+    'all of them.',
+    above=0,
+    maximum=1,
   )
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-  """The surrogate, its trust region, and what stands beside it."""
+  """The loss: surrogate, trust region, entropy bonus and KL divergence."""
 
-  loss: str = flags.flag('ppo', 'Loss of the policy.', policy_losses.LOSSES)
-  clip: str = flags.flag(
-    'linear', 'Clip radius as a function of the mean gate.', clipping.CLIPS
+  loss: str = flag(
+    'ppo', 'Loss of the policy on given advantages.', policy_losses.LOSSES
   )
-  clip_min: float = flags.flag(0.1, 'Radius of `linear` where the gate is 1.')
-  clip_max: float = flags.flag(0.2, 'Radius where the gate is 0.')
-  clip_high_factor: float = flags.flag(1.0, 'Upper radius over the lower one.')
-  clip_high: str = flags.flag(
-    'factor', 'What the upper radius is besides.', clipping.CLIP_HIGHS
+  clip: str = flag(
+    'linear',
+    'Clip radius of ratios, a function of the mean gate: falling from '
+    '--clip_max to --clip_min (linear), falling by up to a sixth (harmonic), '
+    'growing by up to a fifth (widen), or --clip_max (fixed).',
+    clipping.CLIPS,
   )
-  clip_high_delta: float | None = flags.flag(
-    None, 'What `adaptive` adds to it at most; no default.'
+  clip_min: float = flag(
+    0.1, 'Radius of --clip=linear where the mean gate is 1.', above=0
   )
-  aggregation: str = flags.flag(
-    'token-mean', 'Weights of the tokens.', aggregation_lib.AGGREGATIONS
+  clip_max: float = flag(
+    0.2,
+    'Clip radius where the mean gate is 0. It has to be below 1, except for '
+    '--loss=cispo and --loss=gmpo.',
+    above=0,
   )
-  entropy_coef: float = flags.flag(0.0, 'Weight of the entropy bonus.')
-  kl_coef: float = flags.flag(
-    0.0, 'Weight of the KL to the policy at the start of RL; 0 keeps no copy.'
+  clip_high_factor: float = flag(
+    1.0,
+    'Upper radius divided by the lower one. 1.4 is the clip-higher of DAPO.',
+    above=0,
   )
-  kl_estimator: str = flags.flag(
+  clip_high: str = flag(
+    'factor',
+    'Upper radius: the lower one times --clip_high_factor (factor), to which '
+    'adaptive adds up to --clip_high_delta for high advantages.',
+    clipping.CLIP_HIGHS,
+  )
+  clip_high_delta: float | None = flag(
+    None,
+    'Largest number that --clip_high=adaptive adds to the upper radius. It '
+    'needs this number; the paper leaves it open.',
+    above=0,
+  )
+  aggregation: str = flag(
+    'token-mean',
+    'How the losses of tokens become one number: the mean over all tokens, or '
+    'the mean over answers of their mean, their sum, or their sum divided by '
+    'the length limit (norm), or the plain sum.',
+    aggregation_lib.AGGREGATIONS,
+  )
+  entropy_coef: float = flag(
+    0.0,
+    'Weight of an entropy bonus. Raise it if answers become alike too early.',
+    minimum=0,
+  )
+  kl_coef: float = flag(
+    0.0,
+    'Weight of the KL divergence to the policy at the start of RL. With 0 no '
+    'copy of that policy is kept in memory.',
+    minimum=0,
+  )
+  kl_estimator: str = flag(
     'k3+',
-    'Of that KL: k3+ has the value of k3 and the gradient of k2.',
+    'Estimator of that KL divergence. k3+ has the value of k3 and the gradient '
+    'of k2.',
     kl.KL_ESTIMATORS,
   )
-  kl_placement: str = flags.flag(
-    'loss', 'Where the KL enters: a term, or part of the reward.', KL_PLACEMENTS
+  kl_placement: str = flag(
+    'loss',
+    'Whether the KL divergence is a term of the loss or is taken from the '
+    'reward.',
+    KL_PLACEMENTS,
   )
-  mismatch: str = flags.flag(
+  mismatch: str = flag(
     'none',
-    'Weights for where sampler and trainer disagree.',
+    'Weights of the loss that correct for differences between the '
+    'log-probabilities of sampler and trainer: truncated at --mismatch_high '
+    '(tis), or 0 outside of --mismatch_low and --mismatch_high (icepop).',
     off_policy_lib.MISMATCHES,
   )
-  mismatch_level: str = flags.flag(
-    'token', 'Whether tokens or answers have one.', off_policy_lib.LEVELS
+  mismatch_level: str = flag(
+    'token',
+    'Whether each token has a weight of its own, or each answer (row).',
+    off_policy_lib.LEVELS,
   )
-  mismatch_low: float | None = flags.flag(
-    None, 'Lower bound of icepop; else 0.5.'
+  mismatch_low: float | None = flag(
+    None,
+    'Lower bound of the weights of icepop; 0.5 if not set.',
+    above=0,
   )
-  mismatch_high: float | None = flags.flag(
-    None, 'Upper bound; else 2 for tis, 5 for icepop.'
+  mismatch_high: float | None = flag(
+    None,
+    'Upper bound of these weights; if not set, 2 for tis and 5 for icepop.',
+    above=0,
   )
 
 
 @dataclasses.dataclass(frozen=True)
 class NumbersConfig:
-  """Numbers of single losses, by the names of their arguments."""
+  """Numbers that single losses need."""
 
-  dual_clip: float | None = flags.flag(
-    None, 'Bound c > 1 of ppo at negative advantages; none is off.'
+  dual_clip: float | None = flag(
+    None,
+    'Bound on the ratio of --loss=ppo where the advantage is negative; 3 is '
+    'usual. There is no bound if it is not set.',
+    above=1,
   )
-  sapo_tau: tuple[float, ...] = flags.flag(
-    (1.0, 1.05), 'Temperatures of sapo above and below an advantage of 0.'
+  sapo_tau: tuple[float, ...] = flag(
+    (1.0, 1.05),
+    'Temperatures of --loss=sapo: the first for advantages above 0, the second '
+    'for the others.',
+    above=0,
   )
-  tv_bound: float = flags.flag(0.15, 'Change of a probability within dppo_tv.')
-  tv_max_ratio: float = flags.flag(20.0, 'Bound of its ratio.')
-  apa_lambda: float = flags.flag(0.1, 'Temperature of apa.')
-  disco_score: str = flags.flag(
-    'log-likelihood', 'What disco compares.', policy_losses.SCORES
+  tv_bound: float = flag(
+    0.15,
+    'How far --loss=dppo_tv lets the probability of a token change.',
+    above=0,
   )
-  disco_tau: float = flags.flag(10.0, 'Temperature of disco: 1 for ratios.')
-  disco_beta: float = flags.flag(1e3, 'Weight of its trust region.')
-  disco_delta: float = flags.flag(1e-4, 'KL that costs nothing there.')
+  tv_max_ratio: float = flag(
+    20.0, 'Bound on the ratio of --loss=dppo_tv.', above=0
+  )
+  apa_lambda: float = flag(
+    0.1,
+    'Temperature of --loss=apa. A lower one lets the policy move further.',
+    above=0,
+  )
+  disco_score: str = flag(
+    'log-likelihood',
+    'Score by which --loss=disco compares right and wrong answers: their mean '
+    'log-likelihood or their mean ratio.',
+    policy_losses.SCORES,
+  )
+  disco_tau: float = flag(
+    10.0,
+    'Temperature of --loss=disco. Set it to 1 with --disco_score=ratio.',
+    above=0,
+  )
+  disco_beta: float = flag(
+    1e3, 'Weight of the trust region of --loss=disco.', above=0
+  )
+  disco_delta: float = flag(
+    1e-4,
+    'KL divergence up to which the trust region of --loss=disco costs nothing.',
+    minimum=0,
+  )
 
 
 def has_reference(config: Any) -> bool:

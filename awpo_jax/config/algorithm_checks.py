@@ -1,44 +1,29 @@
 """Which parts of an algorithm do not go together, each with its remedy."""
 
-import math
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any
 
+from awpo_jax.config import flags
+from awpo_jax.config.flags import Rule
 from awpo_jax.ops import advantages, policy_losses
 
-Rule: TypeAlias = tuple[bool, str]
-
-# Flag value -> the flags that it needs and that have no default, as their
-# sources leave them open.
+# Flag value -> the flag that it needs and that has no default, as its source
+# leaves it open.
 _REQUIRED = (
-  ('shaping', 'shaper', 'arm', 'shaping', ('arm_alpha',)),
-  ('loss', 'clip_high', 'adaptive', 'loss', ('clip_high_delta',)),
-  ('shaping', 'shaper', 'arm', 'advantage', ('correct',)),
-  ('advantage', 'advantage', 'papo', 'advantage', ('correct',)),
-  ('advantage', 'condition', 'correct', 'advantage', ('correct',)),
-  ('advantage', 'estimator', 'sign', 'advantage', ('correct',)),
+  ('shaping', 'shaper', 'arm', 'shaping', 'arm_alpha'),
+  ('loss', 'clip_high', 'adaptive', 'loss', 'clip_high_delta'),
+  ('shaping', 'shaper', 'arm', 'advantage', 'correct'),
+  ('advantage', 'advantage', 'papo', 'advantage', 'correct'),
+  ('advantage', 'condition', 'correct', 'advantage', 'correct'),
+  ('advantage', 'estimator', 'sign', 'advantage', 'correct'),
 )
-_POSITIVE = {
-  'advantage': ('eps',),
-  'shaping': ('egpo_alpha',),
-  'numbers': (
-    *('tv_bound', 'tv_max_ratio', 'apa_lambda'),
-    *('disco_tau', 'disco_beta'),
-  ),
-  'loss': ('mismatch_low', 'mismatch_high', 'clip_high_delta'),
-}
-_NOT_NEGATIVE = {
-  'advantage': ('length_buffer', 'length_penalty', 'mix_std_floor'),
-  'shaping': ('egpo_lambda', 'arm_alpha'),
-  'numbers': ('disco_delta',),
-}
 
 
 def rules(config: Any) -> Iterator[Rule]:
   """Whether each rule is broken, and what to say then.
 
   Args:
-    config: `config.Config`.
+    config: `experiment.Config`.
   """
   yield from _number_rules(config)
   yield from _required_rules(config)
@@ -49,38 +34,12 @@ def rules(config: Any) -> Iterator[Rule]:
 
 
 def _number_rules(config: Any) -> Iterator[Rule]:
-  for section, names in _POSITIVE.items():
-    for name in names:
-      value = getattr(getattr(config, section), name)
-      yield (
-        value is not None and not (value > 0 and math.isfinite(value)),
-        f'--{name}={value}: a number above 0.',
-      )
-  for section, names in _NOT_NEGATIVE.items():
-    for name in names:
-      value = getattr(getattr(config, section), name)
-      yield (
-        value is not None and not (value >= 0 and math.isfinite(value)),
-        f'--{name}={value}: a number, 0 or above.',
-      )
   tau = config.numbers.sapo_tau
   yield (
-    len(tau) != 2 or not all(x > 0 and math.isfinite(x) for x in tau),
-    f'--sapo_tau={tau}: two numbers above 0.',
+    len(tau) != 2,
+    f'{flags.as_flag("sapo_tau", tau)}: name two temperatures.',
   )
-  bound = config.numbers.dual_clip
-  yield (
-    bound is not None and not (bound > 1 and math.isfinite(bound)),
-    f'--dual_clip={bound}: above 1, or leave it out.',
-  )
-  shares = config.advantage.correct, config.selection.entropy_share
-  for name, value in zip(('correct', 'entropy_share'), shares, strict=True):
-    yield (
-      value is not None and not 0 < value <= 1,
-      f'--{name}={value}: above 0 and at most 1.',
-    )
   rounds = config.selection.sampling_rounds
-  yield rounds < 1, f'--sampling_rounds={rounds}: at least 1.'
   yield (
     rounds > 1 and config.advantage.estimator == 'reinforce_pp',
     f'--sampling_rounds={rounds} looks for groups with an advantage, but '
@@ -91,18 +50,17 @@ def _number_rules(config: Any) -> Iterator[Rule]:
   yield (
     bool(limit) and buffer > limit[-1],
     f'--length_buffer={buffer} is longer than the longest answer of '
-    f'--response_buckets={limit}.',
+    f'{flags.as_flag("response_buckets", limit)}.',
   )
 
 
 def _required_rules(config: Any) -> Iterator[Rule]:
-  for section, flag, wanted, other, names in _REQUIRED:
+  for section, flag, wanted, other, name in _REQUIRED:
     value = getattr(getattr(config, section), flag)
-    for name in names:
-      yield (
-        value == wanted and getattr(getattr(config, other), name) is None,
-        f'--{flag}={wanted} needs --{name}, which has no default.',
-      )
+    yield (
+      value == wanted and getattr(getattr(config, other), name) is None,
+      f'--{flag}={wanted} needs --{name}, which has no default.',
+    )
 
 
 def _joint_rules(config: Any) -> Iterator[Rule]:

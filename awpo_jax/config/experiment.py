@@ -1,8 +1,8 @@
 """Configuration: frozen dataclasses from whose fields the flags are made.
 
-A flag exists because a field does; its type, default, help and choices stand
-there and nowhere else. The choices of a mechanism are the keys of its dict of
-functions, so one more entry there is one more value of the flag.
+What is said of a flag stands at its field, see `flags.py`. The choices of a
+mechanism are the keys of its dict of functions, so one more entry there is one
+more value of the flag.
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from awpo_jax.config import algorithm as objective
-from awpo_jax.config import checks, flags
+from awpo_jax.config import algorithm, checks, flags
+from awpo_jax.config import data as data_lib
 from awpo_jax.config import sections as sections_lib
 
 
@@ -23,41 +23,18 @@ class Config:
 
   run: sections_lib.RunConfig = sections_lib.RunConfig()
   devices: sections_lib.DevicesConfig = sections_lib.DevicesConfig()
-  data: sections_lib.DataConfig = sections_lib.DataConfig()
-  judge: sections_lib.JudgeConfig = sections_lib.JudgeConfig()
-  environment: sections_lib.EnvironmentConfig = sections_lib.EnvironmentConfig()
+  data: data_lib.DataConfig = data_lib.DataConfig()
+  judge: data_lib.JudgeConfig = data_lib.JudgeConfig()
+  environment: data_lib.EnvironmentConfig = data_lib.EnvironmentConfig()
   model: sections_lib.ModelConfig = sections_lib.ModelConfig()
   sft: sections_lib.SftConfig = sections_lib.SftConfig()
   rl: sections_lib.RlConfig = sections_lib.RlConfig()
   optimizer: sections_lib.OptimizerConfig = sections_lib.OptimizerConfig()
-  advantage: objective.AdvantageConfig = objective.AdvantageConfig()
-  shaping: objective.ShapingConfig = objective.ShapingConfig()
-  selection: objective.SelectionConfig = objective.SelectionConfig()
-  loss: objective.LossConfig = objective.LossConfig()
-  numbers: objective.NumbersConfig = objective.NumbersConfig()
-
-
-# Flags that may differ when an unfinished run goes on: none of its numbers
-# hangs on them, or only by how they are rounded.
-MAY_CHANGE = (
-  sections_lib.JUDGE_MAY_CHANGE
-  | sections_lib.DEVICES_MAY_CHANGE
-  | sections_lib.ENVIRONMENT_MAY_CHANGE
-  | frozenset(
-    {
-      'output_dir',
-      'checkpoint_every',
-      'keep_checkpoints',
-      'transcripts',
-      'profile_steps',
-      'wandb_project',
-      'compilation_cache',
-      'dry_run',
-      'pack_tokens',
-      'attention',
-    }
-  )
-)
+  advantage: algorithm.AdvantageConfig = algorithm.AdvantageConfig()
+  shaping: algorithm.ShapingConfig = algorithm.ShapingConfig()
+  selection: algorithm.SelectionConfig = algorithm.SelectionConfig()
+  loss: algorithm.LossConfig = algorithm.LossConfig()
+  numbers: algorithm.NumbersConfig = algorithm.NumbersConfig()
 
 
 def sections() -> dict[str, type]:
@@ -76,7 +53,7 @@ def define_flags(
 
 def help_text(flag_values: absl_flags.FlagValues = absl_flags.FLAGS) -> str:
   """Every flag that `define_flags` has defined, by section."""
-  titles = map(flags._title, sections().values())
+  titles = map(flags.title, sections().values())
   return '\n'.join(flag_values.module_help(title) for title in titles).strip()
 
 
@@ -108,12 +85,7 @@ def parse(arguments: Sequence[str]) -> Config:
     absl.flags.Error: an unknown flag or a value of the wrong type.
     ConfigError: as `from_flags`.
   """
-  flag_values = absl_flags.FlagValues()
-  define_flags(flag_values)
-  rest = flag_values(['parse', *arguments])[1:]
-  if rest:
-    raise flags.ConfigError(f'not a flag: {" ".join(rest)}')
-  return from_flags(flag_values)
+  return from_flags(flags.parse(arguments, sections().values()))
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -127,12 +99,11 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def to_flagfile(config: Config) -> str:
   """The configuration as a flags file, one `--name=value` a line."""
-  lines = []
-  for name, value in to_json(config).items():
-    if isinstance(value, list):
-      lines.append(f'--{name}={",".join(map(str, value))}')
-    elif value is not None:
-      lines.append(f'--{name}={value}')
+  lines = [
+    flags.as_flag(name, value)
+    for name, value in to_dict(config).items()
+    if value is not None
+  ]
   return '\n'.join(lines) + '\n'
 
 
@@ -146,11 +117,7 @@ def to_json(config: Config) -> dict[str, Any]:
 
 def differences(old: dict[str, Any], new: Config) -> list[str]:
   """Flags of a stored run that a new command line would change, as text."""
-  return [
-    f'--{name}: {old[name]!r} then, {value!r} now'
-    for name, value in to_json(new).items()
-    if name in old and name not in MAY_CHANGE and old[name] != value
-  ]
+  return flags.differences(old, to_json(new), sections().values())
 
 
 def check(config: Config) -> None:
@@ -159,8 +126,4 @@ def check(config: Config) -> None:
   Raises:
     ConfigError: naming the flags and the remedy, all problems at once.
   """
-  problems = [
-    text for wrong, text in checks.rules(config, to_dict(config)) if wrong
-  ]
-  if problems:
-    raise flags.ConfigError('\n'.join(problems))
+  flags.refuse(checks.rules(config))

@@ -257,6 +257,16 @@ def deal(size: int, *, minibatches: int, parts: int) -> np.ndarray:
   return order.swapaxes(0, 1).reshape(parts, -1)
 
 
+def own_rows(
+  size: int, *, minibatches: int, mesh: jax.sharding.Mesh
+) -> np.ndarray:
+  """The prompts of a rollout batch that this process has, in order."""
+  if jax.process_count() == 1:
+    return np.arange(size)
+  dealt = deal(size, minibatches=minibatches, parts=parts(mesh))
+  return np.sort(dealt[own_parts(mesh)].ravel())
+
+
 def collect(tree: types.ArrayTree, rows: np.ndarray) -> types.ArrayTree:
   """The inverse of `tree[rows]`: NumPy [parts, ...] back to [P, ...]."""
 

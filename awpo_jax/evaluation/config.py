@@ -1,4 +1,4 @@
-"""Flags of an evaluation on benchmarks, and what they may not say."""
+"""Flags of an evaluation on benchmarks, and which do not go together."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from awpo_jax.config import checks
+from awpo_jax.config import checks, sections
 from awpo_jax.config import flags as flags_lib
 from awpo_jax.config.flags import flag
 from awpo_jax.evaluation import benchmarks as benchmarks_lib
@@ -20,103 +20,141 @@ class EvaluationConfig:
   """An evaluation: what answers what, and how it is reported."""
 
   benchmarks: tuple[str, ...] = flag(
-    tuple(benchmarks_lib.BENCHMARKS), 'Names joined by commas.'
+    tuple(benchmarks_lib.BENCHMARKS),
+    'Benchmarks to measure, separated by commas.',
+    may_change=True,
   )
-  model: str = flag('', 'Run, checkpoint, or Hugging Face model.')
+  model: str = flag(
+    '',
+    'Run, checkpoint of a run, or path or name of a Hugging Face model. It has '
+    'to be set with --policy=model.',
+  )
   policy: str = flag(
     'model',
-    'What answers: the model; the ground truth (oracle); nothing (silent). '
+    'What answers: the model, the ground truth (oracle), or nothing (silent). '
     'The last two check the whole path and need no model.',
     POLICIES,
   )
   data: str = flag(
     '',
-    'Folder of the rows, or one that holds a folder for each benchmark; or a '
-    'data set owner/name of the hub.',
+    'Folder of the rows, a folder that holds one for each benchmark, or the '
+    'owner/name of a data set of the Hugging Face hub. It has to be set.',
   )
   output_dir: str = flag(
-    '', 'Folder of the results; an unfinished one goes on.'
+    '',
+    'Folder of the results. It has to be set; an evaluation that stopped there '
+    'is continued.',
+    may_change=True,
   )
   categories: tuple[str, ...] = flag(
-    (), 'Categories of BFCL; empty: all that are there.'
+    (),
+    'Categories of BFCL to measure, separated by commas. Empty takes all that '
+    'have rows.',
+    may_change=True,
   )
   limit: int = flag(
-    0, 'Rows of each category, picked by a hash of their ids; 0: all.'
+    0,
+    'Rows of each category, picked by a hash of their ids, for a quick look. 0 '
+    'takes all rows.',
+    minimum=0,
+    may_change=True,
   )
   bad_rows: str = flag(
     'error',
-    'A bad row is refused, or left out and reported.',
+    'What happens to a row that cannot be read: error refuses it, skip leaves '
+    'it out and reports it.',
     ('error', 'skip'),
+    may_change=True,
   )
   examples: str = flag(
-    '', 'File of worked MMLU-Pro examples, up to five a category are shown.'
+    '',
+    'File of worked MMLU-Pro examples, of which up to five of the category are '
+    'shown with each question. Empty shows none.',
   )
   prompt_style: str = flag(
     'auto',
-    "RLLA's prompts; the model's own chat template with the tools given to it "
-    "(template), or RLLA's prompts with the tools given to it (rlla_template); "
-    'auto: as the model was trained.',
+    "How the tools are given: in RLLA's prompts (rlla), to the model's own "
+    "chat template (template), or to that template within RLLA's prompts "
+    '(rlla_template). auto does as the model was trained.',
     ('auto', 'rlla', 'template', 'rlla_template'),
   )
   enable_thinking: str = flag(
     'default',
-    'Given to a chat template that knows it.',
+    'Value of enable_thinking for a chat template that reads it. default '
+    'leaves the choice to the template.',
     tuple(chat_template.THINKING),
   )
   template_date: str = flag(
     '',
-    "What a chat template that writes today's date is told, as 2024-07-26; "
-    'empty: as the model was trained.',
+    'Date, as YYYY-MM-DD, that is given to a chat template which writes the '
+    'current day into the prompt. Empty does as the model was trained.',
   )
-  samples: int = flag(1, 'Answers of each row, k of pass@k and mean@k.')
-  temperature: float = flag(0.0, 'Of the sampler; 0 is greedy.')
-  seed: int = flag(0, 'Fixes every draw.')
-  max_tokens: int = flag(1024, 'Tokens of an answer at most.')
+  samples: int = flag(
+    1,
+    'Answers of each row, k of pass@k and mean@k. More than one needs a '
+    '--temperature above 0.',
+    minimum=1,
+    may_change=True,
+  )
+  temperature: float = flag(
+    0.0, 'Sampling temperature; 0 is greedy.', minimum=0
+  )
+  seed: int = flag(
+    0, 'Seed of every random draw.', minimum=0, maximum=sections.MAX_SEED
+  )
+  max_tokens: int = flag(
+    1024, 'Largest number of tokens in an answer.', minimum=1
+  )
   prompt_buckets: tuple[int, ...] = flag(
-    (512, 1024, 2048, 4096), 'Prompt lengths that programs are compiled for.'
+    (512, 1024, 2048, 4096),
+    'Prompt lengths in tokens, in rising order, for which programs are '
+    'compiled. Multi-turn rows need larger ones.',
+    minimum=2,
+    may_change=True,
   )
   overlong: str = flag(
     'error',
-    'A prompt longer than the last bucket or the model: refuse it, or count it '
-    'as answered by nothing. One that grows too long in a later turn always '
-    'ends its row, which is wrong.',
+    'What happens to a prompt longer than the last of --prompt_buckets or than '
+    'the model reads: error refuses it, wrong counts it as answered by '
+    'nothing. A row that grows too long in a later turn is always wrong.',
     ('error', 'wrong'),
   )
-  batch: int = flag(32, 'Prompts answered at once.')
+  batch: int = flag(
+    32,
+    'Prompts answered at once. Lower it if sampling runs out of memory.',
+    minimum=1,
+    may_change=True,
+  )
   dtype: str = flag(
-    '', 'Of activations and cache; empty: that of the parameters.'
+    '',
+    'Number format of activations and of the key-value cache. Empty takes that '
+    'of the parameters.',
+    ('', *sections.DTYPES),
   )
   aggregation: str = flag(
-    'v4', "BFCL's columns: of v4, or as they were before.", ('v4', 'v3')
+    'v4',
+    "Columns of BFCL's table: those of v4, or the older ones of v3.",
+    ('v4', 'v3'),
+    may_change=True,
   )
-  resamples: int = flag(1000, 'Draws of the bootstrap; 0: no intervals.')
+  resamples: int = flag(
+    1000,
+    'Draws of the bootstrap that gives the 95% intervals. 0 gives none.',
+    minimum=0,
+    may_change=True,
+  )
   result_name: str = flag(
     '',
-    "Name of the model in the leaderboard's files; empty: made of --model. For "
-    '`bfcl evaluate` one that it knows, e.g. Qwen/Qwen3-8B-FC.',
+    "Name of the model in the leaderboard's files. Empty makes one of --model; "
+    '`bfcl evaluate` needs one that it knows, such as Qwen/Qwen3-8B-FC.',
+    may_change=True,
   )
   compilation_cache: str = flag(
-    '~/.cache/awpo_jax/xla', 'Folder of compiled programs; empty for none.'
+    '~/.cache/awpo_jax/xla',
+    'Folder in which compiled programs are kept, so that the next evaluation '
+    'starts sooner. Empty keeps none.',
+    may_change=True,
   )
-
-
-# Flags that change no answer: an evaluation may go on with others.
-MAY_CHANGE = frozenset(
-  {
-    'benchmarks',
-    'output_dir',
-    'categories',
-    'limit',
-    'bad_rows',
-    'samples',
-    'prompt_buckets',
-    'batch',
-    'aggregation',
-    'resamples',
-    'result_name',
-    'compilation_cache',
-  }
-)
 
 
 def parse(arguments: list[str]) -> EvaluationConfig:
@@ -126,24 +164,18 @@ def parse(arguments: list[str]) -> EvaluationConfig:
     absl.flags.Error: an unknown flag or a value of the wrong type.
     config.ConfigError: a value or combination that makes no sense.
   """
-  values = absl_flags.FlagValues()
-  flags_lib.define_section(EvaluationConfig, values)
-  rest = values(['parse', *arguments])[1:]
-  if rest:
-    raise flags_lib.ConfigError(f'not a flag: {" ".join(rest)}')
-  return from_flags(values)
+  return from_flags(flags_lib.parse(arguments, [EvaluationConfig]))
 
 
 def from_flags(values: absl_flags.FlagValues) -> EvaluationConfig:
   """The checked configuration of parsed flags; errors as `parse`."""
   config = flags_lib.read_section(EvaluationConfig, values)
-  problems = [text for wrong, text in _rules(config) if wrong]
-  if problems:
-    raise flags_lib.ConfigError('\n'.join(problems))
+  flags_lib.refuse(_rules(config))
   return config
 
 
-def _rules(config: Any) -> Iterator[tuple[bool, str]]:
+def _rules(config: Any) -> Iterator[flags_lib.Rule]:
+  yield from flags_lib.range_rules(config)
   unknown = [x for x in config.benchmarks if x not in benchmarks_lib.BENCHMARKS]
   known = ', '.join(benchmarks_lib.BENCHMARKS)
   yield (
@@ -158,27 +190,9 @@ def _rules(config: Any) -> Iterator[tuple[bool, str]]:
     config.policy == 'model' and not config.model,
     '--model is not set: name a run or a Hugging Face model.',
   )
-  for name in ('samples', 'max_tokens', 'batch'):
-    value = getattr(config, name)
-    yield value < 1, f'--{name}={value}: at least 1.'
-  for name in ('limit', 'resamples', 'seed'):
-    value = getattr(config, name)
-    yield not 0 <= value < 2**31, f'--{name}={value}: from 0 to {2**31 - 1}.'
-  yield (
-    not 0 <= config.temperature < float('inf'),
-    f'--temperature={config.temperature}: 0 or above.',
-  )
   yield (
     config.samples > 1 and config.temperature == 0,
-    f'--samples={config.samples} with --temperature=0 are the same answer each '
-    'time: set a temperature.',
+    f'--samples={config.samples} gives equal answers with --temperature=0: set '
+    'a temperature.',
   )
-  buckets = list(config.prompt_buckets)
-  yield (
-    not buckets or min(buckets) < 2 or buckets != sorted(set(buckets)),
-    f'--prompt_buckets={buckets}: lengths of at least 2 in rising order.',
-  )
-  yield (
-    config.dtype not in ('', 'float32', 'bfloat16', 'float16'),
-    f'--dtype={config.dtype}: float32, bfloat16, float16.',
-  )
+  yield checks.buckets_rule('prompt_buckets', config.prompt_buckets)

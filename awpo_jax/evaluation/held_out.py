@@ -1,7 +1,7 @@
-"""Greedy answers to held-out tasks, and how many are right."""
+"""How many answers to held-out tasks are right."""
 
 import collections
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,27 +9,6 @@ import numpy as np
 from awpo_jax import types
 from awpo_jax.rollout.environments import episodes
 from awpo_jax.rollout.rewards import scoring
-
-# Tasks -> one answer each, or one episode.
-Answer = Callable[[Sequence[types.Task]], Sequence[Any]]
-
-
-def evaluate(
-  tasks: Sequence[types.Task],
-  answer: Answer,
-  *,
-  reward: types.Reward,
-  judge: types.Judge | None,
-) -> tuple[dict[str, float | None], list[dict[str, Any]]]:
-  """`score` of the answer to each task.
-
-  Args:
-    tasks: at least one.
-    answer: e.g. the greedy sampler.
-    reward: see `score`.
-    judge: see `score`.
-  """
-  return score(tasks, answer(tasks), reward=reward, judge=judge)
 
 
 def score(
@@ -84,7 +63,7 @@ def score(
 
 
 def metric_names(tasks: Sequence[types.Task], *, judged: bool) -> list[str]:
-  """What `evaluate` reports on these tasks; `judged`: with a judge."""
+  """What `score` reports on these tasks; `judged`: with a judge."""
   kinds = sorted({task.kind for task in tasks})
   names = ['accuracy', 'outcome', *(['reasoning'] if judged else [])]
   return names + [f'accuracy/{kind}' for kind in kinds]

@@ -1,13 +1,11 @@
 """Benchmarks from their rows to their tables, with a policy in between."""
 
-import collections
 import contextlib
 import dataclasses
 import functools
 import json
 import pathlib
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +17,7 @@ from awpo_jax.config import flags as flags_lib
 from awpo_jax.evaluation import (
   answer_rows,
   answer_store,
+  batch_sampler,
   benchmarks,
   failure_page,
   results,
@@ -28,8 +27,7 @@ from awpo_jax.evaluation import config as config_lib
 from awpo_jax.evaluation import items as items_lib
 from awpo_jax.evaluation.bfcl import ground_truth
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.reporting import json_text, progress
-from awpo_jax.rollout.sampling import batch_sampler
+from awpo_jax.reporting import json_text, progress, stopwatch
 from awpo_jax.rollout.text import chat_template, conversations, templates
 
 SETTINGS_FILE = 'evaluation.json'
@@ -55,19 +53,6 @@ class _Policy(NamedTuple):
   compile_seconds: Callable[[], float] = lambda: 0.0
 
 
-class _Clock:
-  """Seconds spent on parts of the work."""
-
-  def __init__(self) -> None:
-    self.seconds: dict[str, float] = collections.defaultdict(float)
-    self._last = time.perf_counter()
-
-  def lap(self, name: str) -> None:
-    now = time.perf_counter()
-    self.seconds[name] += now - self._last
-    self._last = now
-
-
 def evaluate(config: config_lib.EvaluationConfig) -> dict[str, Any]:
   """Answers what is unanswered, scores all, writes the results.
 
@@ -85,7 +70,7 @@ def evaluate(config: config_lib.EvaluationConfig) -> dict[str, Any]:
     ConfigError: the folder holds an evaluation with other settings.
     ValueError, FileNotFoundError: rows or model are not there or do not fit.
   """
-  clock = _Clock()
+  clock = stopwatch.Clock(prefix='')
   if config.compilation_cache:
     cache = pathlib.Path(config.compilation_cache).expanduser()
     jax.config.update('jax_compilation_cache_dir', str(cache))
@@ -128,7 +113,7 @@ def evaluate(config: config_lib.EvaluationConfig) -> dict[str, Any]:
     earlier = json.loads(file.read_text(encoding='utf-8'))['benchmarks']
   scores = {
     'benchmarks': earlier | scores,
-    'seconds_of_last_start': dict(clock.seconds),
+    'seconds_of_last_start': dict(clock.laps),
   }
   results.write_text(file, json_text.dumps(scores, indent=2))
   results.write_text(folder / TABLE_FILE, table(scores))
@@ -162,13 +147,7 @@ def _claim(
     old = json.loads(file.read_text(encoding='utf-8'))
     # A model that is gone can no longer be asked, but what it said be scored.
     settings['model_state'] = settings['model_state'] or old['model_state']
-    changed = [
-      f'--{name}: {old[name]!r} then, {value!r} now'
-      for name, value in settings.items()
-      if name in old
-      and name not in config_lib.MAY_CHANGE
-      and old[name] != value
-    ]
+    changed = flags_lib.differences(old, settings, [type(config)])
     if changed:
       raise flags_lib.ConfigError(
         f'--output_dir={folder} holds an evaluation with other settings; name '
@@ -276,8 +255,8 @@ def _answer(name, items, answers, config, load, style, clock) -> None:
     )
   clock.lap('answer')
   compiling = policy.compile_seconds() - compiling
-  clock.seconds['compile'] += compiling
-  clock.seconds['answer'] -= compiling
+  clock.laps['compile'] += compiling
+  clock.laps['answer'] -= compiling
 
 
 @contextlib.contextmanager

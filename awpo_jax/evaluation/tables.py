@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from awpo_jax.rollout.datasets.bfcl import rows as rows_lib
+
 # Category -> accuracy, a number or an array of resampled ones; and row counts.
 Accuracies: TypeAlias = Mapping[str, Any]
 Counts: TypeAlias = Mapping[str, int]
@@ -16,18 +18,7 @@ Columns: TypeAlias = Callable[[Accuracies, Counts], dict[str, Any]]
 
 _SIMPLE = ('simple_python', 'simple_java', 'simple_javascript')
 _NON_LIVE = ('multiple', 'parallel', 'parallel_multiple')
-_LIVE = (
-  'live_simple',
-  'live_multiple',
-  'live_parallel',
-  'live_parallel_multiple',
-)
-_MULTI_TURN = (
-  'multi_turn_base',
-  'multi_turn_miss_func',
-  'multi_turn_miss_param',
-  'multi_turn_long_context',
-)
+_LIVE = tuple(name for name in rows_lib.LIVE if 'relevance' not in name)
 _WEB_SEARCH = ('web_search_base', 'web_search_no_snippet')
 _MEMORY = ('memory_kv', 'memory_vector', 'memory_rec_sum')
 
@@ -61,7 +52,7 @@ def bfcl_v4(accuracies: Accuracies, counts: Counts) -> dict[str, Any]:
     'Non-Live': _mean([simple, *_of(accuracies, _NON_LIVE)]),
     'Live': _by_rows(accuracies, counts, _LIVE),
     'Irrelevance': _mean(_of(accuracies, ('irrelevance', 'live_irrelevance'))),
-    'Multi-Turn': _mean(_of(accuracies, _MULTI_TURN)),
+    'Multi-Turn': _mean(_of(accuracies, rows_lib.MULTI_TURN)),
     'Agentic': _mean(
       [_mean(_of(accuracies, _WEB_SEARCH)), _mean(_of(accuracies, _MEMORY))]
     ),
@@ -87,7 +78,7 @@ def bfcl_v3(accuracies: Accuracies, counts: Counts) -> dict[str, Any]:
       accuracies, counts, (*_LIVE, 'live_irrelevance', 'live_relevance')
     ),
     'Non-Live': _mean([simple, *_of(accuracies, (*_NON_LIVE, 'irrelevance'))]),
-    'Multi-Turn': _mean(_of(accuracies, _MULTI_TURN)),
+    'Multi-Turn': _mean(_of(accuracies, rows_lib.MULTI_TURN)),
   }
   return {
     'Overall': _mean(list(parts.values())),

@@ -1,4 +1,4 @@
-"""Adapters in a tree of parameters: found, made, merged, read and written.
+"""Adapters in a tree of parameters: found, made, merged and written.
 
 The full tree, adapters among it, is what sampler, trainer and checkpoints are
 given. What is trained of it is told by the names of its leaves: the adapters
@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -27,34 +26,6 @@ LEAVES = ('lora_a', 'lora_b')
 CONFIG_FILE = 'adapter_config.json'
 WEIGHTS_FILE = 'adapter_model.safetensors'
 _PREFIX = 'base_model.model.model.'
-
-# Keys of PEFT's config that say nothing about the forward pass, or nothing that
-# the tensors do not say.
-_INERT = frozenset(
-  {
-    'auto_mapping',
-    'base_model_name_or_path',
-    'corda_config',
-    'eva_config',
-    'inference_mode',
-    'lora_alpha',
-    'lora_dropout',
-    'megatron_core',
-    'peft_version',
-    'qalora_group_size',
-    'r',
-    'revision',
-    'target_modules',
-    'task_type',
-  }
-)
-# Those that are understood for some values only; all others must be unset.
-_REQUIRED: Mapping[str, tuple[Any, ...]] = {
-  'peft_type': ('LORA',),
-  'bias': ('none',),
-  # The others are drawn together with a change of the base.
-  'init_lora_weights': (True, False, 'gaussian', 'orthogonal', 'eva'),
-}
 
 _Path = tuple[str, ...]
 
@@ -199,89 +170,3 @@ def _peft_config(
     'use_rslora': False,
     'use_dora': False,
   }
-
-
-def load_peft(
-  path: str | os.PathLike[str],
-  config: config_lib.DecoderConfig,
-  params: types.ArrayTree,
-) -> tuple[config_lib.DecoderConfig, types.ArrayTree]:
-  """Reads adapters that PEFT or `save_peft` has written.
-
-  Which projections they are beside is read off the tensors' names.
-
-  Args:
-    path: folder with `adapter_config.json` and `adapter_model.safetensors`.
-    config: of the base model; adapters it already has are replaced.
-    params: of the base model.
-
-  Returns:
-    `config` with their `lora`, and `params` with them, as float32.
-
-  Raises:
-    FileNotFoundError: one of the files is not there.
-    ValueError: the config asks for what is not implemented, or the tensors
-      are not those of adapters of this model; the message names them.
-  """
-  folder = pathlib.Path(path)
-  for name in (CONFIG_FILE, WEIGHTS_FILE):
-    if not (folder / name).is_file():
-      raise FileNotFoundError(
-        f'No adapters at {path}: expected {CONFIG_FILE} and {WEIGHTS_FILE}.'
-      )
-  stored = json.loads((folder / CONFIG_FILE).read_text())
-  _refuse_unknown(folder / CONFIG_FILE, stored)
-  tensors = safetensors.numpy.load_file(folder / WEIGHTS_FILE)
-  modules = {name.split('.')[-3] for name in tensors if name.count('.') > 3}
-  lora = lora_layers.LoraConfig(
-    rank=stored['r'],
-    alpha=stored['lora_alpha'],
-    targets=tuple(x for x in lora_layers.LORA_TARGETS if x in modules),
-  )
-  config = dataclasses.replace(config, lora=lora)
-  example = jax.eval_shape(lambda: new_adapters(config, jax.random.key(0)))
-  wanted = {
-    _peft_name(where): (where, x.shape[::-1])
-    for where, x in traverse_util.flatten_dict(example).items()
-  }
-  _check_tensors(folder / WEIGHTS_FILE, tensors, wanted)
-  flat = {
-    where: np.ascontiguousarray(tensors[name].astype(np.float32).T)
-    for name, (where, _) in wanted.items()
-  }
-  base = traverse_util.flatten_dict(params)
-  base = {where: x for where, x in base.items() if where[-1] not in LEAVES}
-  return config, traverse_util.unflatten_dict(base | flat)
-
-
-def _refuse_unknown(file: pathlib.Path, stored: Mapping[str, Any]) -> None:
-  missing = [
-    key for key in ('peft_type', 'r', 'lora_alpha') if key not in stored
-  ]
-  if missing:
-    raise ValueError(f'{file} does not set {", ".join(missing)}.')
-  problems = [
-    f'{key}={value!r}'
-    for key, value in stored.items()
-    if key not in _INERT
-    and value not in _REQUIRED.get(key, (None, False, [], {}))
-  ]
-  if problems:
-    raise ValueError(f'{file}: {", ".join(problems)} is not implemented.')
-
-
-def _check_tensors(
-  file: pathlib.Path,
-  tensors: Mapping[str, np.ndarray],
-  wanted: Mapping[str, tuple[_Path, tuple[int, ...]]],
-) -> None:
-  """Raises with all that is missing, unknown or of another shape."""
-  problems = [f'{name} is missing' for name in wanted if name not in tensors]
-  problems += [f'{name} is unknown' for name in tensors if name not in wanted]
-  problems += [
-    f'{name} is {list(tensors[name].shape)}, expected {list(shape)}'
-    for name, (_, shape) in wanted.items()
-    if name in tensors and tensors[name].shape != shape
-  ]
-  if problems:
-    raise ValueError(f'{file} does not fit the model: {"; ".join(problems)}.')

@@ -5,22 +5,23 @@ from collections.abc import Callable, Mapping
 import optax
 
 
-def constant(peak: float, final: float, updates: int) -> optax.Schedule:
+def constant(peak: float, updates: int) -> optax.Schedule:
   """The peak throughout."""
+  del updates
   return optax.constant_schedule(peak)
 
 
-def linear(peak: float, final: float, updates: int) -> optax.Schedule:
-  """Straight from the peak to `peak * final`."""
-  return optax.linear_schedule(peak, peak * final, updates)
+def linear(peak: float, updates: int) -> optax.Schedule:
+  """Straight from the peak to 0."""
+  return optax.linear_schedule(peak, 0.0, updates)
 
 
-def cosine(peak: float, final: float, updates: int) -> optax.Schedule:
-  """Half a cosine from the peak to `peak * final`."""
-  return optax.cosine_decay_schedule(peak, updates, alpha=final)
+def cosine(peak: float, updates: int) -> optax.Schedule:
+  """Half a cosine from the peak to 0."""
+  return optax.cosine_decay_schedule(peak, updates)
 
 
-SCHEDULES: Mapping[str, Callable[[float, float, int], optax.Schedule]] = {
+SCHEDULES: Mapping[str, Callable[[float, int], optax.Schedule]] = {
   'constant': constant,
   'linear': linear,
   'cosine': cosine,

@@ -2,15 +2,17 @@
 
 A row is written whole before the index names it, and nobody reads a row that it
 does not name: a run may be killed at any time, and read while it goes on. Each
-field of each step is one compressed chunk, a file of its own.
+field of each step is one compressed chunk, a file of its own. What is finished
+may be kept as a zip file: `python -m zipfile -c archive.zip archive`.
 """
 
 import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -20,12 +22,15 @@ from awpo_jax import types
 from awpo_jax.reporting import json_text
 
 FOLDER = 'archive'
+ZIP_FILE = 'archive.zip'
 INDEX_FILE = 'steps.jsonl'
 # Fields whose last axis is padded to the largest bucket, and its name.
 _PROMPT, _RESPONSE = 'prompt', 'response'
 _PARTS = 'parts/'
 # Follows from the masks: not stored.
 _DERIVED = 'completions/positions'
+# A folder on disk or in a zip file.
+_Folder: TypeAlias = pathlib.Path | zipfile.Path
 
 
 def _flat(rollout: types.Rollout) -> dict[str, np.ndarray]:
@@ -44,16 +49,24 @@ def _axis(name: str, array: np.ndarray) -> str | None:
   return _RESPONSE if array.ndim == 3 else None
 
 
-def _spec(path: pathlib.Path) -> dict[str, Any]:
+def _spec(path: _Folder) -> dict[str, Any]:
+  return {'driver': 'zarr3', 'kvstore': _kvstore(path)}
+
+
+def _kvstore(path: _Folder) -> dict[str, Any]:
+  if isinstance(path, zipfile.Path):
+    file = os.path.abspath(str(path.root.filename))
+    return {
+      'driver': 'zip',
+      'base': {'driver': 'file', 'path': file},
+      'path': path.at.removesuffix('/') + '/',
+    }
   return {
-    'driver': 'zarr3',
-    'kvstore': {
-      'driver': 'file',
-      'path': str(path.absolute()) + '/',
-      # Only the run itself writes here, which its folder's lock sees to, and a
-      # file system may have no locks. Files still appear whole.
-      'file_io_locking': {'mode': 'none'},
-    },
+    'driver': 'file',
+    'path': str(path.absolute()) + '/',
+    # Only the run itself writes here, which its folder's lock sees to, and a
+    # file system may have no locks. Files still appear whole.
+    'file_io_locking': {'mode': 'none'},
   }
 
 
@@ -94,7 +107,7 @@ def _create(path: pathlib.Path, array: np.ndarray) -> ts.TensorStore:
   ).result()
 
 
-def _read_index(folder: pathlib.Path) -> list[dict[str, Any]]:
+def _read_index(folder: _Folder) -> list[dict[str, Any]]:
   """Rows of the index; a last line that a killed process tore is left out."""
   file = folder / INDEX_FILE
   text = file.read_bytes() if file.exists() else b''
@@ -195,9 +208,9 @@ class Writer:
 class Archive:
   """Lazily read rollouts by step."""
 
-  def __init__(self, folder: str | os.PathLike[str]) -> None:
+  def __init__(self, folder: _Folder) -> None:
     """Reads the index; see `open_archive`."""
-    self._folder = pathlib.Path(folder)
+    self._folder = folder
     self._rows = {
       row['step']: (number, row)
       for number, row in enumerate(_read_index(self._folder))
@@ -266,7 +279,7 @@ class Archive:
 class _Step(Mapping[str, ts.TensorStore]):
   """Arrays of a step, opened one by one."""
 
-  def __init__(self, folder: pathlib.Path, number: int, row: Any) -> None:
+  def __init__(self, folder: _Folder, number: int, row: Any) -> None:
     self._folder, self._number, self._row = folder, number, row
 
   def __getitem__(self, name: str) -> ts.TensorStore:
@@ -289,13 +302,17 @@ def open_archive(path: str | os.PathLike[str]) -> Archive:
   """Opens the archive of a run, of a finished or a running one.
 
   Args:
-    path: of a run (`runs/x`) or of its archive (`runs/x/archive`).
+    path: of a run (`runs/x`), whose archive may be a zip file
+      (`runs/x/archive.zip`), or of the archive's folder (`runs/x/archive`).
 
   Raises:
     FileNotFoundError: there is none.
   """
   folder = pathlib.Path(path)
-  for candidate in (folder / FOLDER, folder):
+  candidates: list[_Folder] = [folder / FOLDER, folder]
+  if (folder / ZIP_FILE).is_file():
+    candidates.append(zipfile.Path(folder / ZIP_FILE, FOLDER + '/'))
+  for candidate in candidates:
     if (candidate / INDEX_FILE).is_file():
       return Archive(candidate)
   raise FileNotFoundError(
@@ -320,16 +337,3 @@ def writing(config: Any, step: int) -> Iterator[Writer | None]:
     response_width=config.data.response_buckets[-1],
     resume_step=step,
   )
-
-
-def bytes_per_token(path: str | os.PathLike[str]) -> float:
-  """Bytes on disk by sampled token."""
-  archive = open_archive(path)
-  size = sum(
-    x.stat().st_size for x in archive._folder.rglob('*') if x.is_file()
-  )
-  tokens: Sequence[int] = [
-    int(np.asarray(archive[step]['completions/policy_mask']).sum())
-    for step in archive.steps
-  ]
-  return size / max(sum(tokens), 1)

@@ -1,19 +1,21 @@
-"""Times of the parts of a step."""
+"""Times of the parts of a step, or of an evaluation."""
 
+import collections
 import time
 
 
 class Clock:
-  """Seconds between the parts of a step, as `time/<part>`."""
+  """Seconds spent on parts of the work, by default as `time/<part>`."""
 
-  def __init__(self) -> None:
+  def __init__(self, prefix: str = 'time/') -> None:
     self.started = self._last = time.perf_counter()
-    self.laps: dict[str, float] = {}
+    self.laps: dict[str, float] = collections.defaultdict(float)
+    self._prefix = prefix
 
   def lap(self, name: str) -> None:
     """Adds the time since the last call to a part."""
-    now, key = time.perf_counter(), f'time/{name}'
-    self.laps[key] = self.laps.get(key, 0.0) + now - self._last
+    now = time.perf_counter()
+    self.laps[self._prefix + name] += now - self._last
     self._last = now
 
   def total(self) -> float:

@@ -5,8 +5,8 @@ import os
 from collections.abc import Callable, Iterator
 
 from awpo_jax import types
+from awpo_jax.config import data
 from awpo_jax.config import experiment as config_lib
-from awpo_jax.config import sections
 from awpo_jax.ops import advantages
 from awpo_jax.rollout import plugins
 from awpo_jax.rollout.rewards.judges import corrupted, llm_prompt, rubric
@@ -23,7 +23,7 @@ _MIN_JUDGED = 0.9
 
 
 def make_judge(
-  name: str, flags: sections.JudgeConfig, *, run: str
+  name: str, flags: data.JudgeConfig, *, run: str
 ) -> types.Judge | None:
   """The judge of `--judge`; calls no endpoint yet.
 

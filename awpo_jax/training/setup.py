@@ -4,8 +4,8 @@ import dataclasses
 import functools
 import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import grain
 import jax
@@ -26,14 +26,10 @@ from awpo_jax.rollout.environments import (
   registry,
   sandbox,
 )
+from awpo_jax.rollout.rewards import scorer as scorer_lib
 from awpo_jax.rollout.rewards import toolrl
-from awpo_jax.rollout.text import (
-  chat_template,
-  demonstrations,
-  observations,
-  prompts,
-  tokenizers,
-)
+from awpo_jax.rollout.text import chat_template, demonstrations, tokenizers
+from awpo_jax.rollout.text import codec as codec_lib
 from awpo_jax.training import judge as judge_lib
 
 # Rows whose tools run at once; what a machine has for them is up to them.
@@ -46,84 +42,48 @@ _Fits = Callable[..., np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
-  """The parts of a run, without its state.
+class Data:
+  """What a run trains on and is evaluated on, and in which order.
 
   Attributes:
-    config: resolved.
     dataset: as loaded, demonstrations and train prompts that do not fit left
       out where `--overlong=drop`.
-    tokenizer: of prompts and answers.
-    decoder: the model.
-    stop_ids: tokens that end an answer.
-    reward: outcome of an answer.
-    judge: of the reasoning; None for none.
-    environment: where calls run; None: an answer is one turn. With one, reward
-      and judge take whole episodes.
-    reader: of what its calls return; None without one.
     demonstration_order: step-independent index -> demonstration.
     prompt_order: index of a prompt in the run -> prompt of the data set.
     left_out: part of the data -> how much of it `--overlong=drop` left out.
-    eval_rewards: evaluation set -> its own reward, where it has one.
   """
 
-  config: config_lib.Config
   dataset: types.Dataset
-  tokenizer: tokenizers.Tokenizer
-  decoder: decoder_lib.Decoder
-  stop_ids: tuple[int, ...]
-  reward: types.Reward
-  judge: types.Judge | None
-  environment: protocol.Environment | None
-  reader: observations.Reader | None
   demonstration_order: Sequence[int]
   prompt_order: Sequence[int]
   left_out: Mapping[str, int]
-  eval_rewards: Mapping[str, types.Reward]
 
-  @property
-  def pad_id(self) -> int:
-    """What fills the columns without a token."""
-    return tokenizers.pad_token_id(self.tokenizer, self.stop_ids)
+  def demonstrations(self, order: Iterable[int]) -> list[types.Demonstration]:
+    """Those at some places of their order."""
+    shown = self.dataset.demonstrations
+    return [shown[self.demonstration_order[i]] for i in order]
 
-  def encode_prompt(self, task: types.Task) -> np.ndarray:
-    """i32[S] tokens of a task, in the style of the flags."""
-    return prompts.encode_prompt(self.tokenizer, task, _style(self.config))
-
-  def opened(self, tasks: Sequence[types.Task]) -> list[str]:
-    """What each prompt holds of its answers; see `templates.opened`."""
-    style = _style(self.config)
-    return [prompts.opened(self.tokenizer, task, style) for task in tasks]
-
-  def episode_rules(self) -> episodes.Rules:
-    """What `episodes.play` needs; only with an environment."""
-    assert self.environment is not None and self.reader is not None
-    flags = self.config.environment
-    return episodes.Rules(
-      environment=self.environment,
-      reader=self.reader,
-      tokenizer=self.tokenizer,
-      stop_ids=self.stop_ids,
-      max_turns=flags.max_turns,
-      max_tokens=self.config.data.response_buckets[-1],
-      threads=_THREADS,
-      style=_style(self.config),
-    )
-
-  def scorers(self, name: str) -> dict[str, Any]:
-    """Reward and judge of an evaluation set; a benchmark has no judge."""
-    if name in self.eval_rewards:
-      return {'reward': self.eval_rewards[name], 'judge': None}
-    return {'reward': self.reward, 'judge': self.judge}
+  def tasks(self, order: Iterable[int]) -> list[types.Task]:
+    """The train prompts at some places of their order."""
+    return [self.dataset.train[self.prompt_order[i]] for i in order]
 
 
-def _style(config: config_lib.Config) -> chat_template.Style:
-  data = config.data
-  return chat_template.Style(
-    data.prompt_style,
-    chat_template.THINKING[data.enable_thinking],
-    data.template_date,
-  )
+class Experiment(NamedTuple):
+  """What the flags name, made real; each part is made by one function.
+
+  Attributes:
+    scorer: rewards and judge.
+    codec: tokenizer and prompts.
+    data: what is trained on.
+    decoder: the model.
+    rules: how episodes are played; None where an answer is one turn.
+  """
+
+  scorer: scorer_lib.Scorer
+  codec: codec_lib.Codec
+  data: Data
+  decoder: decoder_lib.Decoder
+  rules: episodes.Rules | None
 
 
 def make_experiment(config: config_lib.Config) -> Experiment:
@@ -136,11 +96,21 @@ def make_experiment(config: config_lib.Config) -> Experiment:
     ValueError, FileNotFoundError: what a flag names is not there or does not
       fit; the message names the flag.
   """
+  loaded, eval_rewards = _load(config)
+  environment = _environment(config, loaded)
+  scorer = _make_scorer(config, environment, eval_rewards)
+  codec = _make_codec(config, loaded)
+  data = _make_data(config, loaded, codec)
+  decoder = _make_decoder(config, codec)
+  rules = _rules(config, environment, codec)
+  return Experiment(scorer, codec, data, decoder, rules)
+
+
+def _load(
+  config: config_lib.Config,
+) -> tuple[types.Dataset, Mapping[str, types.Reward]]:
+  """The data set with its benchmarks, and the rewards of these."""
   data = config.data
-  reward = plugins.load(data.reward, toolrl.REWARDS, flag='reward')
-  judge = judge_lib.make_judge(
-    data.judge, config.judge, run=os.path.abspath(config.run.output_dir)
-  )
   skipped: list[str] | None = [] if data.bad_rows == 'skip' else None
   loaded = datasets.load(
     data.dataset,
@@ -152,43 +122,85 @@ def make_experiment(config: config_lib.Config) -> Experiment:
   if skipped:
     print(f'{len(skipped)} bad rows left out, the first: {skipped[0]}')
   _check_sizes(config, loaded)
-  environment = _environment(config, loaded)
+  return loaded, eval_rewards
+
+
+def _make_scorer(
+  config: config_lib.Config,
+  environment: protocol.Environment | None,
+  eval_rewards: Mapping[str, types.Reward],
+) -> scorer_lib.Scorer:
+  """With an environment, reward and judge are of whole episodes."""
+  data = config.data
+  reward = plugins.load(data.reward, toolrl.REWARDS, flag='reward')
+  judge = judge_lib.make_judge(
+    data.judge, config.judge, run=os.path.abspath(config.run.output_dir)
+  )
   if environment is not None:
     reward = _episode_reward(config, environment, reward)
     judge = judge and episode_rewards.EpisodeJudge(judge)
-  tokenizer, generation = model_files.make_tokenizer(config, loaded)
-  chat_template.check_style(tokenizer, _style(config))
-  stop_ids = tokenizers.stop_token_ids(
-    tokenizer, tokenizers.eos_token_ids(generation)
+  return scorer_lib.Scorer(reward, judge, eval_rewards)
+
+
+def _make_codec(
+  config: config_lib.Config, dataset: types.Dataset
+) -> codec_lib.Codec:
+  tokenizer, generation = model_files.make_tokenizer(config, dataset)
+  data, flags = config.data, config.environment
+  style = chat_template.Style(
+    data.prompt_style,
+    chat_template.THINKING[data.enable_thinking],
+    data.template_date,
   )
-  reader = None
-  if environment is not None:
-    reader = observations.Reader(
-      tokenizer,
-      stop_ids,
-      _style(config),
-      config.environment.observation_tokens,
-    )
-  dataset = _fitting(config, loaded, tokenizer, reader)
-  model = model_files.decoder_config(config, tokenizer)
-  _check_model(config, tokenizer, model)
-  return Experiment(
-    config=config,
+  return codec_lib.make_codec(
+    tokenizer,
+    generation,
+    style,
+    observation_tokens=(
+      flags.observation_tokens if flags.environment != registry.NONE else None
+    ),
+  )
+
+
+def _make_data(
+  config: config_lib.Config, loaded: types.Dataset, codec: codec_lib.Codec
+) -> Data:
+  dataset, seed = _fitting(config, loaded, codec), config.run.seed
+  return Data(
     dataset=dataset,
-    tokenizer=tokenizer,
-    decoder=decoder_lib.Decoder(model),
-    stop_ids=stop_ids,
-    reward=reward,
-    judge=judge,
-    environment=environment,
-    reader=reader,
-    demonstration_order=_order(len(dataset.demonstrations), config.run.seed, 0),
-    prompt_order=_order(len(dataset.train), config.run.seed, 1),
+    demonstration_order=_order(len(dataset.demonstrations), seed, 0),
+    prompt_order=_order(len(dataset.train), seed, 1),
     left_out={
       name: count - _counts(dataset)[name]
       for name, count in _counts(loaded).items()
     },
-    eval_rewards=eval_rewards,
+  )
+
+
+def _make_decoder(
+  config: config_lib.Config, codec: codec_lib.Codec
+) -> decoder_lib.Decoder:
+  model = model_files.decoder_config(config, codec.tokenizer)
+  _check_model(config, codec.tokenizer, model)
+  return decoder_lib.Decoder(model)
+
+
+def _rules(
+  config: config_lib.Config,
+  environment: protocol.Environment | None,
+  codec: codec_lib.Codec,
+) -> episodes.Rules | None:
+  if environment is None or codec.reader is None:
+    return None
+  return episodes.Rules(
+    environment=environment,
+    reader=codec.reader,
+    tokenizer=codec.tokenizer,
+    stop_ids=codec.stop_ids,
+    max_turns=config.environment.max_turns,
+    max_tokens=config.data.response_buckets[-1],
+    threads=_THREADS,
+    style=codec.style,
   )
 
 
@@ -236,23 +248,20 @@ def _check_sizes(config: config_lib.Config, dataset: types.Dataset) -> None:
 
 
 def _fitting(
-  config: config_lib.Config,
-  dataset: types.Dataset,
-  tokenizer: tokenizers.Tokenizer,
-  reader: observations.Reader | None,
+  config: config_lib.Config, dataset: types.Dataset, codec: codec_lib.Codec
 ) -> types.Dataset:
   """The data set, what exceeds the buckets refused, dropped or to be cut."""
   fits = functools.partial(
     demonstrations.fits,
-    tokenizer,
+    codec.tokenizer,
     prompt_buckets=config.data.prompt_buckets,
     response_buckets=config.data.response_buckets,
     overlong=config.data.overlong,
-    style=_style(config),
-    reader=reader,
+    style=codec.style,
+    reader=codec.reader,
   )
   if config.data.overlong != 'drop':
-    _refuse_overlong(config, dataset, tokenizer, reader, fits)
+    _refuse_overlong(config, dataset, codec, fits)
     return dataset
   kept = _without_overlong(config, dataset, fits)
   _check_sizes(config, kept)
@@ -262,8 +271,7 @@ def _fitting(
 def _refuse_overlong(
   config: config_lib.Config,
   dataset: types.Dataset,
-  tokenizer: tokenizers.Tokenizer,
-  reader: observations.Reader | None,
+  codec: codec_lib.Codec,
   fits: _Fits,
 ) -> None:
   """Raises at the start what would raise in the middle of the run."""
@@ -278,19 +286,11 @@ def _refuse_overlong(
     parts['train prompts'] = list(dataset.train), None
   for name, tasks in dataset.evals.items():
     parts[f'held-out tasks of {name}'] = tasks[: config.run.eval_tasks], None
-
-  def measure(shown: types.Demonstration) -> int:
-    opened = prompts.opened(tokenizer, shown.task, _style(config))
-    return demonstrations.shown_length(tokenizer, shown, reader, opened)
-
   problems = []
   for what, (tasks, responses) in parts.items():
     wrong = np.flatnonzero(~fits(tasks, responses))
     if wrong.size:
-      encode = functools.partial(
-        prompts.encode_prompt, tokenizer, style=_style(config)
-      )
-      text = _overlong(tasks, responses, wrong, encode, measure)
+      text = _overlong(tasks, responses, wrong, codec)
       problems.append(f'{wrong.size} of {len(tasks)} {what} ({text})')
   if problems:
     data = config.data
@@ -302,14 +302,27 @@ def _refuse_overlong(
     )
 
 
-def _overlong(tasks, responses, wrong: np.ndarray, encode, measure) -> str:
+def _overlong(
+  tasks: Sequence[types.Task],
+  responses: Sequence[types.Demonstration] | None,
+  wrong: np.ndarray,
+  codec: codec_lib.Codec,
+) -> str:
   """Names of the first few of the tasks at `wrong`, and the longest of all."""
   names = [tasks[i].task_id for i in wrong[:3]]
   text = ', '.join(names) + ', ...' * (wrong.size > len(names))
-  length = max(len(encode(tasks[i])) for i in wrong)
+  length = max(len(codec.encode(tasks[i])) for i in wrong)
   text += f': prompts up to {length} tokens'
   if responses is not None:
-    length = max(measure(responses[i]) for i in wrong)
+    length = max(
+      demonstrations.shown_length(
+        codec.tokenizer,
+        responses[i],
+        codec.reader,
+        *codec.opened([responses[i].task]),
+      )
+      for i in wrong
+    )
     text += f', answers up to {length} with the stop token'
   return text
 

@@ -1,4 +1,10 @@
-"""One step of a phase: `sft` on demonstrations, `rl` on rollouts."""
+"""The algorithm, a step at a time: sample, score, advantages, updates.
+
+A step of the phase `rl` samples answers (`collection/sample.py`), scores them
+(`collection/score.py`), makes advantages of the scores (`update/prepare.py`)
+and an update on each mini-batch (`update/train_step.py`). One of the phase
+`sft` is an update on demonstrations.
+"""
 
 import dataclasses
 import time
@@ -6,22 +12,134 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from awpo_jax import types
 from awpo_jax.config import algorithm
-from awpo_jax.distributed import processes, sharding
-from awpo_jax.reporting import stopwatch as stopwatch_lib
-from awpo_jax.rollout.text import demonstrations as demonstrations_lib
+from awpo_jax.config import experiment as config_lib
+from awpo_jax.distributed import processes
+from awpo_jax.reporting import stopwatch
+from awpo_jax.rollout.text import codec as codec_lib
 from awpo_jax.training import setup as setup_lib
-from awpo_jax.training.collection import collect as collect_lib
+from awpo_jax.training.collection import dynamic_sampling, sample
 from awpo_jax.training.collection import score as score_lib
 from awpo_jax.training.programs import compile as compile_lib
-from awpo_jax.training.update import packing, train_step
+from awpo_jax.training.update import minibatches, train_step
 
 Step = Callable[
   [train_step.TrainState, int], tuple[train_step.TrainState, 'Report']
 ]
+
+
+def make_collect(
+  sampler: sample.RolloutSampler, programs: compile_lib.Programs
+) -> sample.Collect:
+  """(number of a round -> what is sampled in it, clock) -> a scored batch.
+
+  There is one round, used as it is; with dynamic sampling there may be more.
+  The clock gets the laps `sample` and `score`.
+
+  Args:
+    sampler: of the run.
+    programs: whose `useful` finds the groups that have an advantage.
+  """
+  config, scorer, codec = sampler.config, sampler.scorer, sampler.codec
+
+  def useful(rollout: types.Rollout):
+    return programs.useful[_lengths(rollout)](rollout)
+
+  def collect(draw, clock):
+    rounds = dynamic_sampling.Rounds(
+      config.selection.sampling_rounds, useful if programs.useful else None
+    )
+    while not rounds.enough():
+      sampled = draw(rounds.number)
+      clock.lap('sample')
+      rounds.add(sampled, *score_lib.score(sampled, config, scorer, codec))
+      clock.lap('score')
+    return rounds.collected(codec.pad_id, clock.laps['time/sample'])
+
+  return collect
+
+
+def make_rl_step(
+  config: config_lib.Config,
+  rollouts: sample.Rollouts,
+  programs: compile_lib.Programs,
+  mesh: jax.sharding.Mesh,
+  reference: Callable[[], types.ArrayTree] | None = None,
+) -> Step:
+  """A rollout batch, its rewards and advantages, and the updates on it.
+
+  Args:
+    config: of the run.
+    rollouts: has the batch of a step, sampled and scored by `make_collect`.
+    programs: its programs.
+    mesh: see `sharding`.
+    reference: what `compile.reference` gave at the start of RL; only called
+      where `--kl_coef` is not 0.
+  """
+  dealer = minibatches.Dealer(config, mesh)
+  referred = algorithm.has_reference(config)
+
+  def step(state, index):
+    clock = stopwatch.Clock()
+    # Sample and score.
+    scored, metrics, transcripts = rollouts(state.params, index, clock)
+    # Advantages, and what else all updates on the batch have in common.
+    shape, placed = _lengths(scored.rollout), dealer.place(scored.rollout)
+    references = (reference(),) if reference and referred else ()
+    prepared = programs.prepare[shape](state.params, placed, *references)
+    scored = _with_logprobs(scored, dealer.fetch(prepared.trainer_logprobs))
+    metrics |= _means(prepared.metrics)
+    clock.lap('prepare')
+    # Updates.
+    updates = []
+    for minibatch in dealer.cut(prepared.batch, programs.cut.get(shape)):
+      state, update = programs.update['rl'][shape](state, minibatch)
+      updates.append(update)
+    # The next rollout needs these parameters: waiting here costs nothing and
+    # makes the times true.
+    jax.block_until_ready(state.params)
+    clock.lap('update')
+    return state, _report(scored, updates, metrics, transcripts, clock)
+
+  return step
+
+
+def make_sft_step(
+  config: config_lib.Config,
+  data: setup_lib.Data,
+  codec: codec_lib.Codec,
+  programs: compile_lib.Programs,
+  mesh: jax.sharding.Mesh,
+) -> Step:
+  """One update on the next demonstrations."""
+  size = config.sft.sft_batch
+
+  def step(state, index):
+    started = time.perf_counter()
+    order = range(index * size, (index + 1) * size)
+    chosen = data.demonstrations(order)
+    prompts, completions = codec.demonstrations(
+      chosen,
+      order,
+      prompt_buckets=config.data.prompt_buckets,
+      response_buckets=config.data.response_buckets,
+      overlong=config.data.overlong,
+    )
+    batch = minibatches.of_demonstrations(prompts, completions, config, mesh)
+    shape = batch.prompt_tokens.shape[-1], batch.tokens.shape[-1]
+    state, metrics = programs.update['sft'][shape](state, batch)
+    return state, Report(
+      phase='sft',
+      updates=[metrics],
+      metrics={},
+      ids=[item.task.task_id for item in chosen],
+      transcripts=[],
+      started=started,
+    )
+
+  return step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,142 +170,34 @@ class Report:
     return self.scored.rollout if self.scored else None
 
 
-def make_sft_step(
-  experiment: setup_lib.Experiment,
-  programs: compile_lib.Programs,
-  mesh: jax.sharding.Mesh,
-) -> Step:
-  """One update on the next demonstrations."""
-  config, tokenizer = experiment.config, experiment.tokenizer
-  size = config.sft.sft_batch
-  shown = experiment.dataset.demonstrations
-  parts, own = sharding.parts(mesh), sharding.own_parts(mesh)
-
-  def step(state, index):
-    started = time.perf_counter()
-    order = range(index * size, (index + 1) * size)
-    chosen = [shown[experiment.demonstration_order[i]] for i in order]
-    prompts, completions = demonstrations_lib.demonstration_batch(
-      tokenizer,
-      [experiment.encode_prompt(item.task) for item in chosen],
-      chosen,
-      list(order),
-      prompt_buckets=config.data.prompt_buckets,
-      response_buckets=config.data.response_buckets,
-      pad_id=experiment.pad_id,
-      stop_ids=experiment.stop_ids,
-      overlong=config.data.overlong,
-      task_ids=[item.task.task_id for item in chosen],
-      reader=experiment.reader,
-      opened=experiment.opened([item.task for item in chosen]),
-    )
-    batch = sharding.split(types.Batch.of(prompts, completions), parts)
-    batch = jax.tree.map(lambda x: x[own], batch)
-    (batch,) = packing.cut(batch, config, 'sft')
-    update = programs.update['sft'][_lengths(batch)]
-    state, metrics = update(state, sharding.place_split(batch, mesh))
-    return state, Report(
-      phase='sft',
-      updates=[metrics],
-      metrics={},
-      ids=[item.task.task_id for item in chosen],
-      transcripts=[],
-      started=started,
-    )
-
-  return step
-
-
-def _lengths(batch: types.Batch) -> tuple[int, int]:
-  return batch.prompt_tokens.shape[-1], batch.tokens.shape[-1]
-
-
-def make_rl_step(
-  experiment: setup_lib.Experiment,
-  programs: compile_lib.Programs,
-  mesh: jax.sharding.Mesh,
-  reference: Callable[[], types.ArrayTree] | None = None,
-  collect: Callable[..., Any] | None = None,
-) -> Step:
-  """A rollout batch, its rewards, and the updates on it.
-
-  Args:
-    experiment: the run.
-    programs: its programs.
-    mesh: see `sharding`.
-    reference: what `compile.reference` gave at the start of RL; only called
-      where `--kl_coef` is not 0.
-    collect: `overlap.Ahead.collect`; None: a batch is sampled when its turn
-      comes.
-  """
-  config, collect = experiment.config, collect or collect_lib._collect
-  referred = algorithm.has_reference(config)
-  dealt = sharding.deal(
-    config.rl.prompts_per_step,
-    minibatches=config.rl.minibatches,
-    parts=sharding.parts(mesh),
-  )[sharding.own_parts(mesh)]
-  # This process has these prompts alone, in order; `dealt` counts among them.
-  rows = np.sort(dealt.ravel())
-  dealt = np.searchsorted(rows, dealt)
-
-  def step(state, index):
-    clock = stopwatch_lib.Clock()
-    scored, metrics, transcripts = collect(
-      experiment, programs, mesh, state.params, index, rows, clock
-    )
-    rollout = scored.rollout
-    shape = _shape(rollout)
-    references = (reference(),) if reference and referred else ()
-    prepared = programs.prepare[shape](
-      state.params,
-      sharding.place_split(
-        packing.read(jax.tree.map(lambda x: x[dealt], rollout), config), mesh
-      ),
-      *references,
-    )
-    batch, trainer_logprobs = sharding.fetch_split(
-      (prepared.batch, prepared.trainer_logprobs)
-    )
-    sums = jax.device_get(prepared.metrics)
-    rollout = dataclasses.replace(
-      rollout, trainer_logprobs=sharding.collect(trainer_logprobs, dealt)
-    )
-    clock.lap('prepare')
-    state, updates = _update(
-      programs.update['rl'][shape], state, batch, config, mesh
-    )
-    clock.lap('update')
-    metrics |= {name: score_lib.mean(*pair) for name, pair in sums.items()}
-    ids = processes.gather([task.task_id for task in scored.tasks])
-    return state, Report(
-      phase='rl',
-      updates=updates,
-      metrics=metrics | clock.laps | {'time/step': clock.total()},
-      ids=[name for some in ids for name in some],
-      transcripts=transcripts,
-      started=clock.started,
-      scored=scored._replace(rollout=rollout),
-    )
-
-  return step
-
-
-def _update(program, state, batch, config, mesh):
-  """An update on each mini-batch of a prepared rollout batch."""
-  updates = []
-  for part in packing.cut(batch, config, 'rl'):
-    state, update = program(state, sharding.place_split(part, mesh))
-    updates.append(update)
-  # The next rollout needs these parameters: waiting here costs nothing and
-  # makes the times true.
-  jax.block_until_ready(state.params)
-  return state, updates
-
-
-def _shape(rollout: types.Rollout) -> tuple[int, int]:
-  """Prompt and response length."""
+def _lengths(rollout: types.Rollout) -> tuple[int, int]:
+  """Of prompts and responses."""
   return (
     rollout.prompts.tokens.shape[-1],
     rollout.completions.tokens.shape[-1],
+  )
+
+
+def _with_logprobs(scored: types.Scored, logprobs) -> types.Scored:
+  return scored._replace(
+    rollout=dataclasses.replace(scored.rollout, trainer_logprobs=logprobs)
+  )
+
+
+def _means(sums) -> dict[str, float | None]:
+  """Of pairs of a sum and its weight on the devices."""
+  pairs = jax.device_get(sums).items()
+  return {name: score_lib.mean(*pair) for name, pair in pairs}
+
+
+def _report(scored, updates, metrics, transcripts, clock) -> Report:
+  ids = processes.gather([task.task_id for task in scored.tasks])
+  return Report(
+    phase='rl',
+    updates=updates,
+    metrics=metrics | clock.laps | {'time/step': clock.total()},
+    ids=[name for some in ids for name in some],
+    transcripts=transcripts,
+    started=clock.started,
+    scored=scored,
   )

@@ -30,11 +30,17 @@ from awpo_jax.config import experiment as config_lib  # noqa: E402
 
 FLAGS = flags.FLAGS
 config_lib.define_flags()
-flags.DEFINE_string('json', 'gpu.json', 'File for the result.')
-flags.DEFINE_float('budget', 570.0, 'Seconds for everything.')
-flags.DEFINE_list('sizes', None, 'Some of SIZES; default: all.')
-flags.DEFINE_float('until', None, 'Of a child: the second of `time.time`.')
-flags.DEFINE_string('figures', None, 'Of a child: file of JSON lines.')
+flags.DEFINE_string('json', 'gpu.json', 'File to which the result is written.')
+flags.DEFINE_float('budget', 570.0, 'Seconds for the whole benchmark.')
+flags.DEFINE_list(
+  'sizes', None, 'Model sizes to measure, keys of SIZES; all if not set.'
+)
+flags.DEFINE_float(
+  'until', None, 'For a child process: value of `time.time` at which it ends.'
+)
+flags.DEFINE_string(
+  'figures', None, 'For a child process: file for its JSON lines.'
+)
 # What 80 GB hold: float32 masters and moments of 4B parameters are 60 GiB, so
 # the largest has parameters of bfloat16 and trains adapters.
 SIZES: dict[str, list[str]] = {

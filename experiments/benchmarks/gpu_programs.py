@@ -63,7 +63,7 @@ class Bench:
     self.config = config
     self.mesh = sharding.data_mesh(jax.devices()[:1])
     # No token ends an answer.
-    self.plan = dataclasses.replace(memory.make_plan(config), stop_ids=())
+    self.plan = memory.make_plan(config)
     self.model = self.plan.decoder.config
     kernel, platform = self.model.attention, jax.devices()[0].platform
     problems = list(attention_kernels.misfits(kernel, self.model, platform))
@@ -89,14 +89,16 @@ class Bench:
     wave = rl.rollout_micro or rl.prompts_per_step
     lowered = {
       'sample': lambda: compile_lib.make_sampler(
-        plan, self.mesh, temperature=rl.temperature
+        plan.config, plan.decoder, self.mesh, temperature=rl.temperature
       ).lower(state.params, *shapes.sampler(wave, prompt, rl.samples)),
-      'prepare': lambda: compile_lib.make_preparer(plan, self.mesh).lower(
+      'prepare': lambda: compile_lib.make_preparer(
+        plan.config, plan.decoder, self.mesh
+      ).lower(
         state.params,
         shapes.rollout(rl.prompts_per_step, prompt, rl.samples, response),
       ),
       'update': lambda: compile_lib.make_update(
-        plan, self.mesh, 'rl', self.tx
+        plan.config, plan.decoder, self.mesh, 'rl', self.tx
       ).lower(state, shapes.batch('rl', prompt, response)),
     }
     made = {name: lowered[name]() for name in names}

@@ -47,22 +47,34 @@ from awpo_jax.training.dry_run import (  # noqa: E402
 )
 from awpo_jax.training.programs import compile as compile_lib  # noqa: E402
 from awpo_jax.training.update import (  # noqa: E402
+  minibatches,  # noqa: E402
   optimizer,  # noqa: E402
   packing,  # noqa: E402
 )
 
 config_lib.define_flags()
-flags.DEFINE_string('json', None, 'File for the result.')
+flags.DEFINE_string('json', None, 'File to which the result is written.')
 flags.DEFINE_list(
-  'compare', None, 'Two results: prints the second over the first.'
+  'compare',
+  None,
+  'Two files of results, separated by commas: prints the second divided by '
+  'the first.',
 )
-flags.DEFINE_integer('repeats', 5, 'Timed calls of each program.')
-flags.DEFINE_bool('cold', True, 'Also starts processes, to time a cold start.')
+flags.DEFINE_integer('repeats', 5, 'Number of timed calls of each program.')
+flags.DEFINE_bool(
+  'cold', True, 'Whether new processes are started to time a cold start.'
+)
 flags.DEFINE_list(
-  'prompt_lengths', [], 'Prompts are cut to these lengths, drawn for each.'
+  'prompt_lengths',
+  [],
+  'Lengths in tokens to which prompts are cut; one is drawn for each prompt.',
 )
-flags.DEFINE_list('answer_lengths', [], 'Answers likewise, before an update.')
-flags.DEFINE_bool('once', False, 'Compiles, runs an iteration, prints seconds.')
+flags.DEFINE_list(
+  'answer_lengths', [], 'The same for answers, before an update.'
+)
+flags.DEFINE_bool(
+  'once', False, 'Only compiles, runs one iteration, and prints the seconds.'
+)
 _COMPARED = (
   'sampled_tokens_per_second',
   'update_seconds',
@@ -79,11 +91,13 @@ class Bench:
   def __init__(self, config: config_lib.Config) -> None:
     self.config, self.mesh = config, sharding.make_mesh(config.devices)
     self.parts = sharding.parts(self.mesh)
+    self.dealer = minibatches.Dealer(config, self.mesh)
     # No token ends an answer.
-    plan = dataclasses.replace(memory.make_plan(config), stop_ids=())
+    plan = memory.make_plan(config)
     self.model = plan.decoder.config
     self.programs = compile_lib.compile_programs(
-      plan,
+      config,
+      plan.decoder,
       self.mesh,
       memory.state_shapes(plan, 'rl'),
       {'rl': optimizer.make_optimizers(config)['rl']},
@@ -139,19 +153,14 @@ class Bench:
 
   def prepare(self, rollout: types.Rollout) -> list[types.Batch]:
     """Mini-batches of the rollout, on the devices."""
-    rl, shape = self.config.rl, self.shape()
-    order = sharding.deal(
-      rl.prompts_per_step, minibatches=rl.minibatches, parts=self.parts
-    )
-    dealt = jax.tree.map(lambda x: x[order], shortened(rollout, self.index))
-    dealt = packing.read(dealt, self.config)
-    prepared = self.programs.prepare[shape](
-      self.state.params, sharding.place_split(dealt, self.mesh)
-    )
-    batch = sharding.fetch_split(prepared.batch)
-    parts = list(packing.cut(batch, self.config, 'rl'))
+    shape = self.shape()
+    placed = self.dealer.place(shortened(rollout, self.index))
+    prepared = self.programs.prepare[shape](self.state.params, placed)
+    program = self.programs.cut.get(shape)
+    batches = list(self.dealer.cut(prepared.batch, program))
+    parts = sharding.fetch_split(batches)
     self.tokens = np.sum([packing.tokens_and_columns(x) for x in parts], axis=0)
-    return [sharding.place_split(part, self.mesh) for part in parts]
+    return batches
 
   def update(self, batches: list[types.Batch]) -> None:
     """An update on each mini-batch; waits for the last."""

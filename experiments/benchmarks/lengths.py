@@ -35,7 +35,7 @@ from awpo_jax.rollout.sampling import continuous_batching
 from awpo_jax.rollout.sampling import sampler as sampler_lib
 from awpo_jax.rollout.text import prompts as prompts_lib
 from awpo_jax.training import setup as setup_lib
-from awpo_jax.training.dry_run import flops, memory
+from awpo_jax.training.dry_run import flops
 from awpo_jax.training.programs import compile as compile_lib
 from awpo_jax.training.programs import shapes as shapes_lib
 from experiments.benchmarks import iteration
@@ -45,9 +45,9 @@ def lengths_of(
   experiment: setup_lib.Experiment,
 ) -> tuple[list[np.ndarray], np.ndarray]:
   """Encoded prompts, and tokens of their reference answers with the stop."""
-  tasks = list(experiment.dataset.train)
-  encode = experiment.tokenizer.encode
-  return [experiment.encode_prompt(task) for task in tasks], np.asarray(
+  tasks, codec = list(experiment.data.dataset.train), experiment.codec
+  encode = codec.tokenizer.encode
+  return [codec.encode(task) for task in tasks], np.asarray(
     [
       len(encode(task.ground_truth, add_special_tokens=False)) + 1
       for task in tasks
@@ -56,10 +56,10 @@ def lengths_of(
   )
 
 
-def draw_step(experiment, encoded, lengths, seed: int):
+def draw_step(config, encoded, lengths, pad_id: int):
   """Prompts of a step, and by name i32[P, G] lengths of its answers."""
-  rl, data = experiment.config.rl, experiment.config.data
-  rng = np.random.default_rng(seed)
+  rl, data = config.rl, config.data
+  rng = np.random.default_rng(config.run.seed)
   shape = rl.prompts_per_step, rl.samples
   rows = rng.choice(len(lengths), shape[0], replace=shape[0] > len(lengths))
   lengths = np.minimum(lengths, data.response_buckets[-1])
@@ -67,7 +67,7 @@ def draw_step(experiment, encoded, lengths, seed: int):
     [encoded[row] for row in rows],
     rows,
     buckets=data.prompt_buckets[-1:],
-    pad_id=experiment.pad_id,
+    pad_id=pad_id,
   )
   return prompts, {
     'own': np.repeat(lengths[rows][:, None], shape[1], axis=1),
@@ -78,17 +78,24 @@ def draw_step(experiment, encoded, lengths, seed: int):
 class Sampler:
   """One way to sample a step; `micro` prompts of a device at a time."""
 
-  def __init__(self, parts, mesh, params, *, micro: int, refill: bool) -> None:
-    rl, data = parts.config.rl, parts.config.data
+  def __init__(
+    self, config, decoder, mesh, params, *, micro: int, refill: bool
+  ) -> None:
+    rl, data = config.rl, config.data
     self._mesh, self._params, self._refill = mesh, params, refill
     self._rl, self._size = rl, micro * sharding.parts(mesh)
     rows = rl.slots if refill else micro * rl.samples
     self.rows = rows * sharding.parts(mesh)  # Of a step, on all devices.
-    shapes = shapes_lib.Shapes(parts.config, mesh)
+    shapes = shapes_lib.Shapes(config, mesh)
     arguments = shapes.sampler(micro, data.prompt_buckets[-1], rl.samples)
     self._program = (
       compile_lib.make_sampler(
-        parts, mesh, temperature=rl.temperature, refill=refill, limited=True
+        config,
+        decoder,
+        mesh,
+        temperature=rl.temperature,
+        refill=refill,
+        limited=True,
       )
       .lower(shapes.like(params), *arguments, arguments[1])
       .compile()
@@ -123,9 +130,8 @@ class Sampler:
     )
 
 
-def make_samplers(experiment, mesh, params) -> dict[str, Sampler]:
+def make_samplers(config, decoder, mesh, params) -> dict[str, Sampler]:
   """The three ways, by name."""
-  config = experiment.config
   rl, devices = config.rl, sharding.parts(mesh)
   problems = list(device_checks.check_devices(config, devices))
   if problems:
@@ -133,8 +139,7 @@ def make_samplers(experiment, mesh, params) -> dict[str, Sampler]:
   share = rl.prompts_per_step // devices
   few = max(min(rl.slots // rl.samples, share), 1)
   # Without stop tokens: only its length ends an answer.
-  parts = memory.Plan(config, experiment.decoder, stop_ids=())
-  make = functools.partial(Sampler, parts, mesh, params)
+  make = functools.partial(Sampler, config, decoder, mesh, params)
   return {
     'all at once': make(micro=share, refill=False),
     f'{few} prompts at once': make(micro=few, refill=False),
@@ -147,11 +152,13 @@ def measure(config: config_lib.Config, repeats: int) -> dict[str, Any]:
   with tempfile.TemporaryDirectory() as folder:
     run = dataclasses.replace(config.run, output_dir=folder)
     experiment = setup_lib.make_experiment(dataclasses.replace(config, run=run))
+  decoder, pad_id = experiment.decoder, experiment.codec.pad_id
   mesh = sharding.make_mesh(config.devices)
-  params = decoder_lib.init_params(experiment.decoder.config, jax.random.key(0))
-  samplers = make_samplers(experiment, mesh, sharding.place_state(params, mesh))
+  params = decoder_lib.init_params(decoder.config, jax.random.key(0))
+  placed = sharding.place_state(params, mesh)
+  samplers = make_samplers(config, decoder, mesh, placed)
   encoded, lengths = lengths_of(experiment)
-  prompts, limits_of = draw_step(experiment, encoded, lengths, config.run.seed)
+  prompts, limits_of = draw_step(config, encoded, lengths, pad_id)
   peak = iteration.matmul_flops(jnp.dtype(config.model.dtype))
   rl, read = config.rl, prompts.mask.sum(-1).mean()
   result: dict[str, Any] = {
@@ -169,7 +176,7 @@ def measure(config: config_lib.Config, repeats: int) -> dict[str, Any]:
   }
   for kind, limits in limits_of.items():
     work = flops.forward(
-      experiment.decoder.config,
+      decoder.config,
       prompts=rl.prompts_per_step,
       samples=rl.samples,
       prompt=int(read),

@@ -146,3 +146,30 @@ def test_pictures(tmp_path):
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts == ['failed']
   assert len(list(tmp_path.glob('*.png'))) == 3
+
+
+def test_overview(tmp_path):
+  def lines(gate, accuracies):
+    rows = [{'step': 0, 'eval/a/accuracy': accuracies[0]}]
+    rows += [
+      {'step': 2 * i, 'gate/mean': gate, 'clip/radius': 0.2 - gate / 10}
+      | ({'eval/a/accuracy': accuracies[i]} if i < len(accuracies) else {})
+      for i in (1, 2, 3)
+    ]
+    return rows
+
+  rows = {
+    'awpo': {1: lines(0.5, [0.2, 0.4, 0.6]), 2: lines(0.3, [0.4, 0.6, 0.8])},
+    'grpo': {1: lines(0.0, [0.2, 0.3, 0.4])},
+  }
+  figure = comparison_plots.plot_overview(
+    rows, tmp_path / 'o.png', accuracy='eval/a/accuracy'
+  )
+  accuracy, gate, radius = figure.axes
+  # A line a seed and one for their mean; GRPO has no gate.
+  assert [len(x.lines) for x in figure.axes] == [5, 3, 3]
+  np.testing.assert_allclose(accuracy.lines[2].get_ydata(), [0.3, 0.5, 0.7])
+  np.testing.assert_allclose(accuracy.lines[2].get_xdata(), [0, 0.5, 1])
+  np.testing.assert_allclose(gate.lines[2].get_ydata(), [0.4] * 3)
+  np.testing.assert_allclose(radius.lines[2].get_ydata(), [0.16] * 3)
+  assert (tmp_path / 'o.png').stat().st_size > 1000

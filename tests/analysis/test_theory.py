@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 
@@ -84,6 +85,24 @@ def test_bounds_of_noise_and_improvement(seed, batch):
     got, batch=batch, step_size=step, smoothness=smoothness
   )
   assert 0 < gain <= bound * (1 + 1e-5)
+
+
+def test_scores_of_a_table_are_gradients():
+  rng = np.random.default_rng(1)
+  logits = np.float32(rng.normal(size=(2, 3)))
+  policy = np.stack([_softmax(x) for x in logits])
+  want = jax.jacobian(
+    lambda x: jax.nn.log_softmax(x.reshape(2, 3), axis=-1).reshape(-1)
+  )(logits.reshape(-1))
+  np.testing.assert_allclose(theory.tabular_scores(policy), want, atol=1e-6)
+
+
+def test_second_moment_by_hand():
+  # 1/2 2^2 + 1/4 (-4)^2 = 6; a sample of no weight counts for nothing.
+  got = theory.second_moment(
+    np.float32([2, -4, 0, 9]), np.float32([0.5, 0.25, 0.25, 0])
+  )
+  np.testing.assert_allclose(got, 6, rtol=1e-6)
 
 
 def test_without_variance_there_is_no_potential():

@@ -65,13 +65,6 @@ def test_restores_state_position_and_step(tmp_path):
     chex.assert_trees_all_equal(got, make_state(2))
     assert isinstance(got.opt_state[1][0], optax.ScaleByAdamState)
     assert (position, step) == ({'phase': 'rl', 'prompts': 16}, 2)
-    got, position, step = checkpoints.restore_checkpoint(
-      manager, make_state(0), step=1
-    )
-    chex.assert_trees_all_equal(got, make_state(1))
-    assert (position['prompts'], step) == (8, 1)
-    with pytest.raises(FileNotFoundError, match=r'step 7; there are: \[1, 2\]'):
-      checkpoints.restore_checkpoint(manager, make_state(0), step=7)
 
 
 def test_no_checkpoint(tmp_path):
@@ -127,22 +120,21 @@ def test_saves_under_a_transfer_guard(tmp_path):
   assert steps_on_disk(tmp_path) == [1]
 
 
-@pytest.mark.parametrize(('mode', 'best'), [('max', 1), ('min', 3)])
-def test_keeps_the_last_and_the_best(tmp_path, mode, best):
+def test_keeps_the_last_and_the_best(tmp_path):
   figures = {1: 0.9, 2: 0.5, 3: 0.1, 4: None, 5: 0.3, 6: 0.2, 7: None}
 
   def run(steps):
     with checkpoints.make_manager(
-      tmp_path, keep=2, best_metric='accuracy', best_mode=mode
+      tmp_path, keep=2, best_metric='accuracy'
     ) as manager:
       for step in steps:
         value = figures[step]
         save(manager, step, metrics=value and {'accuracy': value, 'loss': 1})
 
   run([1, 2, 3, 4])
-  assert steps_on_disk(tmp_path) == sorted({best, 3, 4})
+  assert steps_on_disk(tmp_path) == [1, 3, 4]
   run([5, 6, 7])  # A restarted process knows the metrics of the old ones.
-  assert steps_on_disk(tmp_path) == [best, 6, 7]
+  assert steps_on_disk(tmp_path) == [1, 6, 7]
 
 
 def test_keeps_the_last_without_a_metric(tmp_path):
@@ -169,8 +161,8 @@ def test_refuses_wrong_metrics_and_a_second_save(tmp_path):
 
 KILLED = """
   import os, signal, sys
-  from awpo_jax.training import checkpoints
-  from tests.training import test_checkpoints as t
+  from awpo_jax.checkpointing import checkpoints
+  from tests.checkpointing import test_checkpoints as t
   manager = checkpoints.make_manager(sys.argv[1], keep=2)
   t.save(manager, 1)
   manager.wait_until_finished()

@@ -30,11 +30,10 @@ def parse(folder, *flags):
   return config_lib.parse(tiny_dataset.flags(folder, *_ROOM, *flags))
 
 
-def initial(config, **options):
+def initial(config):
   model = setup_lib.make_experiment(config).decoder.config
   mesh = sharding.data_mesh(jax.devices()[:2])
-  options = {'restored': False, **options}
-  return initial_params.initial_params(config, model, mesh, **options)
+  return initial_params.initial_params(config, model, mesh)
 
 
 def test_a_folder_with_weights_is_started_from(tmp_path, qwen3):
@@ -55,17 +54,19 @@ def test_what_belongs_to_the_model_comes_with_its_weights(tmp_path, qwen3):
   made = setup_lib.make_experiment(parse(tmp_path / 'run', f'--model={qwen3}'))
   names = ['<|im_end|>', '<|endoftext|>']
   # The second is named by the generation config alone.
-  assert made.tokenizer.convert_ids_to_tokens(made.stop_ids) == names
-  assert made.tokenizer.eos_token == '<|im_end|>'
+  assert (
+    made.codec.tokenizer.convert_ids_to_tokens(made.codec.stop_ids) == names
+  )
+  assert made.codec.tokenizer.eos_token == '<|im_end|>'
   # Rows without a token stay.
-  assert len(made.tokenizer) < made.decoder.config.vocab_size == 336
+  assert len(made.codec.tokenizer) < made.decoder.config.vocab_size == 336
   kept = json.loads((tmp_path / 'run' / 'model.json').read_text())
   assert (kept['vocab_size'], kept['dtype']) == (336, 'float32')
   assert 'torch_dtype' not in kept
   # The run goes on without the model's folder.
   gone = parse(tmp_path / 'run', '--model=/nowhere', '--init_weights=normal')
   again = setup_lib.make_experiment(gone)
-  assert again.stop_ids == made.stop_ids
+  assert again.codec.stop_ids == made.codec.stop_ids
   assert again.decoder.config == made.decoder.config
 
 
@@ -84,17 +85,13 @@ def test_another_tokenizer_still_stops_where_the_weights_do(tmp_path, qwen3):
   made = setup_lib.make_experiment(
     parse(tmp_path / 'run', f'--model={model}', f'--tokenizer={tokenizer}')
   )
-  assert made.stop_ids[0] == end and set(made.stop_ids) == {end, started, text}
+  assert made.codec.stop_ids[0] == end and set(made.codec.stop_ids) == {
+    end,
+    started,
+    text,
+  }
   policy = tokenizers.read_generation_config(tmp_path / 'run' / 'tokenizer')
   assert policy['temperature'] == 0.6
-
-
-def test_a_run_that_goes_on_wants_shapes_only(tmp_path, qwen3):
-  config = parse(tmp_path / 'run', f'--model={qwen3}')
-  shapes = initial(config, restored=True)
-  assert all(
-    isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(shapes)
-  )
 
 
 def test_random_weights_for_a_config(tmp_path, qwen3):
@@ -160,7 +157,7 @@ def test_weights_that_do_not_fit_are_a_mistake_in_the_flags(tmp_path, qwen3):
   config = parse(tmp_path / 'run', f'--model={broken}')
   with pytest.raises(flags_lib.ConfigError, match='truncated or corrupt'):
     initial_params.initial_params(
-      config, experiment.decoder.config, sharding.data_mesh(), restored=False
+      config, experiment.decoder.config, sharding.data_mesh()
     )
 
 
@@ -179,8 +176,8 @@ def test_flags_for_a_template(tmp_path, qwen3):
   made = setup_lib.make_experiment(
     parse(tmp_path / 'a', f'--model={qwen3}', *flags, '--enable_thinking=false')
   )
-  task = made.dataset.train[0]
-  text = made.tokenizer.decode(made.encode_prompt(task))
+  task = made.data.dataset.train[0]
+  text = made.codec.tokenizer.decode(made.codec.encode(task))
   assert text.endswith('assistant\n<think>\n\n</think>\n\n')
   # A tokenizer of our own does not know it.
   with pytest.raises(ValueError, match='--enable_thinking=true: .* not know'):

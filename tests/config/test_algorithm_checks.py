@@ -122,14 +122,14 @@ WRONG = {
   '--length_buffer=999 is longer': ['--length_buffer=999'],
   '--length_buffer=-1': ['--length_buffer=-1'],
   '--mix_std_floor=-0.1': ['--mix_std_floor=-0.1'],
-  '--sapo_tau=(1.0,)': ['--sapo_tau=1'],
-  '--sapo_tau=(0.0, 1.0)': ['--sapo_tau=0,1'],
+  '--sapo_tau=1.0: name two': ['--sapo_tau=1'],
+  '--sapo_tau=0.0,1.0: each number must be above 0.': ['--sapo_tau=0,1'],
   '--egpo_alpha=nan': ['--egpo_alpha=nan'],
   '--egpo_lambda=-1.0': ['--egpo_lambda=-1'],
   '--mismatch_high=0.0': ['--mismatch_high=0'],
   '--tv_bound=-0.1': ['--tv_bound=-0.1'],
-  '--clip_max=1.5: above 0 and below 1': ['--clip_max=1.5'],
-  '--clip_max=-1.0: above 0 and below inf': [
+  '--clip_max=1.5 must be below 1 with --loss=ppo': ['--clip_max=1.5'],
+  '--clip_max=-1.0: must be above 0.': [
     *('--clip_max=-1', '--loss=cispo'),
   ],
 }

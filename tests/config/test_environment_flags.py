@@ -11,9 +11,9 @@ BASE = ('--output_dir=x', '--model=m', '--sft_steps=1')
 @pytest.mark.parametrize(
   ('flags', 'message'),
   [
-    (['--max_turns=0'], '--max_turns=0: at least 1'),
-    (['--tool_workers=0'], '--tool_workers=0: at least 1'),
-    (['--tool_seconds=0'], '--tool_seconds=0.0: a number above 0'),
+    (['--max_turns=0'], '--max_turns=0: must be at least 1'),
+    (['--tool_workers=0'], '--tool_workers=0: must be at least 1'),
+    (['--tool_seconds=0'], '--tool_seconds=0.0: must be above 0'),
     (['--tool_seconds=nan'], '--tool_seconds=nan'),
     (
       ['--environment=quickstart', '--observation_tokens=64'],

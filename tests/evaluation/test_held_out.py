@@ -38,14 +38,12 @@ def reward(response, task):
   return types.Score(float(response), -3.0, float(task.ground_truth), {})
 
 
-def answer(tasks):
-  texts = {f'task_{i}': text for i, (_, text, _) in enumerate(CASES)}
-  return [texts[task.task_id] for task in tasks]
+ANSWERS = [text for _, text, _ in CASES]
 
 
 def test_by_hand():
-  metrics, rows = held_out.evaluate(
-    make_tasks(), answer, reward=reward, judge=None
+  metrics, rows = held_out.score(
+    make_tasks(), ANSWERS, reward=reward, judge=None
   )
   # Right: tasks 0, 2 and 3 of six; of single 1 of 3, of reply 1 of 2. The
   # one that could not be scored counts as not solved, and in no mean outcome:
@@ -94,8 +92,8 @@ def test_a_reply_that_calls_a_tool_is_not_solved(response, solved):
     ground_truth='<think> y </think>\n<response> no </response>',
     kind='none',
   )
-  metrics, (row,) = held_out.evaluate(
-    [task], lambda tasks: [response], reward=toolrl.toolrl, judge=None
+  metrics, (row,) = held_out.score(
+    [task], [response], reward=toolrl.toolrl, judge=None
   )
   # The outcome knows the format of the reply only, and is the best it can be.
   assert metrics == {
@@ -108,9 +106,9 @@ def test_a_reply_that_calls_a_tool_is_not_solved(response, solved):
 
 
 def test_reasoning_is_of_the_judged_answers():
-  metrics, _ = held_out.evaluate(
+  metrics, _ = held_out.score(
     make_tasks(),
-    answer,
+    ANSWERS,
     reward=reward,
     judge=lambda requests: [0.5, None, 1.0, None, 0.0, 0.25],
   )
@@ -119,8 +117,8 @@ def test_reasoning_is_of_the_judged_answers():
 
 
 def test_nothing_could_be_scored():
-  metrics, rows = held_out.evaluate(
-    make_tasks()[:2], lambda tasks: ['down'] * 2, reward=reward, judge=None
+  metrics, rows = held_out.score(
+    make_tasks()[:2], ['down'] * 2, reward=reward, judge=None
   )
   assert metrics == {
     'accuracy': 0.0,
@@ -132,8 +130,8 @@ def test_nothing_could_be_scored():
 
 
 def test_plain_numbers_for_json():
-  metrics, rows = held_out.evaluate(
-    make_tasks(), answer, reward=reward, judge=None
+  metrics, rows = held_out.score(
+    make_tasks(), ANSWERS, reward=reward, judge=None
   )
   for value in (*metrics.values(), *(row['solved'] for row in rows)):
     assert value is None or type(value) in (float, bool)

@@ -1,12 +1,18 @@
 """What the tests of whole runs share: one cache, one uninterrupted run."""
 
 import dataclasses
+import fcntl
+import json
+import os
 import pathlib
+import shutil
 import time
 
 import pytest
 
 from tests.helpers import tiny_dataset, whole_runs
+
+_CACHE = 'cache'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,19 +26,46 @@ class Reference:
 
 
 @pytest.fixture(scope='session')
-def cache(tmp_path_factory) -> str:
-  """Programs that the first run compiles are read by all the others."""
-  return f'--compilation_cache={tmp_path_factory.mktemp("cache")}'
+def reference(tmp_path_factory) -> Reference:
+  """One for all workers of pytest-xdist: the first that needs it runs it.
+
+  It keeps its rollouts, which changes no number.
+  """
+  base = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:  # Their folders lie in one.
+    base = base.parent
+  base = base / 'reference'
+  base.mkdir(exist_ok=True)
+  ended = base / 'ended.json'
+  with (base / 'lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not ended.exists():
+      _run_reference(base, ended)
+  result, seconds = json.loads(ended.read_text())
+  result = whole_runs.Result(*result)
+  assert result.returncode == 0, result.stderr
+  return Reference(base / 'run', result, seconds)
+
+
+def _run_reference(base, ended):
+  cache = f'--compilation_cache={base / _CACHE}'
+  started = time.perf_counter()
+  flags = tiny_dataset.flags(base / 'run', cache, '--archive')
+  result = whole_runs.command(flags)
+  seconds = time.perf_counter() - started
+  ended.write_text(json.dumps([dataclasses.astuple(result), seconds]))
 
 
 @pytest.fixture(scope='session')
-def reference(tmp_path_factory, cache) -> Reference:
-  folder = tmp_path_factory.mktemp('reference') / 'run'
-  started = time.perf_counter()
-  result = whole_runs.command(tiny_dataset.flags(folder, cache))
-  seconds = time.perf_counter() - started
-  assert result.returncode == 0, result.stderr
-  return Reference(folder, result, seconds)
+def cache(reference, tmp_path_factory) -> str:
+  """Programs that the first run compiles are read by all the others.
+
+  Each worker has a copy to add to: JAX writes an entry in place, where another
+  process could read half of it.
+  """
+  folder = tmp_path_factory.mktemp('programs') / _CACHE
+  shutil.copytree(reference.folder.parent / _CACHE, folder)
+  return f'--compilation_cache={folder}'
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ def result(tmp_path_factory):
       '--eval_tasks=2',
       '--eval_batch=2',
       '--repeats=1',
+      '--compilation_cache=',
       f'--json={folder / "out.json"}',
     ],
     folder,

@@ -163,7 +163,7 @@ def test_reward_judge_data_and_gate(tmp_path, cache):
     '--response_buckets=64',
   )
   summary = json.loads((folder / 'summary.json').read_text())
-  assert summary['accuracy_by_kind'].keys() == {'reply'}
+  assert summary['accuracy_by_kind'].keys() == {'single'}
   sampled = _sampled(folder)
   assert len(sampled) == 16 and {row['task_id'] for row in sampled} == {'t0'}
   for row in sampled:

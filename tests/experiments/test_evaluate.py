@@ -180,7 +180,7 @@ def test_a_model_with_the_tools_of_its_template(evaluate, model, tmp_path):
   [
     (['--policy=model'], '--model is not set'),
     (['--policy=oracle', '--benchmarks=bfcl,x'], '--benchmarks=bfcl,x'),
-    (['--policy=oracle', '--samples=2'], '--samples=2 with --temperature=0'),
+    (['--policy=oracle', '--samples=2'], '--samples=2 gives equal answers'),
     (['--policy=oracle', '--data=nowhere'], '--data=nowhere does not exist'),
     (['--policy=oracle', '--categories=x'], '--categories=x'),
     (['--model=/nowhere'], '/nowhere'),

@@ -40,7 +40,7 @@ def test_killed_with_a_kl_term(cache, tmp_path, name):
   assert 0 <= kl[0] < kl[-1] and kl[-1] > 1e-3
   # In the second rollout, after the parameters have left the reference.
   at = whole_runs.Signal(
-    'awpo_jax.training.collection.collect:next_prompts', call=3
+    'awpo_jax.training.collection.sample:RolloutSampler.next_prompts', call=3
   )
   broken_flags = tiny_dataset.flags(broken, *flags)
   result = whole_runs.forked(broken_flags, broken.parent, at=at)

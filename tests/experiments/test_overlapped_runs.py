@@ -39,7 +39,7 @@ def test_stopped_and_killed(cache, tmp_path, places):
     # the answers of step 3.
     (
       whole_runs.Signal(
-        'awpo_jax.training.collection.score:score_rollout',
+        'awpo_jax.training.collection.score:score',
         1,
         number=signal.SIGTERM,
       ),
@@ -48,15 +48,13 @@ def test_stopped_and_killed(cache, tmp_path, places):
     # In step 5, the last, between its two updates; 4 may be half written.
     (
       whole_runs.Signal(
-        'awpo_jax.distributed.sharding:cut', call=3, when='second'
+        'awpo_jax.training.update.minibatches:Dealer.cut', call=3, when='second'
       ),
       {2, 4},
     ),
     # Where answers that were read from a checkpoint are scored.
     (
-      whole_runs.Signal(
-        'awpo_jax.training.collection.score:score_rollout', call=1
-      ),
+      whole_runs.Signal('awpo_jax.training.collection.score:score', call=1),
       {2, 4},
     ),
   ):

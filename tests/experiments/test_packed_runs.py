@@ -15,8 +15,8 @@ PACKED = '--pack_tokens=128'
 def test_a_packed_run_killed_and_resumed(reference, start, tmp_path):
   # While demonstrations are packed, and between the updates of a rollout.
   stops = (
-    ('awpo_jax.training.steps:_imitation', 3, 'before'),
-    ('awpo_jax.distributed.sharding:cut', 2, 'second'),
+    ('awpo_jax.training.update.minibatches:of_demonstrations', 3, 'before'),
+    ('awpo_jax.training.update.minibatches:Dealer.cut', 2, 'second'),
   )
   for function, call, when in stops:
     result = start(PACKED, at=whole_runs.Signal(function, call, when))
@@ -52,7 +52,7 @@ def test_a_packed_run_killed_and_resumed(reference, start, tmp_path):
 
 def test_a_padded_run_goes_on_packed(reference, start, tmp_path):
   at = whole_runs.Signal(
-    'awpo_jax.training.collection.score:score_rollout', 1, number=signal.SIGTERM
+    'awpo_jax.training.collection.score:score', 1, number=signal.SIGTERM
   )
   assert start(at=at).returncode == 128 + signal.SIGTERM
   assert start(PACKED).returncode == 0

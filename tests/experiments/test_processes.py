@@ -115,9 +115,7 @@ def test_other_layouts(alone, case, processes, flags):
 
 
 def test_a_process_that_is_killed(case, pair):
-  at = whole_runs.Signal(
-    'awpo_jax.training.collection.score:score_rollout', call=1
-  )
+  at = whole_runs.Signal('awpo_jax.training.collection.score:score', call=1)
   started = time.perf_counter()
   first, last = case.run('killed', 2, at=at)
   # The other one does not wait for ever.
@@ -135,7 +133,7 @@ def test_a_process_that_is_killed(case, pair):
 @pytest.mark.slow
 def test_another_number_of_processes_goes_on(case, alone):
   at = whole_runs.Signal(
-    'awpo_jax.training.collection.score:score_rollout',
+    'awpo_jax.training.collection.score:score',
     call=1,
     number=signal.SIGTERM,
   )

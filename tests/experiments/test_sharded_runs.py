@@ -44,9 +44,9 @@ def replicated(tmp_path_factory, cache, further):
 
 def test_a_run_whose_layout_changes(replicated, start, further, tmp_path):
   stops = (
-    ('both', 'awpo_jax.training.steps:_imitation', 3),
-    ('pmap', 'awpo_jax.training.collection.score:score_rollout', 1),
-    ('model', 'awpo_jax.training.collection.score:score_rollout', 1),
+    ('both', 'awpo_jax.training.update.minibatches:of_demonstrations', 3),
+    ('pmap', 'awpo_jax.training.collection.score:score', 1),
+    ('model', 'awpo_jax.training.collection.score:score', 1),
   )
   for layout, function, call in stops:
     at = whole_runs.Signal(function, call, number=signal.SIGTERM)
@@ -77,8 +77,8 @@ def test_a_run_whose_layout_changes(replicated, start, further, tmp_path):
 @pytest.mark.parametrize(
   ('flags', 'message'),
   [
-    (['--mesh=data:1,model:2'], '--mesh=data:1,model:2 is for --parallelism'),
-    (['--parallelism=sharded', '--mesh=2,2'], 'as data:8,model:4'),
+    (['--mesh=data:1,model:2'], '--mesh=data:1,model:2 needs --parallelism'),
+    (['--parallelism=sharded', '--mesh=2,2'], 'the form data:8,model:4'),
     (
       ['--parallelism=sharded', '--mesh=data:3,model:1'],
       'is 3 devices, here are 2',

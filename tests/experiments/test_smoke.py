@@ -20,13 +20,17 @@ def smoke(tmp_path_factory):
     [
       '--flagfile=experiments/smoke.flags',
       f'--output_dir={base / "run"}',
-      f'--compilation_cache={base / "cache"}',
+      '--compilation_cache=',
       f'--eval_tasks={TASKS}',
       f'--eval_batch={TASKS}',
       '--sft_steps=2',
       '--rl_steps=1',
+      '--prompts_per_step=4',
+      '--samples=4',
+      '--minibatches=2',
     ],
     base,
+    drawn=True,
   )
   assert result.returncode == 0, result.stderr
   return base / 'run', result

@@ -33,6 +33,7 @@ def test_files_of_a_run(reference):
   folder, last = reference.folder, reference.last
   assert {x.name for x in folder.iterdir()} == {
     '.lock',
+    'archive',
     'checkpoints',
     'curves.png',
     'flags.json',
@@ -126,9 +127,8 @@ def test_a_judge_without_a_score_makes_samples_invalid(reference):
 def test_a_finished_run_is_left_alone(reference, tmp_path):
   before = (reference.folder / 'metrics.jsonl').read_bytes()
   flags = json.loads((reference.folder / 'flags.json').read_text())
-  again = tiny_dataset.flags(
-    reference.folder, f'--compilation_cache={flags["compilation_cache"]}'
-  )
+  cache = f'--compilation_cache={flags["compilation_cache"]}'
+  again = tiny_dataset.flags(reference.folder, cache, '--archive')
   result = whole_runs.forked(again, tmp_path)
   assert result.returncode == 0
   assert f'the run ended at step {reference.last}' in result.stderr
@@ -138,16 +138,18 @@ def test_a_finished_run_is_left_alone(reference, tmp_path):
 
 KILLS = {
   'before the first checkpoint': whole_runs.Signal(
-    'awpo_jax.training.steps:_imitation', call=2
+    'awpo_jax.training.update.minibatches:of_demonstrations', call=2
   ),
+  # By Orbax, in a thread of its own: all is written and nothing has its name.
   'while a checkpoint is written': whole_runs.Signal(
-    'awpo_jax.checkpointing.checkpoints:save_checkpoint', call=1, when='after'
+    'orbax.checkpoint._src.path.atomicity:AtomicRenameTemporaryPath.finalize',
+    call=1,
   ),
   'between SFT and RL': whole_runs.Signal(
-    'awpo_jax.training.collection.collect:next_prompts', call=1
+    'awpo_jax.training.collection.sample:RolloutSampler.next_prompts', call=1
   ),
   'between two mini-batches': whole_runs.Signal(
-    'awpo_jax.distributed.sharding:cut', call=2, when='second'
+    'awpo_jax.training.update.minibatches:Dealer.cut', call=2, when='second'
   ),
 }
 
@@ -175,8 +177,8 @@ def test_killed_again_and_again(reference, start, tmp_path):
 def test_stopped_by_signals(reference, start, tmp_path):
   folder = tmp_path / 'run'
   stops = (
-    ('SIGTERM', 'awpo_jax.training.steps:_imitation', 3, 3),
-    ('SIGINT', 'awpo_jax.training.collection.score:score_rollout', 1, FIRST_RL),
+    ('SIGTERM', 'awpo_jax.training.update.minibatches:of_demonstrations', 3, 3),
+    ('SIGINT', 'awpo_jax.training.collection.score:score', 1, FIRST_RL),
   )
   for name, function, call, step in stops:
     number = getattr(signal, name)

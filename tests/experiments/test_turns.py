@@ -72,7 +72,7 @@ def test_a_transcript_can_be_replayed(folder):
 def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(
   folder, tmp_path, cache
 ):
-  at = whole_runs.Signal('awpo_jax.training.collection.score:score_rollout', 3)
+  at = whole_runs.Signal('awpo_jax.training.collection.score:score', 3)
   assert run(tmp_path, cache, at=at).returncode < 0
   assert run(tmp_path, cache).returncode == 0
   whole_runs.assert_same(tmp_path / 'run', folder, STEPS)

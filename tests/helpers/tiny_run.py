@@ -1,9 +1,11 @@
 """An experiment of a few seconds: plug-ins, configuration, programs, state."""
 
+import dataclasses
 import functools
 import json
 import pathlib
 import tempfile
+from typing import Any, cast
 from unittest import mock
 
 import jax
@@ -13,6 +15,8 @@ from awpo_jax.config import experiment as config_lib
 from awpo_jax.distributed import sharding
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.training import setup as setup_lib
+from awpo_jax.training import steps as steps_lib
+from awpo_jax.training.collection import sample
 from awpo_jax.training.programs import compile as compile_lib
 from awpo_jax.training.update import optimizer, train_step
 from tests.helpers import tiny_training
@@ -103,15 +107,64 @@ def _folder() -> tempfile.TemporaryDirectory:
 
 
 @functools.cache
-def experiment() -> setup_lib.Experiment:
-  """The experiment of `FLAGS`."""
+def config() -> config_lib.Config:
+  """That of `FLAGS`."""
   folder = pathlib.Path(_folder().name)
   model = folder / 'config.json'
   model.write_text(json.dumps(MODEL))
-  return setup_lib.make_experiment(
-    config_lib.parse(
-      [*FLAGS, f'--model={model}', f'--output_dir={folder / "run"}']
-    )
+  return config_lib.parse(
+    [*FLAGS, f'--model={model}', f'--output_dir={folder / "run"}']
+  )
+
+
+@functools.cache
+def experiment() -> setup_lib.Experiment:
+  """The experiment of `FLAGS`."""
+  return setup_lib.make_experiment(config())
+
+
+def sampler(
+  made: setup_lib.Experiment | None = None,
+  settings: config_lib.Config | None = None,
+  programs: compile_lib.Programs | None = None,
+  **scorer: Any,
+) -> sample.RolloutSampler:
+  """The sampler of an experiment, of that of `FLAGS` if not told otherwise.
+
+  Args:
+    made: the experiment.
+    settings: its configuration.
+    programs: its programs; without any nothing can be sampled.
+    **scorer: of its fields, e.g. another judge.
+  """
+  made = made or experiment()
+  return sample.RolloutSampler(
+    settings or config(),
+    made.data,
+    made.codec,
+    dataclasses.replace(made.scorer, **scorer),
+    made.rules,
+    programs or cast(Any, None),
+    mesh(),
+  )
+
+
+def rl_step(sampler: sample.RolloutSampler) -> steps_lib.Step:
+  """The step of RL whose batches come from a sampler when their turn comes."""
+  programs, mesh = sampler.programs, sampler.mesh
+  rollouts = sampler.in_turn(steps_lib.make_collect(sampler, programs))
+  return steps_lib.make_rl_step(sampler.config, rollouts, programs, mesh)
+
+
+def make_step(
+  phase: str, programs: compile_lib.Programs | None = None
+) -> steps_lib.Step:
+  """The step of a phase of `FLAGS`."""
+  programs, made = programs or compiled(), experiment()
+  if phase == 'rl':
+    return rl_step(sampler(programs=programs))
+  return steps_lib.make_sft_step(
+    config(), made.data, made.codec, programs, mesh()
   )
 
 
@@ -125,7 +178,7 @@ def mesh() -> jax.sharding.Mesh:
 def _initial(phase: str) -> train_step.TrainState:
   decoder = experiment().decoder
   params = decoder_lib.init_params(decoder.config, jax.random.key(0))
-  tx = optimizer.make_optimizers(experiment().config)[phase]
+  tx = optimizer.make_optimizers(config())[phase]
   return jax.device_get(train_step.init_state(params, tx))
 
 
@@ -142,8 +195,11 @@ def compiled() -> compile_lib.Programs:
   )
   with mock.patch.object(jax.stages.Lowered, 'compile', quickly):
     return compile_lib.compile_programs(
-      experiment(),
+      config(),
+      experiment().decoder,
       mesh(),
       new_state('sft'),
-      optimizer.make_optimizers(experiment().config),
+      optimizer.make_optimizers(config()),
+      stop_ids=experiment().codec.stop_ids,
+      pad_id=experiment().codec.pad_id,
     )

@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 from tensorboardX.proto import event_pb2
 
 from awpo_jax.checkpointing import checkpoints
-from awpo_jax.reporting import metrics
+from awpo_jax.reporting import curves, metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TRAIN = 'experiments/train.py'
@@ -41,7 +41,8 @@ _PRELOAD = (
 _ENVIRONMENT = {
   'JAX_PLATFORMS': 'cpu',
   'XLA_FLAGS': '--xla_backend_optimization_level=0'
-  ' --xla_llvm_disable_expensive_passes=true',
+  ' --xla_llvm_disable_expensive_passes=true'
+  ' --xla_cpu_use_fusion_emitters=false',
   'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
 }
 _SECONDS = 300
@@ -101,8 +102,9 @@ def forked(
   at: Signal | None = None,
   environment: Mapping[str, str] | None = None,
   program: str = TRAIN,
+  drawn: bool = False,
 ) -> Result:
-  """The same as `command`, without its imports.
+  """The same as `command`, without its imports and its pictures.
 
   Args:
     flags: of the command line.
@@ -110,8 +112,9 @@ def forked(
     at: signal that it sends itself.
     environment: further variables.
     program: another one than `train.py`.
+    drawn: with the picture of the curves, which takes longer than the steps.
   """
-  return _end(_start(flags, output, at, environment or {}, program))
+  return _end(_start(flags, output, at, environment or {}, program, drawn))
 
 
 def together(
@@ -149,13 +152,13 @@ def together(
   return [_end(x) for x in started]
 
 
-def _start(flags, output, at, environment, program):
+def _start(flags, output, at, environment, program, drawn=False):
   context = multiprocessing.get_context('forkserver')
   context.set_forkserver_preload(list(_PRELOAD))
   files = output / 'stdout.txt', output / 'stderr.txt'
   process = context.Process(
     target=_main,
-    args=(program, list(flags), files, at, dict(environment)),
+    args=(program, list(flags), files, at, dict(environment), drawn),
   )
   process.start()
   return process, files
@@ -171,7 +174,7 @@ def _end(started) -> Result:
   return Result(process.exitcode, *(file.read_text() for file in files))
 
 
-def _main(program, flags, files, at, environment) -> None:
+def _main(program, flags, files, at, environment, drawn) -> None:
   os.chdir(ROOT)
   os.environ.update(_ENVIRONMENT | environment)
   for number, file in enumerate(files, start=1):
@@ -179,6 +182,8 @@ def _main(program, flags, files, at, environment) -> None:
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
   # A suite started in the background ignores it, and its children with it.
   signal.signal(signal.SIGINT, signal.default_int_handler)
+  if not drawn:
+    curves.plot_curves = lambda rows, path: path.touch()
   if at is not None:
     _inject(at)
   if 'PYTHONPATH' in environment:  # Too late for the interpreter itself.

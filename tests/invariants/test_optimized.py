@@ -23,7 +23,7 @@ def test_grpo_and_devices_with_optimizations():
       *(f'tests/invariants/{name}' for name in TESTS),
     ],
     cwd=whole_runs.ROOT,
-    env=os.environ | {'AWPO_OPTIMIZED': '1'},
+    env=os.environ | {'AWPO_OPTIMIZED': '1', 'XLA_FLAGS': ''},
     capture_output=True,
     text=True,
     timeout=300,

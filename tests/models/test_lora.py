@@ -1,11 +1,10 @@
-"""Adapters found, merged, and exchanged with PEFT."""
+"""Adapters found, merged, and written for PEFT."""
 
 import dataclasses
 import json
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -138,112 +137,11 @@ def test_files_of_peft(tmp_path):
   )
 
 
-def test_a_round_trip(tmp_path):
-  config, base, trained = adapted_decoder.make()
-  lora.save_peft(tmp_path, config, trained, 'base')
+def test_nothing_is_written_without_adapters(tmp_path):
+  config, base, _ = adapted_decoder.make()
   plain = dataclasses.replace(config, lora=None)
-  read, got = lora.load_peft(tmp_path, plain, base)
-  assert read == config
-  _assert_equal(got, lora.join(trained, base))
-  # What was there before is replaced.
-  other = lora.new_adapters(config, jax.random.key(0))
-  _, got = lora.load_peft(tmp_path, config, lora.join(other, base))
-  _assert_equal(got, lora.join(trained, base))
-
-
-def _changed(folder, config=None, tensors=None):
-  """Rewrites the files of adapters."""
-  file = folder / 'adapter_config.json'
-  file.write_text(json.dumps(json.loads(file.read_text()) | (config or {})))
-  weights = folder / 'adapter_model.safetensors'
-  if tensors:
-    found = safetensors.numpy.load_file(weights)
-    safetensors.numpy.save_file(tensors(found), weights)
-
-
-@pytest.fixture
-def saved(tmp_path):
-  config, base, trained = adapted_decoder.make()
-  lora.save_peft(tmp_path, config, trained, 'base')
-  return tmp_path, config, base
-
-
-@pytest.mark.parametrize(
-  'change',
-  [
-    {'use_dora': True},
-    {'use_rslora': True},
-    {'bias': 'all'},
-    {'modules_to_save': ['lm_head']},
-    {'alpha_pattern': {'q_proj': 3}},
-    {'peft_type': 'IA3'},
-    {'init_lora_weights': 'pissa'},
-    {'something_new': 1},
-  ],
-)
-def test_what_is_not_implemented_is_refused(saved, change):
-  folder, config, base = saved
-  _changed(folder, config=change)
-  (key,) = change
-  with pytest.raises(ValueError, match=f'{key}=.*not implemented'):
-    lora.load_peft(folder, config, base)
-
-
-def test_all_that_is_not_implemented_is_named_at_once(saved):
-  folder, config, base = saved
-  _changed(folder, config={'use_dora': True, 'bias': 'all', 'new': None})
-  message = "bias='all', use_dora=True is not|use_dora=True, bias='all' is not"
-  with pytest.raises(ValueError, match=message):
-    lora.load_peft(folder, config, base)
-
-
-def test_what_peft_writes_beside_is_let_through(saved):
-  folder, config, base = saved
-  unset = {'modules_to_save': None, 'rank_pattern': {}, 'lora_bias': False}
-  _changed(folder, config={**unset, 'lora_dropout': 0.05, 'revision': 'main'})
-  lora.load_peft(folder, config, base)
-
-
-_FIRST = 'base_model.model.model.layers.0.mlp.up_proj.lora_A.weight'
-
-
-@pytest.mark.parametrize(
-  ('tensors', 'message'),
-  [
-    (lambda x: {k: v for k, v in x.items() if k != _FIRST}, 'up_.*is missing'),
-    (lambda x: x | {'base_model.model.lm_head.a.b': x[_FIRST]}, 'is unknown'),
-    (lambda x: x | {_FIRST: x[_FIRST].T.copy()}, r'is \[32, 3\], .*\[3, 32\]'),
-  ],
-)
-def test_tensors_that_do_not_fit_are_named(saved, tensors, message):
-  folder, config, base = saved
-  _changed(folder, tensors=tensors)
-  with pytest.raises(ValueError, match=message):
-    lora.load_peft(folder, config, base)
-
-
-def test_files_that_are_missing(saved, tmp_path):
-  folder, config, base = saved
-  with pytest.raises(FileNotFoundError, match='nowhere: expected adapter_con'):
-    lora.load_peft(tmp_path / 'nowhere', config, base)
-  (folder / 'adapter_model.safetensors').unlink()
-  with pytest.raises(FileNotFoundError, match='adapter_model'):
-    lora.load_peft(folder, config, base)
   with pytest.raises(ValueError, match='config.lora is None'):
-    lora.save_peft(
-      tmp_path / 'x', dataclasses.replace(config, lora=None), base, 'base'
-    )
-
-
-def test_bfloat16_adapters_are_read_as_float32(saved):
-  folder, config, base = saved
-  _changed(
-    folder,
-    tensors=lambda x: {k: v.astype(ml_dtypes.bfloat16) for k, v in x.items()},
-  )
-  _, got = lora.load_peft(folder, config, base)
-  leaf = got['layers_0']['mlp']['up_proj']['lora_a']
-  assert leaf.dtype == np.float32 and leaf.any()
+    lora.save_peft(tmp_path, plain, base, 'base')
 
 
 @pytest.fixture
@@ -274,8 +172,3 @@ def test_peft_gives_the_same_logits(torch_and_peft, tmp_path, family):
   alone = adapted_decoder.apply(plain, base, TOKENS)
   assert np.abs(want - alone).max() > 0.3 * np.std(alone)
   np.testing.assert_allclose(logits(theirs), want, atol=1e-4 * want.std())
-  # And back: what PEFT saves is read to the last bit.
-  theirs.save_pretrained(tmp_path / 'theirs')
-  read, got = lora.load_peft(tmp_path / 'theirs', plain, base)
-  assert read == config
-  _assert_equal(got, params)

@@ -1,46 +1,38 @@
-"""The notebooks run on a small archive, and hold neither output nor maths."""
+"""The notebooks run from a fresh clone, and hold neither output nor maths."""
 
 import ast
-import os
+import pathlib
 
+import jupyter_client
+import matplotlib
 import nbclient
 import nbformat
 import pytest
+from matplotlib import pyplot
 
-from awpo_jax.reporting import rollout_archive
 from tests.helpers import tiny_dataset, whole_runs
 
-FILES = sorted((whole_runs.ROOT / 'notebooks').glob('*.ipynb'))
+FOLDER = whole_runs.ROOT / 'notebooks'
+FILES = sorted(FOLDER.glob('*.ipynb'))
 NAMES = ['clipping', 'gating', 'group_stats', 'theory', 'weighting']
+each_file = pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
 
 
 def _read(file):
   return nbformat.read(file, as_version=4)
 
 
-def _code(notebook):
-  return [x for x in notebook.cells if x.cell_type == 'code']
-
-
-@pytest.fixture(scope='module')
-def run(tmp_path_factory):
-  """The folder of a run of seconds that kept its rollouts."""
-  base = tmp_path_factory.mktemp('notebooks')
-  flags = tiny_dataset.flags(
-    base / 'run', '--archive', '--cpu_devices=1', '--sft_steps=2'
-  )
-  done = whole_runs.forked([*flags, '--prompts_per_step=8'], base)
-  assert done.returncode == 0, done.stderr
-  return base / 'run'
+def _code(cells):
+  return [x for x in cells if x.cell_type == 'code']
 
 
 def test_they_are_all_there():
   assert [file.stem for file in FILES] == NAMES
 
 
-@pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
+@each_file
 def test_no_output_is_stored_and_no_maths_is_their_own(file):
-  cells = _code(_read(file))
+  cells = _code(_read(file).cells)
   for cell in cells:
     assert not cell.outputs and cell.execution_count is None
   tree = ast.parse('\n'.join(cell.source for cell in cells))
@@ -57,27 +49,86 @@ def _plain(node):
   )
 
 
-@pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
-def test_it_runs(file, run, monkeypatch):
-  for name, value in whole_runs.environment().items():
-    monkeypatch.setenv(name, value)
-  monkeypatch.setenv('AWPO_RUN', str(run))
-  assert rollout_archive.open_archive(run).steps
+@each_file
+def test_from_hand_written_groups_to_what_one_learns(file):
+  cells = _read(file).cells
+  titles = [
+    (number, line)
+    for number, cell in enumerate(cells)
+    if cell.cell_type == 'markdown'
+    for line in cell.source.split('\n')
+    if line.startswith('#')
+  ]
+  assert [title for _, title in titles[1:]] == [
+    '## Six hand-written groups',
+    '## The rollouts of a run',
+    '## What one learns',
+  ]
+  groups, run, end = (number for number, _ in titles[1:])
+  assert titles[0][0] == 0 and end == len(cells) - 1
+  by_hand = '\n'.join(x.source for x in _code(cells[groups:run]))
+  assert 'examples.six_groups()' in by_hand and 'plt.show()' in by_hand
+
+
+@pytest.fixture(scope='module')
+def kernel():
+  """One for all notebooks: what takes long is its imports."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.delenv('AWPO_RUN', raising=False)
+    for name, value in whole_runs.environment().items():
+      patch.setenv(name, value)
+    manager = jupyter_client.KernelManager(kernel_name='python3')
+    # As Jupyter does, in the folder of the notebook.
+    manager.start_kernel(cwd=str(FOLDER))
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
+@each_file
+def test_it_runs_on_a_fresh_clone(file, kernel):
   notebook = _read(file)
-  client = nbclient.NotebookClient(
-    notebook,
-    timeout=280,
-    kernel_name='python3',
-    resources={'metadata': {'path': str(whole_runs.ROOT)}},
-  )
-  client.execute()
+  # No name is left of the notebook before.
+  notebook.cells.insert(0, nbformat.v4.new_code_cell('%reset -f'))
+  nbclient.NotebookClient(notebook, km=kernel, timeout=280).execute()
   pictures = [
     output
-    for cell in _code(notebook)
+    for cell in _code(notebook.cells)
     for output in cell.outputs
     if 'image/png' in output.get('data', {})
   ]
-  assert len(pictures) >= 1
+  assert len(pictures) >= 2
   # Nothing was written into the repository.
-  assert not any(cell.outputs for cell in _code(_read(file)))
-  assert os.environ['AWPO_RUN'] == str(run)
+  assert not any(cell.outputs for cell in _code(_read(file).cells))
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """The folder of a run of seconds that kept its rollouts."""
+  base = tmp_path_factory.mktemp('notebooks')
+  flags = tiny_dataset.flags(
+    base / 'run',
+    '--archive',
+    '--cpu_devices=1',
+    '--compilation_cache=',
+    '--sft_steps=2',
+  )
+  done = whole_runs.forked(
+    [*flags, '--sft_steps=2', '--prompts_per_step=8'], base
+  )
+  assert done.returncode == 0, done.stderr
+  return base / 'run'
+
+
+@each_file
+def test_it_runs_on_a_run(file, run, monkeypatch):
+  # In this process, from the root.
+  monkeypatch.chdir(whole_runs.ROOT)
+  monkeypatch.setenv('AWPO_RUN', str(run))
+  matplotlib.use('Agg')
+  monkeypatch.setattr(pyplot, 'show', lambda: None)
+  names = {}
+  for cell in _code(_read(file).cells):
+    exec(cell.source, names)
+  assert names['RUN'] == pathlib.Path(run)
+  assert len(names['rollouts']) == tiny_dataset.RL_STEPS
+  pyplot.close('all')

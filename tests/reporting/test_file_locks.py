@@ -57,7 +57,7 @@ def test_whatever_else_fails_is_no_contention(tmp_path, number, capsys):
 def test_a_lock_keeps_another_process_out(tmp_path, lock, capsys):
   path = tmp_path / 'x'
   take = (
-    'import fcntl, sys; from awpo_jax.rollout import file_locks; '
+    'import fcntl, sys; from awpo_jax.reporting import file_locks; '
     f'print(file_locks.try_lock(open(sys.argv[1], "a"), fcntl.{lock.__name__}))'
   )
 
@@ -119,8 +119,9 @@ def test_a_lock_left_by_a_killed_process_is_named(tmp_path, monkeypatch):
 WHOLE = """
 import contextlib, fcntl, pathlib, sys
 import numpy as np
-from awpo_jax.rollout.judges import cache as cache_lib
-from awpo_jax.training import archive, checkpoints
+from awpo_jax.rollout.rewards.judges import score_cache as cache_lib
+from awpo_jax.checkpointing import checkpoints
+from awpo_jax.reporting import rollout_archive as archive
 
 folder = pathlib.Path(sys.argv[1])
 try:

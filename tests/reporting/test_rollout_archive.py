@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+import zipfile
 
 import jax
 import numpy as np
@@ -62,6 +64,25 @@ def test_every_array_comes_back(tmp_path):
   np.testing.assert_array_equal(got.parts(3)['solved'], PART)
   np.testing.assert_array_equal(got.parts(5)['correctness'], 2 * PART)
   assert list(got.parts(3)) == ['solved']
+
+
+def test_a_zip_file_is_read_like_the_folder(tmp_path, monkeypatch):
+  run = tmp_path / 'run'
+  writer = _writer(run / rollout_archive.FOLDER)
+  scored = [_scored(0, solved=PART), _scored(1, width=4)]
+  for step, each in enumerate(scored, start=1):
+    writer.append(step, each)
+  monkeypatch.chdir(run)
+  zipfile.main(['-c', rollout_archive.ZIP_FILE, rollout_archive.FOLDER])
+  shutil.rmtree(rollout_archive.FOLDER)
+  # Also where the path is not absolute.
+  for path in (run, '.'):
+    got = rollout_archive.open_archive(path)
+    assert got.steps == [1, 2]
+    for step, each in enumerate(scored, start=1):
+      _assert_same(got.rollout(step), each.rollout)
+    np.testing.assert_array_equal(got.parts(1)['solved'], PART)
+    assert got.tasks(2)[0] == '1_0'
 
 
 def test_archives_without_what_tasks_want_go_by_the_bounds(tmp_path):
@@ -173,5 +194,3 @@ def test_it_is_compressed(tmp_path):
     if x.is_file() and 'c' in x.relative_to(tmp_path).parts
   )
   assert stored < 0.6 * raw
-  tokens = scored.rollout.completions.policy_mask.sum()
-  assert rollout_archive.bytes_per_token(tmp_path) > stored / tokens

@@ -23,8 +23,7 @@ from awpo_jax.config import flags as flags_lib
 from awpo_jax.config import sections as sections_lib
 from awpo_jax.evaluation import held_out
 from awpo_jax.rollout.text import tokenizers
-from awpo_jax.training import held_out as held_out_lib
-from awpo_jax.training import loop, signals
+from awpo_jax.training import bookkeeping, loop, signals
 from awpo_jax.training.programs import compile as compile_lib
 from awpo_jax.training.update import optimizer, train_step
 from tests.helpers import tiny_dataset, tiny_run
@@ -47,7 +46,7 @@ class _Reached(Exception):
 def no_compilation(monkeypatch):
   """Starts are judged by whether they get to the compilation."""
 
-  def reached(*unused_arguments):
+  def reached(*unused_arguments, **unused):
     raise _Reached
 
   monkeypatch.setattr(compile_lib, 'compile_programs', reached)
@@ -105,7 +104,7 @@ def test_only_the_start_makes_a_value_error_one_of_flags(tmp_path, monkeypatch):
   with pytest.raises(flags_lib.ConfigError, match='no_such'):
     loop.train(_config(tmp_path / 'run', '--reward=no_such'))
 
-  def broken(*unused_arguments):
+  def broken(*unused_arguments, **unused):
     raise ValueError('in the depths of a compiler')
 
   monkeypatch.setattr(compile_lib, 'compile_programs', broken)
@@ -134,7 +133,7 @@ def test_a_mistake_does_not_undo_a_run(tmp_path, monkeypatch):
   def gone(config):
     raise FileNotFoundError('rows.jsonl has moved')
 
-  monkeypatch.setattr(loop.experiment_lib, 'make_experiment', gone)
+  monkeypatch.setattr(loop.setup_lib, 'make_experiment', gone)
   with pytest.raises(flags_lib.ConfigError, match='rows.jsonl'):
     loop.train(_config(folder))
   assert (folder / run_folder.FLAGS_FILE).exists()
@@ -226,9 +225,9 @@ def bare(tmp_path, monkeypatch):
 
   def make(*flags, first=0, on_write=None):
     config = _config(tmp_path / 'run', *flags)
-    experiment = python_types.SimpleNamespace(config=config)
     manager = python_types.SimpleNamespace(wait_until_finished=lambda: None)
-    run = loop._Run(experiment, None, manager, lambda: None, 0.0)
+    book = bookkeeping.Book(config, manager, lambda: None, 0.0)
+    run = loop._Run(config, None, None, book)
     written, traced = [], []
     run.programs = python_types.SimpleNamespace(
       init={'rl': lambda params: python_types.SimpleNamespace(params=params)},
@@ -326,7 +325,7 @@ def _echo(params, prompts, sample_ids, facts):
   """A sampler that answers with the prompt, its special tokens left out."""
   del params, sample_ids, facts
   tokens, mask = jax.device_get((prompts.tokens, prompts.mask))
-  special = tiny_run.experiment().tokenizer.all_special_ids
+  special = tiny_run.experiment().codec.tokenizer.all_special_ids
   mask = (mask & ~np.isin(tokens, special))[..., None, :]
   tokens = tokens[..., None, :]
   zeros = np.zeros(tokens.shape, np.float32)
@@ -353,9 +352,7 @@ def test_answers_come_in_order_whatever_the_batch(count):
     dataclasses.replace(tiny_run.make_task(0), user=f'{i}' * (1 + 3 * i))
     for i in range(count)
   ]
-  answers = held_out_lib.answer(
-    tiny_run.experiment(), programs, tiny_run.mesh(), None, tasks
-  )
+  answers = tiny_run.sampler(programs=programs).greedy(None, tasks)
   assert [text.split('user')[-1].split()[0] for text in answers] == [
     task.user for task in tasks
   ]

@@ -8,7 +8,7 @@ import pytest
 
 from awpo_jax import types
 from awpo_jax.config import experiment as config_lib
-from awpo_jax.training import loop, signals
+from awpo_jax.training import bookkeeping, loop, signals
 from tests.helpers import tiny_dataset
 
 # Four steps of SFT and three of RL.
@@ -19,10 +19,10 @@ _FLAGS = ('--compilation_cache=', '--checkpoint_every=50')
 def run(tmp_path, monkeypatch):
   """A loop that tells what it does."""
   config = config_lib.parse(tiny_dataset.flags(tmp_path / 'run', *_FLAGS))
-  experiment = python_types.SimpleNamespace(config=config)
   manager = python_types.SimpleNamespace(wait_until_finished=lambda: None)
   done = []
-  made = loop._Run(experiment, None, manager, lambda: done.append('kept'), 0.0)
+  book = bookkeeping.Book(config, manager, lambda: done.append('kept'), 0.0)
+  made = loop._Run(config, None, None, book)
   made.programs = python_types.SimpleNamespace(
     init={'rl': lambda params: python_types.SimpleNamespace(params=params)},
     reference=None,
@@ -32,14 +32,14 @@ def run(tmp_path, monkeypatch):
   def write(step, report, *, state=None):
     done.append(('write', step))
     if state is not None and made._saves(step):
-      made._save(state, step, None)
+      book.save(state, step)
 
-  def save(state, step, evaluated):
+  def save(state, step, evaluated=None):
     done.append(('save', step, state.params))
-    made.last_saved = step
+    book.last_saved = step
 
   monkeypatch.setattr(made, '_write', write)
-  monkeypatch.setattr(made, '_save', save)
+  monkeypatch.setattr(book, 'save', save)
   return made
 
 
@@ -91,7 +91,7 @@ def test_what_a_pause_has_written_is_saved(run, monkeypatch):
 
 def test_a_signal_while_it_waits_is_what_ended_it(run):
   run.stop_signal = signal.SIGTERM
-  run.last_saved = 5
+  run.book.last_saved = 5
   with pytest.raises(signals.Stopped, match='by SIGTERM after step 5') as end:
     _go(run, 6, first=5)
   assert end.value.signum == signal.SIGTERM and end.value.exit_code == 143
@@ -100,7 +100,7 @@ def test_a_signal_while_it_waits_is_what_ended_it(run):
 def test_the_first_signal_ends_the_waiting(run):
   hurried = []
   run.patient = python_types.SimpleNamespace(hurry=lambda: hurried.append(1))
-  run.bar = python_types.SimpleNamespace(message=lambda text: None)
+  run.book.bar = python_types.SimpleNamespace(message=lambda text: None)
   run._on_signal(signal.SIGTERM, None)
   assert hurried == [1] and run.stop_signal == signal.SIGTERM
   with pytest.raises(KeyboardInterrupt):
@@ -136,19 +136,18 @@ def test_a_bad_return_in_an_evaluation_comes_after_saving(run, monkeypatch):
   def evaluate(state, step):
     raise types.BadReturn('The reward of task t by mine:f is 0.5.')
 
-  monkeypatch.undo()  # `_write` and `_save` themselves.
+  monkeypatch.undo()  # `_write` itself.
   saved = []
+  monkeypatch.setattr(run, '_evaluate', evaluate)
   for name, value in {
-    '_evaluate': evaluate,
-    '_metrics': lambda step, report: {'phase': 'sft'},
-    '_save': lambda state, step, evaluated: saved.append((step, evaluated)),
-    '_log': lambda step, metrics: None,
+    'metrics': lambda step, report: {'phase': 'sft'},
+    'save': lambda state, step, evaluated: saved.append((step, evaluated)),
+    'line': lambda step, metrics: None,
     'log': python_types.SimpleNamespace(write_transcripts=lambda *_: None),
     'archive': None,
     'bar': python_types.SimpleNamespace(update=lambda *_: None),
   }.items():
-    monkeypatch.setattr(run, name, value, raising=False)
-  run.config = run.experiment.config
+    monkeypatch.setattr(run.book, name, value, raising=False)
   metrics = {}
   report = python_types.SimpleNamespace(
     metrics=metrics, scored=None, transcripts=[]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from awpo_jax.config import experiment as config_lib
-from awpo_jax.training import loop, steps
+from awpo_jax.training import bookkeeping, loop, steps
 from awpo_jax.training.programs import compile as compile_lib
 from awpo_jax.training.update import train_step
 from tests.helpers import tiny_dataset
@@ -24,7 +24,8 @@ class _Clock:
 @pytest.fixture
 def clock(monkeypatch):
   clock = _Clock()
-  monkeypatch.setattr(loop, 'time', clock)
+  for module in (loop, bookkeeping):
+    monkeypatch.setattr(module, 'time', clock)
   return clock
 
 
@@ -34,9 +35,12 @@ def make_run(tmp_path):
 
   def make():
     config = config_lib.parse(tiny_dataset.flags(tmp_path / 'run'))
-    experiment = python_types.SimpleNamespace(config=config)
-    run, lines = loop._Run(experiment, None, None, lambda: None, 10.0), []
-    run.log = python_types.SimpleNamespace(
+    experiment = python_types.SimpleNamespace(
+      decoder=None, codec=python_types.SimpleNamespace(stop_ids=(), pad_id=0)
+    )
+    book, lines = bookkeeping.Book(config, None, lambda: None, 10.0), []
+    run = loop._Run(config, experiment, None, book)
+    book.log = python_types.SimpleNamespace(
       write=lambda step, metrics: lines.append({'step': step, **metrics})
     )
     return run, lines
@@ -74,7 +78,7 @@ def test_each_second_of_sft_belongs_to_one_step(clock, make_run):
   got, times = [], [(20, 25), (23, 30), (70, 77), (75, 79)]
   for step, (started, fetched) in enumerate(times, start=1):
     clock.now = fetched
-    got.append(run._metrics(step, _report(started))['time/step'])
+    got.append(run.book.metrics(step, _report(started))['time/step'])
   assert got == [5, 5, 7, 2]
 
 
@@ -83,18 +87,18 @@ def test_seconds_count_from_the_start_and_go_on_after_a_restart(
 ):
   # From 10 to 14 the imports and the data, until 20 compilation; lines at 25
   # and 31. The process before took 100.
-  def compile_programs(*unused_arguments):
+  def compile_programs(*unused_arguments, **unused):
     clock.now = 20.0
     return 'programs'
 
   monkeypatch.setattr(compile_lib, 'compile_programs', compile_programs)
   run, lines = make_run()
-  run.elapsed, clock.now = 100.0, 14.0
+  run.book.elapsed, clock.now = 100.0, 14.0
   run._compile(None)
   assert run.programs == 'programs'
   for step, now in (5, 25.0), (6, 31.0):
     clock.now = now
-    run._log(step, {'loss': 0.5})
+    run.book.line(step, {'loss': 0.5})
   for line in lines:
     assert line.pop('compile/count') >= 0
   assert lines == [
@@ -107,4 +111,4 @@ def test_seconds_count_from_the_start_and_go_on_after_a_restart(
     },
     {'step': 6, 'loss': 0.5, 'time/elapsed': 121.0},
   ]
-  assert run.clock == 31.0
+  assert run.book.clock == 31.0

@@ -3,7 +3,7 @@
 import numpy as np
 
 from awpo_jax import types
-from awpo_jax.training.collection import collect, score
+from awpo_jax.training.collection import sample, score
 from tests.helpers import tiny_run
 
 WORD = 'system'  # A word of every prompt, and so a token of the tokenizer.
@@ -11,17 +11,17 @@ WORD = 'system'  # A word of every prompt, and so a token of the tokenizer.
 
 def _spelt(word):
   """The same text, a token a letter."""
-  tokenizer = tiny_run.experiment().tokenizer
+  tokenizer = tiny_run.experiment().codec.tokenizer
   return tokenizer.convert_tokens_to_ids(list(word))
 
 
 def _completions(rows):
   """The rows of tokens [P, 1], as the sampler would return them."""
-  experiment = tiny_run.experiment()
+  codec = tiny_run.experiment().codec
   shape = (len(rows), 1, tiny_run.RESPONSE_BUCKETS[-1])
   lengths = np.array([[len(row)] for row in rows])
   mask = np.arange(shape[-1]) < lengths[..., None]
-  tokens = np.full(shape, experiment.pad_id, np.int32)
+  tokens = np.full(shape, codec.pad_id, np.int32)
   tokens[mask] = np.concatenate(rows)
   return types.Completions(
     tokens=tokens,
@@ -36,19 +36,23 @@ def _completions(rows):
 
 
 def test_the_sampled_tokens_are_trained_on_as_they_are():
-  experiment = tiny_run.experiment()
-  tokenizer, stop = experiment.tokenizer, experiment.stop_ids[0]
+  sampler, codec = tiny_run.sampler(), tiny_run.experiment().codec
+  tokenizer, stop = codec.tokenizer, codec.stop_ids[0]
   whole = tokenizer.encode(WORD, add_special_tokens=False)
   spelt = _spelt(WORD)
   # Two ways to write one text; encoding it gives the first only.
   assert len(whole) < len(spelt) == 6
   assert tokenizer.decode(spelt) == tokenizer.decode(whole) == WORD
-  tasks, prompts = collect.next_prompts(experiment, 0)
+  tasks, prompts, _ = sampler.next_prompts(0)
   rows = [[*spelt, stop], [*whole, stop], [*spelt[:3], *spelt[:4]], [stop]]
   sampled = _completions(rows)
-  samples = collect.sample_ids(prompts.ids, 1)
-  scored, transcripts = score.score_rollout(
-    experiment, tasks, prompts, samples, sampled
+  samples = sample.sample_ids(prompts.ids, 1)
+  texts = codec.decode(sampled, tasks)
+  scored, transcripts = score.score(
+    sample.Sampled(tasks, prompts, samples, sampled, texts),
+    sampler.config,
+    sampler.scorer,
+    codec,
   )
   # Both rows read alike to the rewards, and stay what they were.
   assert [row['response'] for row in transcripts] == [WORD, WORD]

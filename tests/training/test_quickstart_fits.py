@@ -27,20 +27,20 @@ def test_texts_of_several_turns_fit(seed, tmp_path, monkeypatch):
   # It refuses demonstrations and held-out prompts that are too long.
   experiment = setup_lib.make_experiment(config)
   tasks = [
-    *experiment.dataset.train[: TRAIN // 2],
-    *experiment.dataset.evals['values'],
+    *experiment.data.dataset.train[: TRAIN // 2],
+    *experiment.data.dataset.evals['values'],
   ]
   shown = [
-    episodes.demonstrate(experiment.environment, task, task.references)
+    episodes.demonstrate(experiment.rules.environment, task, task.references)
     for task in tasks
   ]
   fit = demonstrations.fits(
-    experiment.tokenizer,
+    experiment.codec.tokenizer,
     tasks,
     shown,
     prompt_buckets=config.data.prompt_buckets,
     response_buckets=config.data.response_buckets,
-    reader=experiment.reader,
+    reader=experiment.codec.reader,
   )
   assert fit.all(), [tasks[i].task_id for i in (~fit).nonzero()[0]]
   turns = max(len(task.references) for task in tasks)
@@ -58,7 +58,7 @@ def test_texts_of_the_quickstart_fit(seed, tmp_path, monkeypatch):
     ]
   )
   experiment = setup_lib.make_experiment(config)
-  dataset = experiment.dataset
+  dataset = experiment.data.dataset
   shown = dataset.demonstrations
   tasks = [*dataset.train[:TRAIN], *(x.task for x in shown)]
   responses = [x.ground_truth for x in tasks[:TRAIN]]
@@ -68,7 +68,7 @@ def test_texts_of_the_quickstart_fit(seed, tmp_path, monkeypatch):
     responses += [x.ground_truth for x in held_out]
   assert len(shown) == 1000 and len(tasks) == len(responses) >= 2512
   fit = demonstrations.fits(
-    experiment.tokenizer,
+    experiment.codec.tokenizer,
     tasks,
     responses,
     prompt_buckets=config.data.prompt_buckets,
@@ -92,16 +92,16 @@ def test_overlong_shaping_of_dapo_takes_nothing_from_gold(
   )
   experiment = setup_lib.make_experiment(config)
   tasks = [
-    *experiment.dataset.train[: 2 * TRAIN],
+    *experiment.data.dataset.train[: 2 * TRAIN],
     *(
       task
-      for held_out in experiment.dataset.evals.values()
+      for held_out in experiment.data.dataset.evals.values()
       for task in held_out
     ),
   ]
   shown = [types.Demonstration(task, task.ground_truth) for task in tasks]
   lengths = np.array(
-    [demonstrations.shown_length(experiment.tokenizer, x) for x in shown]
+    [demonstrations.shown_length(experiment.codec.tokenizer, x) for x in shown]
   )
 
   def lost(buffer):

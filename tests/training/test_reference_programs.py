@@ -1,6 +1,5 @@
 """What the programs of a KL term are given, and those without one are not."""
 
-import dataclasses
 from unittest import mock
 
 import jax
@@ -30,12 +29,8 @@ def _lowered(*flags, **options):
       *flags,
     ]
   )
-  base = tiny_run.experiment()
   model = model_files.with_adapters(
-    base.decoder.config, config_lib.to_dict(config)
-  )
-  run = dataclasses.replace(
-    base, config=config, decoder=decoder_lib.Decoder(model)
+    tiny_run.experiment().decoder.config, config_lib.to_dict(config)
   )
   optimizers = optimizer.make_optimizers(config)
   state = jax.eval_shape(
@@ -46,7 +41,12 @@ def _lowered(*flags, **options):
   )
   with mock.patch.object(jax.stages.Lowered, 'compile', lambda self: self):
     made = compile_lib.compile_programs(
-      run, tiny_run.mesh(), state, optimizers, **options
+      config,
+      decoder_lib.Decoder(model),
+      tiny_run.mesh(),
+      state,
+      optimizers,
+      **options,
     )
   return made, state
 
@@ -65,7 +65,7 @@ def test_without_a_kl_term_no_program_knows_a_reference():
   assert made.reference is None
   (params, rollout), _ = made.prepare[20, 8].args_info
   assert _sizes(params) == _sizes(state.params)
-  assert len(_sizes(rollout)) == 18
+  assert len(_sizes(rollout)) == 19
   (_, batch), _ = made.update['rl'][20, 8].args_info
   assert len(_sizes(batch)) == 10
 

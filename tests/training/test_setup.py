@@ -24,33 +24,36 @@ def _make(folder, *flags):
 
 def test_parts_of_the_tiny_experiment(tmp_path):
   made = _make(tmp_path / 'run')
-  assert made.reward is tiny_dataset.reward and made.judge is tiny_dataset.judge
+  assert (
+    made.scorer.reward is tiny_dataset.reward
+    and made.scorer.judge is tiny_dataset.judge
+  )
   # The vocabulary is the tokenizer's, whatever the model's file says.
-  assert made.decoder.config.vocab_size == len(made.tokenizer) <= 320
-  assert made.tokenizer.decode([made.stop_ids[0]]) == '<|im_end|>'
-  assert made.tokenizer.decode([made.pad_id]) == '<|endoftext|>'
+  assert made.decoder.config.vocab_size == len(made.codec.tokenizer) <= 320
+  assert made.codec.tokenizer.decode([made.codec.stop_ids[0]]) == '<|im_end|>'
+  assert made.codec.tokenizer.decode([made.codec.pad_id]) == '<|endoftext|>'
 
 
 def test_names_of_what_is_built_in(tmp_path):
   made = _make(tmp_path / 'run', '--reward=toolrl', '--judge=rubric')
-  assert made.reward is toolrl.toolrl
-  assert made.judge is rubric.rubric
+  assert made.scorer.reward is toolrl.toolrl
+  assert made.scorer.judge is rubric.rubric
   made = _make(tmp_path / 'other', '--judge=none', '--gate=none')
-  assert made.judge is None
+  assert made.scorer.judge is None
 
 
 def test_each_demonstration_once_a_round_and_the_order_is_the_seeds(tmp_path):
   first = _make(tmp_path / 'a')
-  order = [first.demonstration_order[i] for i in range(60)]
+  order = [first.data.demonstration_order[i] for i in range(60)]
   for start in (0, 20, 40):
     assert sorted(order[start : start + 20]) == list(range(20))
   assert order[:20] != order[20:40]
   again = _make(tmp_path / 'b')
-  assert [again.demonstration_order[i] for i in range(60)] == order
+  assert [again.data.demonstration_order[i] for i in range(60)] == order
   other = _make(tmp_path / 'c', '--seed=1')
-  assert [other.demonstration_order[i] for i in range(60)] != order
-  drawn = [first.prompt_order[i] for i in range(40)]
-  assert len(set(drawn)) == 40 and max(drawn) < len(first.dataset.train)
+  assert [other.data.demonstration_order[i] for i in range(60)] != order
+  drawn = [first.data.prompt_order[i] for i in range(40)]
+  assert len(set(drawn)) == 40 and max(drawn) < len(first.data.dataset.train)
   assert [x % 20 for x in drawn] != order[:40]
 
 
@@ -60,9 +63,9 @@ def test_the_tokenizer_stays_with_the_run(tmp_path):
   assert not folder.with_name('tokenizer.tmp').exists()
   # Read back, not trained anew, which would give another.
   again = _make(folder, '--vocab_size=292')
-  assert again.tokenizer.get_vocab() == first.tokenizer.get_vocab()
-  assert len(_make(tmp_path / 'new', '--vocab_size=292').tokenizer) < len(
-    first.tokenizer
+  assert again.codec.tokenizer.get_vocab() == first.codec.tokenizer.get_vocab()
+  assert len(_make(tmp_path / 'new', '--vocab_size=292').codec.tokenizer) < len(
+    first.codec.tokenizer
   )
 
 
@@ -72,7 +75,7 @@ def test_a_new_run_has_the_old_ones_tokenizer(tmp_path, place):
   first = _make(old, '--vocab_size=292')
   (old / place).mkdir(parents=True, exist_ok=True)
   made = _make(tmp_path / 'new', f'--init_from={old / place}')
-  assert made.tokenizer.get_vocab() == first.tokenizer.get_vocab()
+  assert made.codec.tokenizer.get_vocab() == first.codec.tokenizer.get_vocab()
 
 
 REFUSED = {
@@ -99,7 +102,9 @@ def test_a_tokenizer_of_another_model(tmp_path):
   model = tmp_path / 'small.json'
   model.write_text(json.dumps(tiny_dataset.MODEL | {'vocab_size': 8}))
   flags = (f'--model={model}', f'--tokenizer={tmp_path}/old/tokenizer')
-  with pytest.raises(ValueError, match=f'{len(first.tokenizer)} tokens.*of 8'):
+  with pytest.raises(
+    ValueError, match=f'{len(first.codec.tokenizer)} tokens.*of 8'
+  ):
     _make(tmp_path / 'new', *flags)
 
 
@@ -141,14 +146,16 @@ def load_only_evals(*, seed, data=None):
 def test_what_is_too_long_is_dropped_and_counted(tmp_path, capsys):
   flags = (f'--dataset={__name__}:load_uneven', '--overlong=drop')
   made = _make(tmp_path / 'run', *flags)
-  assert [x.response for x in made.dataset.demonstrations] == ['b']
-  assert [x.task_id for x in made.dataset.train] == ['short']
-  assert [x.task_id for x in made.dataset.evals['held_out']] == ['short']
+  assert [x.response for x in made.data.dataset.demonstrations] == ['b']
+  assert [x.task_id for x in made.data.dataset.train] == ['short']
+  assert [x.task_id for x in made.data.dataset.evals['held_out']] == ['short']
   said = capsys.readouterr().out
   assert '2 demonstrations, 4 prompts, 1 held-out tasks' in said
-  longest = made.config.data.prompt_buckets[-1]
-  for task in made.dataset.train:
-    assert len(prompts.encode_prompt(made.tokenizer, task)) <= longest
+  longest = config_lib.parse(
+    tiny_dataset.flags(tmp_path, *flags)
+  ).data.prompt_buckets[-1]
+  for task in made.data.dataset.train:
+    assert len(prompts.encode_prompt(made.codec.tokenizer, task)) <= longest
 
 
 UNEVEN = f'--dataset={__name__}:load_uneven'
@@ -192,7 +199,10 @@ def test_what_is_too_long_is_an_error_at_the_start(
 def test_what_no_phase_reads_may_be_too_long(tmp_path):
   flags = ('--sft_steps=0', '--rl_steps=1', '--overlong=truncate_left')
   made = _make(tmp_path / 'run', UNEVEN, *flags)
-  assert len(made.dataset.train) == 5 and len(made.dataset.demonstrations) == 3
+  assert (
+    len(made.data.dataset.train) == 5
+    and len(made.data.dataset.demonstrations) == 3
+  )
 
 
 def test_endless_prompts_are_not_read_at_the_start(tmp_path, monkeypatch):
@@ -204,7 +214,7 @@ def test_endless_prompts_are_not_read_at_the_start(tmp_path, monkeypatch):
     return original(tokenizer, task, *style)
 
   monkeypatch.setattr(prompts, 'encode_prompt', encode)
-  assert len(_make(tmp_path / 'run').dataset.train) == 10**6
+  assert len(_make(tmp_path / 'run').data.dataset.train) == 10**6
 
 
 def test_each_text_is_encoded_once(tmp_path, monkeypatch):

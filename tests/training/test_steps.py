@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from awpo_jax import types
-from awpo_jax.training import steps as steps_lib
-from awpo_jax.training.collection import collect
+from awpo_jax.training.collection import sample
 from awpo_jax.training.collection import score as score_lib
 from tests.helpers import tiny_run
 
@@ -17,10 +16,7 @@ from tests.helpers import tiny_run
 @functools.cache
 def _after(phase, steps):
   """The last state and all reports of a few steps."""
-  make_step = {'sft': steps_lib.make_sft_step, 'rl': steps_lib.make_rl_step}[
-    phase
-  ]
-  step = make_step(tiny_run.experiment(), tiny_run.compiled(), tiny_run.mesh())
+  step = tiny_run.make_step(phase)
   state, reports = tiny_run.new_state(phase), []
   for index in range(steps):
     state, report = step(state, index)
@@ -93,10 +89,9 @@ def test_rl_starts_each_rollout_with_ratios_of_one():
 
 
 def test_prompts_come_in_the_order_of_the_run():
-  experiment = tiny_run.experiment()
   seen = []
   for index in range(6):
-    tasks, prompts = collect.next_prompts(experiment, index)
+    tasks, prompts, _ = tiny_run.sampler().next_prompts(index)
     np.testing.assert_array_equal(prompts.ids, np.arange(4) + 4 * index)
     assert prompts.tokens.shape[-1] in tiny_run.PROMPT_BUCKETS
     seen += [task.task_id for task in tasks]
@@ -104,7 +99,7 @@ def test_prompts_come_in_the_order_of_the_run():
 
 
 def test_sample_ids_are_unique_in_the_run():
-  ids = collect.sample_ids(np.array([3, 4, 1000], np.int32), 3)
+  ids = sample.sample_ids(np.array([3, 4, 1000], np.int32), 3)
   np.testing.assert_array_equal(
     ids, [[9, 10, 11], [12, 13, 14], [3000, 3001, 3002]]
   )
@@ -113,13 +108,13 @@ def test_sample_ids_are_unique_in_the_run():
 
 def _completions(texts):
   """Answers [P][G] as the sampler would return them, stop token included."""
-  experiment = tiny_run.experiment()
+  codec = tiny_run.experiment().codec
   shape = (len(texts), len(texts[0]), tiny_run.RESPONSE_BUCKETS[-1])
-  tokens = np.full(shape, experiment.pad_id, np.int32)
+  tokens = np.full(shape, codec.pad_id, np.int32)
   mask = np.zeros(shape, bool)
   for p, g in np.ndindex(shape[:2]):
-    ids = experiment.tokenizer.encode(texts[p][g], add_special_tokens=False)
-    ids = [*ids, experiment.stop_ids[0]]
+    ids = codec.tokenizer.encode(texts[p][g], add_special_tokens=False)
+    ids = [*ids, codec.stop_ids[0]]
     tokens[p, g, : len(ids)] = ids
     mask[p, g, : len(ids)] = True
   return types.Completions(
@@ -137,14 +132,12 @@ def _completions(texts):
 @pytest.mark.parametrize(('last', 'width'), [('db', 4), ('dbfhj', 8)])
 def test_rewards_of_a_rollout(last, width):
   # Even code points: b, d, f, h, j; 2 share - 1: 1, -1, no reward, 1.
-  tasks, prompts = collect.next_prompts(tiny_run.experiment(), 0)
+  sampler = tiny_run.sampler()
+  tasks, prompts, ids = sampler.next_prompts(0)
   texts = [['b', 'a'], ['z', last], ['?', 'ab'], ['b', 'b']]
-  scored, transcripts = score_lib.score_rollout(
-    tiny_run.experiment(),
-    tasks,
-    prompts,
-    collect.sample_ids(prompts.ids, 2),
-    _completions(texts),
+  sampled = sample.Sampled(tasks, prompts, ids, _completions(texts), texts)
+  scored, transcripts = score_lib.score(
+    sampled, sampler.config, sampler.scorer, sampler.codec
   )
   rewards, completions = scored.rollout.rewards, scored.rollout.completions
   metrics = score_lib.part_means(scored.parts)
@@ -170,28 +163,29 @@ def test_rewards_of_a_rollout(last, width):
 
 
 def _asking_for(*names):
-  """The experiment under an algorithm that takes these parts apart."""
-  experiment = tiny_run.experiment()
+  """The configuration of an algorithm that takes these parts apart."""
+  config = tiny_run.config()
   advantage = dataclasses.replace(
-    experiment.config.advantage, advantage='gdpo_parts', reward_parts=names
+    config.advantage, advantage='gdpo_parts', reward_parts=names
   )
-  config = dataclasses.replace(experiment.config, advantage=advantage)
-  return dataclasses.replace(experiment, config=config)
+  return dataclasses.replace(config, advantage=advantage)
 
 
 def test_parts_of_the_outcome_travel_where_the_algorithm_asks_for_them():
-  tasks, _ = collect.next_prompts(tiny_run.experiment(), 0)
+  tasks, *_ = tiny_run.sampler().next_prompts(0)
+  scorer = tiny_run.experiment().scorer
   texts = [['b', 'abc'], ['z', 'db'], ['?', 'ab'], ['b', 'b']]
-  rewards, *_ = score_lib.score(tiny_run.experiment(), texts, tasks)
+  rewards, *_ = score_lib.ask(tiny_run.config(), scorer, texts, tasks)
   assert rewards.parts is None
-  rewards, parts, _ = score_lib.score(_asking_for('length'), texts, tasks)
+  rewards, parts, _ = score_lib.ask(_asking_for('length'), scorer, texts, tasks)
   assert set(parts) == {'length', 'solved'} and set(rewards.parts) == {'length'}
   # There is no reward of `z`.
   np.testing.assert_array_equal(
     rewards.parts['length'], [[1, 3], [np.nan, 2], [1, 2], [1, 1]]
   )
   with pytest.raises(ValueError, match='reports no style, but length, solved'):
-    score_lib.score(_asking_for('length', 'style'), texts, tasks)
+    score_lib.ask(_asking_for('length', 'style'), scorer, texts, tasks)
   # Where no reward was had, none says what it is made of.
-  rewards, *_ = score_lib.score(_asking_for('length'), [['z', 'z']] * 4, tasks)
+  texts = [['z', 'z']] * 4
+  rewards, *_ = score_lib.ask(_asking_for('length'), scorer, texts, tasks)
   assert np.isnan(rewards.parts['length']).all()

@@ -362,29 +362,26 @@ def field(row: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
   return value
 
 
-def identifier(
-  row: Mapping[str, Any], where: str, name: str = 'id', default: str = ''
-) -> str:
-  """The row's id as text: a text, or a whole number, also one like 7.0.
+def identifier(row: Mapping[str, Any], where: str, default: str = '') -> str:
+  """The row's `id` as text: a text, or a whole number, also one like 7.0.
 
   Args:
     row: of a file.
     where: names it.
-    name: of the field.
     default: where the field is missing, null or empty; '' for none.
 
   Raises:
     ValueError: it is something else, or missing without a default.
   """
-  value = row.get(name)
+  value = row.get('id')
   if value is None or value == '':
-    return default or field(row, name, str, where)
+    return default or field(row, 'id', str, where)
   # Tables turn whole numbers into floats where one of them is missing.
   if isinstance(value, float) and value.is_integer():
     value = int(value)
   if isinstance(value, bool) or not isinstance(value, str | int):
     raise ValueError(
-      f'{where}: "{name}" is of type {type(value).__name__}, not a text or a '
-      'whole number'
+      f'{where}: "id" is of type {type(value).__name__}, not a text or a whole '
+      'number'
     )
   return str(value)

@@ -76,26 +76,20 @@ def outcome_bounds(ground_truth: str) -> tuple[float, float]:
   return 0.0, 1.0
 
 
-def exact_match(response: str, ground_truth: str) -> bool:
-  """Whether the task is solved.
+def _is_solved(response: str, outcome: Outcome, best: float) -> bool:
+  """Whether the outcome is the best and, where it should not, no call is made.
 
-  The outcome is at its maximum and, where a reply alone is expected, no call
-  was made: neither behind the thought, nor a readable one inside it (the
+  A call counts behind the thought and, where it can be read, inside it (the
   format of a reply does not look there). What is longer than can be parsed is
   never solved.
   """
-  outcome = outcome_reward(response, ground_truth)
-  return _is_solved(response, outcome, outcome_bounds(ground_truth)[1])
-
-
-def _is_solved(response: str, outcome: Outcome, best: float) -> bool:
   if len(response) > tool_calls.MAX_CHARS or outcome.total < best:
     return False
   return best > 1.0 or not _makes_call(response)
 
 
 def toolrl(response: str, task: types.Task) -> types.Score:
-  """`outcome_reward` and `exact_match` as a `types.Reward`."""
+  """`outcome_reward` as a `types.Reward`, and whether the task is solved."""
   outcome = outcome_reward(response, task.ground_truth)
   worst, best = outcome_bounds(task.ground_truth)
   return types.Score(

@@ -28,8 +28,9 @@ def run(
   rest: _Rest,
   *,
   count: int = COUNT,
+  going: Callable[[_Rest], types.Array | bool] = lambda _: True,
 ) -> tuple[_State, _Rest]:
-  """Steps until every row is done.
+  """Steps until every row is done, or the rest says that this is enough.
 
   Args:
     step: advances the rows by one token.
@@ -37,6 +38,7 @@ def run(
       i32[N], the columns that each row has written, and `cache`.
     rest: what else a step changes.
     count: lengths at most; they are `ends` of the cache's.
+    going: whether the rest allows another step.
 
   Returns:
     State and rest at the end.
@@ -49,7 +51,8 @@ def run(
     return jnp.sum(longest >= np.array(lengths[:-1], np.int32), dtype=jnp.int32)
 
   def more(carry) -> types.Array:
-    return ~jnp.all(carry[0].done)
+    state, rest = carry
+    return ~jnp.all(state.done) & going(rest)
 
   def work(carry, *, index: int):
     state, rest = carry

@@ -10,13 +10,12 @@ import functools
 from typing import Any
 
 import chex
-import jax
 import jax.numpy as jnp
 
 from awpo_jax import types
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.rollout.sampling import sampler
+from awpo_jax.rollout.sampling import decode_loop, sampler
 
 
 @types.record
@@ -120,15 +119,18 @@ def go_on(
 
 
 def _finish_turn(params, state, inputs, decoder, stop_ids, temperature):
-  advance = functools.partial(
-    sampler.advance,
-    params,
-    inputs=inputs,
-    decoder=decoder,
-    stop_ids=stop_ids,
-    temperature=temperature,
-  )
-  return jax.lax.while_loop(lambda s: ~jnp.all(s.done), advance, state)
+  def step(state: sampler.SamplerState, rest: tuple[()]):
+    state = sampler.advance(
+      params,
+      state,
+      inputs,
+      decoder=decoder,
+      stop_ids=stop_ids,
+      temperature=temperature,
+    )
+    return state, rest
+
+  return decode_loop.run(step, state, ())[0]
 
 
 def read(

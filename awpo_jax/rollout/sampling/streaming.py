@@ -11,7 +11,7 @@ import numpy as np
 
 from awpo_jax import types
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.rollout.sampling import sampler
+from awpo_jax.rollout.sampling import decode_loop, sampler
 from awpo_jax.rollout.text import templates, tokenizers
 
 # Prompts are padded to a multiple of this: few shapes are compiled.
@@ -138,8 +138,7 @@ def make_chunk(
   """(params, state, inputs) -> the state after `chunk` more tokens."""
 
   def run(params, state, inputs):
-    def body(carry):
-      count, state = carry
+    def step(state: sampler.SamplerState, left: types.Array):
       state = sampler.advance(
         params,
         state,
@@ -148,13 +147,10 @@ def make_chunk(
         stop_ids=stop_ids,
         temperature=temperature,
       )
-      return count + 1, state
+      return state, left - 1
 
-    def going(carry):
-      count, state = carry
-      return (count < chunk) & ~jnp.all(state.done)
-
-    return jax.lax.while_loop(going, body, (jnp.int32(0), state))[1]
+    left = jnp.int32(chunk)
+    return decode_loop.run(step, state, left, going=lambda left: left > 0)[0]
 
   return run
 

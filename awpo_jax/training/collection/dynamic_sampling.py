@@ -6,12 +6,75 @@ and what is still missing is made up of groups without an advantage.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from awpo_jax import types
+from awpo_jax.distributed import processes
+from awpo_jax.training.collection import sample, score
+
+
+class Rounds:
+  """Rounds of sampling for one batch, until enough groups are useful."""
+
+  def __init__(
+    self, most: int, useful: Callable[[types.Rollout], np.ndarray] | None
+  ) -> None:
+    """There are none yet.
+
+    Args:
+      most: how many there may be.
+      useful: bool[P] of a rollout, groups with an advantage, see
+        `from_flags.make_useful`; None: the rounds are used as they are.
+    """
+    self._most, self._useful = most, useful
+    self._rounds: list[types.Scored] = []
+    self._found: list[np.ndarray] = []
+    self._transcripts: list[dict[str, Any]] = []
+    self._tokens = 0
+
+  @property
+  def number(self) -> int:
+    """Of the next one, from 0."""
+    return len(self._rounds)
+
+  def enough(self) -> bool:
+    """Whether there need be no more of them."""
+    if not self._rounds or self.number >= self._most:
+      return bool(self._rounds)
+    return sum(map(np.sum, self._found)) >= len(self._rounds[-1].tasks)
+
+  def add(
+    self,
+    sampled: sample.Sampled,
+    scored: types.Scored,
+    transcripts: list[dict[str, Any]],
+  ) -> None:
+    """Takes a round, of whose transcripts those of the first are kept."""
+    self._tokens += int(sampled.completions.policy_mask.sum())
+    self._transcripts = self._transcripts or transcripts
+    self._rounds.append(scored)
+    if self._useful is not None:
+      self._found.append(self._useful(scored.rollout))
+
+  def collected(self, pad_id: int, seconds: float) -> sample.Collected:
+    """One batch of the rounds, and what is logged of it.
+
+    Args:
+      pad_id: fills what is padded.
+      seconds: that sampling took.
+    """
+    filled = fill(self._rounds, self._found, pad_id=pad_id)
+    metrics = score.part_means(filled.parts)
+    metrics['selection/rounds'] = len(self._rounds)
+    if self._found:
+      metrics['selection/useful'] = float(np.mean(self._found))
+    tokens = sum(processes.gather(self._tokens))
+    metrics['tokens/sampled_per_second'] = tokens / seconds
+    return sample.Collected(filled, metrics, self._transcripts)
 
 
 def fill(
@@ -22,8 +85,7 @@ def fill(
   Args:
     rounds: at least one, of P groups each.
     useful: bool[P] of each round, see `from_flags.make_useful`; not looked at
-      where
-      there is one round.
+      where there is one round.
     pad_id: fills what is padded.
   """
   if len(rounds) == 1:

@@ -19,17 +19,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from awpo_jax import types
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.distributed import sharding
 from awpo_jax.reporting import stopwatch as stopwatch_lib
-from awpo_jax.training import setup as setup_lib
-from awpo_jax.training.collection import collect as collect_lib
-from awpo_jax.training.collection import score
-from awpo_jax.training.programs import compile as compile_lib
+from awpo_jax.training.collection import sample
 from awpo_jax.training.update import train_step
 
 
@@ -115,16 +111,16 @@ class _Flight:
 
   index: int
   restored: bool = False
-  done: concurrent.futures.Future[collect_lib.Collected] | None = None
-  sampled: collect_lib.Sampled | None = None
+  done: concurrent.futures.Future[sample.Collected] | None = None
+  sampled: sample.Sampled | None = None
 
   def run(
     self,
-    experiment: setup_lib.Experiment,
-    draw: Callable[[], collect_lib.Sampled],
+    collect: sample.Collect,
+    draw: Callable[[], sample.Sampled],
     clock: stopwatch_lib.Clock,
-  ) -> collect_lib.Collected:
-    def drawn(number: int) -> collect_lib.Sampled:
+  ) -> sample.Collected:
+    def drawn(number: int) -> sample.Sampled:
       del number  # There is one round.
       if self.sampled is None:
         self.sampled = draw()
@@ -132,13 +128,11 @@ class _Flight:
 
     # A setting of the thread, and this is another one.
     with jax.transfer_guard('disallow'):
-      scored, metrics, transcripts = collect_lib.collect(
-        experiment, drawn, score.score_rollout, clock
-      )
+      scored, metrics, transcripts = collect(drawn, clock)
     metrics['time/rollout'] = clock.total()
     if self.restored:  # It was sampled by another process.
       del metrics['tokens/sampled_per_second']
-    return scored, metrics, transcripts
+    return sample.Collected(scored, metrics, transcripts)
 
 
 class Ahead:
@@ -164,24 +158,20 @@ class Ahead:
 
   def collect(
     self,
-    experiment: setup_lib.Experiment,
-    programs: compile_lib.Programs,
-    mesh: jax.sharding.Mesh,
+    sampler: sample.RolloutSampler,
+    collect: sample.Collect,
     params: types.ArrayTree,
     index: int,
-    rows: np.ndarray,
     clock: stopwatch_lib.Clock,
-  ) -> collect_lib.Collected:
+  ) -> sample.Collected:
     """The batch of a step; the next one is under way when this returns.
 
     Args:
-      experiment: the run.
-      programs: its programs.
-      mesh: of what trains.
+      sampler: of the devices that train.
+      collect: of `steps.make_collect`, without the sampler.
       params: before the updates on this batch. They may be donated as soon as
         this returns.
       index: of the step, one more than the last time.
-      rows: all prompts.
       clock: gets the laps `wait`, until the batch is there, and `sample`, until
         the next is under way. That took `time/rollout` in all.
 
@@ -189,39 +179,39 @@ class Ahead:
       types.JudgeUnavailable: as `Judging`; what was sampled is still kept by
         `saved`.
     """
-    parts = experiment, programs, mesh, params
     if self._flight is None:
-      self._flight = self._begin(*parts, index, rows)
+      self._flight = self._begin(sampler, collect, params, index)
       clock.lap('sample')
     assert self._flight.index == index and self._flight.done is not None
     collected = self._flight.done.result()
     clock.lap('wait')
     self._flight = None
     if index < self._last:
-      self._flight = self._begin(*parts, index + 1, rows)
+      self._flight = self._begin(sampler, collect, params, index + 1)
     clock.lap('sample')
     return collected
 
-  def _begin(self, experiment, programs, mesh, params, index, rows) -> _Flight:
+  def _begin(
+    self,
+    sampler: sample.RolloutSampler,
+    collect: sample.Collect,
+    params: types.ArrayTree,
+    index: int,
+  ) -> _Flight:
     """Starts a batch, so that nothing of it needs `params` any more."""
     flight, clock = _Flight(index), stopwatch_lib.Clock()
-    draw = functools.partial(collect_lib.draw, experiment, programs)
+    draw = functools.partial(sampler.rollout, params, index)
     if self._restored is not None:
-      tasks, prompts = collect_lib.next_prompts(experiment, index)
-      samples = collect_lib.sample_ids(
-        prompts.ids, experiment.config.rl.samples
-      )
-      flight.sampled = collect_lib.Sampled(
-        tasks, prompts, samples, self._restored
-      )
+      flight.sampled = _as_sampled(sampler, index, self._restored)
       self._restored, flight.restored = None, True
     elif self._mesh is None:
-      flight.sampled = draw(mesh, params, index, rows)
+      flight.sampled = draw()
     else:
       copy = sharding.place_replicated(params, self._mesh)
       jax.block_until_ready(copy)
-      draw = functools.partial(draw, self._mesh, copy, index, rows)
-    flight.done = self._pool.submit(flight.run, experiment, draw, clock)
+      apart = dataclasses.replace(sampler, mesh=self._mesh)
+      draw = functools.partial(apart.rollout, copy, index)
+    flight.done = self._pool.submit(flight.run, collect, draw, clock)
     return flight
 
   def settle(self) -> None:
@@ -248,6 +238,15 @@ class Ahead:
   def close(self) -> None:
     """Waits for what is under way, which nobody will ask for."""
     self._pool.shutdown(cancel_futures=True)
+
+
+def _as_sampled(
+  sampler: sample.RolloutSampler, index: int, completions: types.Completions
+) -> sample.Sampled:
+  """What `rollout` returned before it was saved with a checkpoint."""
+  tasks, prompts, samples = sampler.next_prompts(index)
+  texts = sampler.codec.decode(completions, tasks)
+  return sample.Sampled(tasks, prompts, samples, completions, texts)
 
 
 @contextlib.contextmanager

@@ -1,160 +1,212 @@
-"""A rollout batch sampled in chunks, each judged while the next is sampled."""
+"""Answers of the policy: rollouts to train on, greedy ones to be evaluated."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 
 from awpo_jax import types
-from awpo_jax.distributed import sharding
+from awpo_jax.config import experiment as config_lib
+from awpo_jax.distributed import processes, sharding
+from awpo_jax.reporting import stopwatch
 from awpo_jax.rollout.environments import episodes
-from awpo_jax.rollout.rewards import scoring
-from awpo_jax.rollout.rewards.judges import patient
-from awpo_jax.rollout.text import prompts as prompts_lib
+from awpo_jax.rollout.rewards import scorer as scorer_lib
+from awpo_jax.rollout.sampling import sampler
+from awpo_jax.rollout.text import codec as codec_lib
 from awpo_jax.training import setup as setup_lib
+from awpo_jax.training.programs import compile as compile_lib
 from awpo_jax.training.programs import multi_turn
 
 
-def sample(
-  experiment: setup_lib.Experiment,
-  program: Callable[..., Any],
-  mesh: jax.sharding.Mesh,
-  params: types.ArrayTree,
-  tasks: Sequence[types.Task],
-  prompts: types.Prompts,
-  samples: np.ndarray,
-  facts: np.ndarray,
-) -> tuple[types.Completions, list[list[Any]]]:
-  """Completions of a rollout batch, `--rollout_micro` of a device at once.
+class Sampled(NamedTuple):
+  """Answers before they are scored.
 
-  A draw hangs on its sample's id, not on the part it is in: in parts or at once
-  the answers are the same but for the rounding of another batch size.
-
-  Args:
-    experiment: the run; its judge is asked ahead where there are parts.
-    program: sampler of the size of a part.
-    mesh: see `sharding`.
-    params: of the policy.
+  Attributes:
     tasks: P of them, those of this process.
     prompts: theirs, all padded to one length.
     samples: i32[P, G], sample ids.
-    facts: of `sampler.facts`.
-
-  Returns:
-    Completions [P, G, ..] of NumPy arrays, and their texts [P][G]; with an
-    environment episodes.
+    completions: [P, G, ..] of NumPy arrays.
+    texts: [P][G], the completions decoded; with an environment the episodes.
   """
-  own, judge = len(sharding.own_parts(mesh)), experiment.judge
-  placed_facts = sharding.place_replicated(facts, mesh)
-  # The same number on each device of this process.
-  size = own * (experiment.config.rl.rollout_micro or len(tasks) // own)
-  ahead = None
-  if size < len(tasks) and isinstance(judge, patient.Judging):
-    ahead = judge
-  parts: list[types.Completions] = []
-  texts: list[list[Any]] = []
-  for start in range(0, len(tasks), size):
-    chosen = slice(start, start + size)
-    inputs = jax.tree.map(lambda x, at=chosen: x[at], (prompts, samples))
-    completions, decoded = sample_part(
-      experiment,
-      program,
-      mesh,
-      params,
-      tasks[chosen],
-      inputs[0],
-      inputs[1],
-      placed_facts,
+
+  tasks: Sequence[types.Task]
+  prompts: types.Prompts
+  samples: np.ndarray
+  completions: types.Completions
+  texts: Sequence[Sequence[Any]]
+
+
+class Collected(NamedTuple):
+  """A rollout batch, sampled and scored in as many rounds as it took.
+
+  Attributes:
+    scored: the batch.
+    metrics: what is logged of it.
+    transcripts: of its first round.
+  """
+
+  scored: types.Scored
+  metrics: dict[str, Any]
+  transcripts: list[dict[str, Any]]
+
+
+# (number of a round -> what is sampled in it, clock) -> the rounds as a batch.
+Collect: TypeAlias = Callable[
+  [Callable[[int], Sampled], stopwatch.Clock], Collected
+]
+# (parameters, index of a step, clock) -> its batch.
+Rollouts: TypeAlias = Callable[
+  [types.ArrayTree, int, stopwatch.Clock], Collected
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutSampler:
+  """The compiled samplers of a run with all they need but parameters.
+
+  Attributes:
+    config: of the run.
+    data: its prompts.
+    codec: encodes these and decodes answers.
+    scorer: whose judge may begin while the rest is sampled.
+    rules: how episodes are played; None where an answer is one turn.
+    programs: compiled.
+    mesh: of what samples.
+  """
+
+  config: config_lib.Config
+  data: setup_lib.Data
+  codec: codec_lib.Codec
+  scorer: scorer_lib.Scorer
+  rules: episodes.Rules | None
+  programs: compile_lib.Programs
+  mesh: jax.sharding.Mesh
+
+  def rollout(
+    self, params: types.ArrayTree, index: int, number: int = 0
+  ) -> Sampled:
+    """The answers of a step to its prompts, as many to each as flags say.
+
+    They are sampled `--rollout_micro` prompts of a device at once. A draw hangs
+    on its sample's id, not on the part it is in: in parts or at once they are
+    the same but for the rounding of another batch size.
+
+    Args:
+      params: of the policy.
+      index: of the step, from 0 at the first of RL.
+      number: of the round of sampling in it.
+    """
+    tasks, prompts, samples = self.next_prompts(index, number)
+    facts = sampler.facts(self.config.run.seed, 'train', index, number)
+    placed = sharding.place_replicated(facts, self.mesh)
+    program = self.programs.sample[prompts.tokens.shape[-1]]
+    # The same number on each device of this process.
+    own = len(sharding.own_parts(self.mesh))
+    size = own * (self.config.rl.rollout_micro or len(tasks) // own)
+    parts: list[types.Completions] = []
+    texts: list[list[Any]] = []
+    for start in range(0, len(tasks), size):
+      at = slice(start, start + size)
+      inputs = jax.tree.map(lambda x, at=at: x[at], (prompts, samples))
+      completions, decoded = self._sample(
+        program, params, tasks[at], inputs[0], inputs[1], placed
+      )
+      parts.append(completions)
+      if size < len(tasks):
+        self.scorer.ask_ahead(decoded, tasks[at])
+      texts += decoded
+    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    return Sampled(tasks, prompts, samples, whole, texts)
+
+  def in_turn(self, collect: Collect) -> Rollouts:
+    """Each batch is sampled from the parameters that are then trained on it."""
+
+    def rollouts(params, index, clock):
+      return collect(functools.partial(self.rollout, params, index), clock)
+
+    return rollouts
+
+  def next_prompts(
+    self, index: int, number: int = 0
+  ) -> tuple[list[types.Task], types.Prompts, np.ndarray]:
+    """Tasks, padded prompts and sample ids of this process.
+
+    A step has prompts for all its rounds, used or not: what a step sees hangs
+    on no other step.
+    """
+    config, size = self.config, self.config.rl.prompts_per_step
+    first = (index * config.selection.sampling_rounds + number) * size
+    order = range(first, first + size)
+    tasks = self.data.tasks(order)
+    prompts = self._encode(tasks, order)  # Of all: they share a bucket.
+    rows = sharding.own_rows(
+      size, minibatches=config.rl.minibatches, mesh=self.mesh
     )
-    parts.append(completions)
-    if ahead is not None:
-      ahead.begin(scoring.judge_requests(decoded, tasks[chosen]))
-    texts += decoded
-  whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-  return whole, texts
+    prompts = jax.tree.map(lambda x: x[rows], prompts)
+    ids = sample_ids(prompts.ids, config.rl.samples)
+    return [tasks[i] for i in rows], prompts, ids
 
+  def greedy(
+    self, params: types.ArrayTree, tasks: Sequence[types.Task]
+  ) -> list[Any]:
+    """A greedy answer or episode of each task, `--eval_batch` at a time."""
+    size, texts = self.config.run.eval_batch, []
+    every = np.arange(size).reshape(sharding.parts(self.mesh), -1)
+    rows = every[sharding.own_parts(self.mesh)].ravel()
+    for start in range(0, len(tasks), size):
+      chosen = list(tasks[start : start + size])
+      # The last batch is filled up with its first task: one shape, one program.
+      chosen += chosen[:1] * (size - len(chosen))
+      prompts = self._encode(chosen, range(size))
+      prompts = jax.tree.map(lambda x: x[rows], prompts)
+      _, groups = self._sample(
+        self.programs.evaluate[prompts.tokens.shape[-1]],
+        params,
+        [chosen[i] for i in rows],
+        prompts,
+        sample_ids(prompts.ids, 1),
+        sharding.place_replicated(sampler.facts(0, 'eval', 0, 0), self.mesh),
+      )
+      # Every process has the answers to its own tasks.
+      found = [
+        [int(i), group[0]] for i, group in zip(rows, groups, strict=True)
+      ]
+      told = dict(pair for some in processes.gather(found) for pair in some)
+      texts += [told[i] for i in range(size)]
+    return texts[: len(tasks)]
 
-def sample_part(
-  experiment: setup_lib.Experiment,
-  program: Callable[..., Any],
-  mesh: jax.sharding.Mesh,
-  params: types.ArrayTree,
-  tasks: Sequence[types.Task],
-  prompts: types.Prompts,
-  samples: np.ndarray,
-  facts: types.Array,
-) -> tuple[types.Completions, list[list[Any]]]:
-  """Completions and texts, or episodes, of as many prompts as `program` has.
-
-  Arguments and results as of `sample`, but that `facts` are placed.
-  """
-  if isinstance(program, multi_turn.TurnPrograms):
-    return play(
-      experiment, program, mesh, params, tasks, prompts, samples, facts
+  def _encode(self, tasks, ids: Sequence[int]) -> types.Prompts:
+    data = self.config.data
+    return self.codec.prompts(
+      tasks, ids, buckets=data.prompt_buckets, overlong=data.overlong
     )
-  inputs = sharding.split((prompts, samples), len(sharding.own_parts(mesh)))
-  completions = program(params, *sharding.place_split(inputs, mesh), facts)
-  completions = sharding.merge(sharding.fetch_split(completions))
-  return completions, prompts_lib.decode_completions(
-    experiment.tokenizer,
-    completions,
-    experiment.stop_ids,
-    experiment.opened(tasks),
-  )
+
+  def _sample(
+    self,
+    program: Any,
+    params: types.ArrayTree,
+    tasks: Sequence[types.Task],
+    prompts: types.Prompts,
+    samples: np.ndarray,
+    facts: types.Array,
+  ) -> tuple[types.Completions, list[list[Any]]]:
+    """Completions and texts, or episodes, of as many prompts as it is for."""
+    devices = len(sharding.own_parts(self.mesh))
+    inputs = sharding.split((prompts, samples), devices)
+    placed = (*sharding.place_split(inputs, self.mesh), facts)
+    if self.rules is not None:
+      return multi_turn.play(
+        program, self.rules, self.mesh, params, tasks, placed
+      )
+    completions = program(params, *placed)
+    completions = sharding.merge(sharding.fetch_split(completions))
+    return completions, self.codec.decode(completions, tasks)
 
 
-def play(
-  experiment: setup_lib.Experiment,
-  programs: multi_turn.TurnPrograms,
-  mesh: jax.sharding.Mesh,
-  params: types.ArrayTree,
-  tasks: Sequence[types.Task],
-  prompts: types.Prompts,
-  samples: np.ndarray,
-  facts: types.Array,
-) -> tuple[types.Completions, list[list[episodes.Episode]]]:
-  """G episodes of each task; see `episodes.play`.
-
-  Args:
-    experiment: the run, with an environment.
-    programs: compiled for these shapes.
-    mesh: see `sharding`.
-    params: of the policy.
-    tasks: P of them.
-    prompts: theirs.
-    samples: i32[P, G], sample ids.
-    facts: placed, of `sampler.facts`.
-
-  Returns:
-    Completions [P, G, ..] of NumPy arrays, and the episodes [P][G].
-  """
-  devices, shape = sharding.parts(mesh), samples.shape
-  shared: list[Any] = []
-
-  def place(tree):
-    return sharding.place_split(sharding.split(tree, devices), mesh)
-
-  def begin():
-    state, rest = programs.begin(params, *place((prompts, samples)), facts)
-    shared.append(rest)
-    return state
-
-  def go_on(state, *read):
-    return programs.go_on(params, state, shared[0], facts, *place(read))
-
-  def rows(state):
-    seen = state.completions.tokens, state.length, state.completions.finished
-    return episodes.Rows(*sharding.merge(jax.device_get(seen)))
-
-  state, played, cut = episodes.play(
-    episodes.Sampler(begin, go_on, rows),
-    [task for task in tasks for _ in range(shape[1])],
-    experiment.episode_rules(),
-  )
-  got = sharding.merge(jax.device_get(state.completions))
-  got = got.replace(finished=got.finished & ~cut)
-  return (
-    jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), got),
-    [played[p * shape[1] : (p + 1) * shape[1]] for p in range(shape[0])],
-  )
+def sample_ids(prompt_ids: types.Array, samples: int) -> np.ndarray:
+  """i32[P, G]: prompt id * G + g, unique in the run."""
+  first = np.asarray(prompt_ids, np.int64)[:, None] * samples
+  return (first + np.arange(samples)).astype(np.int32)

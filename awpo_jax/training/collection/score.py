@@ -13,10 +13,10 @@ from awpo_jax.config import algorithm
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.distributed import processes
 from awpo_jax.rollout.environments import episodes
-from awpo_jax.rollout.rewards import scoring
-from awpo_jax.rollout.text import prompts as prompts_lib
+from awpo_jax.rollout.rewards import scorer as scorer_lib
+from awpo_jax.rollout.text import codec as codec_lib
 from awpo_jax.rollout.text import thinking
-from awpo_jax.training import setup as setup_lib
+from awpo_jax.training.collection import sample
 
 # What ends a run in good order, the more special before the more general.
 _ENDS: Mapping[str, type[Exception]] = {
@@ -26,7 +26,56 @@ _ENDS: Mapping[str, type[Exception]] = {
 
 
 def score(
-  experiment: setup_lib.Experiment,
+  sampled: sample.Sampled,
+  config: config_lib.Config,
+  scorer: scorer_lib.Scorer,
+  codec: codec_lib.Codec,
+) -> tuple[types.Scored, list[dict[str, Any]]]:
+  """Rewards of a rollout batch, cut to the response bucket it needs.
+
+  Args:
+    sampled: the answers or episodes.
+    config: of the run.
+    scorer: of the outcome and the reasoning.
+    codec: of the answers.
+
+  Returns:
+    The batch, and transcripts.
+
+  Raises:
+    types.BadReturn, types.JudgeUnavailable: in all processes where in one.
+  """
+  tasks, prompts, texts = sampled.tasks, sampled.prompts, sampled.texts
+  rewards, parts, lost = ask(config, scorer, texts, tasks)
+  # Of every process: they run the same program, and one writes.
+  told = processes.gather(
+    {
+      'longest': int(sampled.completions.mask.sum(axis=-1).max()),
+      'transcripts': transcript_rows(
+        config, tasks, prompts, texts, rewards, parts['solved']
+      ),
+    }
+  )
+  longest = max(x['longest'] for x in told)
+  width = min(x for x in config.data.response_buckets if x >= longest)
+  completions = jax.tree.map(
+    lambda x: x[:, :, :width] if x.ndim == 3 else x, sampled.completions
+  )
+  shown = [x for process in told for x in process['transcripts']]
+  transcripts = [row for _, row in sorted(shown, key=lambda x: x[0])]
+  rollout = types.Rollout(
+    prompts=prompts,
+    completions=completions,
+    rewards=rewards,
+    sample_ids=sampled.samples,
+    thinking=thinking_of(config, codec, tasks, completions),
+  )
+  return types.Scored(tasks, rollout, parts, lost), transcripts
+
+
+def ask(
+  config: config_lib.Config,
+  scorer: scorer_lib.Scorer,
   texts: Sequence[Sequence[Any]],
   tasks: Sequence[types.Task],
 ) -> tuple[types.Rewards, dict[str, np.ndarray], str]:
@@ -36,14 +85,8 @@ def score(
   """
   scored, lost = None, ['']
   with ending_together():
-    rewards, parts = scoring.score(
-      texts,
-      tasks,
-      reward=experiment.reward,
-      judge=experiment.judge,
-      tell=lost.append,
-    )
-    wanted = _wanted_parts(experiment.config, rewards, parts)
+    rewards, parts = scorer.score(texts, tasks, lost.append)
+    wanted = _wanted_parts(config, rewards, parts)
     scored = dataclasses.replace(rewards, parts=wanted), parts
   assert scored is not None
   return *scored, lost[-1]
@@ -106,7 +149,7 @@ def transcript_rows(
     tasks: P of them.
     prompts: theirs.
     texts: answers or episodes, [P][G].
-    rewards: of `score`.
+    rewards: of `ask`.
     solved: f32[P, G], the part of that name: 1, 0, or NaN where not known.
   """
   return [
@@ -146,15 +189,16 @@ def mean(total: float, count: float) -> float | None:
 
 
 def thinking_of(
-  experiment: setup_lib.Experiment,
+  config: config_lib.Config,
+  codec: codec_lib.Codec,
   tasks: Sequence[types.Task],
   completions: types.Completions,
 ) -> np.ndarray | None:
   """Tokens of the chain of thought, where the algorithm asks for them."""
-  if experiment.config.shaping.shaper != 'egpo':
+  if config.shaping.shaper != 'egpo':
     return None
   return thinking.thinking_mask(
-    experiment.tokenizer, completions, experiment.opened(tasks)
+    codec.tokenizer, completions, codec.opened(tasks)
   )
 
 
@@ -168,60 +212,3 @@ def part_means(parts: Mapping[str, np.ndarray]) -> dict[str, Any]:
     )
     for name in names
   }
-
-
-def score_rollout(
-  experiment: setup_lib.Experiment,
-  tasks: Sequence[types.Task],
-  prompts: types.Prompts,
-  samples: np.ndarray,
-  completions: types.Completions,
-  texts: Sequence[Sequence[Any]] | None = None,
-) -> tuple[types.Scored, list[dict[str, Any]]]:
-  """Rewards of a rollout batch, cut to the response bucket it needs.
-
-  Args:
-    experiment: the run.
-    tasks: P of them.
-    prompts: theirs.
-    samples: i32[P, G], sample ids.
-    completions: of the sampler.
-    texts: the completions decoded, or their episodes, [P][G]; None: to be
-      decoded here.
-
-  Returns:
-    The batch, and transcripts.
-  """
-  config = experiment.config
-  if texts is None:
-    texts = prompts_lib.decode_completions(
-      experiment.tokenizer,
-      completions,
-      experiment.stop_ids,
-      experiment.opened(tasks),
-    )
-  rewards, parts, lost = score(experiment, texts, tasks)
-  # Of every process: they run the same program, and one writes.
-  told = processes.gather(
-    {
-      'longest': int(completions.mask.sum(axis=-1).max()),
-      'transcripts': transcript_rows(
-        config, tasks, prompts, texts, rewards, parts['solved']
-      ),
-    }
-  )
-  longest = max(x['longest'] for x in told)
-  width = min(x for x in config.data.response_buckets if x >= longest)
-  completions = jax.tree.map(
-    lambda x: x[:, :, :width] if x.ndim == 3 else x, completions
-  )
-  shown = [x for process in told for x in process['transcripts']]
-  transcripts = [row for _, row in sorted(shown, key=lambda x: x[0])]
-  rollout = types.Rollout(
-    prompts=prompts,
-    completions=completions,
-    rewards=rewards,
-    sample_ids=samples,
-    thinking=thinking_of(experiment, tasks, completions),
-  )
-  return types.Scored(tasks, rollout, parts, lost), transcripts

@@ -32,13 +32,10 @@ Lower: TypeAlias = Callable[[], jax.stages.Lowered]
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """A run without data and tokenizer: `compile.Parts`."""
+  """A run without data and tokenizer: no token of its ends an answer."""
 
   config: config_lib.Config
   decoder: decoder_lib.Decoder
-  stop_ids: tuple[int, ...] = (0,)
-  pad_id: int = 0
-  environment: None = None
 
 
 def make_plan(config: config_lib.Config) -> Plan:
@@ -187,7 +184,8 @@ def lowerings(
   tx = _phases(plan)
   state = state_shapes(plan, next(iter(tx)))
   return compile_lib.lower_programs(
-    plan,
+    plan.config,
+    plan.decoder,
     mesh,
     state,
     tx,

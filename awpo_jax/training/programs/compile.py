@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from awpo_jax.distributed import device_map, sharding
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import lora
 from awpo_jax.ops import collectives
-from awpo_jax.rollout.environments import protocol
+from awpo_jax.rollout.environments import registry
 from awpo_jax.rollout.sampling import (
   continuous_batching as continuous_batching_lib,
 )
@@ -49,21 +49,6 @@ def compile_count() -> int:
   return _compiles
 
 
-class Parts(Protocol):
-  """What of an experiment its programs hang on."""
-
-  @property
-  def config(self) -> config_lib.Config: ...
-  @property
-  def decoder(self) -> decoder_lib.Decoder: ...
-  @property
-  def stop_ids(self) -> tuple[int, ...]: ...
-  @property
-  def pad_id(self) -> int: ...
-  @property
-  def environment(self) -> protocol.Environment | None: ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Programs:
   """Compiled functions by the shapes they were compiled for.
@@ -72,6 +57,8 @@ class Programs:
     sample: prompt length -> sampler of training rollouts.
     evaluate: prompt length -> greedy sampler, one answer a prompt.
     prepare: (prompt, response length) -> `prepare_rollout`.
+    cut: (prompt, response length) -> `sharding.cut` of a prepared batch, where
+      it lies; empty where mini-batches are packed, which the host does.
     update: phase -> (prompt, response length) -> `train_step`.
     useful: (prompt, response length) -> `from_flags.make_useful`, of NumPy
       arrays to one; empty with one round of sampling, which asks for none.
@@ -82,6 +69,7 @@ class Programs:
   sample: Mapping[int, Callable[..., Any]]
   evaluate: Mapping[int, Callable[..., Any]]
   prepare: Mapping[tuple[int, int], Callable[..., Any]]
+  cut: Mapping[tuple[int, int], Callable[..., Any]]
   update: Mapping[str, Mapping[tuple[int, int], Callable[..., Any]]]
   useful: Mapping[tuple[int, int], Callable[..., Any]]
   init: Mapping[str, Callable[..., Any]]
@@ -89,20 +77,26 @@ class Programs:
 
 
 def compile_programs(
-  experiment: Parts,
+  config: config_lib.Config,
+  decoder: decoder_lib.Decoder,
   mesh: jax.sharding.Mesh,
   state: train_step.TrainState,
   optimizers: Mapping[str, optax.GradientTransformation],
   *,
+  stop_ids: tuple[int, ...] = (),
+  pad_id: int = 0,
   evaluation: bool = True,
 ) -> Programs:
   """Compiles what the run will call, for every bucket, on all cores.
 
   Args:
-    experiment: the run.
+    config: of the run.
+    decoder: the model.
     mesh: see `sharding`.
     state: only its shapes are used.
     optimizers: phase -> optimizer, for the phases the run has.
+    stop_ids: tokens that end an answer; without any it has full length.
+    pad_id: fills the columns after the end.
     evaluation: False leaves out the greedy samplers.
   """
   # More at once than cores would only take more memory.
@@ -113,15 +107,25 @@ def compile_programs(
       return pool.submit(program.lower(*arguments).compile)
 
     started = lower_programs(
-      experiment, mesh, state, optimizers, lower, evaluation=evaluation
+      config,
+      decoder,
+      mesh,
+      state,
+      optimizers,
+      lower,
+      stop_ids=stop_ids,
+      pad_id=pad_id,
+      evaluation=evaluation,
     )
     if 'rl' in optimizers:
-      started |= _lower_useful(experiment.config, mesh, lower)
+      started |= _lower_useful(config, mesh, lower)
+      started |= _lower_cut(config, mesh, lower)
     compiled = {key: program.result() for key, program in started.items()}
   return Programs(
     sample=_samplers(compiled, 'sample'),
     evaluate=_samplers(compiled, 'evaluate'),
     prepare=_under(compiled, 'prepare'),
+    cut=_under(compiled, 'cut'),
     update={phase: _under(compiled, 'update', phase) for phase in optimizers},
     useful={
       shape: functools.partial(_on_one_device, program)
@@ -137,33 +141,37 @@ def _lower(program: Any, *arguments: Any) -> jax.stages.Lowered:
 
 
 def lower_programs(
-  experiment: Parts,
+  config: config_lib.Config,
+  decoder: decoder_lib.Decoder,
   mesh: jax.sharding.Mesh,
   state: train_step.TrainState,
   optimizers: Mapping[str, optax.GradientTransformation],
   lower: Callable[..., Any] = _lower,
   *,
+  stop_ids: tuple[int, ...] = (),
+  pad_id: int = 0,
   evaluation: bool = True,
 ) -> dict[tuple[Any, ...], Any]:
   """What `compile_programs` compiles, by field of `Programs` and key in it.
 
   `lower` makes a value of a program and its arguments.
   """
-  config, devices = experiment.config, sharding.parts(mesh)
-  shapes = shapes_lib.Shapes(config, mesh)
+  devices, shapes = sharding.parts(mesh), shapes_lib.Shapes(config, mesh)
   state, params = shapes.like(state), shapes.like(state.params)
   prompts, responses = config.data.prompt_buckets, config.data.response_buckets
   pairs = [(s, r) for s in prompts for r in responses]
   lowered: dict[tuple[Any, ...], Any] = {}
   lower_sampler = functools.partial(
-    _lower_sampler, experiment, mesh, params, lower
+    _lower_sampler, config, decoder, lower, stop_ids=stop_ids, pad_id=pad_id
   )
   for s in prompts if evaluation else ():
     rows = config.run.eval_batch // devices
     arguments = shapes.sampler(rows, s, 1)
-    lowered |= lower_sampler(('evaluate', s), arguments, temperature=0.0)
+    lowered |= lower_sampler(
+      ('evaluate', s), mesh, params, arguments, temperature=0.0
+    )
   if 'rl' in optimizers:
-    preparer = make_preparer(experiment, mesh)
+    preparer = make_preparer(config, decoder, mesh)
     rows, samples = config.rl.prompts_per_step // devices, config.rl.samples
     referred = algorithm.has_reference(config)
     references = (lora.split(params)[0],) if referred else ()
@@ -173,12 +181,10 @@ def lower_programs(
     their = shapes_lib.Shapes(config, there)
     share = config.rl.prompts_per_step // sharding.parts(there)
     for s in prompts:
-      lowered |= _lower_sampler(
-        experiment,
+      lowered |= lower_sampler(
+        ('sample', s),
         there,
         their.like(params),
-        lower,
-        ('sample', s),
         their.sampler(config.rl.rollout_micro or share, s, samples),
         temperature=config.rl.temperature,
         refill=config.rl.slots > 0,
@@ -187,7 +193,7 @@ def lower_programs(
       rollout = shapes.rollout(rows, s, samples, r)
       lowered['prepare', s, r] = lower(preparer, params, rollout, *references)
   for phase, tx in optimizers.items():
-    update = make_update(experiment, mesh, phase, tx)
+    update = make_update(config, decoder, mesh, phase, tx)
     lowered['init', phase] = lower(make_init(mesh, tx), params)
     for s, r in pairs:
       batch = shapes.batch(phase, s, r)
@@ -213,25 +219,36 @@ def _lower_useful(
   }
 
 
+def _lower_cut(
+  config: config_lib.Config, mesh: jax.sharding.Mesh, lower: Callable[..., Any]
+) -> dict[tuple[Any, ...], Any]:
+  """What cuts prepared batches into mini-batches; none where these are packed.
+
+  Each device cuts what it holds, so that nothing moves.
+  """
+  if config.model.pack_tokens:
+    return {}
+  shapes, rl = shapes_lib.Shapes(config, mesh), config.rl
+  program = jax.jit(
+    functools.partial(sharding.cut, minibatches=rl.minibatches, micro=rl.micro),
+    out_shardings=shapes.where_split,
+  )
+  return {
+    ('cut', s, r): lower(program, shapes.prepared(s, r))
+    for s in config.data.prompt_buckets
+    for r in config.data.response_buckets
+  }
+
+
 def _lower_sampler(
-  experiment,
-  mesh,
-  params,
-  lower,
-  key,
-  arguments,
-  *,
-  temperature: float,
-  refill=False,
+  config, decoder, lower, key, mesh, params, arguments, *, refill=False, **bound
 ) -> dict[Any, Any]:
   """By key the sampler, or by (key, number) the programs of several turns."""
-  if experiment.environment is None:
-    sampler = make_sampler(
-      experiment, mesh, temperature=temperature, refill=refill
-    )
+  if config.environment.environment == registry.NONE:
+    sampler = make_sampler(config, decoder, mesh, refill=refill, **bound)
     return {key: lower(sampler, params, *arguments)}
   parts: Iterable[Any] = multi_turn.lower(
-    experiment, mesh, params, lower, arguments, temperature=temperature
+    config, decoder, mesh, params, lower, arguments, **bound
   )
   return {(*key, number): part for number, part in enumerate(parts)}
 
@@ -292,10 +309,13 @@ def make_reference(mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
 
 
 def make_sampler(
-  experiment: Parts,
+  config: config_lib.Config,
+  decoder: decoder_lib.Decoder,
   mesh: jax.sharding.Mesh,
   *,
   temperature: float,
+  stop_ids: tuple[int, ...] = (),
+  pad_id: int = 0,
   refill: bool = False,
   limited: bool = False,
 ) -> jax.stages.Wrapped:
@@ -304,7 +324,6 @@ def make_sampler(
   With `refill` in `--slots` that take one answer after another; where it is
   `limited` a last argument says how many tokens each answer may have.
   """
-  config = experiment.config
   sample: Callable[..., types.Completions] = sampler_lib.sample
   if refill:
     sample = functools.partial(
@@ -322,10 +341,10 @@ def make_sampler(
       prompts,
       sample_ids,
       sampler_lib.fact_key(facts),
-      decoder=experiment.decoder,
+      decoder=decoder,
       max_tokens=config.data.response_buckets[-1],
-      stop_ids=experiment.stop_ids,
-      pad_id=experiment.pad_id,
+      stop_ids=stop_ids,
+      pad_id=pad_id,
       temperature=temperature,
       limits=limits,
     )
@@ -335,7 +354,9 @@ def make_sampler(
 
 
 def make_preparer(
-  experiment: Parts, mesh: jax.sharding.Mesh
+  config: config_lib.Config,
+  decoder: decoder_lib.Decoder,
+  mesh: jax.sharding.Mesh,
 ) -> jax.stages.Wrapped:
   """(params, rollout) -> `prepare.Prepared`, over all devices.
 
@@ -343,11 +364,11 @@ def make_preparer(
   parameters.
   """
   axes: dict[str, Any] = {'batch': 0, 'trainer_logprobs': 0, 'metrics': None}
-  referred = algorithm.has_reference(experiment.config)
+  referred = algorithm.has_reference(config)
   return device_map.mapped(
     from_flags.bound_prepare(
-      experiment.config,
-      experiment.decoder,
+      config,
+      decoder,
       # Under `pmap` each device sees its own part alone.
       parts=sharding.parts(mesh) if sharding.is_sharded(mesh) else 1,
     ),
@@ -358,15 +379,14 @@ def make_preparer(
 
 
 def make_update(
-  experiment: Parts,
+  config: config_lib.Config,
+  decoder: decoder_lib.Decoder,
   mesh: jax.sharding.Mesh,
   phase: str,
   tx: optax.GradientTransformation,
 ) -> jax.stages.Wrapped:
   """(state, mini-batch) -> (state, metrics), over all devices."""
-  objective = from_flags.make_objective(
-    experiment.config, experiment.decoder, phase
-  )
+  objective = from_flags.make_objective(config, decoder, phase)
   run = functools.partial(
     train_step.train_step,
     **objective,

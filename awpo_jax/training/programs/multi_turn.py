@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from awpo_jax import types
-from awpo_jax.distributed import device_map
+from awpo_jax.config import experiment as config_lib
+from awpo_jax.distributed import device_map, sharding
+from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.rollout.environments import episodes
 from awpo_jax.rollout.sampling import multi_turn, sampler
-from awpo_jax.training import setup as setup_lib
 from awpo_jax.training.programs import shapes as shapes_lib
 
 
@@ -27,30 +29,35 @@ class TurnPrograms(NamedTuple):
 
 
 def lower(
-  experiment: setup_lib.Experiment,
+  config: config_lib.Config,
+  decoder: decoder_lib.Decoder,
   mesh: jax.sharding.Mesh,
   params: types.ArrayTree,
   lower: Callable[..., Any],
   arguments: Sequence[Any],
   *,
-  temperature: float,
+  pad_id: int,
+  **common: Any,
 ) -> TurnPrograms:
   """Both programs for one prompt length.
 
   Args:
-    experiment: the run, with an environment.
+    config: of the run, with an environment.
+    decoder: the model.
     mesh: see `sharding`.
     params: shapes of the parameters, as they are placed.
     lower: of `compile.lower_programs`.
     arguments: of `shapes.Shapes.sampler`.
-    temperature: of the sampler.
+    pad_id: fills the columns after the end.
+    **common: stop ids and temperature, of both.
   """
-  begin, go_on = _make(experiment, mesh, temperature=temperature)
+  common |= {'decoder': decoder}
+  begin, go_on = _make(config, mesh, pad_id=pad_id, common=common)
   state, shared = jax.eval_shape(begin, params, *arguments)
-  shapes = shapes_lib.Shapes(experiment.config, mesh)
+  shapes = shapes_lib.Shapes(config, mesh)
   state, shared = shapes.split(state), shapes.split(shared)
   rows = state.length.shape[1]
-  width = experiment.config.environment.observation_tokens
+  width = config.environment.observation_tokens
   read = shapes.array(jnp.int32, rows, width), shapes.array(jnp.int32, rows)
   return TurnPrograms(
     lower(begin, params, *arguments),
@@ -58,14 +65,7 @@ def lower(
   )
 
 
-def _make(experiment, mesh, *, temperature: float):
-  config = experiment.config
-  common = {
-    'decoder': experiment.decoder,
-    'stop_ids': experiment.stop_ids,
-    'temperature': temperature,
-  }
-
+def _make(config, mesh, *, pad_id: int, common: dict[str, Any]):
   def begin(params, prompts, sample_ids, facts, *, axis_name):
     del axis_name  # Rows of different devices have nothing to say to another.
     return multi_turn.begin(
@@ -75,7 +75,7 @@ def _make(experiment, mesh, *, temperature: float):
       sampler.fact_key(facts),
       max_tokens=config.data.response_buckets[-1],
       observation_tokens=config.environment.observation_tokens,
-      pad_id=experiment.pad_id,
+      pad_id=pad_id,
       **common,
     )
 
@@ -90,4 +90,56 @@ def _make(experiment, mesh, *, temperature: float):
   return (
     mapped(begin, in_axes=(None, 0, 0, None)),
     mapped(go_on, in_axes=(None, 0, 0, None, 0, 0), donate=(1,)),
+  )
+
+
+def play(
+  programs: TurnPrograms,
+  rules: episodes.Rules,
+  mesh: jax.sharding.Mesh,
+  params: types.ArrayTree,
+  tasks: Sequence[types.Task],
+  arguments: Sequence[Any],
+) -> tuple[types.Completions, list[list[episodes.Episode]]]:
+  """G episodes of each task; see `episodes.play`.
+
+  Args:
+    programs: compiled for these shapes.
+    rules: of the episodes.
+    mesh: see `sharding`.
+    params: of the policy.
+    tasks: P of them.
+    arguments: placed, of `shapes.Shapes.sampler`.
+
+  Returns:
+    Completions [P, G, ..] of NumPy arrays, and the episodes [P][G].
+  """
+  _, ids, facts = arguments
+  shape = len(tasks), ids.shape[-1]
+  shared: list[Any] = []
+
+  def begin():
+    state, rest = programs.begin(params, *arguments)
+    shared.append(rest)
+    return state
+
+  def go_on(state, *read):
+    read = sharding.split(read, sharding.parts(mesh))
+    placed = sharding.place_split(read, mesh)
+    return programs.go_on(params, state, shared[0], facts, *placed)
+
+  def rows(state):
+    seen = state.completions.tokens, state.length, state.completions.finished
+    return episodes.Rows(*sharding.merge(jax.device_get(seen)))
+
+  state, played, cut = episodes.play(
+    episodes.Sampler(begin, go_on, rows),
+    [task for task in tasks for _ in range(shape[1])],
+    rules,
+  )
+  got = sharding.merge(jax.device_get(state.completions))
+  got = got.replace(finished=got.finished & ~cut)
+  return (
+    jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), got),
+    [played[p * shape[1] : (p + 1) * shape[1]] for p in range(shape[0])],
   )

@@ -14,7 +14,11 @@ from awpo_jax.training.update import packing
 
 
 class Shapes:
-  """Shapes of the programs' arguments, as they will be placed."""
+  """Shapes of the programs' arguments, as they will be placed.
+
+  Attributes:
+    where_split: the sharding of what has a device axis.
+  """
 
   def __init__(
     self, config: config_lib.Config, mesh: jax.sharding.Mesh
@@ -23,7 +27,7 @@ class Shapes:
     self._mesh = mesh
     self._devices = sharding.parts(mesh)
     self._whole = sharding.replicated(mesh)
-    self._split = jax.sharding.NamedSharding(
+    self.where_split = jax.sharding.NamedSharding(
       mesh, jax.sharding.PartitionSpec(sharding.DATA_AXIS)
     )
 
@@ -38,14 +42,16 @@ class Shapes:
   def split(self, tree: types.ArrayTree) -> types.ArrayTree:
     """A tree whose leaves have a device axis."""
     return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._split),
+      lambda x: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=self.where_split
+      ),
       tree,
     )
 
   def array(self, dtype: Any, *shape: int) -> Any:
     """An array of which each device has one of this shape."""
     return jax.ShapeDtypeStruct(
-      (self._devices, *shape), dtype, sharding=self._split
+      (self._devices, *shape), dtype, sharding=self.where_split
     )
 
   def sampler(self, rows: int, prompt: int, samples: int) -> tuple[Any, ...]:
@@ -121,6 +127,14 @@ class Shapes:
     shapes = packing.row_shapes(prompts, columns=columns)
     return types.Rows(
       **{name: self.array(jnp.int32, *x) for name, x in shapes.items()}
+    )
+
+  def prepared(self, prompt: int, response: int) -> types.Batch:
+    """A prepared rollout batch: the groups of its mini-batches in one axis."""
+    rows = self._config.rl.prompts_per_step // self._devices
+    return jax.tree.map(
+      lambda x: self.array(x.dtype, rows, *x.shape[3:]),
+      self.batch('rl', prompt, response),
     )
 
   def batch(self, phase: str, prompt: int, response: int) -> types.Batch:

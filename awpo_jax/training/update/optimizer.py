@@ -11,7 +11,7 @@ from awpo_jax.ops import choices, schedules
 
 
 def make_schedule(
-  *, peak: float, schedule: str, warmup: int, total: int, final: float = 0.0
+  *, peak: float, schedule: str, warmup: int, total: int
 ) -> optax.Schedule:
   """Learning rate of each update.
 
@@ -19,16 +19,14 @@ def make_schedule(
     peak: after the warm-up.
     schedule: a key of `schedules.SCHEDULES`, from the end of the warm-up.
     warmup: updates of linear rise from 0.
-    total: updates in all.
-    final: learning rate at the end, as a fraction of the peak; unused by
-      `constant`.
+    total: updates in all; after them `linear` and `cosine` are 0.
 
   Returns:
     update number (from 0) -> learning rate.
   """
   rest = max(total - warmup, 1)
   make = choices.pick('schedule', schedules.SCHEDULES, schedule)
-  decay = make(peak, final, rest)
+  decay = make(peak, rest)
   # The first update moves too: the rise starts at 1 / (warmup + 1).
   rise = optax.linear_schedule(peak / (warmup + 1), peak, max(warmup, 1))
   return optax.join_schedules([rise, decay], [warmup]) if warmup else decay

@@ -113,7 +113,11 @@ def test_a_bad_row_of_each_form_is_named_by_its_line(tmp_path, name):
     (b'[{"a": \xff}]', 'a.json', 'a.json: not UTF-8'),
     ('[]'.encode('utf-16'), 'a.json', 'a.json: is UTF-16; write it as UTF-8'),
     (b'\x1f\x8b no', 'a.jsonl.gz', 'a.jsonl.gz: cannot be read'),
-    (gzip.compress(b'{}')[:-9], 'a.jsonl.gz', 'a.jsonl.gz: cannot be read'),
+    (
+      gzip.compress(b'{}', mtime=0)[:-9],
+      'a.jsonl.gz',
+      'a.jsonl.gz: cannot be read',
+    ),
     (b'{"a": "\xff"}', 'a.jsonl', 'a.jsonl:1: not JSON'),
   ],
 )

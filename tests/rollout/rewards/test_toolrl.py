@@ -21,6 +21,13 @@ def call(name, **parameters):
   return {'name': name, 'parameters': parameters}
 
 
+def _solved(response, truth):
+  task = types.Task(
+    task_id='', system='', user='', tools=(), ground_truth=truth, kind=''
+  )
+  return toolrl.toolrl(response, task).solved
+
+
 REPLY = '<think> x </think>\n<response> hi </response>'
 BOTH = answer(call('a')) + '\n<response> hi </response>'
 GOLD = answer(call('a', x=1, y='p'), call('b', z=2))
@@ -160,7 +167,7 @@ def test_bounds():
 def test_reference_whose_rationale_mentions_the_tags():
   truth = answer(call('a'), thought='a <tool_call> tag, then </tool_call>')
   assert toolrl.outcome_reward(answer(call('a')), truth) == (1, 3)
-  assert toolrl.exact_match(answer(call('a')), truth)
+  assert _solved(answer(call('a')), truth)
 
 
 def test_every_reference_of_rlla_is_read():
@@ -174,7 +181,7 @@ def test_every_reference_of_rlla_is_read():
       plain = f'<think> x </think>{rest}'
       _, best = toolrl.outcome_bounds(truth)
       assert toolrl.outcome_reward(plain, truth).total == best
-      assert toolrl.exact_match(plain, truth)
+      assert _solved(plain, truth)
   assert mentions == 15  # 17 of all 400 rows
 
 
@@ -198,12 +205,12 @@ def test_a_reference_without_parameters(given):
   assert toolrl.outcome_reward(more, gold) == (1, 1.5)
 
 
-def test_exact_match():
-  assert toolrl.exact_match(GOLD, GOLD)
-  assert not toolrl.exact_match(answer(call('a', x=1, y='p')), GOLD)
-  assert not toolrl.exact_match(f'{GOLD} and more', GOLD)  # format
-  assert toolrl.exact_match(REPLY, REPLY)
-  assert not toolrl.exact_match(answer(call('a')), REPLY)
+def test_what_is_solved():
+  assert _solved(GOLD, GOLD)
+  assert not _solved(answer(call('a', x=1, y='p')), GOLD)
+  assert not _solved(f'{GOLD} and more', GOLD)  # format
+  assert _solved(REPLY, REPLY)
+  assert not _solved(answer(call('a')), REPLY)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +225,7 @@ def test_exact_match():
 def test_a_reply_with_a_call_is_not_solved(thought, solved):
   text = f'<think> {thought} </think>\n<response> hi </response>'
   assert toolrl.outcome_reward(text, REPLY) == (1, 0)
-  assert toolrl.exact_match(text, REPLY) == solved
+  assert _solved(text, REPLY) == solved
 
 
 def test_toolrl_is_a_reward():
@@ -238,7 +245,7 @@ def test_never_raises_and_stays_in_bounds():
     worst, best = toolrl.outcome_bounds(truth)
     for text in mutations.broken_answers(1500):
       assert worst <= toolrl.outcome_reward(text, truth).total <= best
-      assert toolrl.exact_match(text, truth) in (True, False)
+      assert _solved(text, truth) in (True, False)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +260,7 @@ def test_what_is_too_long_to_parse_is_not_solved():
   thought = 'x' * tool_calls.MAX_CHARS
   text = f'<think> {thought} </think>\n<response> hi </response>'
   assert toolrl.outcome_reward(text, REPLY) == (1, 0)
-  assert not toolrl.exact_match(text, REPLY)
+  assert not _solved(text, REPLY)
 
 
 @pytest.mark.parametrize(
@@ -269,5 +276,5 @@ def test_a_megabyte_takes_no_time(unit):
   ):
     for truth in (GOLD, REPLY):
       toolrl.outcome_reward(text, truth)
-      toolrl.exact_match(text, truth)
+      _solved(text, truth)
   assert time.process_time() - start < 0.5

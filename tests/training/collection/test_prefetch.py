@@ -20,8 +20,7 @@ from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.rollout.rewards.judges import patient
 from awpo_jax.training import setup as setup_lib
 from awpo_jax.training import steps
-from awpo_jax.training.collection import collect as collect_lib
-from awpo_jax.training.collection import prefetch, score
+from awpo_jax.training.collection import prefetch, sample
 from awpo_jax.training.programs import compile as compile_lib
 from awpo_jax.training.update import optimizer, train_step
 from tests.helpers import tiny_run, tiny_training
@@ -32,72 +31,88 @@ PLACES = (0, 2)
 
 
 @pytest.fixture(scope='module')
-def experiment(tmp_path_factory):
+def config(tmp_path_factory):
   folder = tmp_path_factory.mktemp('overlap')
   model = folder / 'config.json'
   model.write_text(json.dumps(tiny_run.MODEL))
-  return setup_lib.make_experiment(
-    config_lib.parse(
-      [
-        *tiny_run.FLAGS,
-        f'--model={model}',
-        f'--output_dir={folder / "run"}',
-        '--prompt_buckets=40',
-        '--response_buckets=8',
-        '--sft_steps=0',
-        f'--rl_steps={STEPS}',
-        # Far enough that a step later another answer is drawn.
-        '--learning_rate=1e-1',
-        '--temperature=1',
-        '--overlap',
-        '--mismatch=tis',
-      ]
-    )
-  )
-
-
-def _placed(experiment, places, **rl):
-  config = experiment.config
-  return dataclasses.replace(
-    experiment,
-    config=dataclasses.replace(
-      config,
-      devices=dataclasses.replace(config.devices, rollout_devices=places),
-      rl=dataclasses.replace(config.rl, **rl),
-    ),
+  return config_lib.parse(
+    [
+      *tiny_run.FLAGS,
+      f'--model={model}',
+      f'--output_dir={folder / "run"}',
+      '--prompt_buckets=40',
+      '--response_buckets=8',
+      '--sft_steps=0',
+      f'--rl_steps={STEPS}',
+      # Far enough that a step later another answer is drawn.
+      '--learning_rate=1e-1',
+      '--temperature=1',
+      '--overlap',
+      '--mismatch=tis',
+    ]
   )
 
 
 @pytest.fixture(scope='module')
-def new_state(experiment):
+def experiment(config):
+  return setup_lib.make_experiment(config)
+
+
+def _placed(config, places, **rl):
+  return dataclasses.replace(
+    config,
+    devices=dataclasses.replace(config.devices, rollout_devices=places),
+    rl=dataclasses.replace(config.rl, **rl),
+  )
+
+
+@pytest.fixture(scope='module')
+def new_state(config, experiment):
   decoder = experiment.decoder
   params = decoder_lib.init_params(decoder.config, jax.random.key(0))
-  tx = optimizer.make_optimizers(experiment.config)['rl']
+  tx = optimizer.make_optimizers(config)['rl']
   state = jax.device_get(train_step.init_state(params, tx))
   return lambda: sharding.place_replicated(state, tiny_run.mesh())
 
 
+def _compile(config, experiment, state):
+  return compile_lib.compile_programs(
+    config,
+    experiment.decoder,
+    tiny_run.mesh(),
+    state,
+    optimizer.make_optimizers(config),
+    stop_ids=experiment.codec.stop_ids,
+    pad_id=experiment.codec.pad_id,
+  )
+
+
 @pytest.fixture(scope='module')
-def compiled(experiment, new_state):
+def compiled(config, experiment, new_state):
   """By number of devices that only sample."""
   quickly = functools.partialmethod(
     jax.stages.Lowered.compile, compiler_options=tiny_training.quick()
   )
-  tx = optimizer.make_optimizers(experiment.config)
   with mock.patch.object(jax.stages.Lowered, 'compile', quickly):
     return {
-      places: compile_lib.compile_programs(
-        _placed(experiment, places), tiny_run.mesh(), new_state(), tx
-      )
+      places: _compile(_placed(config, places), experiment, new_state())
       for places in PLACES
     }
 
 
-def _run(experiment, compiled, state, collect, first=0, last=STEPS):
-  """The host's copy of the last state and of all reports."""
-  step = steps.make_rl_step(
-    experiment, compiled, tiny_run.mesh(), None, collect
+def _step(sampler, ahead=None):
+  """The step of RL, its batches made ahead if there is what makes them."""
+  collect = steps.make_collect(sampler, sampler.programs)
+  rollouts = sampler.in_turn(collect)
+  if ahead is not None:
+    rollouts = functools.partial(ahead.collect, sampler, collect)
+  return steps.make_rl_step(
+    sampler.config, rollouts, sampler.programs, sampler.mesh
   )
+
+
+def _run(step, state, first=0, last=STEPS):
+  """The host's copy of the last state and of all reports."""
   reports = []
   with jax.transfer_guard('disallow'):
     for index in range(first, last):
@@ -107,23 +122,25 @@ def _run(experiment, compiled, state, collect, first=0, last=STEPS):
 
 
 @pytest.fixture(scope='module')
-def one_by_one(experiment, compiled, new_state):
+def one_by_one(config, experiment, compiled, new_state):
   """Each batch sampled when its turn comes, from parameters kept on the host.
 
   By how many steps these are behind.
   """
+  sampler = tiny_run.sampler(experiment, config, compiled[0])
+  in_turn = sampler.in_turn(steps.make_collect(sampler, compiled[0]))
 
   def run(behind):
     before = []
 
-    def collect(experiment, programs, mesh, params, index, rows, clock):
+    def rollouts(params, index, clock):
       before.append(jax.device_get(params))
-      params = sharding.place_replicated(before[max(index - behind, 0)], mesh)
-      return collect_lib._collect(
-        experiment, programs, mesh, params, index, rows, clock
-      )
+      old = before[max(index - behind, 0)]
+      params = sharding.place_replicated(old, sampler.mesh)
+      return in_turn(params, index, clock)
 
-    return _run(experiment, compiled[0], new_state(), collect)
+    step = steps.make_rl_step(config, rollouts, compiled[0], sampler.mesh)
+    return _run(step, new_state())
 
   return {behind: run(behind) for behind in (0, 1)}
 
@@ -147,11 +164,12 @@ def _assert_same(got, wanted):
 
 @pytest.mark.parametrize('places', PLACES)
 def test_equals_one_by_one_with_the_parameters_before(
-  experiment, compiled, new_state, one_by_one, places
+  config, experiment, compiled, new_state, one_by_one, places
 ):
-  placed = _placed(experiment, places)
-  with prefetch.ahead(placed.config, None) as ahead:
-    got = _run(placed, compiled[places], new_state(), ahead.collect)
+  placed = _placed(config, places)
+  sampler = tiny_run.sampler(experiment, placed, compiled[places])
+  with prefetch.ahead(placed, None) as ahead:
+    got = _run(_step(sampler, ahead), new_state())
   _assert_same(got, one_by_one[1])
   # The first two batches are of the same parameters either way, if only the
   # first: what comes later is not.
@@ -208,7 +226,7 @@ def _after_updates(compiled, *, release):
 
 
 def test_samples_beside_the_updates_whatever_becomes_of_their_memory(
-  experiment, compiled, new_state, one_by_one
+  config, experiment, compiled, new_state, one_by_one
 ):
   # Each batch is sampled only after the updates before it are over, which were
   # given the memory of the parameters it is sampled from.
@@ -224,9 +242,10 @@ def test_samples_beside_the_updates_whatever_becomes_of_their_memory(
 
     samplers[length] = sample
   made = dataclasses.replace(made, sample=samplers)
-  placed = _placed(experiment, 2)
-  with prefetch.ahead(placed.config, None) as ahead:
-    got = _run(placed, made, new_state(), ahead.collect)
+  placed = _placed(config, 2)
+  sampler = tiny_run.sampler(experiment, placed, made)
+  with prefetch.ahead(placed, None) as ahead:
+    got = _run(_step(sampler, ahead), new_state())
   assert len(calls) == STEPS
   # The sampler's copy is on the devices that only sample.
   for params, *_ in calls:
@@ -237,7 +256,7 @@ def test_samples_beside_the_updates_whatever_becomes_of_their_memory(
 
 @pytest.mark.parametrize('micro', [0, 1])
 def test_scores_beside_the_updates(
-  experiment, compiled, new_state, one_by_one, micro
+  config, experiment, compiled, new_state, one_by_one, micro
 ):
   updated, asked = threading.Semaphore(0), []
 
@@ -250,20 +269,15 @@ def test_scores_beside_the_updates(
 
   release = updated.release if not micro else lambda: updated.release(2)
   made = _after_updates(compiled[0], release=release)
-  placed = dataclasses.replace(
-    _placed(experiment, 0, rollout_micro=micro), judge=patient.Judging(judge)
-  )
+  placed = _placed(config, 0, rollout_micro=micro)
   if micro:
-    tx = optimizer.make_optimizers(placed.config)
-    made = dataclasses.replace(
-      made,
-      sample=compile_lib.compile_programs(
-        placed, tiny_run.mesh(), new_state(), tx
-      ).sample,
-    )
-  with prefetch.ahead(placed.config, None) as ahead:
-    _, reports = _run(placed, made, new_state(), ahead.collect)
-  placed.judge.close()
+    samplers = _compile(placed, experiment, new_state()).sample
+    made = dataclasses.replace(made, sample=samplers)
+  asking = patient.Judging(judge)
+  sampler = tiny_run.sampler(experiment, placed, made, judge=asking)
+  with prefetch.ahead(placed, None) as ahead:
+    _, reports = _run(_step(sampler, ahead), new_state())
+  asking.close()
   assert sum(map(len, asked)) == STEPS * 4 * 2
   for ours, theirs in zip(reports, one_by_one[1][1], strict=True):
     tiny_training.assert_equal(
@@ -274,36 +288,33 @@ def test_scores_beside_the_updates(
 @pytest.mark.parametrize('places', PLACES)
 @pytest.mark.parametrize('stop', [1, 3])
 def test_goes_on_with_what_was_under_way(
-  experiment, compiled, new_state, one_by_one, places, stop
+  config, experiment, compiled, new_state, one_by_one, places, stop
 ):
-  placed = _placed(experiment, places)
-  with prefetch.ahead(placed.config, None) as ahead:
-    step = steps.make_rl_step(
-      placed, compiled[places], tiny_run.mesh(), None, ahead.collect
-    )
-    state = new_state()
+  placed = _placed(config, places)
+  sampler = tiny_run.sampler(experiment, placed, compiled[places])
+  with prefetch.ahead(placed, None) as ahead:
+    step, state = _step(sampler, ahead), new_state()
     for index in range(stop):
       state, _ = step(state, index)
     ahead.settle()
     saved = jax.device_get(ahead.saved(state))
   # Shaped as a checkpoint of that step is expected to be.
-  example = prefetch.stored(placed.config, jax.eval_shape(lambda: state), stop)
+  example = prefetch.stored(placed, jax.eval_shape(lambda: state), stop)
   assert jax.tree.map(lambda x: (x.shape, x.dtype), saved) == jax.tree.map(
     lambda x: (x.shape, x.dtype), example
   )
   state, under_way = prefetch.apart(saved)
   state = sharding.place_replicated(state, tiny_run.mesh())
-  with prefetch.ahead(placed.config, under_way) as ahead:
-    got = _run(placed, compiled[places], state, ahead.collect, first=stop)
+  with prefetch.ahead(placed, under_way) as ahead:
+    got = _run(_step(sampler, ahead), state, first=stop)
   _assert_same(got, one_by_one[1])
   assert len(got[1]) == STEPS - stop
   # Nobody sampled it in this process.
   assert 'tokens/sampled_per_second' not in got[1][0].metrics
 
 
-def test_what_checkpoints_hold(experiment):
+def test_what_checkpoints_hold(config):
   state = train_step.TrainState(step=1, params=2, opt_state=3)
-  config = experiment.config
   held = [
     isinstance(prefetch.stored(config, state, step), prefetch.Saved)
     for step in range(STEPS + 1)
@@ -325,7 +336,7 @@ def test_what_checkpoints_hold(experiment):
 
 @pytest.mark.parametrize('places', PLACES)
 def test_without_a_judge_what_was_sampled_is_kept(
-  experiment, compiled, new_state, one_by_one, places
+  config, experiment, compiled, new_state, one_by_one, places
 ):
   down = threading.Event()
 
@@ -334,11 +345,10 @@ def test_without_a_judge_what_was_sampled_is_kept(
       raise types.JudgeUnavailable('down')
     return tiny_run.judge(requests)
 
-  placed = dataclasses.replace(_placed(experiment, places), judge=judge)
-  with prefetch.ahead(placed.config, None) as ahead:
-    step = steps.make_rl_step(
-      placed, compiled[places], tiny_run.mesh(), None, ahead.collect
-    )
+  placed = _placed(config, places)
+  sampler = tiny_run.sampler(experiment, placed, compiled[places], judge=judge)
+  with prefetch.ahead(placed, None) as ahead:
+    step = _step(sampler, ahead)
     state, _ = step(new_state(), 0)
     ahead.settle()
     down.set()
@@ -350,27 +360,26 @@ def test_without_a_judge_what_was_sampled_is_kept(
   down.clear()
   state, under_way = prefetch.apart(saved)
   state = sharding.place_replicated(state, tiny_run.mesh())
-  with prefetch.ahead(placed.config, under_way) as ahead:
-    got = _run(placed, compiled[places], state, ahead.collect, first=2)
+  with prefetch.ahead(placed, under_way) as ahead:
+    got = _run(_step(sampler, ahead), state, first=2)
   _assert_same(got, one_by_one[1])
 
 
 def test_a_batch_that_cannot_be_sampled_is_told_before_a_checkpoint(
-  experiment, compiled, new_state, monkeypatch
+  config, experiment, compiled, new_state, monkeypatch
 ):
-  draw = collect_lib.draw
+  draw = sample.RolloutSampler.rollout
 
-  def broken(*arguments):
-    if arguments[-2] == 2:
+  def broken(sampler, params, index, number=0):
+    if index == 2:
       raise RuntimeError('no memory left')
-    return draw(*arguments)
+    return draw(sampler, params, index, number)
 
-  monkeypatch.setattr(collect_lib, 'draw', broken)
-  placed = _placed(experiment, 2)
-  with prefetch.ahead(placed.config, None) as ahead:
-    step = steps.make_rl_step(
-      placed, compiled[2], tiny_run.mesh(), None, ahead.collect
-    )
+  monkeypatch.setattr(sample.RolloutSampler, 'rollout', broken)
+  placed = _placed(config, 2)
+  sampler = tiny_run.sampler(experiment, placed, compiled[2])
+  with prefetch.ahead(placed, None) as ahead:
+    step = _step(sampler, ahead)
     state, _ = step(new_state(), 0)
     ahead.settle()
     state, _ = step(state, 1)
@@ -378,8 +387,8 @@ def test_a_batch_that_cannot_be_sampled_is_told_before_a_checkpoint(
       ahead.settle()
 
 
-def test_the_devices_that_only_sample_are_the_last(experiment):
-  flags = _placed(experiment, 3).config.devices
+def test_the_devices_that_only_sample_are_the_last(config):
+  flags = _placed(config, 3).devices
   every = jax.devices()
   assert sharding.rollout_mesh(flags).devices.tolist() == every[1:]
   assert sharding.make_mesh(flags).devices.tolist() == every[:1]
@@ -408,7 +417,7 @@ def _as_long_as(seconds, program):
 
 
 @pytest.mark.slow
-def test_seconds_of_a_step(experiment, compiled, new_state):
+def test_seconds_of_a_step(config, experiment, compiled, new_state):
   """Prints its figures: `python -m pytest -s -m slow FILE`."""
 
   def judge(requests):
@@ -417,8 +426,7 @@ def test_seconds_of_a_step(experiment, compiled, new_state):
 
   found = {}
   for name, places in {'one by one': None, 'beside': 0, 'apart': 2}.items():
-    placed = _placed(experiment, places or 0, overlap=places is not None)
-    placed = dataclasses.replace(placed, judge=judge)
+    placed = _placed(config, places or 0, overlap=places is not None)
     made = compiled[places or 0]
     made = dataclasses.replace(
       made,
@@ -429,9 +437,9 @@ def test_seconds_of_a_step(experiment, compiled, new_state):
         }
       },
     )
-    with prefetch.ahead(placed.config, None) as ahead:
-      collect = ahead.collect if ahead else None
-      _, reports = _run(placed, made, new_state(), collect)
+    sampler = tiny_run.sampler(experiment, placed, made, judge=judge)
+    with prefetch.ahead(placed, None) as ahead:
+      _, reports = _run(_step(sampler, ahead), new_state())
     # In the first step nothing is ahead, in the last there is nothing to make.
     times = [report.metrics['time/step'] for report in reports[1:-1]]
     found[name] = statistics.median(times)
@@ -443,9 +451,3 @@ def test_seconds_of_a_step(experiment, compiled, new_state):
   }
   for name, seconds in wanted.items():
     assert seconds <= found[name] <= seconds + 0.5, (name, found[name])
-
-
-def test_rounds_has_the_fields_of_a_score():
-  # `score_rollout(experiment, *sampled)`.
-  names = list(score.score_rollout.__annotations__)[1:-1]
-  assert list(collect_lib.Sampled._fields) == names

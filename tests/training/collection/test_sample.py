@@ -4,6 +4,7 @@ import dataclasses
 import json
 import threading
 import time
+import types as python_types
 
 import jax
 import numpy as np
@@ -13,38 +14,23 @@ from awpo_jax.config import experiment as config_lib
 from awpo_jax.distributed import sharding
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.rollout.rewards.judges import patient as patient_lib
-from awpo_jax.rollout.sampling import sampler as sampler_lib
 from awpo_jax.rollout.text import prompts as prompts_lib
 from awpo_jax.training import judge as judge_lib
 from awpo_jax.training import setup as setup_lib
-from awpo_jax.training import steps
-from awpo_jax.training.collection import collect, sample, score
+from awpo_jax.training.collection import score
 from awpo_jax.training.programs import compile as compile_lib
 from awpo_jax.training.update import optimizer, train_step
 from tests.helpers import judge_server, tiny_run
 
 
-def _with(*, judge=tiny_run.judge, **rl):
-  experiment = tiny_run.experiment()
-  config = experiment.config
+def _sampler(program, *, judge=tiny_run.judge, **rl):
+  """One that draws by a program, whatever the bucket."""
+  config = tiny_run.config()
   config = dataclasses.replace(config, rl=dataclasses.replace(config.rl, **rl))
-  return dataclasses.replace(experiment, config=config, judge=judge)
-
-
-def _sample(experiment, program, params, index=0):
-  tasks, prompts = collect.next_prompts(experiment, index)
-  samples = collect.sample_ids(prompts.ids, experiment.config.rl.samples)
-  facts = sampler_lib.facts(3, 'train', index, 0)
-  return tasks, sample.sample(
-    experiment,
-    program,
-    tiny_run.mesh(),
-    params,
-    tasks,
-    prompts,
-    samples,
-    facts,
+  programs = python_types.SimpleNamespace(
+    sample=dict.fromkeys(tiny_run.PROMPT_BUCKETS, program)
   )
+  return tiny_run.sampler(None, config, programs, judge=judge)
 
 
 @pytest.fixture(scope='module')
@@ -54,15 +40,21 @@ def params():
 
 @pytest.fixture(scope='module')
 def program():
+  experiment = tiny_run.experiment()
   return compile_lib.make_sampler(
-    tiny_run.experiment(), tiny_run.mesh(), temperature=1.0
+    tiny_run.config(),
+    experiment.decoder,
+    tiny_run.mesh(),
+    temperature=1.0,
+    stop_ids=experiment.codec.stop_ids,
+    pad_id=experiment.codec.pad_id,
   )
 
 
 def test_in_parts_the_answers_are_the_same(params, program):
   # Draws come from the ids of the samples; the tiny model leaves no doubt.
-  _, (whole, texts) = _sample(_with(), program, params)
-  _, (parts, same) = _sample(_with(rollout_micro=1), program, params)
+  *_, whole, texts = _sampler(program).rollout(params, 0)
+  *_, parts, same = _sampler(program, rollout_micro=1).rollout(params, 0)
   assert whole.tokens.shape == (4, 2, 8)
   assert texts == same and len({text for group in texts for text in group}) > 4
   for name in ('tokens', 'mask', 'policy_mask', 'positions', 'finished'):
@@ -78,7 +70,7 @@ def test_a_part_is_judged_while_the_next_is_sampled(params, program):
     begun.set()
     return tiny_run.judge(requests)
 
-  def sampler(*arguments):
+  def waiting(*arguments):
     # The second part does not end before the first one is being judged.
     assert not calls or begun.wait(60)
     calls.append(arguments)
@@ -86,16 +78,12 @@ def test_a_part_is_judged_while_the_next_is_sampled(params, program):
 
   calls = []
   patient = patient_lib.Judging(judge)
-  experiment = _with(rollout_micro=1, judge=patient)
-  tasks, (completions, texts) = _sample(experiment, sampler, params)
+  sampler = _sampler(waiting, rollout_micro=1, judge=patient)
+  sampled = sampler.rollout(params, 0)
+  tasks, texts = sampled.tasks, sampled.texts
   assert len(calls) == 2
-  scored, transcripts = score.score_rollout(
-    experiment,
-    tasks,
-    collect.next_prompts(experiment, 0)[1],
-    None,
-    completions,
-    texts,
+  scored, transcripts = score.score(
+    sampled, sampler.config, sampler.scorer, sampler.codec
   )
   # Each answer once, and its score in its place.
   assert [len(requests) for requests in asked] == [4, 4]
@@ -124,35 +112,42 @@ def _timed_step(monkeypatch, folder, url, parts):
   """Seconds of an RL step and of what it is made of, after a first one."""
   model = folder / 'config.json'
   model.write_text(json.dumps(tiny_run.MODEL))
-  experiment = setup_lib.make_experiment(
-    config_lib.parse(
-      [
-        *tiny_run.FLAGS,
-        f'--model={model}',
-        f'--output_dir={folder / "run"}',
-        '--prompt_buckets=40',
-        '--response_buckets=8',
-        '--sft_steps=0',
-        f'--prompts_per_step={PROMPTS}',
-        f'--samples={SAMPLES}',
-        '--minibatches=4',
-        '--micro=4',
-        f'--rollout_micro={PROMPTS // parts}',
-        '--judge=llm',
-        f'--judge_url={url}',
-        '--judge_model=m',
-        f'--judge_concurrency={CONCURRENCY}',
-        '--judge_cache=',
-      ]
-    )
+  config = config_lib.parse(
+    [
+      *tiny_run.FLAGS,
+      f'--model={model}',
+      f'--output_dir={folder / "run"}',
+      '--prompt_buckets=40',
+      '--response_buckets=8',
+      '--sft_steps=0',
+      f'--prompts_per_step={PROMPTS}',
+      f'--samples={SAMPLES}',
+      '--minibatches=4',
+      '--micro=4',
+      f'--rollout_micro={PROMPTS // parts}',
+      '--judge=llm',
+      f'--judge_url={url}',
+      '--judge_model=m',
+      f'--judge_concurrency={CONCURRENCY}',
+      '--judge_cache=',
+    ]
   )
+  experiment = setup_lib.make_experiment(config)
   mesh = sharding.data_mesh(jax.devices()[:1])
-  tx = optimizer.make_optimizers(experiment.config)
+  tx = optimizer.make_optimizers(config)
   params = decoder_lib.init_params(experiment.decoder.config, jax.random.key(0))
   state = sharding.place_replicated(
     train_step.init_state(params, tx['rl']), mesh
   )
-  compiled = compile_lib.compile_programs(experiment, mesh, state, tx)
+  compiled = compile_lib.compile_programs(
+    config,
+    experiment.decoder,
+    mesh,
+    state,
+    tx,
+    stop_ids=experiment.codec.stop_ids,
+    pad_id=experiment.codec.pad_id,
+  )
   fast = compiled.sample[40]
 
   def slow(*arguments):
@@ -172,9 +167,9 @@ def _timed_step(monkeypatch, folder, url, parts):
       for group in decode(*arguments)
     ],
   )
-  with judge_lib.patient(experiment.judge, experiment.config, print) as patient:
-    experiment = dataclasses.replace(experiment, judge=patient)
-    step = steps.make_rl_step(experiment, compiled, mesh)
+  with judge_lib.patient(experiment.scorer.judge, config, print) as patient:
+    sampler = tiny_run.sampler(experiment, config, compiled, judge=patient)
+    step = tiny_run.rl_step(dataclasses.replace(sampler, mesh=mesh))
     state, _ = step(state, 0)
     before = compile_lib.compile_count()
     _, report = step(state, 1)

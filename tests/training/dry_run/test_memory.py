@@ -12,7 +12,6 @@ import pytest
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.config import flags as flags_lib
 from awpo_jax.training.dry_run import memory, targets
-from awpo_jax.training.programs import compile as compile_lib
 from tests.helpers import tiny_run, tiny_training, whole_runs
 
 ROOT = whole_runs.ROOT
@@ -270,6 +269,13 @@ def test_a_dry_run_refuses_what_a_run_refuses(tiny_plan):
       next(memory.dry_run(config))
 
 
-def test_a_plan_is_all_that_programs_hang_on(tiny_plan):
-  parts: compile_lib.Parts = tiny_plan
-  assert parts.config.run.dry_run == 'here' and parts.stop_ids
+def test_episodes_have_the_programs_of_turns(tiny_plan):
+  flags = config_lib.to_flagfile(tiny_plan.config).split('\n')
+  turns = ['--environment=quickstart', '--reward=toolrl', '--slots=0']
+  flags = [*flags, *turns, '--observation_tokens=4']
+  plan = memory.make_plan(config_lib.parse([x for x in flags if x]))
+  made = memory.lowerings(plan, tiny_run.mesh())
+  assert {key for key in made if key[0] == 'sample'} == {
+    ('sample', 20, 0),
+    ('sample', 20, 1),
+  }

@@ -15,8 +15,7 @@ from awpo_jax.ops import advantages, clipping, off_policy, selection
 from awpo_jax.ops import shaping as shaping_lib
 from awpo_jax.rollout.sampling import continuous_batching
 from awpo_jax.rollout.sampling import sampler as sampler_lib
-from awpo_jax.training import steps as steps_lib
-from awpo_jax.training.collection import collect
+from awpo_jax.training.collection import sample
 from awpo_jax.training.programs import compile as compile_lib
 from awpo_jax.training.programs import from_flags
 from awpo_jax.training.update import objectives, prepare
@@ -44,7 +43,7 @@ def test_every_bucket_is_compiled():
   compiled = tiny_run.compiled()
   assert set(compiled.sample) == set(tiny_run.PROMPT_BUCKETS)
   assert set(compiled.evaluate) == set(tiny_run.PROMPT_BUCKETS)
-  assert set(compiled.prepare) == PAIRS
+  assert set(compiled.prepare) == set(compiled.cut) == PAIRS
   assert {k: set(v) for k, v in compiled.update.items()} == {
     'sft': PAIRS,
     'rl': PAIRS,
@@ -56,10 +55,7 @@ def test_nothing_compiles_after_the_start(phase, steps):
   compiled = tiny_run.compiled()
   log = _Log(compiled.update[phase])
   compiled = dataclasses.replace(compiled, update={phase: log})
-  make_step = {'sft': steps_lib.make_sft_step, 'rl': steps_lib.make_rl_step}[
-    phase
-  ]
-  step = make_step(tiny_run.experiment(), compiled, tiny_run.mesh())
+  step = tiny_run.make_step(phase, compiled)
   state = tiny_run.new_state(phase)
   before = compile_lib.compile_count()
   with jax.transfer_guard('disallow'):
@@ -131,12 +127,11 @@ def test_what_does_not_divide_over_those_that_only_sample(flag, named):
 
 @functools.cache
 def _others():
-  """The tiny experiment with a value other than the default in every flag."""
+  """A value other than the default in every flag."""
   others = test_experiment.OTHERS
-  config = test_experiment.unchecked(
+  return test_experiment.unchecked(
     [test_experiment.as_flag(*x) for x in others.items()]
   )
-  return dataclasses.replace(tiny_run.experiment(), config=config)
 
 
 def _assert_bound(bound, function, wanted):
@@ -155,8 +150,7 @@ MODEL = {'temperature': 0.7, 'chunk': 13}
 
 
 def test_every_mechanism_is_bound_by_its_flags():
-  experiment = _others()
-  made = from_flags.make_algorithm(experiment.config)
+  made = from_flags.make_algorithm(_others())
   # Of a section all flags: a function takes those it needs.
   advantage, loss = _section('advantage'), _section('loss')
   _assert_bound(made.samples, advantages.make_samples, advantage)
@@ -184,10 +178,10 @@ def test_what_is_off_is_not_computed():
 
 @pytest.mark.parametrize('source', ['trainer', 'sampler'])
 def test_log_probabilities_are_bound_by_their_flags(source):
-  experiment = _others()
-  rl = dataclasses.replace(experiment.config.rl, old_logprobs=source)
-  config = dataclasses.replace(experiment.config, rl=rl)
-  bound = from_flags.bound_prepare(config, experiment.decoder)
+  config, decoder = _others(), tiny_run.experiment().decoder
+  rl = dataclasses.replace(config.rl, old_logprobs=source)
+  config = dataclasses.replace(config, rl=rl)
+  bound = from_flags.bound_prepare(config, decoder)
   assert bound.func is prepare.prepare_rollout
   scores = bound.keywords['scores']
   assert scores.old('theirs', lambda: 'ours') == (
@@ -196,23 +190,22 @@ def test_log_probabilities_are_bound_by_their_flags(source):
   _assert_bound(
     scores.logprobs,
     objectives.completion_logprobs,
-    MODEL | {'decoder': experiment.decoder},
+    MODEL | {'decoder': decoder},
   )
   # Shaped by egpo, with a KL: no prompts, but a reference.
   assert scores.prompt is None and scores.reference and scores.micro == 2
   shaping = dataclasses.replace(config.shaping, shaper='arm')
   config = dataclasses.replace(config, shaping=shaping)
-  bound = from_flags.bound_prepare(config, experiment.decoder)
+  bound = from_flags.bound_prepare(config, decoder)
   _assert_bound(
     bound.keywords['scores'].prompt,
     objectives.prompt_logprob,
-    MODEL | {'decoder': experiment.decoder},
+    MODEL | {'decoder': decoder},
   )
 
 
 def test_every_objective_is_bound_by_its_flags():
-  experiment = _others()
-  config, decoder = experiment.config, experiment.decoder
+  config, decoder = _others(), tiny_run.experiment().decoder
   sft = from_flags.make_objective(config, decoder, 'sft')
   assert sft.keys() == {'weigh', 'terms'}
   _assert_bound(sft['weigh'], objectives.weigh, {'aggregation': 'token-mean'})
@@ -238,26 +231,24 @@ def test_every_objective_is_bound_by_its_flags():
 
 
 def test_a_group_loss_finds_its_trust_region_first():
-  experiment = _others()
-  loss = dataclasses.replace(
-    experiment.config.loss, loss='disco', kl_placement='loss'
-  )
-  config = dataclasses.replace(experiment.config, loss=loss)
-  rl = from_flags.make_objective(config, experiment.decoder, 'rl')
+  config, decoder = _others(), tiny_run.experiment().decoder
+  loss = dataclasses.replace(config.loss, loss='disco', kl_placement='loss')
+  config = dataclasses.replace(config, loss=loss)
+  rl = from_flags.make_objective(config, decoder, 'rl')
   _assert_bound(
     rl['before'],
     objectives.find_pull,
-    MODEL | {'decoder': experiment.decoder} | _section('numbers'),
+    MODEL | {'decoder': decoder} | _section('numbers'),
   )
   assert rl['terms'].keywords['kl_coef'] == test_experiment.OTHERS['kl_coef']
 
 
 def _run(sampler, samples):
   """(prompts, completions) of a compiled program, on the first prompts."""
-  experiment, mesh = tiny_run.experiment(), tiny_run.mesh()
-  _, prompts = collect.next_prompts(experiment, 0)
+  mesh = tiny_run.mesh()
+  _, prompts, _ = tiny_run.sampler().next_prompts(0)
   params = tiny_run.new_state('rl').params
-  inputs = prompts, collect.sample_ids(prompts.ids, samples)
+  inputs = prompts, sample.sample_ids(prompts.ids, samples)
   completions = sampler[prompts.tokens.shape[-1]](
     params,
     *sharding.place_split(sharding.split(inputs, mesh.devices.size), mesh),
@@ -286,7 +277,7 @@ def test_evaluation_is_greedy():
 
 def test_rollouts_are_drawn_at_the_temperature_of_the_flags():
   prompts, got = _run(tiny_run.compiled().sample, 2)
-  assert tiny_run.experiment().config.rl.temperature == 0.5
+  assert tiny_run.config().rl.temperature == 0.5
   for p, g in np.ndindex(got.finished.shape):
     own = got.tokens[p, g][got.mask[p, g]]
     logits = _logits(prompts.tokens[p][prompts.mask[p]], own) / 0.5
@@ -302,19 +293,23 @@ def test_rollouts_are_drawn_at_the_temperature_of_the_flags():
 
 def test_slots_of_the_flags_draw_the_same():
   _, want = _run(tiny_run.compiled().sample, 2)
-  experiment = tiny_run.experiment()
-  rl = dataclasses.replace(experiment.config.rl, slots=2, slots_shared=2)
-  config = dataclasses.replace(experiment.config, rl=rl)
-  experiment = dataclasses.replace(experiment, config=config)
+  config, experiment = tiny_run.config(), tiny_run.experiment()
+  rl = dataclasses.replace(config.rl, slots=2, slots_shared=2)
   with mock.patch.object(
     continuous_batching, 'sample', wraps=continuous_batching.sample
-  ) as sample:
+  ) as refilled:
     program = compile_lib.make_sampler(
-      experiment, tiny_run.mesh(), temperature=0.5, refill=True
+      dataclasses.replace(config, rl=rl),
+      experiment.decoder,
+      tiny_run.mesh(),
+      temperature=0.5,
+      stop_ids=experiment.codec.stop_ids,
+      pad_id=experiment.codec.pad_id,
+      refill=True,
     )
     _, got = _run(dict.fromkeys(tiny_run.PROMPT_BUCKETS, program), 2)
   # Of each device, which under `pmap` sees its own part alone.
-  bound = sample.call_args.kwargs
+  bound = refilled.call_args.kwargs
   assert (bound['slots'], bound['shared'], bound['parts']) == (2, 2, 1)
   np.testing.assert_array_equal(got.tokens, want.tokens)
   np.testing.assert_allclose(got.logprobs, want.logprobs, atol=1e-5)

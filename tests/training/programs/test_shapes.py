@@ -23,7 +23,7 @@ def _leaves(record):
 
 
 def _shapes():
-  return shapes.Shapes(tiny_run.experiment().config, tiny_run.mesh())
+  return shapes.Shapes(tiny_run.config(), tiny_run.mesh())
 
 
 def test_mini_batches():
@@ -36,7 +36,6 @@ def test_mini_batches():
     'mask': ((2, 1, 1, 2, 8), 'bool'),
     'positions': ((2, 1, 1, 2, 8), 'int32'),
     'policy_mask': ((2, 1, 1, 2, 8), 'bool'),
-    'valid': ((2, 1, 1, 2), 'bool'),
     'old_logprobs': ((2, 1, 1, 2, 8), 'float32'),
     'advantages': ((2, 1, 1, 2), 'float32'),
     'clip_radius': ((2, 1, 1), 'float32'),
@@ -50,7 +49,7 @@ def test_mini_batches():
 
 
 def test_packed():
-  config = tiny_run.experiment().config
+  config = tiny_run.config()
   model = dataclasses.replace(config.model, pack_tokens=100)
   made = shapes.Shapes(
     dataclasses.replace(config, model=model), tiny_run.mesh()

@@ -32,9 +32,9 @@ def test_warm_up_rises_from_the_first_update():
 
 
 def test_linear():
-  # Two updates of warm-up, then from 0.6 to a sixth of it in four.
-  got = _rates(8, peak=0.6, schedule='linear', warmup=2, total=6, final=1 / 6)
-  want = [0.2, 0.4, 0.6, 0.475, 0.35, 0.225, 0.1, 0.1]
+  # Two updates of warm-up, then from 0.6 to 0 in four.
+  got = _rates(8, peak=0.6, schedule='linear', warmup=2, total=6)
+  want = [0.2, 0.4, 0.6, 0.45, 0.3, 0.15, 0, 0]
   np.testing.assert_allclose(got, want, rtol=1e-6)
 
 

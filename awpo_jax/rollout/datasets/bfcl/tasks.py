@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from awpo_jax import types
+from awpo_jax.rollout.datasets import drawn
 from awpo_jax.rollout.environments import bfcl
 from awpo_jax.rollout.environments import quickstart_values as values
 from awpo_jax.rollout.text import prompts, tool_calls
 
-_LENGTH = 2**31 - 1
 _DEMONSTRATIONS = 200
 
 
@@ -88,28 +88,11 @@ def make_task(
 
 
 @dataclasses.dataclass(frozen=True)
-class Tasks(Sequence[types.Task]):
-  """Tasks drawn on demand: item i is a pure function of name, seed and i.
+class Tasks(drawn.DrawnTasks):
+  """Tasks of our own; the name `held_out` draws held-out values."""
 
-  Attributes:
-    name: of the sequence; `held_out` draws held-out values.
-    seed: of the sequence.
-    length: number of tasks.
-  """
-
-  name: str
-  seed: int
-  length: int = _LENGTH
-
-  def __len__(self) -> int:
-    return self.length
-
-  def __getitem__(self, index):
-    if isinstance(index, slice):
-      return [self[i] for i in range(*index.indices(self.length))]
-    if not -self.length <= index < self.length:
-      raise IndexError(f'task {index} of {self.length}')
-    return _draw(self, index % self.length)
+  def draw(self, index: int) -> types.Task:
+    return _draw(self, index)
 
 
 def demonstrations(seed: int) -> list[types.Demonstration]:

@@ -13,10 +13,11 @@ forgot the second call.
 import dataclasses
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from awpo_jax import types
+from awpo_jax.rollout.datasets import drawn
 from awpo_jax.rollout.datasets.quickstart import tasks as tasks_lib
 from awpo_jax.rollout.environments import episodes, quickstart_values
 from awpo_jax.rollout.environments import quickstart as environment_lib
@@ -28,7 +29,6 @@ KINDS: Mapping[str, float] = {'chain': 0.4, 'retry': 0.3, 'report': 0.3}
 HABITS: Mapping[str, float] = {'chain': 0.4, 'retry': 0.75, 'report': 0.75}
 """Kind of task -> share of its demonstrations that go wrong."""
 
-_LENGTH = 2**31 - 1
 _EVAL_TASKS = 256
 _FAILED = 'failed'
 
@@ -119,30 +119,17 @@ class _Draw(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Tasks(Sequence[types.Task]):
-  """Tasks drawn on demand: item i is a pure function of name, seed and i.
+class Tasks(drawn.DrawnTasks):
+  """Tasks of several turns.
 
   Attributes:
-    name: of the sequence; sequences of different names are independent.
-    seed: of the sequence.
-    length: number of tasks.
     held_out: whether arguments and results come from the held-out values.
   """
 
-  name: str
-  seed: int
-  length: int = _LENGTH
   held_out: bool = False
 
-  def __len__(self) -> int:
-    return self.length
-
-  def __getitem__(self, index):
-    if isinstance(index, slice):
-      return [self[i] for i in range(*index.indices(self.length))]
-    if not -self.length <= index < self.length:
-      raise IndexError(f'task {index} of {self.length}')
-    return _draw(self, index % self.length).task
+  def draw(self, index: int) -> types.Task:
+    return _draw(self, index).task
 
 
 def load(*, seed: int, data: str | None = None) -> types.Dataset:

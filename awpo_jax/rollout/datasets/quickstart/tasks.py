@@ -13,6 +13,7 @@ import random
 from collections.abc import Mapping, Sequence
 
 from awpo_jax import types
+from awpo_jax.rollout.datasets import drawn
 from awpo_jax.rollout.datasets.quickstart import flaws
 from awpo_jax.rollout.environments import quickstart_tools as tables
 from awpo_jax.rollout.environments import quickstart_values
@@ -25,7 +26,6 @@ DEMONSTRATED_KINDS = {'single': 0.45, 'parallel': 0.35, 'none': 0.2}
 HARD_KINDS = {'single': 0.3, 'parallel': 0.5, 'none': 0.2}
 """The same where algorithms are compared; see `load_hard`."""
 
-_LENGTH = 2**31 - 1
 _EVAL_TASKS = 256
 _SAME_TOOL_SHARE = 0.15  # of the parallel tasks
 _UNSERVED_SHARE = 0.3  # of the `none` tasks; the others miss their tool
@@ -75,21 +75,15 @@ class _Draw:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tasks(Sequence[types.Task]):
-  """Tasks drawn on demand: item i is a pure function of name, seed and i.
+class Tasks(drawn.DrawnTasks):
+  """Tasks of one turn.
 
   Attributes:
-    name: of the sequence; sequences of different names are independent.
-    seed: of the sequence.
-    length: number of tasks.
     held_out_values: whether arguments come from the held-out values.
     held_out_phrasings: whether requests come in the held-out phrasings.
     kinds: kind of task -> its share; the shares sum to one.
   """
 
-  name: str
-  seed: int
-  length: int = _LENGTH
   held_out_values: bool = False
   held_out_phrasings: bool = False
   kinds: Mapping[str, float] = dataclasses.field(
@@ -102,15 +96,8 @@ class Tasks(Sequence[types.Task]):
     if abs(sum(self.kinds.values()) - 1) > 1e-6:
       raise ValueError(f'kinds {dict(self.kinds)}: the shares must sum to 1')
 
-  def __len__(self) -> int:
-    return self.length
-
-  def __getitem__(self, index):
-    if isinstance(index, slice):
-      return [self[i] for i in range(*index.indices(self.length))]
-    if not -self.length <= index < self.length:
-      raise IndexError(f'task {index} of {self.length}')
-    return _draw(self, index % self.length).task
+  def draw(self, index: int) -> types.Task:
+    return _draw(self, index).task
 
 
 def load(*, seed: int, data: str | None = None) -> types.Dataset:

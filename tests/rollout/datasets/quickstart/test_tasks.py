@@ -367,8 +367,8 @@ def test_items_depend_on_seed_and_index_alone(dataset, train):
 def test_equal_in_another_process(dataset):
   code = (
     'import hashlib\n'
-    'from awpo_jax.rollout.datasets import quickstart\n'
-    'data = quickstart.load(seed=3)\n'
+    'from awpo_jax.rollout.datasets.quickstart import tasks\n'
+    'data = tasks.load(seed=3)\n'
     'text = repr((data.demonstrations, data.evals, data.train[12345]))\n'
     'print(hashlib.sha256(text.encode()).hexdigest())\n'
   )

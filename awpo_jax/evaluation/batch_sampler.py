@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from awpo_jax import types
+from awpo_jax.distributed import device_map, sharding
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.rollout.sampling import sampler
 from awpo_jax.rollout.text import prompts as prompts_lib
@@ -65,22 +65,17 @@ class Answerer:
       pad_id=self._pad_id,
       temperature=temperature,
     )
-    mesh = _mesh(batch)
-    self.devices = mesh.size
-    whole, rows = PartitionSpec(), PartitionSpec('rows')
-    # Rows of different devices have nothing to say to one another.
-    self._sample = jax.jit(
-      jax.shard_map(
-        lambda params, prompts, ids, facts: sample(
-          params, prompts, ids, sampler.fact_key(facts)
-        ),
-        mesh=mesh,
-        in_specs=(whole, rows, rows, whole),
-        out_specs=rows,
-        check_vma=False,
-      )
+    self._mesh = _mesh(batch)
+    self.devices = self._mesh.size
+
+    def run(params, prompts, ids, facts, *, axis_name):
+      del axis_name  # Rows of different devices have nothing to say to another.
+      return sample(params, prompts, ids, sampler.fact_key(facts))
+
+    self._sample = device_map.mapped(
+      run, self._mesh, in_axes=(None, 0, 0, None), out_axes=0
     )
-    self._params = jax.device_put(params, NamedSharding(mesh, whole))
+    self._params = sharding.place_replicated(params, self._mesh)
     self._programs: dict[tuple[int, int], jax.stages.Compiled] = {}
     self.compile_seconds = 0.0
 
@@ -111,8 +106,14 @@ class Answerer:
       pad_id=self._pad_id,
     )
     ids = np.concatenate([sample_ids, sample_ids[fill]]).astype(np.int32)
-    inputs = self._params, prompts, ids, self._facts
-    completions = jax.device_get(self._program(inputs)(*inputs))
+    rows_of_each = sharding.split((prompts, ids), self.devices)
+    inputs = (
+      self._params,
+      *sharding.place_split(rows_of_each, self._mesh),
+      sharding.place_replicated(self._facts, self._mesh),
+    )
+    completions = self._program(inputs)(*inputs)
+    completions = sharding.merge(sharding.fetch_split(completions))
     if opened is not None:
       opened = [*opened, *(opened[i] for i in fill)]
     texts = prompts_lib.decode_completions(
@@ -135,8 +136,8 @@ class Answerer:
     return self._programs[shape]
 
 
-def _mesh(batch: int) -> Mesh:
+def _mesh(batch: int) -> jax.sharding.Mesh:
   """As many devices of this process as divide the rows of a batch."""
   devices = jax.local_devices()
   count = max(n for n in range(1, len(devices) + 1) if batch % n == 0)
-  return Mesh(np.asarray(devices[:count]), ('rows',))
+  return sharding.data_mesh(devices[:count])

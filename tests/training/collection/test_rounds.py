@@ -1,6 +1,7 @@
 """Dynamic sampling: what the algorithm calls useful, and how far it goes."""
 
 import types as python_types
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from awpo_jax import types
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.reporting import stopwatch
-from awpo_jax.training.collection import collect
+from awpo_jax.training import steps
+from awpo_jax.training.collection import sample
+from awpo_jax.training.collection import score as score_lib
 from awpo_jax.training.programs import from_flags
 from tests.helpers import tiny_run, tiny_training
 
@@ -115,26 +118,38 @@ class _Clock(stopwatch.Clock):
 
 
 def _collected(useful, limit):
-  """What `collect` makes of rounds whose useful groups are given."""
+  """What `make_collect` makes of rounds whose useful groups are given."""
   drawn = []
 
   def draw(number):
     drawn.append(number)
     rollout = tiny_training.rollout(number)
     tasks = [types.Task('', '', '', (), '', '')] * tiny_training.PROMPTS
-    return collect.Sampled(
-      tasks, rollout.prompts, rollout.sample_ids, rollout.completions
+    return sample.Sampled(
+      tasks, rollout.prompts, rollout.sample_ids, rollout.completions, []
     )
 
-  def score(experiment, tasks, prompts, samples, completions, texts):
-    return types.Scored(tasks, tiny_training.rollout(drawn[-1]), {}), []
+  def score(sampled, *unused):
+    scored = types.Scored(sampled.tasks, tiny_training.rollout(drawn[-1]), {})
+    return scored, []
 
-  config = _config(f'--sampling_rounds={limit}')
-  experiment = python_types.SimpleNamespace(config=config, pad_id=0)
-  _, metrics, _ = collect.collect(
-    experiment, draw, score, _Clock(), useful and (lambda _: useful[drawn[-1]])
-  )
+  sampler = tiny_run.sampler(settings=_config(f'--sampling_rounds={limit}'))
+  found = {} if useful is None else _Same(lambda _: useful[drawn[-1]])
+  programs = python_types.SimpleNamespace(useful=found)
+  with mock.patch.object(score_lib, 'score', score):
+    collect = steps.make_collect(sampler, programs)
+    _, metrics, _ = collect(draw, _Clock())
   return drawn, metrics
+
+
+class _Same:
+  """Programs of which any shape has the same."""
+
+  def __init__(self, program):
+    self._program = program
+
+  def __getitem__(self, shape):
+    return self._program
 
 
 def test_rounds_until_enough_groups_are_useful():

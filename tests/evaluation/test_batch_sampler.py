@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from awpo_jax.checkpointing import policies
+from awpo_jax.evaluation import batch_sampler
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.rollout.sampling import batch_sampler, streaming
+from awpo_jax.rollout.sampling import streaming
 from awpo_jax.rollout.text import tokenizers
 from tests.helpers import hf_models
 
