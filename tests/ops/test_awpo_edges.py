@@ -62,7 +62,7 @@ class PlainGrpoTest(chex.TestCase):
     self.assertEqual(_bits(radius), _bits(0.2))
 
   @chex.variants(with_jit=True, without_jit=True, with_pmap=True)
-  def test_equals_grpo_advantages_bit_for_bit(self):
+  def test_equals_the_estimator_alone_bit_for_bit(self):
     rewards, valid = self._rewards()
     bounds = np.full(24, -3, np.float32), np.full(24, 4, np.float32)
     missing = np.full((24, 5), np.nan, np.float32)
