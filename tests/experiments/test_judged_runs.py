@@ -36,7 +36,7 @@ def _run(folder, url, cache, *further, **options):
     flags,
     folder.parent,
     environment=KEY,
-    program='tests/thinking_train.py',
+    program='tests/helpers/thinking_train.py',
     **options,
   )
 

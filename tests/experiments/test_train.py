@@ -304,7 +304,7 @@ def test_help_has_every_flag_of_ours_and_no_other(tmp_path):
   assert {'gate', 'rl_steps'} <= wanted
   _, _, section = result.stdout.partition('\nRollouts and the updates on them:')
   flags = section.split('\n\n')[0]
-  assert '--temperature: Of sampler and trainer alike.' in flags
+  assert '--temperature: Sampling temperature' in flags
   assert '--sft_steps' not in flags and '--gate' not in flags
 
 

@@ -152,11 +152,8 @@ def test_wandb_without_its_package(tmp_path, monkeypatch):
 @pytest.mark.parametrize('judge', [tiny_dataset.judge, None])
 def test_names_are_those_that_an_evaluation_reports(judge):
   tasks = tiny_dataset.load(seed=0).evals['held_out'][:]
-  metrics, _ = held_out.evaluate(
-    tasks,
-    lambda chosen: ['b'] * len(chosen),
-    reward=tiny_dataset.reward,
-    judge=judge,
+  metrics, _ = held_out.score(
+    tasks, ['b'] * len(tasks), reward=tiny_dataset.reward, judge=judge
   )
   had = {name for name, value in metrics.items() if value is not None}
   assert had == set(held_out.metric_names(tasks, judged=judge is not None))

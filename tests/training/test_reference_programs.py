@@ -67,7 +67,7 @@ def test_without_a_kl_term_no_program_knows_a_reference():
   assert _sizes(params) == _sizes(state.params)
   assert len(_sizes(rollout)) == 19
   (_, batch), _ = made.update['rl'][20, 8].args_info
-  assert len(_sizes(batch)) == 10
+  assert len(_sizes(batch)) == 9
 
 
 @pytest.mark.parametrize('rank', [0, 2])
@@ -80,7 +80,7 @@ def test_the_reference_is_what_is_trained_and_nothing_else(rank):
   assert _sizes(reference) == _sizes(trained)
   assert _sizes(made.reference.out_info) == _sizes(trained)
   (_, batch), _ = made.update['rl'][20, 8].args_info
-  assert len(_sizes(batch)) == 11
+  assert len(_sizes(batch)) == 10
 
 
 def test_the_reference_is_a_copy():
