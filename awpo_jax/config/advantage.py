@@ -4,6 +4,7 @@ import dataclasses
 
 from awpo_jax.config.flags import flag
 from awpo_jax.ops import advantages, awpo, estimators
+from awpo_jax.ops import trust as trust_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +111,26 @@ class AdvantageConfig:
     0.5,
     "Variance of a group's outcomes up to which --gate=binary is open.",
     minimum=0,
+  )
+  trust: str = flag(
+    'none',
+    'What the gate is multiplied by, measured in the groups in which outcome '
+    'and reasoning both vary: the mean of their correlations, held down by '
+    '--trust_prior (agreement), or how far that mean exceeds its standard '
+    'error, in units of --trust_kappa (confident). none multiplies by nothing.',
+    trust_lib.TRUSTS,
+  )
+  trust_prior: float = flag(
+    1.0,
+    'Number of further groups without correlation that --trust=agreement '
+    'assumes. With more of them a judge has to agree in more groups.',
+    above=0,
+  )
+  trust_kappa: float = flag(
+    0.4,
+    'Mean correlation beyond its standard error from which on '
+    '--trust=confident trusts in full.',
+    above=0,
   )
   saturation: str = flag(
     'solved_calls',

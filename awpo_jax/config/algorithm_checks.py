@@ -85,7 +85,7 @@ def _joint_rules(config: Any) -> Iterator[Rule]:
   if advantage.estimator == 'sign':
     alone = '--estimator=sign'
   if alone:
-    for flag in ('gate', 'difficulty'):
+    for flag in ('gate', 'difficulty', 'trust'):
       value = getattr(advantage, flag)
       yield (
         value != 'none',
@@ -101,6 +101,11 @@ def _joint_rules(config: Any) -> Iterator[Rule]:
     f'--condition={advantage.condition} is about the reasoning, which '
     f'--advantage={name} with --gate={advantage.gate} does not read: leave it '
     'out.',
+  )
+  yield (
+    advantage.condition != 'none' and advantage.trust != 'none',
+    f'--condition={advantage.condition} makes the reasoning agree with the '
+    f'outcome, which --trust={advantage.trust} would measure: leave one out.',
   )
   yield (
     name == 'gdpo_parts' and not advantage.reward_parts,

@@ -9,6 +9,7 @@ valid samples:
   A_out, A_mix   advantages of R_out and R_mix alone, by the flag `estimator`
   p              solve rate: where the mean R_out lies between its bounds
   w              gate: how far the group leans on the reasoning
+  t              trust in the judge, of the whole batch: w is t times the gate
   d              difficulty weight
   A              d ((1 - w) A_out + w A_mix)
 
@@ -28,6 +29,7 @@ import jax.numpy as jnp
 from awpo_jax import types
 from awpo_jax.ops import choices, group_stats, masked
 from awpo_jax.ops import samples as samples_lib
+from awpo_jax.ops import trust as trust_lib
 
 Array = types.Array
 Functions = dict[str, Callable[..., Array]]
@@ -212,11 +214,12 @@ class Advantages:
       not valid.
     counted: bool[P], True where two or more samples are valid.
     solve_rate: f32[P] in [0, 1], p; 0 where not counted.
-    gate: f32[P] in [0, 1], w; 0 where not counted.
+    gate: f32[P] in [0, 1], w, trust included; 0 where not counted.
     difficulty: f32[P], d; 0 where not counted.
     outcome_std: f32[P], s_out, after the reward scale.
     mix_std: f32[P], s_mix, after the reward scale.
     outcome_advantages: A_out, shaped like `advantages`; None without it.
+    trust: what the gate was multiplied by; None where it was not.
   """
 
   advantages: Array
@@ -227,6 +230,7 @@ class Advantages:
   outcome_std: Array | float = 0.0
   mix_std: Array | float = 0.0
   outcome_advantages: Array | None = None
+  trust: trust_lib.Trust | None = None
 
 
 def outcome_span(rewards: types.Rewards, samples: samples_lib.Samples) -> Array:
@@ -263,6 +267,8 @@ def awpo_advantages(
   difficulty: str,
   difficulty_scope: str,
   combine: str,
+  trust: str,
+  all_sum: types.AllSum,
   **numbers,
 ) -> Advantages:
   """A = d ((1 - w) A_out + w A_mix), the value `awpo` of the flag `advantage`.
@@ -281,6 +287,8 @@ def awpo_advantages(
       not by how much.
     reward_scale, mix, mix_advantage, gate, saturation, difficulty, combine:
       keys of the dicts above.
+    trust: a key of `trust.TRUSTS`; not looked at where the gate is `none`.
+    all_sum: adds each leaf of a tree up over all devices.
     difficulty_scope: a key of `COMBINATIONS[combine]`.
     **numbers: of those functions, `tau` and the like.
 
@@ -305,6 +313,12 @@ def awpo_advantages(
   w = pick('gate', GATES, gate)(s_out, s_mix, **numbers)
   shut = pick('saturation', SATURATIONS, saturation)(p, rewards.wants_call)
   w = masked.fill(w, counted & ~shut)
+  earned = None
+  if trust != 'none' and gate != 'none':
+    earned = trust_lib.batch_trust(
+      r_out, r_rea, valid, trust=trust, all_sum=all_sum, **numbers
+    )
+    w = earned.trust * w
   d = pick('difficulty', DIFFICULTIES, difficulty)(p, **numbers)
   d = masked.fill(d, counted)
   scopes = pick('combine', COMBINATIONS, combine)
@@ -319,6 +333,7 @@ def awpo_advantages(
     outcome_std=s_out,
     mix_std=s_mix,
     outcome_advantages=a_out,
+    trust=earned,
   )
 
 

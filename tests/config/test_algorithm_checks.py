@@ -53,6 +53,11 @@ WRONG = {
     *('--advantage=gdpo_parts', '--length_buffer=4'),
   ],
   '--gate=none does not read': ['--condition=correct', '--correct=1'],
+  '--condition=correct makes the reasoning agree': [
+    *('--condition=correct', '--correct=1'),
+    *('--gate=ratio', '--trust=agreement'),
+  ],
+  '--advantage=gdpo knows no trust': ['--advantage=gdpo', '--trust=agreement'],
   # Losses.
   '--loss=ppo and --estimator=sign': ['--estimator=sign', '--correct=1'],
   '--loss=disco and --estimator=grpo': ['--loss=disco'],

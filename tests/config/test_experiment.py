@@ -22,6 +22,7 @@ from awpo_jax.ops import (
   schedules,
   selection,
   shaping,
+  trust,
 )
 from awpo_jax.rollout.environments import episode_rewards
 from awpo_jax.rollout.text import chat_template, prompts
@@ -75,6 +76,7 @@ def test_choices_are_the_keys_of_the_functions():
     'mix': awpo.MIXES,
     'mix_advantage': awpo.MIX_ADVANTAGES,
     'gate': awpo.GATES,
+    'trust': trust.TRUSTS,
     'saturation': awpo.SATURATIONS,
     'difficulty': awpo.DIFFICULTIES,
     'difficulty_scope': awpo.COMBINATIONS['convex'],
@@ -217,6 +219,9 @@ OTHERS = {
   'ddof': 0,
   'gate': 'binary',
   'tau': 0.1,
+  'trust': 'confident',
+  'trust_prior': 2.0,
+  'trust_kappa': 0.3,
   'saturation': 'solved',
   'difficulty': 'parabola',
   'band': (0.1, 0.3),

@@ -253,6 +253,7 @@ class EveryFlagTest(chex.TestCase):
     'mix',
     'mix_advantage',
     'gate',
+    'trust',
     'saturation',
     'difficulty',
     'difficulty_scope',
