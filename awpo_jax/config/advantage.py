@@ -3,7 +3,7 @@
 import dataclasses
 
 from awpo_jax.config.flags import flag
-from awpo_jax.ops import advantages, awpo, estimators
+from awpo_jax.ops import advantages, awpo, estimators, solve_rates
 from awpo_jax.ops import trust as trust_lib
 
 
@@ -145,6 +145,20 @@ class AdvantageConfig:
     '--band and --base outside of it (banded), 4 p (1 - p) (parabola), or 1 '
     '(none).',
     awpo.DIFFICULTIES,
+  )
+  difficulty_of: str = flag(
+    'reward',
+    'What p is: how far the mean outcome lies between its bounds (reward), or '
+    'the share of answers whose outcome is the best that the prompt allows '
+    '(solved).',
+    solve_rates.SOLVE_RATES,
+  )
+  difficulty_norm: str = flag(
+    'none',
+    'Whether the weights are as they are, or divided by their mean over the '
+    'groups of the batch (mean), so that they change which groups count and '
+    'not how large the step is.',
+    awpo.DIFFICULTY_NORMS,
   )
   band: tuple[float, ...] = flag(
     (0.2, 0.8),

@@ -17,7 +17,14 @@ import jax.numpy as jnp
 
 from awpo_jax import types
 from awpo_jax.ops import awpo as awpo_lib
-from awpo_jax.ops import choices, collectives, estimators, masked, selection
+from awpo_jax.ops import (
+  choices,
+  collectives,
+  estimators,
+  masked,
+  selection,
+  solve_rates,
+)
 from awpo_jax.ops import group_stats as group_stats_lib
 from awpo_jax.ops import samples as samples_lib
 
@@ -146,7 +153,7 @@ def _without_gate(
   return awpo_lib.Advantages(
     advantages=total,
     counted=samples.comparable,
-    solve_rate=awpo_lib.solve_rate(rewards, samples),
+    solve_rate=solve_rates.solve_rate(rewards, samples),
   )
 
 

@@ -22,6 +22,7 @@ from awpo_jax.ops import (
   schedules,
   selection,
   shaping,
+  solve_rates,
   trust,
 )
 from awpo_jax.rollout.environments import episode_rewards
@@ -79,6 +80,8 @@ def test_choices_are_the_keys_of_the_functions():
     'trust': trust.TRUSTS,
     'saturation': awpo.SATURATIONS,
     'difficulty': awpo.DIFFICULTIES,
+    'difficulty_of': solve_rates.SOLVE_RATES,
+    'difficulty_norm': awpo.DIFFICULTY_NORMS,
     'difficulty_scope': awpo.COMBINATIONS['convex'],
     'combine': awpo.COMBINATIONS,
     'clip': clipping.CLIPS,
@@ -224,6 +227,8 @@ OTHERS = {
   'trust_kappa': 0.3,
   'saturation': 'solved',
   'difficulty': 'parabola',
+  'difficulty_of': 'solved',
+  'difficulty_norm': 'mean',
   'band': (0.1, 0.3),
   'base': 0.5,
   'priority': 2.5,

@@ -5,7 +5,7 @@ import pytest
 
 from awpo_jax import types
 from awpo_jax.config import experiment as config_lib
-from awpo_jax.ops import advantages, awpo, estimators
+from awpo_jax.ops import advantages, awpo, estimators, solve_rates
 from awpo_jax.training.programs import from_flags
 from tests.helpers import awpo_cases, flags
 from tests.helpers import reference_batch as reference
@@ -278,7 +278,7 @@ def test_one_of_ones_own(monkeypatch):
     return awpo.Advantages(
       advantages=standardize(reward),
       counted=samples.comparable,
-      solve_rate=awpo.solve_rate(rewards, samples),
+      solve_rate=solve_rates.solve_rate(rewards, samples),
     )
 
   monkeypatch.setitem(advantages.ADVANTAGES, 'total', total)

@@ -256,6 +256,8 @@ class EveryFlagTest(chex.TestCase):
     'trust',
     'saturation',
     'difficulty',
+    'difficulty_of',
+    'difficulty_norm',
     'difficulty_scope',
     'combine',
     'ddof',
