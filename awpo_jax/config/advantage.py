@@ -3,7 +3,7 @@
 import dataclasses
 
 from awpo_jax.config.flags import flag
-from awpo_jax.ops import advantages, awpo, estimators, solve_rates
+from awpo_jax.ops import advantages, awpo, estimators, rivals, solve_rates
 from awpo_jax.ops import trust as trust_lib
 
 
@@ -25,8 +25,9 @@ class AdvantageConfig:
   )
   batch_norm: str = flag(
     'token',
-    'How gdpo, reinforce_pp and reinforce_pp_baseline normalize advantages '
-    'over the batch: over its tokens, over its answers (row), or not at all.',
+    'How gdpo, gd2po, sa_mrpo, reinforce_pp, reinforce_pp_baseline and '
+    '--saw_on=advantages normalize advantages over the batch: over its tokens, '
+    'over its answers (row), or not at all.',
     estimators.BATCH_NORMS,
   )
   eps: float = flag(
@@ -36,7 +37,8 @@ class AdvantageConfig:
     None,
     'Share of the way from the worst to the best outcome from which on an '
     'answer counts as correct. It has to be set for --shaper=arm, '
-    '--advantage=papo, --condition=correct and --estimator=sign.',
+    '--advantage=papo, --condition=correct, --estimator=sign and '
+    '--estimator=maxrl.',
     above=0,
     maximum=1,
   )
@@ -44,6 +46,26 @@ class AdvantageConfig:
     ('format', 'correctness'),
     'Parts of the outcome that --advantage=gdpo_parts standardizes separately, '
     'separated by commas, under the names that the reward function reports.',
+  )
+  gd2po_tau: float | None = flag(
+    None,
+    'Smallest absolute sum of the two standardized rewards, in units of the '
+    'sum of their absolute values, with which --advantage=gd2po keeps an '
+    'answer. If it is not set, answers are dropped whose two signs disagree.',
+    above=0,
+    maximum=1,
+  )
+  saw_on: str = flag(
+    'rewards',
+    'Whether the weights of --advantage=saw are those of the rewards before '
+    'they are standardized, or of the advantages.',
+    rivals.SAW_ON,
+  )
+  sa_gamma: float | None = flag(
+    None,
+    'By how much --advantage=sa_mrpo, which needs it, lowers a reward that is '
+    'close to its best: the power of what is missing to it. 0 lowers nothing.',
+    minimum=0,
   )
   condition: str = flag(
     'none',

@@ -22,8 +22,8 @@ from awpo_jax.ops import (
   collectives,
   estimators,
   masked,
+  rivals,
   selection,
-  solve_rates,
 )
 from awpo_jax.ops import group_stats as group_stats_lib
 from awpo_jax.ops import samples as samples_lib
@@ -85,7 +85,7 @@ def gdpo(
     eps=eps,
     all_sum=all_sum,
   )
-  return _without_gate(total, rewards, samples)
+  return awpo_lib.ungated(total, rewards, samples)
 
 
 def gdpo_parts(
@@ -117,7 +117,7 @@ def gdpo_parts(
     eps=eps,
     all_sum=all_sum,
   )
-  return _without_gate(total, rewards, samples)
+  return awpo_lib.ungated(total, rewards, samples)
 
 
 def papo(
@@ -143,18 +143,7 @@ def papo(
   spread = group_stats_lib.group_stats(rewards.reasoning, right, ddof=ddof).std
   a_proc = score(rewards.reasoning, right, std_floor=mix_std_floor)
   a_proc = masked.fill(a_proc, (spread > eps)[:, None])
-  return _without_gate(a_out + mix_weight * a_proc, rewards, samples)
-
-
-def _without_gate(
-  total: Array, rewards: types.Rewards, samples: Samples
-) -> awpo_lib.Advantages:
-  """A finished advantage, with what is logged of every algorithm."""
-  return awpo_lib.Advantages(
-    advantages=total,
-    counted=samples.comparable,
-    solve_rate=solve_rates.solve_rate(rewards, samples),
-  )
+  return awpo_lib.ungated(a_out + mix_weight * a_proc, rewards, samples)
 
 
 ADVANTAGES: dict[str, Callable[..., awpo_lib.Advantages]] = {
@@ -162,6 +151,10 @@ ADVANTAGES: dict[str, Callable[..., awpo_lib.Advantages]] = {
   'gdpo': gdpo,
   'gdpo_parts': gdpo_parts,
   'papo': papo,
+  'dvao': rivals.dvao,
+  'gd2po': rivals.gd2po,
+  'saw': rivals.saw,
+  'sa_mrpo': rivals.sa_mrpo,
 }
 
 

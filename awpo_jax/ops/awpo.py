@@ -307,9 +307,8 @@ def awpo_advantages(
   """
   pick, valid, counted = choices.pick, samples.valid, samples.comparable
   unit = pick('reward_scale', REWARD_SCALES, reward_scale)
-  r_out = (
-    rewards.outcome / unit(solve_rates.outcome_span(rewards, samples))[:, None]
-  )
+  span = solve_rates.outcome_span(rewards, samples)
+  r_out = rewards.outcome / unit(span)[:, None]
   r_rea = rewards.reasoning
   chex.assert_equal_shape([r_out, r_rea, valid])
   r_mix = pick('mix', MIXES, mix)(r_out, r_rea, **numbers)
@@ -318,9 +317,8 @@ def awpo_advantages(
   s_out, s_mix = (
     group_stats.group_stats(r, valid, ddof=ddof).std for r in (r_out, r_mix)
   )
-  p = pick('difficulty_of', solve_rates.SOLVE_RATES, difficulty_of)(
-    rewards, samples
-  )
+  rate = pick('difficulty_of', solve_rates.SOLVE_RATES, difficulty_of)
+  p = rate(rewards, samples)
   w = pick('gate', GATES, gate)(s_out, s_mix, **numbers)
   shut = pick('saturation', SATURATIONS, saturation)(p, rewards.wants_call)
   w = masked.fill(w, counted & ~shut)
@@ -351,6 +349,17 @@ def awpo_advantages(
 def _columns(*numbers: Array, like: Array) -> tuple[Array, ...]:
   """Numbers of groups, [P], with further axes of length 1 as `like` has."""
   return tuple(x.reshape(-1, *[1] * (like.ndim - 1)) for x in numbers)
+
+
+def ungated(
+  advantages: Array, rewards: types.Rewards, samples: samples_lib.Samples
+) -> Advantages:
+  """Finished advantages of another method, with what is logged of every one."""
+  return Advantages(
+    advantages=advantages,
+    counted=samples.comparable,
+    solve_rate=solve_rates.solve_rate(rewards, samples),
+  )
 
 
 def amplified_groups(made: Advantages, *, threshold: float = 0.1) -> Array:

@@ -28,6 +28,11 @@ WRONG = {
     *('--condition=correct', '--gate=always'),
   ],
   '--estimator=sign needs --correct': ['--estimator=sign', '--loss=disco'],
+  '--estimator=maxrl needs --correct': ['--estimator=maxrl'],
+  '--advantage=sa_mrpo needs --sa_gamma': ['--advantage=sa_mrpo'],
+  '--estimator=maxrl knows no gate': [
+    *('--estimator=maxrl', '--correct=1', '--gate=ratio'),
+  ],
   # Two rewards with their own way.
   '--advantage=gdpo needs one: name a judge': [
     *('--advantage=gdpo', '--judge=none'),

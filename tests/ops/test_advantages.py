@@ -300,7 +300,8 @@ def test_one_of_ones_own(monkeypatch):
 @pytest.mark.parametrize('gate', ['none', 'ratio'])
 def test_who_needs_a_judge(advantage, gate):
   got = advantages.reads_reasoning(advantage=advantage, gate=gate)
-  judged = {'gdpo', 'papo'} | ({'awpo'} if gate != 'none' else set())
+  rivals = {'dvao', 'gd2po', 'saw', 'sa_mrpo'}
+  judged = {'gdpo', 'papo', *rivals} | ({'awpo'} if gate != 'none' else set())
   assert got == (advantage in judged)
 
 
