@@ -215,9 +215,8 @@ def maxrl(rewards: Array, samples: Samples, **_) -> Array:
   What divides is the share that is correct, by the flag `correct`: a reward
   that can be negative has no such mean. 0 where nothing is correct.
   """
-  right = samples.counted & samples.correct
-  share = masked.mean(right, samples.counted, axis=1)[:, None]
-  scaled = right / jnp.where(share > 0, share, 1.0) - 1.0
+  share = masked.mean(samples.correct, samples.counted, axis=1)[:, None]
+  scaled = samples.correct / jnp.where(share > 0, share, 1.0) - 1.0
   return masked.fill(scaled, samples.counted & (share > 0))
 
 

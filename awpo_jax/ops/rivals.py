@@ -108,7 +108,12 @@ def _on_rewards(
   rewards: types.Rewards, samples: Samples, w_out, w_rea, *, ddof, eps, **_
 ) -> Array:
   """Advantages of the weighed sum of the rewards."""
-  total = w_out * rewards.outcome + w_rea * rewards.reasoning
+  # Centered before they are weighed, as float32 rounds 4 w_out to 2e-7.
+  out, rea = (
+    estimators.centered(r, samples)
+    for r in (rewards.outcome, rewards.reasoning)
+  )
+  total = w_out * out + w_rea * rea
   return estimators.standardize(total, samples.valid, ddof=ddof, eps=eps)
 
 
