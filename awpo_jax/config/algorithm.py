@@ -1,12 +1,11 @@
-"""Flags of the objective: from rewards to advantages, and the loss on them."""
+"""Flags from advantages to the loss; those before are in `advantage.py`."""
 
 import dataclasses
 from typing import Any
 
 from awpo_jax.config.flags import flag
+from awpo_jax.ops import aggregation as aggregation_lib
 from awpo_jax.ops import (
-  advantages,
-  awpo,
   clipping,
   estimators,
   kl,
@@ -14,155 +13,10 @@ from awpo_jax.ops import (
   selection,
   shaping,
 )
-from awpo_jax.ops import aggregation as aggregation_lib
 from awpo_jax.ops import off_policy as off_policy_lib
 
 # What `--kl_coef` weighs, and where it enters.
 KL_PLACEMENTS = ('loss', 'reward')
-
-
-@dataclasses.dataclass(frozen=True)
-class AdvantageConfig:
-  """From rewards to advantages."""
-
-  advantage: str = flag(
-    'awpo',
-    'How the rewards for outcome and reasoning become one advantage. '
-    'gdpo_parts uses the parts of the outcome and no reasoning.',
-    advantages.ADVANTAGES,
-  )
-  estimator: str = flag(
-    'grpo',
-    'How one reward becomes an advantage. With --gate=none and '
-    '--difficulty=none it is the whole algorithm.',
-    estimators.ESTIMATORS,
-  )
-  batch_norm: str = flag(
-    'token',
-    'How gdpo, reinforce_pp and reinforce_pp_baseline normalize advantages '
-    'over the batch: over its tokens, over its answers (row), or not at all.',
-    estimators.BATCH_NORMS,
-  )
-  eps: float = flag(
-    1e-6, 'Number added to the standard deviations that divide.', above=0
-  )
-  correct: float | None = flag(
-    None,
-    'Share of the way from the worst to the best outcome from which on an '
-    'answer counts as correct. It has to be set for --shaper=arm, '
-    '--advantage=papo, --condition=correct and --estimator=sign.',
-    above=0,
-    maximum=1,
-  )
-  reward_parts: tuple[str, ...] = flag(
-    ('format', 'correctness'),
-    'Parts of the outcome that --advantage=gdpo_parts standardizes separately, '
-    'separated by commas, under the names that the reward function reports.',
-  )
-  condition: str = flag(
-    'none',
-    'Where the reasoning reward counts: everywhere (none), or only where the '
-    'outcome is correct, see --correct.',
-    advantages.CONDITIONS,
-  )
-  length_buffer: int = flag(
-    0,
-    'Number of last tokens before the length limit over which the outcome is '
-    'lowered linearly, against answers that grow too long. 0 lowers nothing.',
-    minimum=0,
-  )
-  length_penalty: float = flag(
-    1.0,
-    'By how much the outcome of an answer at the length limit is lowered, with '
-    '--length_buffer.',
-    minimum=0,
-  )
-  reward_scale: str = flag(
-    'raw',
-    'Scale of the outcome: as it is (raw), or divided by the span of outcomes '
-    'that the prompt allows (unit).',
-    awpo.REWARD_SCALES,
-  )
-  mix: str = flag(
-    'sum',
-    'How outcome and reasoning are mixed, m being --mix_weight: '
-    'outcome + m reasoning (sum), or (1 - m) outcome + m reasoning (convex).',
-    awpo.MIXES,
-  )
-  mix_weight: float = flag(
-    1.0,
-    'Weight of the reasoning in the mixed reward; with --mix=convex it has to '
-    'be below 1 and above 0.',
-    minimum=0,
-  )
-  mix_advantage: str = flag(
-    'mixed',
-    'Advantage towards which the gate leans: that of the mixed reward, or that '
-    'of the reasoning alone.',
-    awpo.MIX_ADVANTAGES,
-  )
-  mix_std_floor: float = flag(
-    0.02,
-    'Smallest standard deviation by which the reward that the gate leans '
-    'towards is divided (with gdpo and papo: the reasoning). With 0, '
-    'differences of the judge count in full however small they are.',
-    minimum=0,
-  )
-  ddof: int = flag(
-    1,
-    'Standard deviations of a group divide by its size minus this number: 1 is '
-    'unbiased, 0 is biased.',
-    minimum=0,
-    maximum=1,
-  )
-  gate: str = flag(
-    'ratio',
-    'Gate w of each group, which says how far its advantage leans from the '
-    'outcome to the mixed reward. none reads no reasoning.',
-    awpo.GATES,
-  )
-  tau: float = flag(
-    0.5,
-    "Variance of a group's outcomes up to which --gate=binary is open.",
-    minimum=0,
-  )
-  saturation: str = flag(
-    'solved_calls',
-    'Groups whose gate stays shut: those in which every answer makes the right '
-    'call (solved_calls), those in which every answer is right (solved), or '
-    'none.',
-    awpo.SATURATIONS,
-  )
-  difficulty: str = flag(
-    'banded',
-    'Weight d of each group, a function of its solve rate p: --priority within '
-    '--band and --base outside of it (banded), 4 p (1 - p) (parabola), or 1 '
-    '(none).',
-    awpo.DIFFICULTIES,
-  )
-  band: tuple[float, ...] = flag(
-    (0.2, 0.8),
-    'Lowest and highest solve rate of the groups that --difficulty=banded '
-    'favors.',
-    minimum=0,
-    maximum=1,
-  )
-  base: float = flag(1.0, 'Weight of a group outside of --band.', minimum=0)
-  priority: float = flag(1.5, 'Weight of a group within --band.', minimum=0)
-  floor: float = flag(
-    0.0, 'Smallest weight of a group with --difficulty=parabola.', minimum=0
-  )
-  difficulty_scope: str = flag(
-    'whole',
-    'What d multiplies: the whole advantage, or only its mixed part.',
-    awpo.COMBINATIONS['convex'],
-  )
-  combine: str = flag(
-    'convex',
-    'How the gate w joins the two advantages: (1 - w) outcome + w mixed '
-    '(convex), or outcome + w mixed (additive).',
-    awpo.COMBINATIONS,
-  )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from awpo_jax.config import flags
 from awpo_jax.config.flags import Rule
-from awpo_jax.ops import advantages, policy_losses
+from awpo_jax.ops import advantages, estimators, policy_losses
 
 # Flag value -> the flag that it needs and that has no default, as its source
 # leaves it open.
@@ -16,6 +16,8 @@ _REQUIRED = (
   ('advantage', 'advantage', 'papo', 'advantage', 'correct'),
   ('advantage', 'condition', 'correct', 'advantage', 'correct'),
   ('advantage', 'estimator', 'sign', 'advantage', 'correct'),
+  ('advantage', 'estimator', 'maxrl', 'advantage', 'correct'),
+  ('advantage', 'advantage', 'sa_mrpo', 'advantage', 'sa_gamma'),
 )
 
 
@@ -82,10 +84,10 @@ def _joint_rules(config: Any) -> Iterator[Rule]:
       f'--estimator={advantage.estimator}.',
     )
   alone = f'--advantage={name}' if name != 'awpo' else ''
-  if advantage.estimator == 'sign':
-    alone = '--estimator=sign'
+  if advantage.estimator in estimators.OF_CORRECT:
+    alone = f'--estimator={advantage.estimator}'
   if alone:
-    for flag in ('gate', 'difficulty'):
+    for flag in ('gate', 'difficulty', 'trust'):
       value = getattr(advantage, flag)
       yield (
         value != 'none',
@@ -101,6 +103,11 @@ def _joint_rules(config: Any) -> Iterator[Rule]:
     f'--condition={advantage.condition} is about the reasoning, which '
     f'--advantage={name} with --gate={advantage.gate} does not read: leave it '
     'out.',
+  )
+  yield (
+    advantage.condition != 'none' and advantage.trust != 'none',
+    f'--condition={advantage.condition} makes the reasoning agree with the '
+    f'outcome, which --trust={advantage.trust} would measure: leave one out.',
   )
   yield (
     name == 'gdpo_parts' and not advantage.reward_parts,
@@ -178,7 +185,10 @@ def _reward_rules(config: Any) -> Iterator[Rule]:
     )
   yield (
     in_reward
-    and (advantage.advantage != 'awpo' or advantage.estimator == 'sign'),
+    and (
+      advantage.advantage != 'awpo'
+      or advantage.estimator in estimators.OF_CORRECT
+    ),
     f'--kl_placement=reward needs one graded reward, not '
     f'--advantage={advantage.advantage} with '
     f'--estimator={advantage.estimator}.',

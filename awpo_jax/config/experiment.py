@@ -12,6 +12,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
+from awpo_jax.config import advantage as advantage_lib
 from awpo_jax.config import algorithm, checks, flags
 from awpo_jax.config import data as data_lib
 from awpo_jax.config import sections as sections_lib
@@ -30,7 +31,7 @@ class Config:
   sft: sections_lib.SftConfig = sections_lib.SftConfig()
   rl: sections_lib.RlConfig = sections_lib.RlConfig()
   optimizer: sections_lib.OptimizerConfig = sections_lib.OptimizerConfig()
-  advantage: algorithm.AdvantageConfig = algorithm.AdvantageConfig()
+  advantage: advantage_lib.AdvantageConfig = advantage_lib.AdvantageConfig()
   shaping: algorithm.ShapingConfig = algorithm.ShapingConfig()
   selection: algorithm.SelectionConfig = algorithm.SelectionConfig()
   loss: algorithm.LossConfig = algorithm.LossConfig()

@@ -17,7 +17,14 @@ import jax.numpy as jnp
 
 from awpo_jax import types
 from awpo_jax.ops import awpo as awpo_lib
-from awpo_jax.ops import choices, collectives, estimators, masked, selection
+from awpo_jax.ops import (
+  choices,
+  collectives,
+  estimators,
+  masked,
+  rivals,
+  selection,
+)
 from awpo_jax.ops import group_stats as group_stats_lib
 from awpo_jax.ops import samples as samples_lib
 
@@ -70,7 +77,7 @@ def gdpo(
   a_rea = score(rewards.reasoning, std_floor=mix_std_floor)
   total = a_out + mix_weight * a_rea
   total = estimators.normed(total, samples, ddof=ddof, eps=eps, **flags)
-  return _without_gate(total, rewards, samples)
+  return awpo_lib.ungated(total, rewards, samples)
 
 
 def gdpo_parts(
@@ -93,7 +100,7 @@ def gdpo_parts(
     had = samples.valid & jnp.isfinite(part)
     total += estimators.standardize(part, had, ddof=ddof, eps=eps)
   total = estimators.normed(total, samples, ddof=ddof, eps=eps, **flags)
-  return _without_gate(total, rewards, samples)
+  return awpo_lib.ungated(total, rewards, samples)
 
 
 def papo(
@@ -119,18 +126,7 @@ def papo(
   spread = group_stats_lib.group_stats(rewards.reasoning, right, ddof=ddof).std
   a_proc = score(rewards.reasoning, right, std_floor=mix_std_floor)
   a_proc = masked.fill(a_proc, (spread > eps)[:, None])
-  return _without_gate(a_out + mix_weight * a_proc, rewards, samples)
-
-
-def _without_gate(
-  total: Array, rewards: types.Rewards, samples: Samples
-) -> awpo_lib.Advantages:
-  """A finished advantage, with what is logged of every algorithm."""
-  return awpo_lib.Advantages(
-    advantages=total,
-    counted=samples.comparable,
-    solve_rate=awpo_lib.solve_rate(rewards, samples),
-  )
+  return awpo_lib.ungated(a_out + mix_weight * a_proc, rewards, samples)
 
 
 ADVANTAGES: dict[str, Callable[..., awpo_lib.Advantages]] = {
@@ -138,6 +134,10 @@ ADVANTAGES: dict[str, Callable[..., awpo_lib.Advantages]] = {
   'gdpo': gdpo,
   'gdpo_parts': gdpo_parts,
   'papo': papo,
+  'dvao': rivals.dvao,
+  'gd2po': rivals.gd2po,
+  'saw': rivals.saw,
+  'sa_mrpo': rivals.sa_mrpo,
 }
 
 

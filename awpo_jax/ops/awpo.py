@@ -7,8 +7,10 @@ valid samples:
   R_mix          the two mixed into one
   s_out, s_mix   standard deviations of R_out and R_mix
   A_out, A_mix   advantages of R_out and R_mix alone, by the flag `estimator`
-  p              solve rate: where the mean R_out lies between its bounds
+  p              solve rate: where the mean R_out lies between its bounds, or
+                 the share of samples at the upper one
   w              gate: how far the group leans on the reasoning
+  t              trust in the judge, of the whole batch: w is t times the gate
   d              difficulty weight
   A              d ((1 - w) A_out + w A_mix), the advantage
   radius         clip_max - (clip_max - clip_min) mean(w), over the groups of
@@ -27,8 +29,9 @@ import chex
 import jax.numpy as jnp
 
 from awpo_jax import types
-from awpo_jax.ops import choices, group_stats, masked
+from awpo_jax.ops import choices, group_stats, masked, solve_rates
 from awpo_jax.ops import samples as samples_lib
+from awpo_jax.ops import trust as trust_lib
 
 Array = types.Array
 Functions = dict[str, Callable[..., Array]]
@@ -183,6 +186,28 @@ DIFFICULTIES: Functions = {
 }
 
 
+# What the weights of a batch are divided by. As they are, a weight above 1 on
+# most groups is a larger step, too.
+
+
+def mean_one(difficulty: Array, counted: Array, all_sum: types.AllSum) -> Array:
+  """d over its mean in the groups that count, of the batch on all devices.
+
+  Where all weights are 0 they stay so.
+  """
+  total, count = all_sum(
+    (masked.sum(difficulty, counted), masked.count(counted))
+  )
+  mean = total / jnp.maximum(count, 1.0)
+  return difficulty / jnp.where(mean > 0, mean, 1.0)
+
+
+DIFFICULTY_NORMS: Functions = {
+  'none': lambda difficulty, counted, all_sum: difficulty,
+  'mean': mean_one,
+}
+
+
 # Combined advantage, A: of each value of `combine` one formula for each value
 # of `difficulty_scope`.
 
@@ -213,11 +238,12 @@ class Advantages:
       not valid.
     counted: bool[P], True where two or more samples are valid.
     solve_rate: f32[P] in [0, 1], p; 0 where not counted.
-    gate: f32[P] in [0, 1], w; 0 where not counted.
+    gate: f32[P] in [0, 1], w, trust included; 0 where not counted.
     difficulty: f32[P], d; 0 where not counted.
     outcome_std: f32[P], s_out, after the reward scale.
     mix_std: f32[P], s_mix, after the reward scale.
     outcome_advantages: A_out, shaped like `advantages`; None without it.
+    trust: what the gate was multiplied by; None where it was not.
   """
 
   advantages: Array
@@ -228,25 +254,7 @@ class Advantages:
   outcome_std: Array | float = 0.0
   mix_std: Array | float = 0.0
   outcome_advantages: Array | None = None
-
-
-def outcome_span(rewards: types.Rewards, samples: samples_lib.Samples) -> Array:
-  """f32[P], out_max - out_min; 1 where that is nothing to divide by."""
-  # A prompt without a group may lack bounds, too.
-  span = rewards.outcome_max - rewards.outcome_min
-  span = masked.fill(span, samples.comparable)
-  return jnp.where(span > 0, span, 1.0)
-
-
-def solve_rate(rewards: types.Rewards, samples: samples_lib.Samples) -> Array:
-  """f32[P], p = (mu_out - out_min) / (out_max - out_min), cut to [0, 1].
-
-  It is 0 where no two samples are valid.
-  """
-  mean = group_stats.group_stats(rewards.outcome, samples.valid).mean
-  low = masked.fill(rewards.outcome_min, samples.comparable)
-  p = jnp.clip((mean - low) / outcome_span(rewards, samples), 0.0, 1.0)
-  return masked.fill(p, samples.comparable)
+  trust: trust_lib.Trust | None = None
 
 
 def awpo_advantages(
@@ -262,8 +270,12 @@ def awpo_advantages(
   gate: str,
   saturation: str,
   difficulty: str,
+  difficulty_of: str,
+  difficulty_norm: str,
   difficulty_scope: str,
   combine: str,
+  trust: str,
+  all_sum: types.AllSum,
   **numbers,
 ) -> Advantages:
   """A = d ((1 - w) A_out + w A_mix), the value `awpo` of the flag `advantage`.
@@ -280,8 +292,11 @@ def awpo_advantages(
       nothing else bounds what a judge's smallest differences come to. The gate
       compares the standard deviations as they are: it asks which reward varies,
       not by how much.
-    reward_scale, mix, mix_advantage, gate, saturation, difficulty, combine:
-      keys of the dicts above.
+    reward_scale, mix, mix_advantage, gate, saturation, difficulty,
+      difficulty_norm, combine: keys of the dicts above.
+    difficulty_of: a key of `solve_rates.SOLVE_RATES`.
+    trust: a key of `trust.TRUSTS`; not looked at where the gate is `none`.
+    all_sum: adds each leaf of a tree up over all devices.
     difficulty_scope: a key of `COMBINATIONS[combine]`.
     **numbers: of those functions, `tau` and the like.
 
@@ -295,7 +310,8 @@ def awpo_advantages(
   chex.assert_equal_shape([rewards.outcome, rewards.reasoning, valid])
   # The two rewards of an answer, and their mix.
   scale = pick('reward_scale', REWARD_SCALES, reward_scale)
-  r_out = rewards.outcome / scale(outcome_span(rewards, samples))[:, None]
+  span = solve_rates.outcome_span(rewards, samples)
+  r_out = rewards.outcome / scale(span)[:, None]
   r_rea = rewards.reasoning
   r_mix = pick('mix', MIXES, mix)(r_out, r_rea, **numbers)
   # The advantage of each alone.
@@ -305,18 +321,25 @@ def awpo_advantages(
   s_out, s_mix = (
     group_stats.group_stats(r, valid, ddof=ddof).std for r in (r_out, r_mix)
   )
-  p = solve_rate(rewards, samples)
+  rate = pick('difficulty_of', solve_rates.SOLVE_RATES, difficulty_of)
+  p = rate(rewards, samples)
   w = pick('gate', GATES, gate)(s_out, s_mix, **numbers)
   shut = pick('saturation', SATURATIONS, saturation)(p, rewards.wants_call)
   w = masked.fill(w, counted & ~shut)
+  earned = None
+  if trust != 'none' and gate != 'none':
+    earned = trust_lib.batch_trust(
+      r_out, r_rea, valid, trust=trust, all_sum=all_sum, **numbers
+    )
+    w = earned.trust * w
   d = pick('difficulty', DIFFICULTIES, difficulty)(p, **numbers)
-  d = masked.fill(d, counted)
+  norm = pick('difficulty_norm', DIFFICULTY_NORMS, difficulty_norm)
+  d = norm(masked.fill(d, counted), counted, all_sum)
   # The combined advantage.
   scopes = pick('combine', COMBINATIONS, combine)
   formula = pick('difficulty_scope', scopes, difficulty_scope)
-  column = (-1, *[1] * (a_out.ndim - 1))
   return Advantages(
-    advantages=formula(d.reshape(column), w.reshape(column), a_out, a_mix),
+    advantages=formula(*_columns(d, w, like=a_out), a_out, a_mix),
     counted=counted,
     solve_rate=p,
     gate=w,
@@ -324,6 +347,23 @@ def awpo_advantages(
     outcome_std=s_out,
     mix_std=s_mix,
     outcome_advantages=a_out,
+    trust=earned,
+  )
+
+
+def _columns(*numbers: Array, like: Array) -> tuple[Array, ...]:
+  """Numbers of groups, [P], with further axes of length 1 as `like` has."""
+  return tuple(x.reshape(-1, *[1] * (like.ndim - 1)) for x in numbers)
+
+
+def ungated(
+  advantages: Array, rewards: types.Rewards, samples: samples_lib.Samples
+) -> Advantages:
+  """Finished advantages of another method, with what is logged of every one."""
+  return Advantages(
+    advantages=advantages,
+    counted=samples.comparable,
+    solve_rate=solve_rates.solve_rate(rewards, samples),
   )
 
 

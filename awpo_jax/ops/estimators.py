@@ -22,6 +22,7 @@ Samples = samples_lib.Samples
 Functions = Mapping[str, Callable[..., Array]]
 
 _WHITEN_EPSILON = 1e-8  # Under the root, as in verl.
+_DGPO_EPSILON = 1e-4
 
 
 def standardize(
@@ -52,10 +53,10 @@ def centered(rewards: Array, samples: Samples) -> Array:
 # Norms over the whole batch.
 
 
-def _moments(
+def moments(
   values: Array, weights: Array, ddof: int, all_sum: types.AllSum
 ) -> tuple[Array, Array]:
-  """Mean and variance under weights, over all devices."""
+  """Mean and variance, f32 scalars, under weights, over all devices."""
   total, count = all_sum((jnp.sum(weights * values), jnp.sum(weights)))
   mean = total / jnp.maximum(count, 1.0)
   squares = all_sum(jnp.sum(weights * jnp.square(values - mean)))
@@ -78,7 +79,7 @@ def token_norm(
   if values.ndim == 2:
     weights = jnp.sum(weights, axis=-1)
   weights = weights.astype(jnp.float32)
-  mean, variance = _moments(values, weights, 1, all_sum)
+  mean, variance = moments(values, weights, 1, all_sum)
   std = jnp.sqrt(variance + _WHITEN_EPSILON)
   scaled = (values - mean) / jnp.maximum(std, std_floor)
   return masked.fill(scaled, weights > 0)
@@ -101,7 +102,7 @@ def row_norm(
       'tokens their own: set batch_norm=token'
     )
   weights = samples.valid.astype(jnp.float32)
-  mean, variance = _moments(values, weights, ddof, all_sum)
+  mean, variance = moments(values, weights, ddof, all_sum)
   std = jnp.maximum(masked.sqrt(variance), std_floor)
   scaled = (values - mean) / (std + eps)
   return masked.fill(scaled, samples.valid)
@@ -145,7 +146,7 @@ def batch_std(
 ) -> Array:
   """(r - mu) / (std over the batch + eps) (arXiv:2508.08221)."""
   weights = samples.valid.astype(jnp.float32)
-  deviation = masked.sqrt(_moments(rewards, weights, ddof, all_sum)[1])
+  deviation = masked.sqrt(moments(rewards, weights, ddof, all_sum)[1])
   return centered(rewards, samples) / (jnp.maximum(deviation, std_floor) + eps)
 
 
@@ -207,6 +208,33 @@ def sign(rewards: Array, samples: Samples, **_) -> Array:
   return masked.fill(signs, samples.valid & both[:, None])
 
 
+def maxrl(rewards: Array, samples: Samples, **_) -> Array:
+  """(r - mu) / mu, r being 1 where correct, else 0 (MaxRL, arXiv:2602.02710).
+
+  What divides is the share that is correct, by the flag `correct`: a reward
+  that can be negative has no such mean. 0 where nothing is correct.
+  """
+  share = masked.mean(samples.correct, samples.counted, axis=1)[:, None]
+  scaled = samples.correct / jnp.where(share > 0, share, 1.0) - 1.0
+  return masked.fill(scaled, samples.counted & (share > 0))
+
+
+def dgpo(rewards: Array, samples: Samples, *, all_sum, **_) -> Array:
+  """G (r - mu) / (sum |r - mu| + 1e-4), harder groups first (arXiv:2601.20614).
+
+  Of the n groups of the batch that differ at all each weighs n softmax(-mu /
+  2), with mu for the accuracy: rewards are to span one unit.
+  """
+  stats = group_stats_lib.group_stats(rewards, samples.valid)
+  deviation = centered(rewards, samples)
+  count = masked.count(samples.valid, axis=1)
+  size = jnp.sum(jnp.abs(deviation), axis=1)
+  weight = masked.fill(jnp.exp(-stats.mean / 2), ~stats.flat)
+  total, groups = all_sum((jnp.sum(weight), masked.count(~stats.flat)))
+  weight *= groups / jnp.where(total > 0, total, 1.0)
+  return deviation * (weight * count / (size + _DGPO_EPSILON))[:, None]
+
+
 ESTIMATORS: dict[str, Callable[..., Array]] = {
   'grpo': grpo,
   'dr_grpo': dr_grpo,
@@ -217,7 +245,11 @@ ESTIMATORS: dict[str, Callable[..., Array]] = {
   'opo': opo,
   'gpg': gpg,
   'sign': sign,
+  'maxrl': maxrl,
+  'dgpo': dgpo,
 }
+# Those that ask only whether an answer is correct.
+OF_CORRECT = frozenset({'sign', 'maxrl'})
 # Those that spread a KL in the reward over tokens by themselves.
 TOKEN_RETURNS = frozenset({'reinforce_pp'})
 

@@ -28,6 +28,11 @@ WRONG = {
     *('--condition=correct', '--gate=always'),
   ],
   '--estimator=sign needs --correct': ['--estimator=sign', '--loss=disco'],
+  '--estimator=maxrl needs --correct': ['--estimator=maxrl'],
+  '--advantage=sa_mrpo needs --sa_gamma': ['--advantage=sa_mrpo'],
+  '--estimator=maxrl knows no gate': [
+    *('--estimator=maxrl', '--correct=1', '--gate=ratio'),
+  ],
   # Two rewards with their own way.
   '--advantage=gdpo needs one: name a judge': [
     *('--advantage=gdpo', '--judge=none'),
@@ -53,6 +58,11 @@ WRONG = {
     *('--advantage=gdpo_parts', '--length_buffer=4'),
   ],
   '--gate=none does not read': ['--condition=correct', '--correct=1'],
+  '--condition=correct makes the reasoning agree': [
+    *('--condition=correct', '--correct=1'),
+    *('--gate=ratio', '--trust=agreement'),
+  ],
+  '--advantage=gdpo knows no trust': ['--advantage=gdpo', '--trust=agreement'],
   # Losses.
   '--loss=ppo and --estimator=sign': ['--estimator=sign', '--correct=1'],
   '--loss=disco and --estimator=grpo': ['--loss=disco'],

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from awpo_jax import types
-from awpo_jax.ops import estimators
+from awpo_jax.ops import collectives, estimators
 from awpo_jax.ops import samples as samples_lib
 from tests.helpers import tiny_training
 
@@ -62,7 +62,16 @@ def random_groups(seed, prompts=24, samples=5):
   )
 
 
-def advantages(outcome, reasoning, valid, low, high, wants_call=None, **flags):
+def advantages(
+  outcome,
+  reasoning,
+  valid,
+  low,
+  high,
+  wants_call=None,
+  all_sum=collectives.identity,
+  **flags,
+):
   """`Advantages` by the function that training calls, its flags bound.
 
   Nothing said, those prompts want a call whose bounds are ToolRL's of one.
@@ -84,7 +93,8 @@ def advantages(outcome, reasoning, valid, low, high, wants_call=None, **flags):
     logprobs=tokens,
     entropy=tokens,
   )
-  return tiny_training.make_algorithm(**flags).advantages(rewards, samples)
+  algorithm = tiny_training.make_algorithm(**flags)
+  return algorithm.advantages(rewards, samples, all_sum=all_sum)
 
 
 def grpo(rewards, valid):

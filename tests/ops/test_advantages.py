@@ -5,7 +5,7 @@ import pytest
 
 from awpo_jax import types
 from awpo_jax.config import experiment as config_lib
-from awpo_jax.ops import advantages, awpo, estimators
+from awpo_jax.ops import advantages, awpo, estimators, solve_rates
 from awpo_jax.training.programs import from_flags
 from tests.helpers import awpo_cases, flags
 from tests.helpers import reference_batch as reference
@@ -278,7 +278,7 @@ def test_one_of_ones_own(monkeypatch):
     return awpo.Advantages(
       advantages=standardize(reward),
       counted=samples.comparable,
-      solve_rate=awpo.solve_rate(rewards, samples),
+      solve_rate=solve_rates.solve_rate(rewards, samples),
     )
 
   monkeypatch.setitem(advantages.ADVANTAGES, 'total', total)
@@ -300,7 +300,8 @@ def test_one_of_ones_own(monkeypatch):
 @pytest.mark.parametrize('gate', ['none', 'ratio'])
 def test_who_needs_a_judge(advantage, gate):
   got = advantages.reads_reasoning(advantage=advantage, gate=gate)
-  judged = {'gdpo', 'papo'} | ({'awpo'} if gate != 'none' else set())
+  rivals = {'dvao', 'gd2po', 'saw', 'sa_mrpo'}
+  judged = {'gdpo', 'papo', *rivals} | ({'awpo'} if gate != 'none' else set())
   assert got == (advantage in judged)
 
 

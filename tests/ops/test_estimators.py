@@ -91,6 +91,10 @@ HAND = {
   # 4 of 4 rewards are not 0
   'gpg': [-2, 0, 2],
   'sign': [-1, -1, 1],
+  # Right are 0 0 1, a third.
+  'maxrl': [-1, -1, 2],
+  # 3 (r - mu) / (4 + 1e-4), and the only group that differs weighs 1.
+  'dgpo': [-6 / 4.0001, 0, 6 / 4.0001],
 }
 
 
@@ -132,6 +136,36 @@ def test_gpg_counts_rewards_that_are_not_zero():
   samples = make_samples(np.ones((1, 4)), np.ones((1, 4), int))
   got = _estimate(np.float32([[0, 0, 0, 1]]), samples, 'gpg')
   np.testing.assert_allclose(got, [[-1, -1, -1, 3]], rtol=1e-6)
+
+
+# Right are one of four, three of four, none, and all.
+SHARES = np.float32([[1, 0, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]])
+
+
+def test_maxrl_by_hand():
+  # (1 - 1/4) / (1/4) = 3 and -1; (1 - 3/4) / (3/4) = 1/3 and -1; nothing.
+  samples = make_samples(
+    np.ones((4, 4)), np.ones((4, 4), int), correct=SHARES == 1
+  )
+  for rewards in (SHARES, 7 * SHARES - 3):  # However it is counted.
+    got = _estimate(rewards, samples, 'maxrl')
+    np.testing.assert_allclose(got[0], [3, -1, -1, -1], rtol=1e-6)
+    np.testing.assert_allclose(got[1], [1 / 3] * 3 + [-1], rtol=1e-6)
+    np.testing.assert_array_equal(got[2:], np.zeros((2, 4)))
+
+
+def test_dgpo_by_hand():
+  # sum |r - mu| = 3/4 + 3/4 in both: 4 (3/4) / 1.5 = 2 and -2/3; 2/3 and -2.
+  # Two groups differ; their weights 2 softmax(-1/8, -3/8) are 2 / (1 + e^-1/4)
+  # = 1.124353 for the harder one and .875647.
+  samples = make_samples(np.ones((4, 4)), np.ones((4, 4), int))
+  got = _estimate(SHARES, samples, 'dgpo')
+  hard, easy = 1.124353, 0.875647
+  want = [[2] + [-2 / 3] * 3, [2 / 3] * 3 + [-2]]
+  np.testing.assert_allclose(
+    got[:2], np.array(want) * [[hard], [easy]], rtol=1e-4
+  )
+  np.testing.assert_array_equal(got[2:], np.zeros((2, 4)))
 
 
 def test_reinforce_pp_by_hand():
@@ -190,6 +224,8 @@ def _split(x):
     ('reinforce_pp_baseline', 'row'),
     ('batch_std', 'none'),
     ('gpg', 'none'),
+    ('maxrl', 'none'),
+    ('dgpo', 'none'),
   ],
 )
 def test_over_devices(estimator, batch_norm):

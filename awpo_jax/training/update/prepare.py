@@ -13,6 +13,7 @@ from awpo_jax.models import lora
 from awpo_jax.ops import awpo as awpo_lib
 from awpo_jax.ops import collectives, masked
 from awpo_jax.ops import samples as samples_lib
+from awpo_jax.ops import trust as trust_lib
 from awpo_jax.training.update import packed_forward
 
 LogprobsFn = Callable[
@@ -247,6 +248,8 @@ def _metrics(
     'clip/radius': (batch.clip_radius, jnp.ones_like(made.counted)),
     'selection/tokens': (batch.policy_mask, policy),
   }
+  if made.trust is not None:
+    pairs |= _trust_pairs(made.trust, jnp.ones_like(made.counted))
   if samples.penalty is not None:
     pairs['kl/in_reward'] = samples.penalty, policy
   if batch.correction is not None:
@@ -254,4 +257,19 @@ def _metrics(
   return {
     name: jnp.stack([masked.sum(x, mask), masked.count(mask)])
     for name, (x, mask) in pairs.items()
+  }
+
+
+def _trust_pairs(
+  trust: trust_lib.Trust, groups: types.Array
+) -> dict[str, tuple[types.Array | float, types.Array]]:
+  """Numbers of the whole batch, the same in every group of this device."""
+  agreed = groups & (trust.groups > 0)
+  return {
+    'trust/mean': (jnp.broadcast_to(trust.trust, groups.shape), groups),
+    'trust/groups': (jnp.broadcast_to(trust.groups, groups.shape), groups),
+    'trust/agreement': (
+      jnp.broadcast_to(trust.agreement, groups.shape),
+      agreed,
+    ),
   }

@@ -85,12 +85,12 @@ def _plain(rollout):
 
 
 @functools.cache
-def _on_four_devices():
+def _on_four_devices(make=_rollout, **flags):
   mesh = sharding.data_mesh()
-  rollout = sharding.place_split(sharding.split(_rollout(), 4), mesh)
+  rollout = sharding.place_split(sharding.split(make(), 4), mesh)
   weights = sharding.place_replicated(tiny_training.params(), mesh)
   run = device_map.mapped(
-    tiny_training.make_prepare(trainer=False),
+    tiny_training.make_prepare(trainer=False, **flags),
     mesh,
     in_axes=(None, 0),
     out_axes=prepare.Prepared(batch=0, trainer_logprobs=0, metrics=None),
@@ -174,6 +174,34 @@ def test_metrics_are_sums_and_counts():
   assert set(got) == set(want) | elsewhere
   for name, pair in want.items():
     np.testing.assert_allclose(got[name], pair, rtol=1e-5, err_msg=name)
+
+
+def test_metrics_of_trust_are_of_the_whole_batch():
+  # In the six worked groups both rewards vary in the first, the fourth and the
+  # last; on four devices each metric is what it is on one.
+  corr = [
+    np.corrcoef(awpo_cases.OUTCOME[p, :n], awpo_cases.REASONING[p, :n])[0, 1]
+    for p, n in ((0, 4), (3, 4), (5, 3))
+  ]
+  flags = {'trainer': False, 'trust': 'agreement'}
+  one = tiny_training.prepared(_six_groups(), **flags)
+  for name, want in {
+    'trust/mean': sum(corr) / (3 + 1),
+    'trust/groups': 3,
+    'trust/agreement': sum(corr) / 3,
+  }.items():
+    total, count = one.metrics[name]
+    np.testing.assert_allclose(total / count, want, rtol=1e-5, err_msg=name)
+  four = _on_four_devices(_six_groups, trust='agreement')
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+    one,
+    four,
+  )
+  total, count = one.metrics['gate/mean']
+  np.testing.assert_allclose(
+    one.batch.clip_radius, 0.2 - 0.1 * total / count, rtol=1e-5
+  )
 
 
 def test_metrics_of_gate_difficulty_and_radius():
