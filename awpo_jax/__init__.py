@@ -2,7 +2,7 @@
 
 The method stands in three files: `ops/awpo.py` (gate, difficulty weight,
 combined advantage), `ops/surrogate.py` (the clipped loss) and
-`training/loop.py`. A folder may import those before it in this order: ops,
+`training/steps.py`. A folder may import those before it in this order: ops,
 models, reporting, rollout, config, distributed, checkpointing, evaluation,
 training, analysis; `types.py` holds the records that travel between them.
 """
