@@ -32,7 +32,6 @@ def rules(config: Any) -> Iterator[Rule]:
   yield from _data_rules(config.data)
   yield from judge_rules(config.judge, config.data.judge)
   yield from _environment_rules(config.environment, config.data)
-  yield from algorithm_checks.overlap_rules(config)
   yield from _model_rules(config.model)
   yield (
     config.model.init_weights == 'pretrained' and bool(config.run.init_from),

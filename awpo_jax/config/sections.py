@@ -227,13 +227,6 @@ class DevicesConfig:
     'takes all devices along data.',
     may_change=True,
   )
-  rollout_devices: int = flag(
-    0,
-    'With --overlap, the number of devices that only sample while the others '
-    'train. With 0 all devices do both.',
-    minimum=0,
-    may_change=True,
-  )
   distributed: str = flag(
     'no',
     'Whether several processes train together: no, auto (JAX finds them on a '
@@ -313,12 +306,6 @@ class RlConfig:
     'Number of --slots that share the keys of one prompt. They take their next '
     'answers when all of them are finished.',
     minimum=1,
-  )
-  overlap: bool = flag(
-    False,
-    'Whether the next batch is sampled from the parameters before the updates '
-    'on this one, and scored while they run. Answers are then one step old, '
-    'which --mismatch has to correct.',
   )
   minibatches: int = flag(
     4,

@@ -38,7 +38,6 @@ def check_devices(config: Any, devices: int) -> Iterable[str]:
     for flag, used in (
       ('--environment', config.environment.environment != 'none'),
       ('--archive', config.run.archive),
-      ('--overlap', config.rl.overlap),
       ('--sampling_rounds', config.selection.sampling_rounds > 1),
     ):
       if used:
@@ -50,17 +49,11 @@ def check_devices(config: Any, devices: int) -> Iterable[str]:
       f'{devices} devices x --minibatches={config.rl.minibatches} x '
       f'--micro={config.rl.micro}.'
     )
-  apart = config.devices.rollout_devices
-  unit = (apart or devices) * max(config.rl.rollout_micro, 1)
-  if (
-    config.run.rl_steps
-    and (config.rl.rollout_micro or apart)
-    and (config.rl.prompts_per_step % unit)
-  ):
+  unit = devices * config.rl.rollout_micro
+  if config.run.rl_steps and unit and config.rl.prompts_per_step % unit:
     yield (
       f'--prompts_per_step={config.rl.prompts_per_step} does not divide over '
-      f'{apart or devices} devices x '
-      f'--rollout_micro={config.rl.rollout_micro}.'
+      f'{devices} devices x --rollout_micro={config.rl.rollout_micro}.'
     )
   unit = devices * config.sft.sft_micro
   if config.run.sft_steps and config.sft.sft_batch % unit:

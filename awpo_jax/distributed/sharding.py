@@ -65,18 +65,12 @@ def make_mesh(
   flags: sections.DevicesConfig,
   devices: Sequence[jax.Device] | None = None,
 ) -> jax.sharding.Mesh:
-  """The mesh that `--parallelism` and `--mesh` ask for, of what trains.
+  """The mesh that `--parallelism` and `--mesh` ask for.
 
   Raises:
     ConfigError: there are more devices, or fewer.
   """
   devices = jax.devices() if devices is None else list(devices)
-  if flags.rollout_devices >= len(devices):
-    raise flags_lib.ConfigError(
-      f'--rollout_devices={flags.rollout_devices} leaves none of '
-      f'{len(devices)} devices to train on.'
-    )
-  devices = devices[: len(devices) - flags.rollout_devices]
   if flags.parallelism == 'pmap':
     return data_mesh(devices)
   data, model = checks.parse_mesh(flags.mesh) or (len(devices), 1)
@@ -84,14 +78,6 @@ def make_mesh(
     return model_mesh(data, model, devices)
   except ValueError as error:
     raise flags_lib.ConfigError(str(error)) from error
-
-
-def rollout_mesh(
-  flags: sections.DevicesConfig,
-) -> jax.sharding.Mesh | None:
-  """That of `--rollout_devices`; None where what trains samples, too."""
-  count = flags.rollout_devices
-  return data_mesh(jax.devices()[-count:]) if count else None
 
 
 def _mesh(devices, axes: dict[str, int]) -> jax.sharding.Mesh:

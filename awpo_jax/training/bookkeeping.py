@@ -1,7 +1,6 @@
 """What a run keeps: where it starts from, its lines, and its checkpoints."""
 
 import contextlib
-import functools
 import math
 import pathlib
 import time
@@ -10,7 +9,6 @@ from typing import Any
 
 import jax
 
-from awpo_jax import types
 from awpo_jax.checkpointing import checkpoints, initial_params
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.config import flags as flags_lib
@@ -20,7 +18,6 @@ from awpo_jax.reporting import metrics as metrics_lib
 from awpo_jax.reporting import progress as progress_lib
 from awpo_jax.reporting import rollout_archive
 from awpo_jax.training import steps as steps_lib
-from awpo_jax.training.collection import prefetch, sample
 from awpo_jax.training.programs import compile as compile_lib
 from awpo_jax.training.programs import shapes
 from awpo_jax.training.update import divergence, optimizer, train_step
@@ -75,8 +72,6 @@ class Book:
     self._schedules = optimizer.make_schedules(config)
     self.reference: Any = None
     self.last_saved: int | None = None
-    self._ahead: prefetch.Ahead | None = None
-    self._under_way: types.Completions | None = None
     self.elapsed = 0.0
     self.clock = self._fetched = started
     self.once: dict[str, float] = {}
@@ -107,10 +102,7 @@ class Book:
       lambda p: train_step.init_state(p, tx), initial_params.param_shapes(model)
     )
     example = shapes.Shapes(config, mesh).like(state)
-    found, position, _ = checkpoints.restore_checkpoint(
-      self._manager, prefetch.stored(config, example, step)
-    )
-    state, self._under_way = prefetch.apart(found)
+    state, position, _ = checkpoints.restore_checkpoint(self._manager, example)
     self.elapsed, self.last_saved = position['elapsed'], step
     self.reference = initial_params.restore_reference(
       self._manager, config, step, example.params
@@ -134,8 +126,6 @@ class Book:
       contextlib.closing(
         progress_lib.Progress(total, step, silent=not first)
       ) as self.bar,
-      # Closed after the judge, for whose scores it may be waiting.
-      prefetch.ahead(self._config, self._under_way) as self._ahead,
     ):
       yield
 
@@ -143,19 +133,6 @@ class Book:
     """Compiles the few operations that lines are made with."""
     for schedule in self._schedules.values():
       schedule(0)
-
-  def rollouts(
-    self, sampler: sample.RolloutSampler, collect: sample.Collect
-  ) -> sample.Rollouts:
-    """Where the steps have their batches from, while it is `opened`."""
-    if self._ahead:
-      return functools.partial(self._ahead.collect, sampler, collect)
-    return sampler.in_turn(collect)
-
-  def settle(self) -> None:
-    """Waits until there is nothing under way that hangs on the same judge."""
-    if self._ahead:
-      self._ahead.settle()
 
   def metrics(self, step: int, report: steps_lib.Report) -> dict[str, Any]:
     """The updates' numbers, fetched.
@@ -214,7 +191,7 @@ class Book:
     checkpoints.save_checkpoint(
       self._manager,
       step,
-      self._ahead.saved(state) if self._ahead else state,
+      state,
       position={'phase': phase, 'elapsed': self.elapsed},
       flags=config_lib.to_json(self._config),
       # It may not be had this once: no judge answered, or it is infinite.

@@ -163,7 +163,7 @@ class _Run:
       'sft': steps_lib.make_sft_step(self.config, data, codec, *common),
       'rl': steps_lib.make_rl_step(
         self.config,
-        self.book.rollouts(self.sampler, collect),
+        self.sampler.in_turn(collect),
         *common,
         lambda: self.book.reference,
       ),
@@ -190,7 +190,6 @@ class _Run:
       pending = step, report
       self._look_for_ends(step, report)
       if self._pauses(step):
-        self.book.settle()
         self._write(*pending, state=state)
         pending = None
       if self.stopping:

@@ -177,15 +177,12 @@ def lower_programs(
     references = (lora.split(params)[0],) if referred else ()
     if references:
       lowered['reference',] = lower(make_reference(mesh), params)
-    there = sharding.rollout_mesh(config.devices) or mesh
-    their = shapes_lib.Shapes(config, there)
-    share = config.rl.prompts_per_step // sharding.parts(there)
     for s in prompts:
       lowered |= lower_sampler(
         ('sample', s),
-        there,
-        their.like(params),
-        their.sampler(config.rl.rollout_micro or share, s, samples),
+        mesh,
+        params,
+        shapes.sampler(config.rl.rollout_micro or rows, s, samples),
         temperature=config.rl.temperature,
         refill=config.rl.slots > 0,
       )
