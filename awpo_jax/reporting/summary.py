@@ -20,7 +20,6 @@ _PARTS = (
   'compile',
   'sample',
   'score',
-  'wait',
   'prepare',
   'update',
   'eval',

@@ -158,13 +158,11 @@ class _Run:
     self.sampler = sample.RolloutSampler(
       self.config, data, codec, scorer, rules, *common
     )
-    collect = steps_lib.make_collect(self.sampler, self.programs)
     return {
       'sft': steps_lib.make_sft_step(self.config, data, codec, *common),
       'rl': steps_lib.make_rl_step(
-        self.config,
-        self.sampler.in_turn(collect),
-        *common,
+        self.sampler,
+        self.programs,
         lambda: self.book.reference,
       ),
     }

@@ -7,6 +7,7 @@ and an update on each mini-batch (`update/train_step.py`). One of the phase
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -62,29 +63,27 @@ def make_collect(
 
 
 def make_rl_step(
-  config: config_lib.Config,
-  rollouts: sample.Rollouts,
+  sampler: sample.RolloutSampler,
   programs: compile_lib.Programs,
-  mesh: jax.sharding.Mesh,
   reference: Callable[[], types.ArrayTree] | None = None,
 ) -> Step:
   """A rollout batch, its rewards and advantages, and the updates on it.
 
   Args:
-    config: of the run.
-    rollouts: has the batch of a step, sampled and scored by `make_collect`.
+    sampler: of the run.
     programs: its programs.
-    mesh: see `sharding`.
     reference: what `compile.reference` gave at the start of RL; only called
       where `--kl_coef` is not 0.
   """
-  dealer = minibatches.Dealer(config, mesh)
-  referred = algorithm.has_reference(config)
+  collect = make_collect(sampler, programs)
+  dealer = minibatches.Dealer(sampler.config, sampler.mesh)
+  referred = algorithm.has_reference(sampler.config)
 
   def step(state, index):
     clock = stopwatch.Clock()
     # Sample and score.
-    scored, metrics, transcripts = rollouts(state.params, index, clock)
+    draw = functools.partial(sampler.rollout, state.params, index)
+    scored, metrics, transcripts = collect(draw, clock)
     # Advantages, and what else all updates on the batch have in common.
     shape, placed = _lengths(scored.rollout), dealer.place(scored.rollout)
     references = (reference(),) if reference and referred else ()

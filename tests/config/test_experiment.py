@@ -123,7 +123,6 @@ OTHERS = {
   'coordinator': 'localhost:1234',
   'processes': 4,
   'process_id': 3,
-  'rollout_devices': 1,
   'seed': 3,
   'init_from': 'old',
   'sft_steps': 5,
@@ -202,7 +201,6 @@ OTHERS = {
   'rollout_micro': 8,
   'slots': 10,
   'slots_shared': 5,
-  'overlap': True,
   'minibatches': 3,
   'micro': 2,
   'temperature': 0.7,
@@ -394,7 +392,6 @@ WRONG = {
     '--environment=quickstart',
     '--response_buckets=512',
   ],
-  '--rollout_devices=-1': ['--rollout_devices=-1'],
   '--samples=1': ['--samples=1'],
   '--temperature=0.0': ['--temperature=0'],
   '--judge=none': ['--judge=none'],
@@ -542,3 +539,7 @@ def test_which_flags_a_run_may_change():
     '--seed: 1 then, 2 now',
     '--band: [0.1, 0.9] then, [0.2, 0.9] now',
   ]
+  # Of flags that are gone those are told that had changed the numbers.
+  assert config_lib.differences(old | {'overlap': False}, config) == []
+  (told,) = config_lib.differences(old | {'overlap': True}, config)
+  assert told.startswith('--overlap: True then, and no such flag now')

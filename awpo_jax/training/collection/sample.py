@@ -1,7 +1,6 @@
 """Answers of the policy: rollouts to train on, greedy ones to be evaluated."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -57,10 +56,6 @@ class Collected(NamedTuple):
 Collect: TypeAlias = Callable[
   [Callable[[int], Sampled], stopwatch.Clock], Collected
 ]
-# (parameters, index of a step, clock) -> its batch.
-Rollouts: TypeAlias = Callable[
-  [types.ArrayTree, int, stopwatch.Clock], Collected
-]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +69,7 @@ class RolloutSampler:
     scorer: whose judge may begin while the rest is sampled.
     rules: how episodes are played; None where an answer is one turn.
     programs: compiled.
-    mesh: of what samples.
+    mesh: see `sharding`.
   """
 
   config: config_lib.Config
@@ -120,14 +115,6 @@ class RolloutSampler:
       texts += decoded
     whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     return Sampled(tasks, prompts, samples, whole, texts)
-
-  def in_turn(self, collect: Collect) -> Rollouts:
-    """Each batch is sampled from the parameters that are then trained on it."""
-
-    def rollouts(params, index, clock):
-      return collect(functools.partial(self.rollout, params, index), clock)
-
-    return rollouts
 
   def next_prompts(
     self, index: int, number: int = 0

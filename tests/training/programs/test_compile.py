@@ -84,9 +84,6 @@ def _config(*flags):
   )
 
 
-_APART = ('--overlap', '--mismatch=tis', '--rollout_devices=2')
-
-
 @pytest.mark.parametrize(
   ('flags', 'devices', 'named'),
   [
@@ -101,7 +98,6 @@ _APART = ('--overlap', '--mismatch=tis', '--rollout_devices=2')
       4,
       ['--prompts_per_step=8'],
     ),
-    ([*_APART, '--rollout_micro=2'], 1, []),
     (['--rl_steps=0', '--prompts_per_step=3'], 2, []),
     (['--sft_steps=0', '--sft_batch=3'], 2, []),
   ],
@@ -111,18 +107,6 @@ def test_what_does_not_divide_is_named(flags, devices, named):
   assert len(problems) == len(named)
   for problem, flag in zip(problems, named, strict=True):
     assert problem.startswith(flag) and f'{devices} devices' in problem
-
-
-@pytest.mark.parametrize(
-  ('flag', 'named'),
-  [
-    ('--rollout_devices=3', '3 devices x --rollout_micro=0.'),
-    ('--rollout_micro=4', '2 devices x --rollout_micro=4.'),
-  ],
-)
-def test_what_does_not_divide_over_those_that_only_sample(flag, named):
-  (problem,) = device_checks.check_devices(_config(*_APART, flag), 1)
-  assert problem == f'--prompts_per_step=4 does not divide over {named}'
 
 
 @functools.cache
