@@ -24,6 +24,7 @@ from awpo_jax.training import setup as setup_lib
 from awpo_jax.training.collection import dynamic_sampling, sample
 from awpo_jax.training.collection import score as score_lib
 from awpo_jax.training.programs import compile as compile_lib
+from awpo_jax.training.programs import options
 from awpo_jax.training.update import minibatches, train_step
 
 Step = Callable[
@@ -76,7 +77,9 @@ def make_rl_step(
       where `--kl_coef` is not 0.
   """
   collect = make_collect(sampler, programs)
-  dealer = minibatches.Dealer(sampler.config, sampler.mesh)
+  dealer = minibatches.Dealer(
+    sampler.config, sampler.mesh, options.make_layout(sampler.config)
+  )
   referred = algorithm.has_reference(sampler.config)
 
   def step(state, index):
@@ -113,7 +116,7 @@ def make_sft_step(
   mesh: jax.sharding.Mesh,
 ) -> Step:
   """One update on the next demonstrations."""
-  size = config.sft.sft_batch
+  size, layout = config.sft.sft_batch, options.make_layout(config)
 
   def step(state, index):
     started = time.perf_counter()
@@ -126,7 +129,9 @@ def make_sft_step(
       response_buckets=config.data.response_buckets,
       overlong=config.data.overlong,
     )
-    batch = minibatches.of_demonstrations(prompts, completions, config, mesh)
+    batch = minibatches.of_demonstrations(
+      prompts, completions, config, mesh, layout
+    )
     shape = batch.prompt_tokens.shape[-1], batch.tokens.shape[-1]
     state, metrics = programs.update['sft'][shape](state, batch)
     return state, Report(

@@ -46,6 +46,7 @@ from awpo_jax.training.dry_run import (  # noqa: E402
   memory,  # noqa: E402
 )
 from awpo_jax.training.programs import compile as compile_lib  # noqa: E402
+from awpo_jax.training.programs import options  # noqa: E402
 from awpo_jax.training.update import (  # noqa: E402
   minibatches,  # noqa: E402
   optimizer,  # noqa: E402
@@ -91,7 +92,9 @@ class Bench:
   def __init__(self, config: config_lib.Config) -> None:
     self.config, self.mesh = config, sharding.make_mesh(config.devices)
     self.parts = sharding.parts(self.mesh)
-    self.dealer = minibatches.Dealer(config, self.mesh)
+    self.dealer = minibatches.Dealer(
+      config, self.mesh, options.make_layout(config)
+    )
     # No token ends an answer.
     plan = memory.make_plan(config)
     self.model = plan.decoder.config

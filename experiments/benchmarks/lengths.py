@@ -37,6 +37,7 @@ from awpo_jax.rollout.text import prompts as prompts_lib
 from awpo_jax.training import setup as setup_lib
 from awpo_jax.training.dry_run import flops
 from awpo_jax.training.programs import compile as compile_lib
+from awpo_jax.training.programs import options
 from awpo_jax.training.programs import shapes as shapes_lib
 from experiments.benchmarks import iteration
 
@@ -94,7 +95,9 @@ class Sampler:
         decoder,
         mesh,
         temperature=rl.temperature,
-        refill=refill,
+        sample=options.rollout_sampler(config, mesh)
+        if refill
+        else sampler_lib.sample,
         limited=True,
       )
       .lower(shapes.like(params), *arguments, arguments[1])

@@ -19,11 +19,8 @@ from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import lora
 from awpo_jax.ops import collectives
 from awpo_jax.rollout.environments import registry
-from awpo_jax.rollout.sampling import (
-  continuous_batching as continuous_batching_lib,
-)
 from awpo_jax.rollout.sampling import sampler as sampler_lib
-from awpo_jax.training.programs import from_flags, multi_turn
+from awpo_jax.training.programs import from_flags, multi_turn, options
 from awpo_jax.training.programs import shapes as shapes_lib
 from awpo_jax.training.update import prepare as prepare_lib
 from awpo_jax.training.update import train_step
@@ -58,7 +55,7 @@ class Programs:
     evaluate: prompt length -> greedy sampler, one answer a prompt.
     prepare: (prompt, response length) -> `prepare_rollout`.
     cut: (prompt, response length) -> `sharding.cut` of a prepared batch, where
-      it lies; empty where mini-batches are packed, which the host does.
+      it lies; empty with a layout, of which the host makes mini-batches.
     update: phase -> (prompt, response length) -> `train_step`.
     useful: (prompt, response length) -> `from_flags.make_useful`, of NumPy
       arrays to one; empty with one round of sampling, which asks for none.
@@ -184,7 +181,7 @@ def lower_programs(
         params,
         shapes.sampler(config.rl.rollout_micro or rows, s, samples),
         temperature=config.rl.temperature,
-        refill=config.rl.slots > 0,
+        sample=options.rollout_sampler(config, mesh),
       )
     for s, r in pairs:
       rollout = shapes.rollout(rows, s, samples, r)
@@ -219,11 +216,11 @@ def _lower_useful(
 def _lower_cut(
   config: config_lib.Config, mesh: jax.sharding.Mesh, lower: Callable[..., Any]
 ) -> dict[tuple[Any, ...], Any]:
-  """What cuts prepared batches into mini-batches; none where these are packed.
+  """What cuts prepared batches into mini-batches; none where there is a layout.
 
   Each device cuts what it holds, so that nothing moves.
   """
-  if config.model.pack_tokens:
+  if options.make_layout(config):
     return {}
   shapes, rl = shapes_lib.Shapes(config, mesh), config.rl
   program = jax.jit(
@@ -238,11 +235,20 @@ def _lower_cut(
 
 
 def _lower_sampler(
-  config, decoder, lower, key, mesh, params, arguments, *, refill=False, **bound
+  config,
+  decoder,
+  lower,
+  key,
+  mesh,
+  params,
+  arguments,
+  *,
+  sample=sampler_lib.sample,
+  **bound,
 ) -> dict[Any, Any]:
   """By key the sampler, or by (key, number) the programs of several turns."""
   if config.environment.environment == registry.NONE:
-    sampler = make_sampler(config, decoder, mesh, refill=refill, **bound)
+    sampler = make_sampler(config, decoder, mesh, sample=sample, **bound)
     return {key: lower(sampler, params, *arguments)}
   parts: Iterable[Any] = multi_turn.lower(
     config, decoder, mesh, params, lower, arguments, **bound
@@ -313,23 +319,14 @@ def make_sampler(
   temperature: float,
   stop_ids: tuple[int, ...] = (),
   pad_id: int = 0,
-  refill: bool = False,
+  sample: Callable[..., types.Completions] = sampler_lib.sample,
   limited: bool = False,
 ) -> jax.stages.Wrapped:
   """(params, prompts, sample ids, facts) -> completions, over all devices.
 
-  With `refill` in `--slots` that take one answer after another; where it is
-  `limited` a last argument says how many tokens each answer may have.
+  `sample` takes the arguments of `sampler.sample`; where it is `limited` a last
+  argument says how many tokens each answer may have.
   """
-  sample: Callable[..., types.Completions] = sampler_lib.sample
-  if refill:
-    sample = functools.partial(
-      continuous_batching_lib.sample,
-      slots=config.rl.slots,
-      shared=config.rl.slots_shared,
-      # Under `pmap` each device sees its own part alone.
-      parts=sharding.parts(mesh) if sharding.is_sharded(mesh) else 1,
-    )
 
   def run(params, prompts, sample_ids, facts, limits=None, *, axis_name):
     del axis_name  # Rows of different devices have nothing to say to another.

@@ -14,7 +14,6 @@ from awpo_jax.ops import awpo as awpo_lib
 from awpo_jax.ops import collectives, masked
 from awpo_jax.ops import samples as samples_lib
 from awpo_jax.ops import trust as trust_lib
-from awpo_jax.training.update import packed_forward
 
 LogprobsFn = Callable[
   [types.ArrayTree, types.Batch], tuple[types.Array, types.Array]
@@ -153,12 +152,11 @@ def _scored(params, rollout, reference, scores: Scores) -> types.Batch:
     return scores.logprobs(policy, piece)[0]
 
   def logprobs(policy):
-    if rollout.rows is None:
+    if rollout.layout is None:
       values = _in_pieces(score, policy, batch, scores)
     else:
-      values = packed_forward.gather(
-        functools.partial(score, policy), _packed(batch, rollout.rows, scores)
-      )
+      read = functools.partial(score, policy)
+      values = rollout.layout.gather(read, batch, parts=scores.parts)
     return jnp.where(batch.policy_mask, values, 0.0)
 
   old = scores.old(completions.logprobs, lambda: logprobs(params))
@@ -166,17 +164,6 @@ def _scored(params, rollout, reference, scores: Scores) -> types.Batch:
   if scores.reference:
     frozen = logprobs(lora.join(reference, lora.split(params)[1]))
   return dataclasses.replace(batch, old_logprobs=old, ref_logprobs=frozen)
-
-
-def _packed(
-  batch: types.Batch, rows: types.Rows, scores: Scores
-) -> types.Batch:
-  """The batch as a packed mini-batch, its rows as `packed` has them."""
-  rows = jax.tree.map(
-    lambda x: x.reshape(scores.parts, -1, *x.shape[2:]).swapaxes(0, 1), rows
-  )
-  batch = jax.tree.map(lambda x: x[None], batch)
-  return dataclasses.replace(batch, rows=rows)
 
 
 def _samples(

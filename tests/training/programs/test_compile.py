@@ -17,7 +17,7 @@ from awpo_jax.rollout.sampling import continuous_batching
 from awpo_jax.rollout.sampling import sampler as sampler_lib
 from awpo_jax.training.collection import sample
 from awpo_jax.training.programs import compile as compile_lib
-from awpo_jax.training.programs import from_flags
+from awpo_jax.training.programs import from_flags, options
 from awpo_jax.training.update import objectives, prepare
 from tests.config import test_experiment
 from tests.helpers import decoder_reference, tiny_run
@@ -282,14 +282,15 @@ def test_slots_of_the_flags_draw_the_same():
   with mock.patch.object(
     continuous_batching, 'sample', wraps=continuous_batching.sample
   ) as refilled:
+    config = dataclasses.replace(config, rl=rl)
     program = compile_lib.make_sampler(
-      dataclasses.replace(config, rl=rl),
+      config,
       experiment.decoder,
       tiny_run.mesh(),
       temperature=0.5,
       stop_ids=experiment.codec.stop_ids,
       pad_id=experiment.codec.pad_id,
-      refill=True,
+      sample=options.rollout_sampler(config, tiny_run.mesh()),
     )
     _, got = _run(dict.fromkeys(tiny_run.PROMPT_BUCKETS, program), 2)
   # Of each device, which under `pmap` sees its own part alone.
