@@ -106,8 +106,8 @@ class Rows:
   def completion_logprobs(
     self, params: types.ArrayTree, batch: types.Batch, **numbers: Any
   ) -> tuple[types.Array, types.Array]:
-    """As `objectives.completion_logprobs`, of a packed row."""
-    return _completion_logprobs(params, batch, **numbers)
+    """`completion_logprobs` below."""
+    return completion_logprobs(params, batch, **numbers)
 
 
 def _every(
@@ -168,7 +168,7 @@ def _groups(batch: types.Batch, chosen: types.Array) -> types.Batch:
   return dataclasses.replace(picked, **fields)
 
 
-def _completion_logprobs(
+def completion_logprobs(
   params: types.ArrayTree,
   batch: types.Batch,
   *,
@@ -176,6 +176,7 @@ def _completion_logprobs(
   temperature: float,
   chunk: int,
 ) -> tuple[types.Array, types.Array]:
+  """As `objectives.completion_logprobs`, of a packed row."""
   rows = batch.layout
   assert rows is not None
   parts, blocks, block = rows.tokens.shape

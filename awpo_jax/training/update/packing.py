@@ -13,7 +13,7 @@ the blocks before it that an answer can reach back to, and those of its prompt.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -58,8 +58,9 @@ class Packing:
   def like(self, prompts: int) -> packed_forward.Rows:
     """Shapes of the rows of a part with so many prompts."""
     shapes = row_shapes(prompts, columns=self.columns)
-    return packed_forward.Rows(
-      **{name: jax.ShapeDtypeStruct(x, np.int32) for name, x in shapes.items()}
+    rows: Any = packed_forward.Rows  # Shapes in place of arrays.
+    return rows(
+      **{k: jax.ShapeDtypeStruct(x, np.int32) for k, x in shapes.items()}
     )
 
 
