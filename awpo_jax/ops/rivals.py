@@ -15,10 +15,10 @@ from awpo_jax import types
 from awpo_jax.ops import (
   awpo,
   choices,
+  difficulty,
   estimators,
   group_stats,
   masked,
-  solve_rates,
 )
 from awpo_jax.ops import samples as samples_lib
 
@@ -191,7 +191,7 @@ def sa_mrpo(
   0 and 1 for the reasoning. With sa_gamma 0 it is GDPO.
   """
   low = masked.fill(rewards.outcome_min, samples.comparable)[:, None]
-  span = solve_rates.outcome_span(rewards, samples)[:, None]
+  span = difficulty.outcome_span(rewards, samples)[:, None]
   reached, judged, count = all_sum(
     (
       masked.sum((rewards.outcome - low) / span, samples.valid),

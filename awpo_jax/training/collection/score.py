@@ -195,10 +195,12 @@ def thinking_of(
   completions: types.Completions,
 ) -> np.ndarray | None:
   """Tokens of the chain of thought, where the algorithm asks for them."""
-  if config.shaping.shaper != 'egpo':
+  if not algorithm.needs_thinking(config):
     return None
+  # What a tool returned or the user says comes before each further turn.
+  later = '' if codec.reader is None else codec.reader.opened([('obs', '')])
   return thinking.thinking_mask(
-    codec.tokenizer, completions, codec.opened(tasks)
+    codec.tokenizer, completions, codec.opened(tasks), later
   )
 
 
