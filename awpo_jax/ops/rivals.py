@@ -77,19 +77,18 @@ def gd2po(
 ) -> awpo.Advantages:
   """GDPO's sum without the samples whose A_k disagree (arXiv:2606.16771).
 
-  Without `gd2po_tau` those are dropped in which one A_k is above 0 and the
-  other below; with it those with |sum_k A_k| / (sum_k |A_k| + 1e-8) < tau. What
-  is left is multiplied by the share of its group that was kept, and normed over
+  Those are dropped in which one A_k is above 0 and the other below; with
+  `gd2po_tau` only where, too, |sum_k A_k| / (sum_k |A_k| + 1e-8) < tau. What is
+  left is multiplied by the share of its group that was kept, and normed over
   the batch as if nothing else were there.
   """
   a_out, a_rea = _standardized(rewards, samples, ddof, eps)
   a_rea = mix_weight * a_rea
   total = a_out + a_rea
-  if gd2po_tau is None:
-    agree = a_out * a_rea >= 0
-  else:
+  agree = a_out * a_rea >= 0
+  if gd2po_tau is not None:
     size = jnp.abs(a_out) + jnp.abs(a_rea)
-    agree = jnp.abs(total) / (size + _TINY) >= gd2po_tau
+    agree |= jnp.abs(total) / (size + _TINY) >= gd2po_tau
   kept = samples.valid & agree
   everyone = jnp.maximum(masked.count(samples.valid, axis=1), 1.0)
   share = masked.count(kept, axis=1) / everyone
