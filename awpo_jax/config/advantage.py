@@ -52,7 +52,7 @@ class AdvantageConfig:
     None,
     'Smallest absolute sum of the two standardized rewards, in units of the '
     'sum of their absolute values, with which --advantage=gd2po keeps an '
-    'answer. If it is not set, answers are dropped whose two signs disagree.',
+    'answer whose two signs disagree. If it is not set, none of those is kept.',
     above=0,
     maximum=1,
   )

@@ -184,7 +184,7 @@ def sa_mrpo(
   all_sum: types.AllSum,
   **_,
 ) -> awpo.Advantages:
-  """A = sum_k w_k (1 - s_k)^sa_gamma A_k, then a norm (SA-MRPO, 2026).
+  """A = sum_k w_k (1 - s_k)^sa_gamma A_k, then a norm (arXiv:2608.16072).
 
   s_k, how saturated a reward is, is its mean over the batch between its bounds,
   0 and 1 for the reasoning. With sa_gamma 0 it is GDPO.
