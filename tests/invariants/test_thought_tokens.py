@@ -158,10 +158,6 @@ def test_gradients_of_tokens():
   assert np.abs(outside * want).max() > 1e-3
 
 
-def _first(batch):
-  return tiny_training.minibatches(batch)[1]
-
-
 @functools.cache
 def _prepared():
   return tiny_training.prepared(
@@ -169,8 +165,13 @@ def _prepared():
   ).batch
 
 
+def batch():
+  """The second mini-batch, where more is valid than in the first."""
+  return tiny_training.minibatches(_prepared())[1]
+
+
 @functools.cache
-def _want():
+def plain_update():
   """Gradient and metrics of an update by plain code."""
   advantages, gates = _plain(_rollout(), gate='share')
   plain = _prepared().replace(
@@ -181,7 +182,8 @@ def _want():
     _prepared().clip_radius, plain.clip_radius, rtol=1e-5
   )
   assert np.ptp(plain.clip_radius) > 0.05
-  grads, metrics = row_by_row.rl(tiny_training.params(), _first(plain))
+  plain = tiny_training.minibatches(plain)[1]
+  grads, metrics = row_by_row.rl(tiny_training.params(), plain)
   assert metrics['clip_fraction'] > 0.1
   return grads, metrics
 
@@ -190,14 +192,14 @@ def _want():
   ('devices', 'micro'), [(1, 1), (1, 2), (1, 4), (2, 2), (4, 1), (4, 2)]
 )
 def test_an_update_is_that_of_plain_code_on_every_row(devices, micro):
-  state, batch = tiny_training.initial_state(), _first(_prepared())
+  state = tiny_training.initial_state()
   if devices == 1:
-    state, metrics = tiny_training.update(state, batch, micro=micro)
+    state, metrics = tiny_training.update(state, batch(), micro=micro)
   else:
     # Not the program that other tests share: tokens have advantages here.
     mapped = tiny_training.Mapped(devices, micro)
-    state, metrics = jax.device_get(mapped(mapped.place(state), batch))
-  grads, want = _want()
+    state, metrics = jax.device_get(mapped(mapped.place(state), batch()))
+  grads, want = plain_update()
   tiny_training.assert_close(state.opt_state[0], grads, scale=grads, rtol=1e-4)
   for name in ('surrogate', 'clip_fraction'):
     np.testing.assert_allclose(metrics.sums[name], want[name], rtol=1e-4)
