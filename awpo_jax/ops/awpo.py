@@ -243,6 +243,7 @@ class Advantages:
     outcome_std: f32[P], s_out, after the reward scale.
     mix_std: f32[P], s_mix, after the reward scale.
     outcome_advantages: A_out, shaped like `advantages`; None without it.
+    mix_advantages: A_mix, likewise.
     trust: what the gate was multiplied by; None where it was not.
   """
 
@@ -254,6 +255,7 @@ class Advantages:
   outcome_std: Array | float = 0.0
   mix_std: Array | float = 0.0
   outcome_advantages: Array | None = None
+  mix_advantages: Array | None = None
   trust: trust_lib.Trust | None = None
 
 
@@ -347,6 +349,7 @@ def awpo_advantages(
     outcome_std=s_out,
     mix_std=s_mix,
     outcome_advantages=a_out,
+    mix_advantages=a_mix,
     trust=earned,
   )
 

@@ -93,10 +93,14 @@ def _on_four_devices(make=_rollout, **flags):
     tiny_training.make_prepare(trainer=False, **flags),
     mesh,
     in_axes=(None, 0),
-    out_axes=prepare.Prepared(batch=0, trainer_logprobs=0, metrics=None),
+    out_axes=prepare.Prepared(
+      batch=0, trainer_logprobs=0, metrics=None, groups=0
+    ),
   )
   got = jax.device_get(run(weights, rollout))
-  return got.replace(batch=sharding.merge(got.batch))
+  return got.replace(
+    batch=sharding.merge(got.batch), groups=sharding.merge(got.groups)
+  )
 
 
 @pytest.mark.parametrize('devices', [1, 4])
