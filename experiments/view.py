@@ -6,13 +6,18 @@ The file opens from disk and loads nothing. Several --run, or --runs with the
 --output_dir of ablate.py, are shown side by side.
 """
 
+import logging
+import os
 import pathlib
 import sys
 import time
 
-from absl import app, flags
+# It announces at every import that torch is missing, which is as it should be.
+os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
-from awpo_jax.analysis.page import reading, writing
+from absl import app, flags  # noqa: E402
+
+from awpo_jax.analysis.page import reading, writing  # noqa: E402
 
 _RUN = flags.DEFINE_multi_string(
   'run', [], 'Folder of a run. It may be given several times.'
@@ -36,6 +41,8 @@ _MEGABYTES = flags.DEFINE_float(
 
 
 def main(arguments: list[str]) -> None:
+  for name in ('absl', 'jax'):
+    logging.getLogger(name).setLevel(logging.WARNING)
   started = time.perf_counter()
   try:
     if len(arguments) > 1:
