@@ -23,7 +23,9 @@ _RUN = flags.DEFINE_multi_string(
   'run', [], 'Folder of a run. It may be given several times.'
 )
 _RUNS = flags.DEFINE_string(
-  'runs', '', 'Folder of a grid of ablate.py, all runs of whose cells are shown.'
+  'runs',
+  '',
+  'Folder of a grid of ablate.py, all runs of whose cells are shown.',
 )
 _OUTPUT = flags.DEFINE_string(
   'output', '', 'The file. Empty: run.html in the folder that is named first.'

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 NAMES = ('chromium', 'chromium-browser', 'google-chrome')
-_SECONDS = 60.0
+_SECONDS = 30.0
 
 
 def found() -> str | None:
@@ -44,21 +44,23 @@ class Page:
 
   def open(self, path: pathlib.Path, fragment: str = '') -> None:
     """Loads a file, and waits until its script has run."""
+    # Else another fragment of the same file would not load it anew.
+    self._send('Page.navigate', url='about:blank')
     self._send('Page.navigate', url=path.absolute().as_uri() + fragment)
-    self.wait("document.readyState === 'complete' && location.protocol[0] == 'f'")
+    self.wait(
+      "document.readyState === 'complete' && location.protocol[0] == 'f'"
+    )
 
   def run(self, script: str) -> Any:
     """The value of a JavaScript expression."""
-    got = self._send(
-      'Runtime.evaluate', expression=script, returnByValue=True
-    )
+    got = self._send('Runtime.evaluate', expression=script, returnByValue=True)
     assert 'exceptionDetails' not in got, (script, got)
     return got['result'].get('value')
 
   def wait(self, condition: str) -> None:
     """Until an expression is true."""
     until = time.monotonic() + _SECONDS
-    while not self.run(condition):
+    while not self.run(f'!!({condition})'):
       assert time.monotonic() < until, f'never true: {condition}'
       time.sleep(0.02)
 
@@ -123,13 +125,13 @@ def opened(profile: pathlib.Path) -> Iterator[Page]:
   assert program
   to_read, to_write = os.pipe(), os.pipe()
 
-  def place() -> None:  # Chromium reads descriptor 3, and writes 4.
-    first, second = os.dup(to_read[0]), os.dup(to_write[1])
-    os.dup2(first, 3)
-    os.dup2(second, 4)
-
   process = subprocess.Popen(
     [
+      # Chromium reads descriptor 3, and writes 4.
+      'bash',
+      '-c',
+      f'exec "$@" 3<&{to_read[0]} 4>&{to_write[1]}',
+      'bash',
       program,
       '--headless=new',
       '--no-sandbox',
@@ -140,8 +142,7 @@ def opened(profile: pathlib.Path) -> Iterator[Page]:
       '--remote-debugging-pipe',
       f'--user-data-dir={profile}',
     ],
-    preexec_fn=place,
-    close_fds=False,
+    pass_fds=(to_read[0], to_write[1]),
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
   )

@@ -91,9 +91,7 @@ def test_transcripts_hold_the_advantages_that_awpo_makes_of_their_rewards():
       np.testing.assert_allclose(got, wanted, atol=1e-5)
       made.append(wanted)
     gate = first['gate']
-    np.testing.assert_allclose(
-      gate, s_mix / (s_out + s_mix + 1e-6), atol=1e-5
-    )
+    np.testing.assert_allclose(gate, s_mix / (s_out + s_mix + 1e-6), atol=1e-5)
     wanted = first['difficulty'] * ((1 - gate) * made[0] + gate * made[1])
     got = [first['advantage'], second['advantage']]
     np.testing.assert_allclose(got, wanted, atol=1e-5)

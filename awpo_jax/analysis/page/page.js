@@ -219,7 +219,7 @@ function showSample(box, group, sample, index, tone) {
   for (const [name, key] of [['A_out', 'outcome_advantage'],
     ['A_mix', 'mix_advantage'], ['advantage', 'advantage']])
     if (isNumber(sample[key])) add(name, number(sample[key]));
-  if (tone && sample.tokens) showTokens(box, sample.tokens, tone);
+  if (tone && sample.tokens) showTokens(box, group, sample.tokens, tone);
   else if (sample.turns) sample.turns.forEach((turn, i) => {
     element('h3', box, `turn ${i + 1}`);
     showAnswer(box, turn.text ?? '');
@@ -254,16 +254,18 @@ function toneChoice(main, here, group) {
       + 'updates clipped is not kept');
 }
 
-function showTokens(box, tokens, tone) {
+function showTokens(box, group, tokens, tone) {
   const values = tokens[tone];
   if (!values) {
     element('p', box, `The archive has no ${tone}: with --old_logprobs=sampler `
       + 'the trainer computes none of its own.', 'note');
     return;
   }
-  const largest = Math.max(1e-9, ...values.map(x => Math.abs(x ?? 0)));
+  // One scale for the group: its samples can be compared.
+  const largest = group.samples.flatMap(s => s.tokens?.[tone] ?? [])
+    .reduce((a, b) => Math.max(a, Math.abs(b ?? 0)), 1e-9);
   if (tone === 'advantage' || tone === 'entropy' || tone === 'log_ratio')
-    element('p', box, `up to ${number(largest)} in size; grey: masked`);
+    element('p', box, `blue above 0, red below, up to ${number(largest)} in size; grey: masked`);
   const pre = element('pre', box, undefined, 'tokens');
   tokens.pieces.forEach((piece, i) => {
     const made = element('span', pre, undefined, 'token');

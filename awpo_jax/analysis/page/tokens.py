@@ -1,4 +1,4 @@
-"""The tokens of archived rollouts, and what the run's algorithm made of them."""
+"""The tokens of archived rollouts, and what the algorithm made of them."""
 
 import dataclasses
 import pathlib

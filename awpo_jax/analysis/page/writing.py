@@ -105,7 +105,7 @@ def _steps(
     last = _block(run, number, chosen[-1], limit)
     if len(last) <= room or limit == _TEXT_LIMITS[-1]:
       break
-  kept, used = _fill(run, number, chosen, room, limit)
+  kept = _fill(run, number, chosen, room, limit)
   notes = []
   if len(kept) < len(every):
     notes.append(
@@ -114,13 +114,12 @@ def _steps(
     )
   if limit < _TEXT_LIMITS[0]:
     notes.append(f'{run.name}: texts are cut to {limit:,} characters.')
-  del used
   return kept, notes
 
 
 def _fill(
   run: reading.Run, number: int, chosen: Sequence[int], room: int, limit: int
-) -> tuple[list[tuple[int, bytes]], int]:
+) -> list[tuple[int, bytes]]:
   """Steps from coarse to fine until the next one does not fit."""
   kept: dict[int, bytes] = {}
   used = 0
@@ -130,7 +129,7 @@ def _fill(
       break
     kept[step] = block
     used += len(block)
-  return sorted(kept.items()), used
+  return sorted(kept.items())
 
 
 def _coarse_to_fine(steps: Sequence[int]) -> Iterator[int]:

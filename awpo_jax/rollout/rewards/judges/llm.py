@@ -148,9 +148,7 @@ class LlmJudge:
     """Which of them the endpoint has refused for their own text."""
     return [self._request_key(x) in self._refused for x in requests]
 
-  def reasons(
-    self, requests: Sequence[types.JudgeRequest]
-  ) -> list[str | None]:
+  def reasons(self, requests: Sequence[types.JudgeRequest]) -> list[str | None]:
     """What was said with each score; of several replies all of it."""
 
     async def look() -> list[str | None]:
