@@ -91,7 +91,7 @@ class Tokens:
     pieces = self._pieces(completions.tokens[at][mask])
     own = completions.policy_mask[at][mask]
 
-    def numbers(values: np.ndarray) -> list[float | None]:
+    def numbers(values: types.Array) -> list[float | None]:
       return [
         float(f'{x:.3g}') if chosen and np.isfinite(x) else None
         for x, chosen in zip(values[mask], own, strict=True)
@@ -129,11 +129,11 @@ class Tokens:
       'tokens': told,
     }
 
-  def _pieces(self, ids: np.ndarray) -> list[str]:
+  def _pieces(self, ids: types.Array) -> list[str]:
     """The text of each token; a letter cut in two is U+FFFD in both."""
     if self.tokenizer is None:
       return [f'[{x}]' for x in ids]
-    return [self.tokenizer.decode([int(x)]) for x in ids]
+    return [str(self.tokenizer.decode([int(x)])) for x in ids]
 
 
 def read(folder: pathlib.Path) -> Tokens | None:
@@ -175,16 +175,17 @@ def _numbers(
     completions.entropy,
     all_sum=lambda tree: tree,
   )
-  final, radius = np.asarray(final), float(radius)
+  final = np.asarray(final)
   sign = final if final.ndim == 3 else final[..., None]
   ratio = np.exp(old - completions.logprobs)
-  high = 1 + radius * config.loss.clip_high_factor
+  low = 1 - float(radius)
+  high = 1 + float(radius) * config.loss.clip_high_factor
   found: dict[str, Any] = {
     'gate': np.broadcast_to(made.gate, made.counted.shape),
     'difficulty': np.broadcast_to(made.difficulty, made.counted.shape),
     'solve_rate': made.solve_rate,
     'trained': trained,
-    'clipped': np.where(sign > 0, ratio > high, ratio < 1 - radius)
+    'clipped': np.where(sign > 0, ratio > high, ratio < low)
     & (sign != 0)
     & completions.policy_mask,
   }
@@ -200,14 +201,14 @@ def _numbers(
   return jax.tree.map(np.asarray, found)
 
 
-def _per_sample(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _per_sample(values: np.ndarray, mask: types.Array) -> np.ndarray:
   """Of values per token their mean over the policy's."""
   if values.ndim == 2:
     return values
   return (values * mask).sum(-1) / np.maximum(mask.sum(-1), 1)
 
 
-def _had(values: np.ndarray, valid: np.ndarray, at) -> float | None:
+def _had(values: types.Array, valid: types.Array, at) -> float | None:
   return float(values[at]) if valid[at] else None
 
 

@@ -134,7 +134,7 @@ def _fill(
 
 def _coarse_to_fine(steps: Sequence[int]) -> Iterator[int]:
   """The last, the first, the middle, the middles of the halves, ..."""
-  seen = set()
+  seen: set[int] = set()
   parts = 1
   while len(seen) < len(steps):
     for part in range(parts, -1, -1):

@@ -363,7 +363,8 @@ def make_preparer(
   With a KL term a third argument is what the reference does not share with the
   parameters.
   """
-  split: dict[str, Any] = {'batch': 0, 'trainer_logprobs': 0, 'groups': 0}
+  axes: dict[str, Any] = {'batch': 0, 'trainer_logprobs': 0, 'groups': 0}
+  axes['metrics'] = None
   referred = algorithm.has_reference(config)
   return device_map.mapped(
     from_flags.bound_prepare(
@@ -374,7 +375,7 @@ def make_preparer(
     ),
     mesh,
     in_axes=(None, 0, None) if referred else (None, 0),
-    out_axes=prepare_lib.Prepared(**split, metrics=None),
+    out_axes=prepare_lib.Prepared(**axes),
   )
 
 

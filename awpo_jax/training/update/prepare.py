@@ -224,7 +224,7 @@ def _groups(
   batch: types.Batch, made: awpo_lib.Advantages, policy: types.Array
 ) -> dict[str, types.Array]:
   """What of each group is told beside its answers."""
-  told = {
+  told: dict[str, types.Array] = {
     name: jnp.broadcast_to(number, made.counted.shape)
     for name, number in {
       'gate': made.gate,
