@@ -65,6 +65,26 @@ def test_worked_groups(clip, radius):
   np.testing.assert_allclose(batch.clip_radius, radius, atol=1e-6)
 
 
+def test_what_is_told_of_a_group():
+  told = tiny_training.prepared(_six_groups(), trainer=False).groups
+  outcome = np.float64([4, 1, -3, 4])
+  mixed = outcome + [0.8, 0.6, 0.1, 0.4]
+  for name, rewards in (
+    ('outcome_advantage', outcome),
+    ('mix_advantage', mixed),
+  ):
+    wanted = (rewards - rewards.mean()) / rewards.std(ddof=1)
+    np.testing.assert_allclose(told[name][0], wanted, atol=2e-5)
+  np.testing.assert_allclose(
+    told['gate'][:6],
+    [0.516861, 0.999997, 0, 0.575192, 0, 0.524143],
+    atol=1e-5,
+  )
+  np.testing.assert_allclose(
+    told['advantage'][0], [1.163553, -0.191194, -2.048509, 1.076150], atol=2e-6
+  )
+
+
 def _plain(rollout):
   """Advantages, gates and whether they count, one group at a time."""
   r = rollout.rewards
