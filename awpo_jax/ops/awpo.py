@@ -207,6 +207,7 @@ class Advantages:
     mix_std: f32[P], s_mix, after the reward scale.
     outcome_advantages: A_out, shaped like `advantages`, or f32[P, G] where
       those differ between tokens by the thought alone; None without it.
+    mix_advantages: A_mix, likewise.
     trust: what the gate was multiplied by; None where it was not.
   """
 
@@ -218,6 +219,7 @@ class Advantages:
   outcome_std: Array | float = 0.0
   mix_std: Array | float = 0.0
   outcome_advantages: Array | None = None
+  mix_advantages: Array | None = None
   trust: trust_lib.Trust | None = None
 
 
@@ -335,6 +337,7 @@ def awpo_advantages(
     outcome_std=s_out,
     mix_std=s_mix,
     outcome_advantages=standardize(r_out),
+    mix_advantages=standardize(gated, std_floor=mix_std_floor),
     trust=earned,
   )
 
