@@ -80,21 +80,17 @@ class Answerer:
     self.compile_seconds = 0.0
 
   def answer(
-    self,
-    encoded: Sequence[np.ndarray],
-    sample_ids: np.ndarray,
-    opened: Sequence[str] | None = None,
+    self, encoded: Sequence[np.ndarray], sample_ids: np.ndarray
   ) -> list[list[tuple[str, int]]]:
     """Answers P prompts, `batch` of them at most.
 
     Args:
       encoded: P times i32[S].
       sample_ids: i32[P, G].
-      opened: P texts, what each prompt holds of its answers, of
-        `templates.opened`; None: what the chat template opens by itself.
 
     Returns:
-      The text and the number of tokens of each answer, [P][G].
+      The text and the number of tokens of each answer, [P][G], without what
+      the prompts hold of it.
     """
     rows = len(encoded)
     # Filled up with the first prompt: one shape, one program.
@@ -114,10 +110,8 @@ class Answerer:
     )
     completions = self._program(inputs)(*inputs)
     completions = sharding.merge(sharding.fetch_split(completions))
-    if opened is not None:
-      opened = [*opened, *(opened[i] for i in fill)]
     texts = prompts_lib.decode_completions(
-      self._tokenizer, completions, self._stop_ids, opened
+      self._tokenizer, completions, self._stop_ids, [''] * self._batch
     )
     lengths = completions.policy_mask.sum(axis=-1)
     return [

@@ -318,7 +318,7 @@ def _model(policy: policies.Policy, style, config) -> _Policy:
     )
 
   def generate(encoded, ids) -> list[list[answer_rows.Reply]]:
-    sampled = answerer.answer(encoded, ids, [''] * len(encoded))
+    sampled = answerer.answer(encoded, ids)
     return [[answer_rows.Reply(*reply) for reply in group] for group in sampled]
 
   return _Policy(

@@ -58,7 +58,9 @@ def test_greedy_answers_are_those_of_one_prompt_alone(policy):
     )
     stop_ids = policy.stop_ids
     assert length == len(tokens)
-    assert text == tokenizers.decode_answer(policy.tokenizer, tokens, stop_ids)
+    assert text == tokenizers.decode_answer(
+      policy.tokenizer, tokens, stop_ids, ''
+    )
 
 
 def test_draws_hang_on_their_ids_alone(policy):

@@ -170,7 +170,7 @@ def stream(
   tokenizer: tokenizers.Tokenizer,
   grown: Iterable[Snapshot],
   stop_ids: Sequence[int],
-  opened: str | None = None,
+  opened: str,
 ) -> Iterator[tuple[int, str]]:
   """Text as it grows, one sample after the other.
 
@@ -181,16 +181,13 @@ def stream(
     tokenizer: of the model.
     grown: of `snapshots`.
     stop_ids: left out where one ends an answer.
-    opened: what the prompt holds of the answers, of `templates.opened`; None:
-      what the chat template opens by itself.
+    opened: what the prompt holds of the answers, of `templates.opened`.
 
   Yields:
     Sample and new text, the sample at least once. The texts of a sample,
     joined, are `tokenizers.decode_answer` of its tokens.
   """
   current, written = 0, 0
-  if opened is None:
-    opened = templates.opened(tokenizer)
   for snapshot in grown:
     while current < len(snapshot):
       tokens, done = snapshot[current]

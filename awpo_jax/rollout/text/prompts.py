@@ -215,18 +215,15 @@ def _conversation(
 
 
 def encode_response(
-  tokenizer: tokenizers.Tokenizer, response: str, opened: str | None = None
+  tokenizer: tokenizers.Tokenizer, response: str, opened: str
 ) -> np.ndarray:
   """i32[S] tokens of an answer behind its prompt, without the stop token.
 
   Args:
     tokenizer: encodes it.
     response: the whole answer.
-    opened: what its prompt holds of it already, of `templates.opened`; None:
-      what the chat template opens by itself.
+    opened: what its prompt holds of it already, of `templates.opened`.
   """
-  if opened is None:
-    opened = templates.opened(tokenizer)
   text = templates.continued(opened, response)
   return np.asarray(tokenizer.encode(text, add_special_tokens=False), np.int32)
 
@@ -294,7 +291,7 @@ def decode_completions(
   tokenizer: tokenizers.Tokenizer,
   completions: types.Completions,
   stop_ids: Sequence[int],
-  opened: Sequence[str] | None = None,
+  opened: Sequence[str],
 ) -> list[list[str]]:
   """Answers [P][G] of the tokens the policy chose.
 
@@ -302,12 +299,10 @@ def decode_completions(
     tokenizer: decodes them.
     completions: [P, G, Sc].
     stop_ids: tokens that end an answer.
-    opened: P texts, what each prompt holds of its answers; None: what the chat
-      template opens by itself. See `tokenizers.decode_answer`.
+    opened: P texts, what each prompt holds of its answers; see
+      `tokenizers.decode_answer`.
   """
   tokens, chosen = jax.device_get((completions.tokens, completions.policy_mask))
-  if opened is None:
-    opened = [templates.opened(tokenizer)] * len(tokens)
   return [
     [
       tokenizers.decode_answer(tokenizer, row[mask], stop_ids, start)

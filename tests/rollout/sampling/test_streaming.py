@@ -162,7 +162,7 @@ def byte_tokens(tokenizer, data):
 
 
 def pieces(tokenizer, *rows, stop_ids=()):
-  return list(streaming.stream(tokenizer, token_steps(*rows), stop_ids))
+  return list(streaming.stream(tokenizer, token_steps(*rows), stop_ids, ''))
 
 
 def test_characters_are_written_whole(tokenizer):
