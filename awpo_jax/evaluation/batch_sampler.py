@@ -1,6 +1,5 @@
 """Answers to batches of encoded prompts: the sampler, jitted once a shape."""
 
-import functools
 import time
 from collections.abc import Sequence
 
@@ -57,20 +56,16 @@ class Answerer:
     self._stop_ids, self._buckets, self._batch = stop_ids, buckets, batch
     self._pad_id = tokenizers.pad_token_id(tokenizer, stop_ids)
     self._facts = sampler.facts(seed, 'generate', 1)
-    sample = functools.partial(
-      sampler.sample,
-      decoder=decoder,
-      max_tokens=max_tokens,
-      stop_ids=stop_ids,
-      pad_id=self._pad_id,
-      temperature=temperature,
+    decoding = sampler.Decoding(
+      decoder, max_tokens, stop_ids, self._pad_id, temperature
     )
     self._mesh = _mesh(batch)
     self.devices = self._mesh.size
 
     def run(params, prompts, ids, facts, *, axis_name):
       del axis_name  # Rows of different devices have nothing to say to another.
-      return sample(params, prompts, ids, sampler.fact_key(facts))
+      key = sampler.fact_key(facts)
+      return sampler.sample(params, prompts, ids, key, decoding)
 
     self._sample = device_map.mapped(
       run, self._mesh, in_axes=(None, 0, 0, None), out_axes=0

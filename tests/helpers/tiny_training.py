@@ -215,10 +215,7 @@ def _sampler():
       prompts,
       sample_ids,
       sampler.fact_key(facts),
-      decoder=DECODER,
-      max_tokens=RESPONSE,
-      stop_ids=(1,),
-      pad_id=0,
+      sampler.Decoding(DECODER, RESPONSE, stop_ids=(1,), pad_id=0),
     )
 
   return jit(run)

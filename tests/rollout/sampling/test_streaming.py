@@ -41,11 +41,9 @@ def sampled(temperature):
   got = jax.jit(
     functools.partial(
       sampler.sample,
-      decoder=decoder,
-      max_tokens=12,
-      stop_ids=cases.STOP_IDS,
-      pad_id=cases.PAD_ID,
-      temperature=temperature,
+      decoding=sampler.Decoding(
+        decoder, 12, cases.STOP_IDS, cases.PAD_ID, temperature
+      ),
     )
   )(
     params,
