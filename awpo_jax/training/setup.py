@@ -14,7 +14,7 @@ import numpy as np
 from awpo_jax import types
 from awpo_jax.checkpointing import model_files
 from awpo_jax.config import experiment as config_lib
-from awpo_jax.evaluation import eval_sets
+from awpo_jax.evaluation import benchmarks
 from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import induction_init
@@ -118,7 +118,7 @@ def _load(
     data=data.data or None,
     skipped=skipped,
   )
-  loaded, eval_rewards = eval_sets.with_benchmarks(config, loaded, skipped)
+  loaded, eval_rewards = benchmarks.with_benchmarks(config, loaded, skipped)
   if skipped:
     print(f'{len(skipped)} bad rows left out, the first: {skipped[0]}')
   _check_sizes(config, loaded)
