@@ -5,7 +5,7 @@ import pytest
 
 from awpo_jax import types
 from awpo_jax.config import experiment as config_lib
-from awpo_jax.ops import selection
+from awpo_jax.ops import advantages
 from awpo_jax.rollout.environments import episodes
 from awpo_jax.rollout.text import demonstrations
 from awpo_jax.training import setup as setup_lib
@@ -106,7 +106,7 @@ def test_overlong_shaping_of_dapo_takes_nothing_from_gold(
   )
 
   def lost(buffer):
-    return selection.length_penalty(
+    return advantages.overlong_penalty(
       lengths,
       max_length=config.data.response_buckets[-1],
       buffer=buffer,
