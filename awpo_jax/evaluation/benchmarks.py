@@ -97,8 +97,7 @@ def _bfcl_item(row: rows_lib.Row, style: chat_template.Style) -> items_lib.Item:
     talk: Any = prompts.talk(row)
     decode: Callable[[str], Any] = call_parsing.decode_template
   else:
-    where = 'template' if style.prompt_style == 'rlla_template' else 'rlla'
-    talk = items_lib.task_talk(task, chat_template.Style(where))
+    talk = items_lib.task_talk(task, style.prompt_style)
     decode = call_parsing.decode_rlla
   return items_lib.Item(
     row_id=row.row_id,
@@ -129,7 +128,7 @@ def load_api_bank(source: Source) -> list[items_lib.Item]:
       row_id=row.row_id,
       category=row.level,
       task=task,
-      talk=items_lib.task_talk(task, chat_template.DEFAULT_STYLE),
+      talk=items_lib.task_talk(task),
       score=functools.partial(_score_api_bank, row.answer),
       gold=(task.ground_truth,),
       expected=row.answer._asdict(),
@@ -169,7 +168,7 @@ def _mmlu_pro_item(row: mmlu_pro_rows.Row, prompt: str) -> items_lib.Item:
     row_id=row.row_id,
     category=row.category,
     task=task,
-    talk=items_lib.task_talk(task, chat_template.DEFAULT_STYLE),
+    talk=items_lib.task_talk(task),
     score=functools.partial(_score_mmlu_pro, row),
     gold=(gold,),
     expected=row.answer,

@@ -191,22 +191,28 @@ def opened(
   return templates.opened(tokenizer, messages, **options)
 
 
-def _conversation(
-  task: types.Task, style: chat_template.Style
-) -> tuple[list[chat_template.Message], dict[str, Any]]:
-  """Messages, and what else the template is given."""
-  system, tools = task.system, None
+def conversation(
+  task: types.Task, prompt_style: str
+) -> tuple[list[chat_template.Message], list[dict[str, Any]]]:
+  """A task's messages, and the tools that the chat template is given."""
+  system, tools = task.system, list[dict[str, Any]]()
   # A text may list tools that the task does not know: it stays as it is.
-  if style.prompt_style == 'template' and task.tools:
-    system, tools = (
-      without_tools(system),
-      chat_template.tool_schemas(task.tools),
-    )
+  if prompt_style == 'template' and task.tools:
+    system = without_tools(system)
+    tools = chat_template.tool_schemas(task.tools)
   messages: list[chat_template.Message] = [
     {'role': 'user', 'content': task.user}
   ]
   if system:
     messages.insert(0, {'role': 'system', 'content': system})
+  return messages, tools
+
+
+def _conversation(
+  task: types.Task, style: chat_template.Style
+) -> tuple[list[chat_template.Message], dict[str, Any]]:
+  """Messages, and what else the template is given."""
+  messages, tools = conversation(task, style.prompt_style)
   return messages, {
     'tools': tools,
     'enable_thinking': style.enable_thinking,
