@@ -173,11 +173,7 @@ def answers(
     policy.tokenizer,
     style._replace(prompt_style='template' if talk.tools else 'rlla'),
   )
-  options: dict[str, Any] = {
-    'tools': talk.tools,
-    'enable_thinking': style.enable_thinking,
-    'date': style.date,
-  }
+  options: dict[str, Any] = {'tools': talk.tools, **style.options()}
   prompt = chat_template.encode(policy.tokenizer, talk.messages, **options)
   opened = templates.opened(policy.tokenizer, talk.messages, **options)
   streaming.check_settings(settings, len(prompt), policy.config.max_positions)

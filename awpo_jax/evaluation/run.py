@@ -308,11 +308,7 @@ def _model(policy: policies.Policy, style, config) -> _Policy:
 
   def prompted(function, talk: conversations.Conversation):
     return function(
-      policy.tokenizer,
-      talk.messages,
-      tools=talk.tools,
-      enable_thinking=style.enable_thinking,
-      date=style.date,
+      policy.tokenizer, talk.messages, tools=talk.tools, **style.options()
     )
 
   def generate(encoded, ids) -> list[list[answers_lib.Reply]]:

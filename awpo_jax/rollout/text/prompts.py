@@ -213,11 +213,7 @@ def _conversation(
 ) -> tuple[list[chat_template.Message], dict[str, Any]]:
   """Messages, and what else the template is given."""
   messages, tools = conversation(task, style.prompt_style)
-  return messages, {
-    'tools': tools,
-    'enable_thinking': style.enable_thinking,
-    'date': style.date,
-  }
+  return messages, {'tools': tools, **style.options()}
 
 
 def encode_response(
