@@ -181,7 +181,6 @@ class Book:
     evaluated: Mapping[str, Any] | None = None,
   ) -> None:
     """Saves the state after a step, with what it was evaluated to."""
-    best = self._config.run.best_metric
     metrics = {
       k: v
       for k, v in (evaluated or {}).items()
@@ -194,8 +193,7 @@ class Book:
       state,
       position={'phase': phase, 'elapsed': self.elapsed},
       flags=config_lib.to_json(self._config),
-      # It may not be had this once: no judge answered, or it is infinite.
-      metrics=metrics if not best or best in metrics else None,
+      metrics=metrics,
     )
     self.last_saved = step
 

@@ -1,6 +1,7 @@
 """The judge that flags name, and how a run asks it."""
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Iterator
 
@@ -47,26 +48,13 @@ def make_judge(
   # Its client takes half a second to import, which most runs need not wait for.
   from awpo_jax.rollout.rewards.judges import llm
 
-  settings = llm.Settings(
-    url=flags.judge_url,
-    model=flags.judge_model,
-    template=llm_prompt.read_template(flags.judge_prompt),
-    scale=flags.judge_scale,
-    samples=flags.judge_samples,
-    temperature=flags.judge_temperature,
-    reply_tokens=flags.judge_reply_tokens,
-    token_limit_name=flags.judge_token_limit_name,
-    omit=flags.judge_omit,
-    concurrency=flags.judge_concurrency,
-    timeout=flags.judge_timeout,
-    retries=flags.judge_retries,
-    backoff=flags.judge_backoff,
-    patience=flags.judge_patience,
-    max_calls=flags.judge_max_calls,
-    max_tokens=flags.judge_max_tokens,
-    cache=flags.judge_cache,
-    run=run,
-  )
+  given = {
+    field.name: getattr(flags, f'judge_{field.name}')
+    for field in dataclasses.fields(llm.Settings)
+    if field.name not in ('template', 'run')
+  }
+  template = llm_prompt.read_template(flags.judge_prompt)
+  settings = llm.Settings(**given, template=template, run=run)
   return llm.LlmJudge(settings, os.environ.get(llm.KEY_VARIABLE))
 
 

@@ -31,15 +31,13 @@ from awpo_jax.config import experiment as config_lib
 from awpo_jax.config import flags as flags_lib
 from awpo_jax.distributed import device_checks, sharding
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.rollout.sampling import continuous_batching
 from awpo_jax.rollout.sampling import sampler as sampler_lib
 from awpo_jax.rollout.text import prompts as prompts_lib
 from awpo_jax.training import setup as setup_lib
-from awpo_jax.training.dry_run import flops
 from awpo_jax.training.programs import compile as compile_lib
 from awpo_jax.training.programs import options
 from awpo_jax.training.programs import shapes as shapes_lib
-from experiments.benchmarks import iteration
+from experiments.benchmarks import counts, iteration
 
 
 def lengths_of(
@@ -128,7 +126,7 @@ class Sampler:
       return int(by_device.max(axis=(1, 2, 3)).sum())
     rl = self._rl
     return max(
-      continuous_batching.steps(x, slots=rl.slots, shared=rl.slots_shared)
+      counts.steps_in_slots(x, slots=rl.slots, shared=rl.slots_shared)
       for x in by_device[0]
     )
 
@@ -178,7 +176,7 @@ def measure(config: config_lib.Config, repeats: int) -> dict[str, Any]:
     'matmul_gflops': peak / 1e9,
   }
   for kind, limits in limits_of.items():
-    work = flops.forward(
+    work = counts.forward(
       decoder.config,
       prompts=rl.prompts_per_step,
       samples=rl.samples,

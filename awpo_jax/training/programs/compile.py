@@ -114,23 +114,12 @@ def compile_programs(
       pad_id=pad_id,
       evaluation=evaluation,
     )
+    useful = cut = {}
     if 'rl' in optimizers:
-      started |= _lower_useful(config, mesh, lower)
-      started |= _lower_cut(config, mesh, lower)
-    compiled = {key: program.result() for key, program in started.items()}
-  return Programs(
-    sample=_samplers(compiled, 'sample'),
-    evaluate=_samplers(compiled, 'evaluate'),
-    prepare=_under(compiled, 'prepare'),
-    cut=_under(compiled, 'cut'),
-    update={phase: _under(compiled, 'update', phase) for phase in optimizers},
-    useful={
-      shape: functools.partial(_on_one_device, program)
-      for shape, program in _under(compiled, 'useful').items()
-    },
-    init=_under(compiled, 'init'),
-    reference=compiled.get(('reference',)),
-  )
+      useful = _lower_useful(config, mesh, lower)
+      cut = _lower_cut(config, mesh, lower)
+    started = dataclasses.replace(started, useful=useful, cut=cut)
+    return jax.tree.map(lambda program: program.result(), started)
 
 
 def _lower(program: Any, *arguments: Any) -> jax.stages.Lowered:

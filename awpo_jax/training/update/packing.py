@@ -127,24 +127,6 @@ def pack(
   )
 
 
-def tokens_and_columns(batch: types.Batch) -> tuple[int, int]:
-  """Tokens of a mini-batch, and columns that are computed for them.
-
-  Args:
-    batch: of `minibatches.cut`, [parts, M, P, ...], packed or not.
-  """
-  tokens = int(batch.prompt_mask.sum() + batch.mask.sum())
-  padded = batch.prompt_mask.size + batch.mask.size
-  rows = batch.layout
-  if rows is None:
-    return tokens, padded
-  assert rows.alone is not None
-  # What does not fit into a row is padded, as without packing.
-  alone = int((rows.alone >= 0).sum()) * padded // batch.clip_radius.size
-  filled = int((rows.groups >= 0).any(axis=-1).sum())
-  return tokens, alone + filled * rows.targets.shape[-1]
-
-
 def _sizes(batch: types.Batch | _Groups, block: int) -> np.ndarray:
   """Columns [..., P] that groups take."""
   tokens = np.sum(batch.prompt_mask, -1) + np.sum(batch.mask, (-1, -2))

@@ -10,6 +10,7 @@ from awpo_jax.config import experiment as config_lib
 from awpo_jax.distributed import sharding
 from awpo_jax.training.programs import options
 from awpo_jax.training.update import minibatches, packed_forward, packing
+from experiments.benchmarks import counts
 from tests.helpers import row_by_row, tiny_training
 
 
@@ -126,13 +127,13 @@ def test_what_is_computed_is_counted():
   plain = _cut(2)
   tokens = int(plain.mask.sum() + plain.prompt_mask.sum())
   # 8 prompts of 7 columns with 4 answers of 6.
-  assert packing.tokens_and_columns(plain) == (tokens, 8 * (7 + 4 * 6))
+  assert counts.tokens_and_columns(plain) == (tokens, 8 * (7 + 4 * 6))
   packed = packing.pack(plain, columns=20, block=4)
   filled = sum(x.any() for x in packed.layout.segments.reshape(8, -1))
   alone = (packed.layout.alone >= 0).sum()
   assert 0 < alone < 8
   columns = 20 * filled + 31 * alone
-  assert packing.tokens_and_columns(packed) == (tokens, columns)
+  assert counts.tokens_and_columns(packed) == (tokens, columns)
   assert tokens <= columns
 
 

@@ -42,24 +42,10 @@ _T = TypeVar('_T')
 class Settings:
   """What is asked of whom, how often, how patiently.
 
+  The fields are the flags `--judge_<name>`, but for these.
+
   Attributes:
-    url: base of the endpoint, `http://localhost:8000/v1`, say.
-    model: its name there.
     template: of `llm_prompt.read_template`.
-    scale: the best score; it becomes 1.
-    samples: replies a judgement is the mean of.
-    temperature: of the judge.
-    reply_tokens: of a reply, at most.
-    token_limit_name: parameter that says so.
-    omit: parameters that are not sent.
-    concurrency: calls under way at once.
-    timeout: seconds of a call.
-    retries: further calls for a reply that failed or could not be read.
-    backoff: seconds before the first of these; doubled each time.
-    patience: seconds for which every call may fail.
-    max_calls: of the run; 0 for no bound.
-    max_tokens: of the run, prompts and replies; 0 for no bound.
-    cache: SQLite file; empty for one in memory.
     run: whose budget it is, and whose lost scores are remembered.
   """
 
