@@ -49,7 +49,8 @@ def make_collect(
   config, scorer, codec = sampler.config, sampler.scorer, sampler.codec
 
   def useful(rollout: types.Rollout):
-    return programs.useful[_lengths(rollout)](rollout)
+    program = programs.useful[_lengths(rollout)]
+    return jax.device_get(program(jax.device_put(rollout)))
 
   def collect(draw, clock):
     rounds = dynamic_sampling.Rounds(

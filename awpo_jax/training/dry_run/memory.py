@@ -180,10 +180,13 @@ def _phases(plan: Plan) -> Mapping[str, optax.GradientTransformation]:
 def lowerings(
   plan: Plan, mesh: jax.sharding.Mesh
 ) -> dict[tuple[Any, ...], Lower]:
-  """Each program of the run by its key, lowered when it is called."""
+  """Each program of the run by its key, lowered when it is called.
+
+  Those that a device does in no time, `cut` and `useful`, are left out.
+  """
   tx = _phases(plan)
   state = state_shapes(plan, next(iter(tx)))
-  return compile_lib.lower_programs(
+  programs = compile_lib.lower_programs(
     plan.config,
     plan.decoder,
     mesh,
@@ -191,6 +194,19 @@ def lowerings(
     tx,
     lower=lambda program, *args: functools.partial(program.lower, *args),
   )
+  leaves, _ = jax.tree_util.tree_flatten_with_path(
+    dataclasses.replace(programs, cut={}, useful={})
+  )
+  return {
+    tuple(part for step in path for part in _parts(step)): program
+    for path, program in leaves
+  }
+
+
+def _parts(step: Any) -> tuple[Any, ...]:
+  """Of the path of a program: a field's name, or a key that may be a pair."""
+  key = step.key if hasattr(step, 'key') else step.name
+  return key if isinstance(key, tuple) else (key,)
 
 
 def dry_run(config: config_lib.Config) -> Iterator[str]:

@@ -1,10 +1,9 @@
 """The compiled programs of a run: every bucket, before the first step."""
 
 import concurrent.futures
-import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -46,9 +45,9 @@ def compile_count() -> int:
   return _compiles
 
 
-@dataclasses.dataclass(frozen=True)
+@types.record
 class Programs:
-  """Compiled functions by the shapes they were compiled for.
+  """Compiled functions by the shapes they were compiled for; a tree of them.
 
   Attributes:
     sample: prompt length -> sampler of training rollouts.
@@ -57,8 +56,8 @@ class Programs:
     cut: (prompt, response length) -> `sharding.cut` of a prepared batch, where
       it lies; empty with a layout, of which the host makes mini-batches.
     update: phase -> (prompt, response length) -> `train_step`.
-    useful: (prompt, response length) -> `from_flags.make_useful`, of NumPy
-      arrays to one; empty with one round of sampling, which asks for none.
+    useful: (prompt, response length) -> `from_flags.make_useful`, of one
+      device; empty with one round of sampling, which asks for none.
     init: phase -> parameters to the state before its first update.
     reference: parameters to what the KL term keeps of them; None without one.
   """
@@ -68,9 +67,9 @@ class Programs:
   prepare: Mapping[tuple[int, int], Callable[..., Any]]
   cut: Mapping[tuple[int, int], Callable[..., Any]]
   update: Mapping[str, Mapping[tuple[int, int], Callable[..., Any]]]
-  useful: Mapping[tuple[int, int], Callable[..., Any]]
   init: Mapping[str, Callable[..., Any]]
   reference: Callable[..., Any] | None
+  useful: Mapping[tuple[int, int], Callable[..., Any]]
 
 
 def compile_programs(
@@ -114,16 +113,7 @@ def compile_programs(
       pad_id=pad_id,
       evaluation=evaluation,
     )
-    useful = cut = {}
-    if 'rl' in optimizers:
-      useful = _lower_useful(config, mesh, lower)
-      cut = _lower_cut(config, mesh, lower)
-    started = dataclasses.replace(started, useful=useful, cut=cut)
     return jax.tree.map(lambda program: program.result(), started)
-
-
-def _lower(program: Any, *arguments: Any) -> jax.stages.Lowered:
-  return program.lower(*arguments)
 
 
 def lower_programs(
@@ -132,61 +122,68 @@ def lower_programs(
   mesh: jax.sharding.Mesh,
   state: train_step.TrainState,
   optimizers: Mapping[str, optax.GradientTransformation],
-  lower: Callable[..., Any] = _lower,
+  lower: Callable[..., Any],
   *,
-  stop_ids: tuple[int, ...] = (),
-  pad_id: int = 0,
   evaluation: bool = True,
-) -> dict[tuple[Any, ...], Any]:
-  """What `compile_programs` compiles, by field of `Programs` and key in it.
+  **ends: Any,
+) -> Programs:
+  """What `compile_programs` compiles: of each program what `lower` makes.
 
-  `lower` makes a value of a program and its arguments.
+  `lower` is given a program and its arguments; `ends` are `stop_ids`, `pad_id`.
   """
   devices, shapes = sharding.parts(mesh), shapes_lib.Shapes(config, mesh)
   state, params = shapes.like(state), shapes.like(state.params)
-  prompts, responses = config.data.prompt_buckets, config.data.response_buckets
-  pairs = [(s, r) for s in prompts for r in responses]
-  lowered: dict[tuple[Any, ...], Any] = {}
+  prompts, pairs = config.data.prompt_buckets, _pairs(config)
   lower_sampler = functools.partial(
-    _lower_sampler, config, decoder, lower, stop_ids=stop_ids, pad_id=pad_id
+    _lower_sampler, config, decoder, mesh, params, lower, **ends
   )
+  evaluate, sample, prepare, reference = {}, {}, {}, None
   for s in prompts if evaluation else ():
-    rows = config.run.eval_batch // devices
-    arguments = shapes.sampler(rows, s, 1)
-    lowered |= lower_sampler(
-      ('evaluate', s), mesh, params, arguments, temperature=0.0
-    )
+    arguments = shapes.sampler(config.run.eval_batch // devices, s, 1)
+    evaluate[s] = lower_sampler(arguments, temperature=0.0)
   if 'rl' in optimizers:
     preparer = make_preparer(config, decoder, mesh)
     rows, samples = config.rl.prompts_per_step // devices, config.rl.samples
-    referred = algorithm.has_reference(config)
-    references = (lora.split(params)[0],) if referred else ()
-    if references:
-      lowered['reference',] = lower(make_reference(mesh), params)
+    references: tuple[Any, ...] = ()
+    if algorithm.has_reference(config):
+      references = (lora.split(params)[0],)
+      reference = lower(make_reference(mesh), params)
     for s in prompts:
-      lowered |= lower_sampler(
-        ('sample', s),
-        mesh,
-        params,
+      sample[s] = lower_sampler(
         shapes.sampler(config.rl.rollout_micro or rows, s, samples),
         temperature=config.rl.temperature,
         sample=options.rollout_sampler(config, mesh),
       )
     for s, r in pairs:
       rollout = shapes.rollout(rows, s, samples, r)
-      lowered['prepare', s, r] = lower(preparer, params, rollout, *references)
+      prepare[s, r] = lower(preparer, params, rollout, *references)
+  update: dict[str, dict[Any, Any]] = {}
+  init = {}
   for phase, tx in optimizers.items():
-    update = make_update(config, decoder, mesh, phase, tx)
-    lowered['init', phase] = lower(make_init(mesh, tx), params)
-    for s, r in pairs:
-      batch = shapes.batch(phase, s, r)
-      lowered['update', phase, s, r] = lower(update, state, batch)
-  return lowered
+    init[phase] = lower(make_init(mesh, tx), params)
+    step = make_update(config, decoder, mesh, phase, tx)
+    update[phase] = {
+      pair: lower(step, state, shapes.batch(phase, *pair)) for pair in pairs
+    }
+  return Programs(
+    sample=sample,
+    evaluate=evaluate,
+    prepare=prepare,
+    cut=_lower_cut(config, mesh, lower) if sample else {},
+    update=update,
+    init=init,
+    reference=reference,
+    useful=_lower_useful(config, mesh, lower) if sample else {},
+  )
 
 
-def _lower_useful(
-  config: config_lib.Config, mesh: jax.sharding.Mesh, lower: Callable[..., Any]
-) -> dict[tuple[Any, ...], Any]:
+def _pairs(config: config_lib.Config) -> list[tuple[int, int]]:
+  """Lengths of prompts with lengths of responses."""
+  data = config.data
+  return [(s, r) for s in data.prompt_buckets for r in data.response_buckets]
+
+
+def _lower_useful(config, mesh, lower) -> dict[tuple[int, int], Any]:
   """What finds useful groups, of one device; none for one round of sampling."""
   if config.selection.sampling_rounds == 1:
     return {}
@@ -194,17 +191,14 @@ def _lower_useful(
   program = jax.jit(from_flags.make_useful(config))
   rows = rl.prompts_per_step // sharding.parts(mesh)
   return {
-    ('useful', s, r): lower(
+    (s, r): lower(
       program, shapes.on_host(shapes.rollout(rows, s, rl.samples, r))
     )
-    for s in config.data.prompt_buckets
-    for r in config.data.response_buckets
+    for s, r in _pairs(config)
   }
 
 
-def _lower_cut(
-  config: config_lib.Config, mesh: jax.sharding.Mesh, lower: Callable[..., Any]
-) -> dict[tuple[Any, ...], Any]:
+def _lower_cut(config, mesh, lower) -> dict[tuple[int, int], Any]:
   """What cuts prepared batches into mini-batches; none where there is a layout.
 
   Each device cuts what it holds, so that nothing moves.
@@ -217,59 +211,28 @@ def _lower_cut(
     out_shardings=shapes.where_split,
   )
   return {
-    ('cut', s, r): lower(program, shapes.prepared(s, r))
-    for s in config.data.prompt_buckets
-    for r in config.data.response_buckets
+    pair: lower(program, shapes.prepared(*pair)) for pair in _pairs(config)
   }
 
 
 def _lower_sampler(
   config,
   decoder,
-  lower,
-  key,
   mesh,
   params,
+  lower,
   arguments,
   *,
   sample=sampler_lib.sample,
   **bound,
-) -> dict[Any, Any]:
-  """By key the sampler, or by (key, number) the programs of several turns."""
+) -> Any:
+  """The sampler, or the two programs of several turns."""
   if config.environment.environment == registry.NONE:
     sampler = make_sampler(config, decoder, mesh, sample=sample, **bound)
-    return {key: lower(sampler, params, *arguments)}
-  parts: Iterable[Any] = multi_turn.lower(
+    return lower(sampler, params, *arguments)
+  return multi_turn.lower(
     config, decoder, mesh, params, lower, arguments, **bound
   )
-  return {(*key, number): part for number, part in enumerate(parts)}
-
-
-def _samplers(compiled: Mapping[Any, Any], kind: str) -> dict[int, Any]:
-  """By prompt length: the program, or the two of several turns."""
-  found = _under(compiled, kind)
-  single = {key: x for key, x in found.items() if isinstance(key, int)}
-  turns = {
-    key[0]: multi_turn.TurnPrograms(begin, found[key[0], 1])
-    for key, begin in found.items()
-    if key not in single and key[1] == 0
-  }
-  return single | turns
-
-
-def _under(compiled: Mapping[Any, Any], *prefix: str) -> dict[Any, Any]:
-  """Entries whose key starts with `prefix`, by the rest of the key."""
-  rest = {
-    key[len(prefix) :]: value
-    for key, value in compiled.items()
-    if key[: len(prefix)] == prefix
-  }
-  return {key[0] if len(key) == 1 else key: v for key, v in rest.items()}
-
-
-def _on_one_device(program: Callable[..., Any], tree: Any) -> Any:
-  """Calls a program of one device with NumPy arrays; gives NumPy arrays."""
-  return jax.device_get(program(jax.device_put(tree)))
 
 
 def make_init(
