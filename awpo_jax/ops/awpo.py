@@ -30,7 +30,7 @@ import chex
 import jax.numpy as jnp
 
 from awpo_jax import types
-from awpo_jax.ops import choices, gates, group_stats, masked
+from awpo_jax.ops import choices, gates, masked
 from awpo_jax.ops import difficulty as difficulty_lib
 from awpo_jax.ops import samples as samples_lib
 from awpo_jax.ops import trust as trust_lib
@@ -284,8 +284,7 @@ def awpo_advantages(
   gated = pick('mix_advantage', MIX_ADVANTAGES, mix_advantage)(r_mix, r_rea)
   # Gate and difficulty weight of a group.
   s_out, s_mix, s_rea = (
-    group_stats.group_stats(r, valid, ddof=ddof).std
-    for r in (r_out, r_mix, r_rea)
+    masked.group_stats(r, valid, ddof=ddof).std for r in (r_out, r_mix, r_rea)
   )
   rate = pick('difficulty_of', difficulty_lib.SOLVE_RATES, difficulty_of)
   p = rate(rewards, samples)

@@ -143,7 +143,7 @@ def prepare_rollout(
     batch=batch,
     trainer_logprobs=None if own else batch.old_logprobs,
     metrics=all_sum(_metrics(rollout, batch, made, samples)),
-    groups=_groups(batch, made, completions.policy_mask),
+    groups=told(made, advantages, completions.policy_mask),
   )
 
 
@@ -207,10 +207,16 @@ def _in_pieces(
   return join(jax.lax.map(lambda piece: fn(params, piece), pieces))
 
 
-def _groups(
-  batch: types.Batch, made: awpo_lib.Advantages, policy: types.Array
+def told(
+  made: awpo_lib.Advantages, advantages: types.Array, policy: types.Array
 ) -> dict[str, types.Array]:
-  """What of each group is told beside its answers."""
+  """What of each group is told beside its answers, see `Prepared.groups`.
+
+  Args:
+    made: of the algorithm.
+    advantages: as they are trained on, shaped.
+    policy: bool[P, G, T], tokens that the policy chose.
+  """
   told: dict[str, types.Array] = {
     name: jnp.broadcast_to(number, made.counted.shape)
     for name, number in {
@@ -222,7 +228,7 @@ def _groups(
   for name, values in {
     'outcome_advantage': made.outcome_advantages,
     'mix_advantage': made.mix_advantages,
-    'advantage': batch.advantages,
+    'advantage': advantages,
   }.items():
     if values is not None:
       per_token = values.ndim == 3
