@@ -146,11 +146,6 @@ def save_checkpoint(
   )
 
 
-def latest_step(manager: Manager) -> int | None:
-  """Step of the last checkpoint; None where there is none."""
-  return manager.latest_step()
-
-
 def restore_checkpoint(
   manager: Manager, example_state: types.ArrayTree
 ) -> tuple[types.ArrayTree, Json, int]:
@@ -171,7 +166,7 @@ def restore_checkpoint(
       message names the first difference.
   """
   manager.wait_until_finished()
-  step = latest_step(manager)
+  step = manager.latest_step()
   if step is None:
     raise FileNotFoundError(f'{manager.directory} has no checkpoint yet.')
   folder = pathlib.Path(manager.directory) / str(step)

@@ -80,7 +80,7 @@ def load_bfcl(source: Source) -> list[items_lib.Item]:
 
 def _environment() -> environments.BfclEnvironment:
   try:
-    return multi_turn.make_environment()
+    return environments.BfclEnvironment(multi_turn.LIMITS, only_offered=False)
   except environments.MissingPackage as error:
     raise environments.MissingPackage(
       f'{error}; or leave the rows of several turns out: --categories='

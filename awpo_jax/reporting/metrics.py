@@ -120,7 +120,6 @@ class MetricsLog:
     output_dir: str | os.PathLike[str],
     *,
     resume_step: int,
-    tensorboard: bool = True,
     wandb_project: str | None = None,
   ) -> None:
     """Opens the files and cuts what stands past the restored checkpoint.
@@ -129,7 +128,6 @@ class MetricsLog:
       output_dir: the run's folder; made if missing.
       resume_step: step of the restored checkpoint; its own rows stay. 0 means
         that nothing was restored: no row stays, one of step 0 neither.
-      tensorboard: whether events are written to `tensorboard/`.
       wandb_project: Weights & Biases project to log to, None for no logging.
         After a restart that service keeps the points it already has.
 
@@ -152,11 +150,10 @@ class MetricsLog:
     self._transcripts = _open(folder / TRANSCRIPTS_FILE)
     shutil.rmtree(folder / TENSORBOARD_FOLDER, ignore_errors=True)
     self._events = None
-    if tensorboard:
-      with self._view('TensorBoard'):
-        self._events = tensorboardX.SummaryWriter(
-          str(folder / TENSORBOARD_FOLDER)
-        )
+    with self._view('TensorBoard'):
+      self._events = tensorboardX.SummaryWriter(
+        str(folder / TENSORBOARD_FOLDER)
+      )
     for row in rows:
       self._write_events(row)
 

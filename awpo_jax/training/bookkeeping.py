@@ -91,7 +91,7 @@ class Book:
     )
     if problems:
       raise flags_lib.ConfigError('\n'.join(problems))
-    step = checkpoints.latest_step(self._manager)
+    step = self._manager.latest_step()
     tx = self._optimizers[phase_of(config, step or 1)]
     if step is None:
       with initial_params.refusing(*initial_params.ABSENT):

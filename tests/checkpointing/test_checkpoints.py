@@ -56,10 +56,10 @@ def steps_on_disk(folder):
 
 def test_restores_state_position_and_step(tmp_path):
   with checkpoints.make_manager(tmp_path, keep=3) as manager:
-    assert checkpoints.latest_step(manager) is None
+    assert manager.latest_step() is None
     save(manager, 1)
     save(manager, 2)
-    assert checkpoints.latest_step(manager) == 2
+    assert manager.latest_step() == 2
   with checkpoints.make_manager(tmp_path, keep=3) as manager:
     got, position, step = checkpoints.restore_checkpoint(manager, make_state(0))
     chex.assert_trees_all_equal(got, make_state(2))

@@ -202,12 +202,6 @@ def test_a_step_is_written_once_and_in_order(tmp_path, step):
     log.write(step, {})
 
 
-def test_tensorboard_is_optional(tmp_path):
-  with metrics.MetricsLog(tmp_path, resume_step=0, tensorboard=False) as log:
-    log.write(1, {'loss': 1.0})
-  assert not (tmp_path / 'tensorboard').exists()
-
-
 def test_wandb_missing(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'wandb', None)
   write_run(tmp_path, [1])

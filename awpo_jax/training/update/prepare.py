@@ -217,7 +217,7 @@ def told(
     advantages: as they are trained on, shaped.
     policy: bool[P, G, T], tokens that the policy chose.
   """
-  told: dict[str, types.Array] = {
+  found: dict[str, types.Array] = {
     name: jnp.broadcast_to(number, made.counted.shape)
     for name, number in {
       'gate': made.gate,
@@ -232,8 +232,10 @@ def told(
   }.items():
     if values is not None:
       per_token = values.ndim == 3
-      told[name] = masked.mean(values, policy, axis=-1) if per_token else values
-  return told
+      found[name] = (
+        masked.mean(values, policy, axis=-1) if per_token else values
+      )
+  return found
 
 
 def _metrics(
