@@ -264,7 +264,7 @@ def _padded(
 
 def transcript(task: types.Task, response: str | Episode) -> dict[str, Any]:
   """What the transcripts say of a task and an answer or an episode."""
-  row = {
+  row: dict[str, Any] = {
     'task_id': task.task_id,
     'kind': task.kind,
     'user': task.user,

@@ -124,39 +124,39 @@ def lower_programs(
   optimizers: Mapping[str, optax.GradientTransformation],
   lower: Callable[..., Any],
   *,
+  stop_ids: tuple[int, ...] = (),
+  pad_id: int = 0,
   evaluation: bool = True,
-  **ends: Any,
 ) -> Programs:
   """What `compile_programs` compiles: of each program what `lower` makes.
 
-  `lower` is given a program and its arguments; `ends` are `stop_ids`, `pad_id`.
+  `lower` is given a program and its arguments.
   """
   devices, shapes = sharding.parts(mesh), shapes_lib.Shapes(config, mesh)
   state, params = shapes.like(state), shapes.like(state.params)
   prompts, pairs = config.data.prompt_buckets, _pairs(config)
-  lower_sampler = functools.partial(
-    _lower_sampler, config, decoder, mesh, params, lower, **ends
-  )
+
+  def lower_sampler(arguments, **bound):
+    bound |= {'stop_ids': stop_ids, 'pad_id': pad_id}
+    return _lower_sampler(
+      config, decoder, mesh, params, lower, arguments, **bound
+    )
+
   evaluate, sample, prepare, reference = {}, {}, {}, None
   for s in prompts if evaluation else ():
     arguments = shapes.sampler(config.run.eval_batch // devices, s, 1)
     evaluate[s] = lower_sampler(arguments, temperature=0.0)
   if 'rl' in optimizers:
-    preparer = make_preparer(config, decoder, mesh)
-    rows, samples = config.rl.prompts_per_step // devices, config.rl.samples
-    references: tuple[Any, ...] = ()
-    if algorithm.has_reference(config):
-      references = (lora.split(params)[0],)
-      reference = lower(make_reference(mesh), params)
+    rows = config.rl.rollout_micro or config.rl.prompts_per_step // devices
     for s in prompts:
       sample[s] = lower_sampler(
-        shapes.sampler(config.rl.rollout_micro or rows, s, samples),
+        shapes.sampler(rows, s, config.rl.samples),
         temperature=config.rl.temperature,
         sample=options.rollout_sampler(config, mesh),
       )
-    for s, r in pairs:
-      rollout = shapes.rollout(rows, s, samples, r)
-      prepare[s, r] = lower(preparer, params, rollout, *references)
+    prepare = _lower_prepare(config, decoder, mesh, params, lower)
+    if algorithm.has_reference(config):
+      reference = lower(make_reference(mesh), params)
   update: dict[str, dict[Any, Any]] = {}
   init = {}
   for phase, tx in optimizers.items():
@@ -181,6 +181,22 @@ def _pairs(config: config_lib.Config) -> list[tuple[int, int]]:
   """Lengths of prompts with lengths of responses."""
   data = config.data
   return [(s, r) for s in data.prompt_buckets for r in data.response_buckets]
+
+
+def _lower_prepare(
+  config, decoder, mesh, params, lower
+) -> dict[tuple[int, int], Any]:
+  shapes, rl = shapes_lib.Shapes(config, mesh), config.rl
+  program = make_preparer(config, decoder, mesh)
+  rows = rl.prompts_per_step // sharding.parts(mesh)
+  referred = algorithm.has_reference(config)
+  references = (lora.split(params)[0],) if referred else ()
+  return {
+    (s, r): lower(
+      program, params, shapes.rollout(rows, s, rl.samples, r), *references
+    )
+    for s, r in _pairs(config)
+  }
 
 
 def _lower_useful(config, mesh, lower) -> dict[tuple[int, int], Any]:
