@@ -1,15 +1,17 @@
 """GGUF files that the package `gguf` writes, read back."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from awpo_jax.models import config as config_lib
 from awpo_jax.models import gguf_files, hf_weights, rope
-from awpo_jax.rollout.text import tokenizers
+from awpo_jax.rollout.text import gguf_tokenizers, tokenizers
 
 gguf = pytest.importorskip('gguf', reason='pip install gguf')
 
-HEADS, KEYS, HEAD, WIDTH, INNER, VOCAB = 4, 2, 64, 256, 256, 260
+HEADS, KEYS, HEAD, WIDTH, INNER, VOCAB = 4, 2, 64, 256, 256, 261
 KINDS = ('F32', 'F16', 'BF16', 'Q8_0', 'Q4_0', 'Q4_1', 'Q5_0', 'Q5_1')
 TEMPLATE = (
   '{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}'
@@ -58,10 +60,11 @@ def write(path, family='llama', kind='F32', pre='smollm', **changes):
   bytes_ = tokenizers.hf_tokenizers.pre_tokenizers.ByteLevel.alphabet()
   writer.add_tokenizer_model('gpt2')
   writer.add_tokenizer_pre(pre)
-  writer.add_token_list([*sorted(bytes_), 'ab', '<s>', '</s>', '[PAD]'])
-  writer.add_token_types([1] * 257 + [3, 3, 5])
+  writer.add_token_list([*sorted(bytes_), 'ab', 'abc', '<s>', '</s>', '[PAD]'])
+  writer.add_token_types([1] * 258 + [3, 3, 5])
   writer.add_token_merges(['a b'])
-  writer.add_eos_token_id(258)
+  writer.add_bos_token_id(258)
+  writer.add_eos_token_id(259)
   writer.add_chat_template(TEMPLATE)
   rng, values = np.random.default_rng(0), {}
   extra = changes.pop('tensors', {})
@@ -177,6 +180,54 @@ def test_tokenizer_and_stop_tokens(tmp_path):
   file = tmp_path / 'x.gguf'
   write(file)
   tokenizer = tokenizers.load_tokenizer(file)
-  assert len(tokenizer) == 259  # Without the padding token.
+  assert len(tokenizer) == 260  # Without the padding token.
   assert tokenizer.tokenize('ab12<s>') == ['ab', '1', '2', '<s>']
-  assert tokenizers.read_generation_config(file) == {'eos_token_id': 258}
+  assert tokenizers.read_generation_config(file) == {'eos_token_id': 259}
+
+
+def test_reading_takes_little_more_than_the_result(tmp_path):
+  file = tmp_path / 'x.gguf'
+  value = np.random.default_rng(0).normal(size=(32768, 256)).astype(np.float16)
+  write(file, tensors={'x.weight': value})
+  tensor = gguf_files.tensors(file)['x.weight']
+  tracemalloc.start()
+  got = tensor.read()
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  np.testing.assert_array_equal(got, value.astype(np.float32))
+  assert got.nbytes <= peak < 1.5 * got.nbytes
+
+
+# By hand from the expressions of llama.cpp's `llm_tokenizer_bpe`.
+TEXT = "I'LL pay 12345, HttpXML's  ok\n\nz"
+GPT2 = "I|'|LL| pay| 12345|,| HttpXML|'s| | ok|\n|\n|z"
+DIGITS = "I|'|LL| pay| |1|2|3|4|5|,| HttpXML|'s| | ok|\n|\n|z"
+QWEN2 = "I|'LL| pay| |1|2|3|4|5|,| HttpXML|'s| | ok|\n\n|z"
+LLAMA3 = "I|'LL| pay| |123|45|,| HttpXML|'s| | ok|\n\n|z"
+TEKKEN = "I|'LL| pay| |1|2|3|4|5|,| Http|XML|'s| | ok|\n\n|z"
+
+
+@pytest.mark.parametrize(
+  ('pre', 'words', 'whole'),
+  [
+    ('gpt-2', GPT2, False),
+    *((x, DIGITS, False) for x in ('refact', 'smollm', 'starcoder')),
+    *((x, QWEN2, False) for x in ('deepseek-r1-qwen', 'qwen2')),
+    *((x, LLAMA3, True) for x in ('llama-bpe', 'llama-v3', 'llama3')),
+    ('tekken', TEKKEN, True),
+  ],
+)
+def test_words(tmp_path, pre, words, whole):
+  file = tmp_path / 'x.gguf'
+  write(file, pre=pre)
+  tokenizer = tokenizers.load_tokenizer(file)
+  split = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(TEXT)
+  assert [TEXT[start:end] for _, (start, end) in split] == words.split('|')
+  # Words that are tokens stay whole, and a text begins with <s>, or neither.
+  want = ['<s>', 'abc'] if whole else ['ab', 'c']
+  assert tokenizer.convert_ids_to_tokens(tokenizer.encode('abc')) == want
+
+
+def test_every_pre_tokenizer_is_tested():
+  (mark,) = [x for x in test_words.pytestmark if x.name == 'parametrize']
+  assert {x[0] for x in mark.args[1]} == set(gguf_tokenizers.PRE)
