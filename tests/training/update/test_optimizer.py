@@ -143,7 +143,7 @@ def test_the_flag_of_the_first_moment(monkeypatch):
   monkeypatch.setattr(
     optimizer,
     'make_optimizer',
-    lambda schedule, **options: seen.append(options['first_moment_dtype']),
+    lambda schedule, flags: seen.append(flags.first_moment_dtype),
   )
   for dtype in ('float32', 'bfloat16'):
     config = config_lib.Config(
