@@ -29,7 +29,9 @@ def rules(config: Any) -> Iterator[Rule]:
     yield from flags.range_rules(getattr(config, section.name))
   yield from _run_rules(config.run)
   yield from _devices_rules(config.devices)
-  yield from _data_rules(config.data)
+  for name in ('prompt_buckets', 'response_buckets'):
+    yield buckets_rule(name, getattr(config.data, name))
+  yield date_rule(config.data.template_date)
   yield from judge_rules(config.judge, config.data.judge)
   yield from _environment_rules(config.environment, config.data)
   yield from _model_rules(config.model)
@@ -104,12 +106,6 @@ def _devices_rules(devices) -> Iterator[Rule]:
     devices.distributed == 'flags' and not devices.coordinator,
     '--distributed=flags needs --coordinator=HOST:PORT.',
   )
-
-
-def _data_rules(data) -> Iterator[Rule]:
-  for name in ('prompt_buckets', 'response_buckets'):
-    yield buckets_rule(name, getattr(data, name))
-  yield date_rule(data.template_date)
 
 
 def buckets_rule(name: str, lengths: tuple[int, ...]) -> Rule:
@@ -191,16 +187,14 @@ def _model_rules(model) -> Iterator[Rule]:
     '--model is not set: name a Hugging Face model or a config.json, for '
     'example --model=experiments/models/quickstart.json.',
   )
-  if model.lora_rank > 0:
-    yield from _lora_rules(model)
-
-
-def _lora_rules(model) -> Iterator[Rule]:
   targets, known = model.lora_targets, lora_layers.LORA_TARGETS
   yield (
-    not targets
-    or not set(targets) <= set(known)
-    or len(set(targets)) < len(targets),
+    model.lora_rank > 0
+    and (
+      not targets
+      or not set(targets) <= set(known)
+      or len(set(targets)) < len(targets)
+    ),
     f'{flags.as_flag("lora_targets", targets)}: name some of '
     f'{",".join(known)}, each once. Set --lora_rank=0 for no adapters.',
   )
