@@ -70,6 +70,7 @@ def std(
   *,
   ddof: int = 1,
   axis: Axis = None,
+  keepdims: bool = False,
 ) -> Array:
   """Standard deviation of the values under the mask, in two passes.
 
@@ -80,6 +81,7 @@ def std(
     mask: bool, shaped like `values`.
     ddof: 1 for the unbiased variance, 0 for the biased one.
     axis: reduced axes; None for all.
+    keepdims: whether the reduced axes stay, with length 1.
 
   Returns:
     f32, `values` without the reduced axes; 0 where n <= ddof. Equal values that
@@ -87,8 +89,8 @@ def std(
   """
   center = mean(values, mask, axis=axis, keepdims=True)
   deviation = fill(fill(values, mask) - center, mask)
-  squares = jnp.sum(jnp.square(deviation), axis=axis)
-  degrees = count(mask, axis=axis) - ddof
+  squares = jnp.sum(jnp.square(deviation), axis=axis, keepdims=keepdims)
+  degrees = count(mask, axis=axis, keepdims=keepdims) - ddof
   variance = jnp.where(degrees > 0, squares / jnp.maximum(degrees, 1.0), 0.0)
   return sqrt(variance)
 
