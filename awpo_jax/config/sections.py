@@ -1,14 +1,23 @@
 """Flags of the run: the model, devices, and both phases of training."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
+
+import optax
 
 from awpo_jax.config.flags import flag
 from awpo_jax.models import attention_kernels, induction_init, lora_layers
 from awpo_jax.models import config as model_config
-from awpo_jax.ops import schedules, surrogate
+from awpo_jax.ops import surrogate
 
 MAX_SEED = 2**31 - 1  # The key of the draws has 32 bits, one of them a sign.
 DTYPES = ('float32', 'bfloat16', 'float16')
+# (peak, updates that are left after the warm-up) -> learning rate by update.
+SCHEDULES: Mapping[str, Callable[[float, int], optax.Schedule]] = {
+  'constant': lambda peak, updates: optax.constant_schedule(peak),
+  'linear': lambda peak, updates: optax.linear_schedule(peak, 0.0, updates),
+  'cosine': optax.cosine_decay_schedule,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,7 +276,7 @@ class SftConfig:
   )
   sft_learning_rate: float = flag(1e-3, 'Peak learning rate.', minimum=0)
   sft_schedule: str = flag(
-    'cosine', 'Learning rate after the warm-up.', schedules.SCHEDULES
+    'cosine', 'Learning rate after the warm-up.', SCHEDULES
   )
   sft_warmup: int = flag(
     10,
@@ -334,7 +343,7 @@ class RlConfig:
   # 0 is the control in which sampling alone makes the numbers move.
   learning_rate: float = flag(1e-6, 'Peak learning rate.', minimum=0)
   schedule: str = flag(
-    'constant', 'Learning rate after the warm-up.', schedules.SCHEDULES
+    'constant', 'Learning rate after the warm-up.', SCHEDULES
   )
   warmup: int = flag(
     0,
