@@ -55,17 +55,15 @@ def score(
       'tools': [tool.to_json() for tool in task.tools],
       'ground_truth': task.ground_truth,
       **episodes.transcript(response),
-      'outcome': _or_none(rewards.outcome, rewards.outcome_valid, p),
-      'reasoning': _or_none(rewards.reasoning, rewards.reasoning_valid, p),
+      'outcome': scoring.had(rewards.outcome, rewards.outcome_valid, (p, 0)),
+      'reasoning': scoring.had(
+        rewards.reasoning, rewards.reasoning_valid, (p, 0)
+      ),
       'solved': bool(solved[p]),
     }
     for p, (task, response) in enumerate(zip(tasks, responses, strict=True))
   ]
   return metrics, rows
-
-
-def _or_none(values: types.Array, valid: types.Array, p: int) -> float | None:
-  return float(values[p, 0]) if valid[p, 0] else None
 
 
 def metric_names(tasks: Sequence[types.Task], *, judged: bool) -> list[str]:

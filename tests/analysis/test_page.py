@@ -1,6 +1,7 @@
 """The page of a run as a file: what is in it, and how large it is."""
 
 import base64
+import dataclasses
 import hashlib
 import json
 import re
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from awpo_jax.analysis import examples, replay
-from awpo_jax.analysis.page import reading, writing
+from awpo_jax.analysis.page import reading, tokens, writing
 from awpo_jax.reporting import rollout_archive
 
 _BLOCK = re.compile(
@@ -136,6 +137,35 @@ def test_the_archive_gives_the_advantages_of_the_runs_own_flags(tmp_path):
   )
   # Nothing was computed of the trainer's own, and nothing is claimed.
   assert 'log_ratio' not in shown
+
+
+class _Drifted(rollout_archive.Archive):
+  """An archive whose trainer finds every token 1.15 times as likely."""
+
+  def rollout(self, step):
+    rollout = super().rollout(step)
+    logprobs = rollout.completions.logprobs + np.float32(np.log(1.15))
+    return dataclasses.replace(rollout, trainer_logprobs=logprobs)
+
+
+def test_a_ratio_is_held_to_the_radius_of_its_own_group():
+  folder = examples.carried_run()
+  kept = rollout_archive.open_archive(folder)
+  kept.__class__ = _Drifted
+  config = replay.variant(folder, '--clip=linear', '--clip_scope=group')
+  step = kept.steps[-1]
+  groups = tokens.Tokens(kept, config, None).joined(step, [])
+  met = set()
+  for group in groups:
+    # 1.15 is outside of 1 + (0.2 - 0.1 w) where the gate w is above 1/2.
+    outside = group['gate'] > 0.5
+    for answer in group['samples']:
+      positive = answer['advantage'] > 0
+      told = answer['tokens']
+      wanted = [int(outside and positive and x) for x in told['policy']]
+      assert told['clipped'] == wanted
+      met.add((outside, positive))
+  assert met == {(True, True), (True, False), (False, True), (False, False)}
 
 
 @pytest.mark.parametrize('read', [reading.read_run, reading.read_grid])

@@ -19,7 +19,7 @@ from awpo_jax.distributed import device_map, sharding
 from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.ops import aggregation as aggregation_lib
-from awpo_jax.ops import off_policy
+from awpo_jax.ops import surrogate
 from awpo_jax.rollout.sampling import sampler
 from awpo_jax.training.programs import from_flags
 from awpo_jax.training.update import objectives, optimizer, prepare, train_step
@@ -185,7 +185,7 @@ def make_scores(
     objectives.completion_logprobs, decoder=decoder, temperature=1.0, chunk=3
   )
   return prepare.Scores(
-    old=off_policy.OLD_LOGPROBS['trainer' if trainer else 'sampler'],
+    old=surrogate.OLD_LOGPROBS['trainer' if trainer else 'sampler'],
     logprobs=logprobs,
     **{'prompt': None, 'reference': False, 'micro': MINIBATCH, **options},
   )
@@ -215,10 +215,7 @@ def _sampler():
       prompts,
       sample_ids,
       sampler.fact_key(facts),
-      decoder=DECODER,
-      max_tokens=RESPONSE,
-      stop_ids=(1,),
-      pad_id=0,
+      sampler.Decoding(DECODER, RESPONSE, stop_ids=(1,), pad_id=0),
     )
 
   return jit(run)

@@ -189,7 +189,13 @@ def _main(program, flags, files, at, environment, drawn) -> None:
   if 'PYTHONPATH' in environment:  # Too late for the interpreter itself.
     sys.path.insert(0, environment['PYTHONPATH'])
   sys.argv = [program, *flags]
-  runpy.run_path(program, run_name='__main__')
+  try:
+    runpy.run_path(program, run_name='__main__')
+  finally:
+    # JAX does it when the interpreter ends, and a child of multiprocessing ends
+    # without that: processes wait for each other here. The first one, which
+    # holds the service of them all, must not be gone while another one waits.
+    jax.distributed.shutdown()
 
 
 def _inject(at: Signal) -> None:

@@ -13,6 +13,7 @@ from awpo_jax.analysis import replay
 from awpo_jax.checkpointing import model_files
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.reporting import rollout_archive
+from awpo_jax.rollout.rewards import scoring
 from awpo_jax.rollout.text import tokenizers
 from awpo_jax.training.programs import from_flags
 
@@ -117,8 +118,8 @@ class Tokens:
     return {
       'response': ''.join(pieces),
       'finished': bool(completions.finished[at]),
-      'outcome': _had(rewards.outcome, rewards.outcome_valid, at),
-      'reasoning': _had(rewards.reasoning, rewards.reasoning_valid, at),
+      'outcome': scoring.had(rewards.outcome, rewards.outcome_valid, at),
+      'reasoning': scoring.had(rewards.reasoning, rewards.reasoning_valid, at),
       'solved': None if np.isnan(solved) else bool(solved),
       'parts': {
         name: float(x[at])
@@ -167,7 +168,10 @@ def _numbers(
   samples = algorithm.samples(rollout, old)
   made = algorithm.advantages(rollout.rewards, samples)
   final = algorithm.shape(made.advantages, samples)
-  radius = algorithm.clip_radius(made.gate, made.counted)
+  # Of the batch, or of each group.
+  radius = np.reshape(
+    algorithm.clip_radius(made.gate, made.counted), (-1, 1, 1)
+  )
   trained = algorithm.select(
     completions.policy_mask & np.asarray(samples.valid)[..., None],
     final,
@@ -178,8 +182,8 @@ def _numbers(
   final = np.asarray(final)
   sign = final if final.ndim == 3 else final[..., None]
   ratio = np.exp(old - completions.logprobs)
-  low = 1 - float(radius)
-  high = 1 + float(radius) * config.loss.clip_high_factor
+  low = 1 - radius
+  high = 1 + radius * config.loss.clip_high_factor
   found: dict[str, Any] = {
     'gate': np.broadcast_to(made.gate, made.counted.shape),
     'difficulty': np.broadcast_to(made.difficulty, made.counted.shape),
@@ -206,10 +210,6 @@ def _per_sample(values: np.ndarray, mask: types.Array) -> np.ndarray:
   if values.ndim == 2:
     return values
   return (values * mask).sum(-1) / np.maximum(mask.sum(-1), 1)
-
-
-def _had(values: types.Array, valid: types.Array, at) -> float | None:
-  return float(values[at]) if valid[at] else None
 
 
 def _merged(kept: Json, told: Json) -> Json:

@@ -365,7 +365,7 @@ def decode_answer(
   tokenizer: Tokenizer,
   tokens: Sequence[int] | np.ndarray,
   stop_ids: Sequence[int],
-  opened: str | None = None,
+  opened: str,
 ) -> str:
   """The answer of sampled tokens, without the stop token at the very end.
 
@@ -376,8 +376,7 @@ def decode_answer(
     tokenizer: decodes them.
     tokens: i[S], sampled.
     stop_ids: tokens that end an answer.
-    opened: what their prompt holds of the answer, of `templates.opened`; None:
-      what the chat template opens by itself.
+    opened: what their prompt holds of the answer, of `templates.opened`.
   """
   if len(tokens) and tokens[-1] in stop_ids:
     tokens = tokens[:-1]
@@ -386,7 +385,5 @@ def decode_answer(
     skip_special_tokens=False,
     clean_up_tokenization_spaces=False,
   )
-  if opened is None:
-    opened = templates.opened(tokenizer)
   # Of several rows it would be a list.
   return templates.complete(opened, cast(str, decoded))

@@ -68,7 +68,7 @@ def scores(
   solved = parts['solved'][p, g]
   had = {name: float(values[p, g]) for name, values in parts.items()}
   return {
-    'outcome': _or_none(rewards.outcome, rewards.outcome_valid, p, g),
+    'outcome': scoring.had(rewards.outcome, rewards.outcome_valid, (p, g)),
     'outcome_bounds': [
       float(rewards.outcome_min[p]),
       float(rewards.outcome_max[p]),
@@ -78,7 +78,9 @@ def scores(
       for name, value in had.items()
       if name != 'solved' and np.isfinite(value)
     },
-    'reasoning': _or_none(rewards.reasoning, rewards.reasoning_valid, p, g),
+    'reasoning': scoring.had(
+      rewards.reasoning, rewards.reasoning_valid, (p, g)
+    ),
     'solved': None if np.isnan(solved) else bool(solved),
   }
 
@@ -111,7 +113,3 @@ def with_advantages(
     }
     for row in written
   ]
-
-
-def _or_none(values, valid, p: int, g: int) -> float | None:
-  return float(values[p, g]) if valid[p, g] else None
