@@ -3,8 +3,8 @@
 python experiments/tabular.py --flagfile=experiments/ablations/tabular.flags
 
 Every algorithm is trained with every judge on tasks of every number of
-decisions. Writes report.md, cells.csv and a picture for each baseline to
---output_dir.
+decisions. Writes report.md, cells.csv, success.npz (every seed) and a picture
+for each baseline to --output_dir.
 """
 
 import os

@@ -18,6 +18,9 @@ from awpo_jax.config import experiment as config_lib
 
 REPORT_FILE = 'report.md'
 
+# Baseline -> algorithm -> the gain of each cell, [K][J].
+Gains = Mapping[str, Mapping[str, list[list[comparison.Estimate]]]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Map:
@@ -77,10 +80,18 @@ def measure(
   return Map(tuple(judges), tuple(x.decisions for x in tasks), made)
 
 
-def gains(found: Map, name: str, baseline: str) -> list[list]:
-  """`comparison.Estimate` [K][J] of the paired differences to an algorithm."""
-  apart = found.success[name] - found.success[baseline]
-  return [[comparison.estimate(x) for x in row] for row in apart]
+def gains(found: Map, baselines: Sequence[str]) -> Gains:
+  """Paired differences of all algorithms to each of some of them."""
+  return {
+    base: {
+      name: [
+        [comparison.estimate(x) for x in row]
+        for row in success - found.success[base]
+      ]
+      for name, success in found.success.items()
+    }
+    for base in baselines
+  }
 
 
 def sure(gain: comparison.Estimate) -> bool:
@@ -90,22 +101,19 @@ def sure(gain: comparison.Estimate) -> bool:
   return gain.low > 0 or gain.high < 0
 
 
-def write_csv(
-  found: Map, baselines: Sequence[str], path: str | os.PathLike[str]
-) -> None:
+def write_csv(found: Map, made: Gains, path: str | os.PathLike[str]) -> None:
   """A line a cell: mean success, and gains with their intervals."""
   ends = ('', '_low', '_high')
-  head = [f'minus_{base}{end}' for base in baselines for end in ends]
+  head = [f'minus_{base}{end}' for base in made for end in ends]
   with pathlib.Path(path).open('w', newline='', encoding='utf-8') as file:
     writer = csv.writer(file)
     writer.writerow(
       ['algorithm', 'decisions', 'judge', 'noise', 'seeds', 'success', *head]
     )
     for name, success in found.success.items():
-      made = [gains(found, name, base) for base in baselines]
       for k, decisions in enumerate(found.decisions):
         for j, judge in enumerate(found.judges):
-          cells = [gain[k][j] for gain in made]
+          cells = [gain[name][k][j] for gain in made.values()]
           numbers = [v for x in cells for v in (x.mean, x.low, x.high)]
           numbers = [success[k, j].mean(), *numbers]
           writer.writerow(
@@ -114,21 +122,21 @@ def write_csv(
           )
 
 
-def markdown(found: Map, baselines: Sequence[str]) -> str:
+def markdown(found: Map, made: Gains) -> str:
   """Tables of each number of decisions: success, and gains over baselines."""
   lines = []
   for k, decisions in enumerate(found.decisions):
-    for base in (None, *baselines):
+    for base in (None, *made):
       title = f'gain over {base}' if base else 'mean success'
       lines += [f'{title}, k = {decisions}:', '']
       names = [x for x in found.success if x != base]
       lines += [_row(['judge', *names]), _row(['---'] * (len(names) + 1))]
       for j, judge in enumerate(found.judges):
         if base:
-          made = [_gain(found, x, base, k, j) for x in names]
+          row = [_gain(made[base][x][k][j]) for x in names]
         else:
-          made = [f'{found.success[x][k, j].mean():.3f}' for x in names]
-        lines.append(_row([str(judge), *made]))
+          row = [f'{found.success[x][k, j].mean():.3f}' for x in names]
+        lines.append(_row([str(judge), *row]))
       lines.append('')
   return '\n'.join(
     [
@@ -139,9 +147,7 @@ def markdown(found: Map, baselines: Sequence[str]) -> str:
   )
 
 
-def _gain(found: Map, name: str, base: str, k: int, j: int) -> str:
-  apart = found.success[name][k, j] - found.success[base][k, j]
-  gain = comparison.estimate(apart)
+def _gain(gain: comparison.Estimate) -> str:
   if gain.low is None:
     return f'{gain.mean:+.3f}'
   return f'{gain.mean:+.3f} [{gain.low:+.3f} {gain.high:+.3f}]'
@@ -153,6 +159,7 @@ def _row(cells: Sequence[str]) -> str:
 
 def plot(
   found: Map,
+  made: Gains,
   path: str | os.PathLike[str] | None,
   *,
   baseline: str,
@@ -164,6 +171,7 @@ def plot(
 
   Args:
     found: of `measure`.
+    made: of `gains`.
     path: where the PNG goes; None for nowhere.
     baseline: algorithm that the gain is over.
     columns: panels beside one another.
@@ -177,15 +185,15 @@ def plot(
   for axes in panels[len(names) :]:
     axes.set_visible(False)
   for name, axes in zip(names, panels, strict=False):
-    made = gains(found, name, baseline)
+    cells = made[baseline][name]
     image = axes.imshow(
-      [[x.mean for x in row] for row in made],
+      [[x.mean for x in row] for row in cells],
       cmap='RdBu',
       vmin=-1,
       vmax=1,
       aspect='auto',
     )
-    for k, row in enumerate(made):
+    for k, row in enumerate(cells):
       for j, gain in enumerate(row):
         if sure(gain):
           axes.plot(j, k, 'k.', ms=3)
@@ -211,14 +219,18 @@ def write_report(
 ) -> str:
   """`report.md`, `cells.csv` and a picture for each baseline, into a folder.
 
+  `success.npz` has the success of every seed, f32[K, J, N] by algorithm.
+
   Returns:
     The text of the report.
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  text = markdown(found, baselines)
+  made = gains(found, baselines)
+  text = markdown(found, made)
   (folder / REPORT_FILE).write_text(text + '\n', encoding='utf-8')
-  write_csv(found, baselines, folder / 'cells.csv')
+  write_csv(found, made, folder / 'cells.csv')
+  np.savez_compressed(folder / 'success.npz', **found.success)
   for base in baselines:
-    plot(found, folder / f'over_{base}.png', baseline=base)
+    plot(found, made, folder / f'over_{base}.png', baseline=base)
   return text

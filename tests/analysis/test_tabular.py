@@ -211,7 +211,8 @@ def _found():
 
 def test_gains_are_paired():
   # +.2 with every seed; then +.1, -.1, +.1, -.1.
-  (sure,), (unsure,) = tabular_map.gains(_found(), 'other', 'grpo')
+  made = tabular_map.gains(_found(), ['grpo'])
+  (sure,), (unsure,) = made['grpo']['other']
   np.testing.assert_allclose(sure.mean, 0.2, rtol=1e-6)
   np.testing.assert_allclose(unsure.mean, 0, atol=1e-7)
   assert tabular_map.sure(sure) and not tabular_map.sure(unsure)
@@ -225,3 +226,5 @@ def test_what_is_written(tmp_path):
   rows = (tmp_path / 'cells.csv').read_text().split('\n')
   assert rows[3].strip() == 'other,2,good,0.5,4,0.4500,0.2000,0.2000,0.2000'
   assert (tmp_path / 'over_grpo.png').read_bytes()[:4] == b'\x89PNG'
+  saved = np.load(tmp_path / 'success.npz')
+  np.testing.assert_array_equal(saved['other'], _found().success['other'])
