@@ -163,11 +163,11 @@ def plot(
   path: str | os.PathLike[str] | None,
   *,
   baseline: str,
-  columns: int = 4,
+  columns: int = 5,
 ) -> mpl_figure.Figure:
   """A heat map for each algorithm: its gain by decisions and judge.
 
-  A dot says that the interval over seeds excludes 0.
+  A plus or minus says that the interval over seeds excludes 0.
 
   Args:
     found: of `measure`.
@@ -178,37 +178,52 @@ def plot(
   """
   names = [x for x in found.success if x != baseline]
   rows = -(-len(names) // columns)
-  size = (2.2 + 2.4 * min(columns, len(names)), 0.9 + 2.1 * rows)
+  size = (2.0 + 2.0 * min(columns, len(names)), 1.2 + 1.5 * rows)
   figure = mpl_figure.Figure(figsize=size, layout='constrained')
   backend_agg.FigureCanvasAgg(figure)
-  panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
+  panels = figure.subplots(
+    rows, columns, squeeze=False, sharex=True, sharey=True
+  ).flat
   for axes in panels[len(names) :]:
     axes.set_visible(False)
-  for name, axes in zip(names, panels, strict=False):
-    cells = made[baseline][name]
-    image = axes.imshow(
-      [[x.mean for x in row] for row in cells],
-      cmap='RdBu',
-      vmin=-1,
-      vmax=1,
-      aspect='auto',
-    )
-    for k, row in enumerate(cells):
-      for j, gain in enumerate(row):
-        if sure(gain):
-          axes.plot(j, k, 'k.', ms=3)
+  for i, (name, axes) in enumerate(zip(names, panels, strict=False)):
+    image = _heat_map(axes, made[baseline][name])
     axes.set_title(name, fontsize='medium')
-    labels = [
-      f'{x.kind} {x.noise:g}' if x.kind == 'good' else str(x)
-      for x in found.judges
-    ]
-    axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize='small')
+    axes.set_xticks(
+      range(len(found.judges)),
+      [_label(x) for x in found.judges],
+      rotation=90,
+      fontsize='small',
+    )
+    axes.tick_params(labelbottom=i + columns >= len(names))
     axes.set_yticks(range(len(found.decisions)), found.decisions)
   figure.supylabel('decisions')
   figure.colorbar(image, ax=list(panels), label=f'gain over {baseline}')
   if path is not None:
-    figure.savefig(path, format='png', dpi=90)
+    figure.savefig(path, format='png', dpi=80)
   return figure
+
+
+def _heat_map(axes, cells: list[list[comparison.Estimate]]):
+  """Means by colour, and a sign where the interval excludes 0."""
+  image = axes.imshow(
+    [[x.mean for x in row] for row in cells],
+    cmap='RdBu',
+    vmin=-1,
+    vmax=1,
+    aspect='auto',
+  )
+  for k, row in enumerate(cells):
+    for j, gain in enumerate(row):
+      if sure(gain):
+        axes.plot(j, k, marker='+' if gain.mean > 0 else '_', color='k', ms=5)
+  return image
+
+
+def _label(judge: tabular.Judge) -> str:
+  if judge.kind == 'good' and judge.noise:
+    return f'noise {judge.noise:g}'
+  return str(judge)
 
 
 def write_report(

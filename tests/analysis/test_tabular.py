@@ -228,3 +228,16 @@ def test_what_is_written(tmp_path):
   assert (tmp_path / 'over_grpo.png').read_bytes()[:4] == b'\x89PNG'
   saved = np.load(tmp_path / 'success.npz')
   np.testing.assert_array_equal(saved['other'], _found().success['other'])
+
+
+def test_where_the_picture_has_a_sign():
+  found = _found()
+  # Over `other`: -.2 with every seed, k = 2, and both signs, k = 4.
+  made = tabular_map.gains(found, ['grpo', 'other'])
+  for baseline, sign in (('grpo', '+'), ('other', '_')):
+    panel = tabular_map.plot(found, made, None, baseline=baseline).axes[0]
+    (mark,) = panel.get_lines()
+    assert mark.get_marker() == sign
+    assert (*mark.get_xdata(), *mark.get_ydata()) == (0, 0)
+    assert [x.get_text() for x in panel.get_xticklabels()] == ['noise 0.5']
+    assert [x.get_text() for x in panel.get_yticklabels()] == ['2', '4']
