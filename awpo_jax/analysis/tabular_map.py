@@ -174,16 +174,17 @@ def plot(
     made: of `gains`.
     path: where the PNG goes; None for nowhere.
     baseline: algorithm that the gain is over.
-    columns: panels beside one another.
+    columns: panels beside one another, at most.
   """
   names = [x for x in found.success if x != baseline]
+  columns = min(columns, len(names))
   rows = -(-len(names) // columns)
-  size = (2.0 + 2.0 * min(columns, len(names)), 1.2 + 1.5 * rows)
+  size = (2.0 + 2.0 * columns, 1.2 + 1.5 * rows)
   figure = mpl_figure.Figure(figsize=size, layout='constrained')
   backend_agg.FigureCanvasAgg(figure)
   panels = figure.subplots(
     rows, columns, squeeze=False, sharex=True, sharey=True
-  ).flat
+  ).ravel()
   for axes in panels[len(names) :]:
     axes.set_visible(False)
   for i, (name, axes) in enumerate(zip(names, panels, strict=False)):
@@ -198,7 +199,7 @@ def plot(
     axes.tick_params(labelbottom=i + columns >= len(names))
     axes.set_yticks(range(len(found.decisions)), found.decisions)
   figure.supylabel('decisions')
-  figure.colorbar(image, ax=list(panels), label=f'gain over {baseline}')
+  figure.colorbar(image, ax=panels, label=f'gain over {baseline}')
   if path is not None:
     figure.savefig(path, format='png', dpi=80)
   return figure
