@@ -217,7 +217,9 @@ def _heat_map(axes, cells: list[list[comparison.Estimate]]):
   for k, row in enumerate(cells):
     for j, gain in enumerate(row):
       if sure(gain):
-        axes.plot(j, k, marker='+' if gain.mean > 0 else '_', color='k', ms=5)
+        color = 'w' if abs(gain.mean) > 0.7 else 'k'
+        mark = '+' if gain.mean > 0 else '_'
+        axes.plot(j, k, marker=mark, color=color, ms=5)
   return image
 
 
@@ -246,7 +248,9 @@ def write_report(
   text = markdown(found, made)
   (folder / REPORT_FILE).write_text(text + '\n', encoding='utf-8')
   write_csv(found, made, folder / 'cells.csv')
-  np.savez_compressed(folder / 'success.npz', **found.success)
+  np.savez_compressed(
+    folder / 'success.npz', allow_pickle=False, **found.success
+  )
   for base in baselines:
     plot(found, made, folder / f'over_{base}.png', baseline=base)
   return text
