@@ -99,7 +99,11 @@ class Book:
     step = checkpoints.latest_step(self._manager)
     tx = self._optimizers[phase_of(config, step or 1)]
     if step is None:
-      with initial_params.refusing(*initial_params.ABSENT):
+      source = config.run.init_from or config.model.model
+      with (
+        initial_params.refusing(*initial_params.ABSENT),
+        processes.working(lambda: f'Loading the weights of {source}'),
+      ):
         params = initial_params.new_params(config, model, mesh)
       init = compile_lib.make_init(mesh, tx)
       return 0, init(sharding.place_state(params, mesh))
@@ -107,9 +111,10 @@ class Book:
       lambda p: train_step.init_state(p, tx), initial_params.param_shapes(model)
     )
     example = shapes.Shapes(config, mesh).like(state)
-    found, position, _ = checkpoints.restore_checkpoint(
-      self._manager, prefetch.stored(config, example, step)
-    )
+    with processes.working(lambda: f'Loading the checkpoint of step {step}'):
+      found, position, _ = checkpoints.restore_checkpoint(
+        self._manager, prefetch.stored(config, example, step)
+      )
     state, self._under_way = prefetch.apart(found)
     self.elapsed, self.last_saved = position['elapsed'], step
     self.reference = initial_params.restore_reference(

@@ -46,7 +46,14 @@ def evaluate(
   rows: list[dict[str, Any]] = []
   for name, every in sampler.data.dataset.evals.items():
     tasks = every[: sampler.config.run.eval_tasks]
-    texts = sampler.greedy(params, tasks)
+    texts: list[Any] = []
+
+    def say(name=name, texts=texts, wanted=len(tasks)) -> str:
+      return f'Evaluating {name}: {len(texts)} of {wanted} answered'
+
+    with processes.working(say):
+      for part in sampler.greedy(params, tasks):
+        texts += part
     scored = None
     with score_lib.ending_together():
       if processes.is_first():

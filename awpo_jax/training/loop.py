@@ -72,6 +72,7 @@ def train(
     # type, and `experiments/train.py` its traceback.
     with (
       initial_params.refusing(ValueError, *initial_params.ABSENT),
+      processes.working(lambda: 'Reading the data and the tokenizer'),
       processes.one_after_another(),
     ):
       experiment = setup_lib.make_experiment(config)
@@ -120,7 +121,10 @@ class _Run:
     with (
       self.book.opened(step),
       judge.patient(
-        self.experiment.scorer.judge, self.config, self.book.bar.message
+        self.experiment.scorer.judge,
+        self.config,
+        self.book.bar.message,
+        processes.working,
       ) as self.patient,
       signals.handled_by(self._on_signal),
       jax.transfer_guard('disallow'),

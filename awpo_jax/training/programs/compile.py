@@ -14,7 +14,7 @@ import optax
 from awpo_jax import types
 from awpo_jax.config import algorithm
 from awpo_jax.config import experiment as config_lib
-from awpo_jax.distributed import device_map, sharding
+from awpo_jax.distributed import device_map, processes, sharding
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import lora
 from awpo_jax.ops import collectives
@@ -99,28 +99,21 @@ def compile_programs(
     pad_id: fills the columns after the end.
     evaluation: False leaves out the greedy samplers.
   """
-  # More at once than cores would only take more memory.
-  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-
-    def lower(program, *arguments):
-      # The next one is traced while this one compiles.
-      return pool.submit(program.lower(*arguments).compile)
-
-    started = lower_programs(
-      config,
-      decoder,
-      mesh,
-      state,
-      optimizers,
-      lower,
-      stop_ids=stop_ids,
-      pad_id=pad_id,
-      evaluation=evaluation,
-    )
-    if 'rl' in optimizers:
-      started |= _lower_useful(config, mesh, lower)
-      started |= _lower_cut(config, mesh, lower)
-    compiled = {key: program.result() for key, program in started.items()}
+  wanted = lower_programs(
+    config,
+    decoder,
+    mesh,
+    state,
+    optimizers,
+    _later,
+    stop_ids=stop_ids,
+    pad_id=pad_id,
+    evaluation=evaluation,
+  )
+  if 'rl' in optimizers:
+    wanted |= _lower_useful(config, mesh, _later)
+    wanted |= _lower_cut(config, mesh, _later)
+  compiled = _compiled(wanted)
   return Programs(
     sample=_samplers(compiled, 'sample'),
     evaluate=_samplers(compiled, 'evaluate'),
@@ -138,6 +131,35 @@ def compile_programs(
 
 def _lower(program: Any, *arguments: Any) -> jax.stages.Lowered:
   return program.lower(*arguments)
+
+
+def _later(program: Any, *arguments: Any) -> Callable[[], jax.stages.Lowered]:
+  return functools.partial(program.lower, *arguments)
+
+
+def _compiled(
+  wanted: Mapping[tuple[Any, ...], Callable[[], jax.stages.Lowered]],
+) -> dict[tuple[Any, ...], Any]:
+  """Programs compiled by several threads; says which are ready."""
+  started: list[tuple[tuple[Any, ...], concurrent.futures.Future[Any]]] = []
+
+  def say() -> str:
+    under_way = [key for key, program in list(started) if not program.done()]
+    ready = len(started) - len(under_way)
+    tracing = list(wanted)[len(started) : len(started) + 1]
+    names = [' '.join(map(str, key)) for key in (under_way or tracing)[:1]]
+    text = f'Compiling: {ready} of {len(wanted)} programs are ready'
+    return ', now '.join([text, *names])
+
+  # More at once than cores would only take more memory.
+  with (
+    processes.working(say),
+    concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+  ):
+    for key, lower in wanted.items():
+      # The next one is traced while this one compiles.
+      started.append((key, pool.submit(lower().compile)))
+    return {key: program.result() for key, program in started}
 
 
 def lower_programs(
