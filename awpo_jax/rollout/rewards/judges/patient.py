@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from awpo_jax import types
-from awpo_jax.reporting import progress
 from awpo_jax.rollout.rewards import returned
 
 _ROUNDING = 1e-6
@@ -71,7 +70,7 @@ class Judging:
     patience: float = 0.0,
     needed: bool = True,
     tell: Callable[[str], None] = lambda _: None,
-    working: Working = functools.partial(progress.working, silent=True),
+    working: Working = lambda _: contextlib.nullcontext(),
   ) -> None:
     """Asks nothing yet.
 
@@ -81,7 +80,7 @@ class Judging:
       patience: seconds without a further score until the batch is given up.
       needed: False: nothing hangs on the scores; none is waited for.
       tell: given a line where a batch waits or is without its scores.
-      working: of `progress`, given what is judged by now.
+      working: such as `progress.working`; given what is judged by now.
     """
     self._judge = self.__wrapped__ = judge
     self._min_judged = min_judged
