@@ -19,6 +19,7 @@ from awpo_jax.models import config as model_config
 from awpo_jax.reporting import metrics as metrics_lib
 from awpo_jax.reporting import progress as progress_lib
 from awpo_jax.reporting import rollout_archive
+from awpo_jax.rollout import messages
 from awpo_jax.training import steps as steps_lib
 from awpo_jax.training.collection import prefetch, sample
 from awpo_jax.training.programs import compile as compile_lib
@@ -29,6 +30,13 @@ from awpo_jax.training.update import divergence, optimizer, train_step
 def phase_of(config: config_lib.Config, step: int) -> str:
   """The phase that step `step` (from 1) belongs to."""
   return 'sft' if step <= config.run.sft_steps else 'rl'
+
+
+def projects(config: config_lib.Config) -> dict[str, str]:
+  """The projects that a run is logged to, by key of `trackers.TITLES`."""
+  run = config.run
+  named = {'wandb': run.wandb_project, 'trackio': run.trackio_project}
+  return {name: project for name, project in named.items() if project}
 
 
 def make_manager(config: config_lib.Config) -> checkpoints.Manager:
@@ -131,7 +139,8 @@ class Book:
       metrics_lib.MetricsLog(
         run.output_dir,
         resume_step=step,
-        wandb_project=run.wandb_project or None,
+        chat=messages.chat,
+        **{f'{name}_project': x for name, x in projects(self._config).items()},
       )
       if first
       else metrics_lib.NoLog() as self.log,
