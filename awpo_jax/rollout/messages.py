@@ -67,12 +67,15 @@ def _turn(number: int, written: Mapping[str, Any], limit: int) -> Turn:
   text = written['text']
   answer = tool_calls.parse(text)
   if isinstance(answer, tool_calls.ParseFailure):
-    answer = tool_calls.Answer(None, (), text)
-  reply = answer.response
+    answer = tool_calls.Answer('', (), text)
+  thought, reply = answer.thought, answer.response
+  if thought is None:  # The chat template has opened it.
+    thought = text.rpartition('</think>')[0].strip()
   if reply is None:
-    reply = '' if answer.calls else tool_calls.strip_thought(text).strip()
+    before, _, rest = tool_calls.strip_thought(text).partition('<tool_call>')
+    reply = (before + rest.partition('</tool_call>')[2]).strip()
   return Turn(
-    cut(answer.thought or '', limit),
+    cut(thought, limit),
     cut(reply, limit),
     [(f'call_{number}_{i}', call) for i, call in enumerate(answer.calls, 1)],
     [(str(role), cut(said, limit)) for role, said in written['observations']],

@@ -236,6 +236,22 @@ def test_a_chat_of_several_turns():
 
 
 @pytest.mark.parametrize(
+  ('text', 'thought', 'reply', 'calls'),
+  [
+    ('hm </think> <response> Ho </response>', 'hm', 'Ho', 0),
+    ('<think> a </think> plain', 'a', 'plain', 0),
+    (f'Look: <tool_call>\n{CALL}\n</tool_call> so', '', 'Look:  so', 1),
+    ('<think> cut <tool_call>', '', '<think> cut <tool_call>', 0),
+    ('', '', '', 0),
+  ],
+)
+def test_nothing_of_an_answer_is_lost(text, thought, reply, calls):
+  (turn,) = messages.turns({'response': text}, limit=100)
+  assert (turn.thought, turn.reply) == (thought, reply)
+  assert len(turn.calls) == calls
+
+
+@pytest.mark.parametrize(
   'row', [{}, {'response': 3}, {'episode': []}, {'episode': {'turns': [1]}}]
 )
 def test_what_is_no_transcript(row):
