@@ -62,6 +62,13 @@ def load(name: str, project: str) -> Any:
     ) from error
 
 
+def check(**projects: str) -> None:
+  """Refuses, as `load`, a project whose package is missing; '' is none."""
+  for name, project in projects.items():
+    if project:
+      load(name, project)
+
+
 def _run_id(file: pathlib.Path, resume_step: int) -> str:
   """The id of a run; a restart of the same folder goes on with the same."""
   if not (resume_step and file.exists()):

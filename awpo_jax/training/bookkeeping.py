@@ -32,13 +32,6 @@ def phase_of(config: config_lib.Config, step: int) -> str:
   return 'sft' if step <= config.run.sft_steps else 'rl'
 
 
-def projects(config: config_lib.Config) -> dict[str, str]:
-  """The projects that a run is logged to, by key of `trackers.TITLES`."""
-  run = config.run
-  named = {'wandb': run.wandb_project, 'trackio': run.trackio_project}
-  return {name: project for name, project in named.items() if project}
-
-
 def make_manager(config: config_lib.Config) -> checkpoints.Manager:
   """Of the run's own checkpoints."""
   run = config.run
@@ -140,7 +133,8 @@ class Book:
         run.output_dir,
         resume_step=step,
         chat=messages.chat,
-        **{f'{name}_project': x for name, x in projects(self._config).items()},
+        wandb_project=run.wandb_project or None,
+        trackio_project=run.trackio_project or None,
       )
       if first
       else metrics_lib.NoLog() as self.log,

@@ -58,8 +58,9 @@ def train(
   if problems:
     raise flags_lib.ConfigError('\n'.join(problems))
   with initial_params.refusing(ModuleNotFoundError):
-    for name, project in bookkeeping.projects(config).items():
-      trackers.load(name, project)
+    trackers.check(
+      wandb=config.run.wandb_project, trackio=config.run.trackio_project
+    )
   initial_params.use_compilation_cache(config)
   with (
     signals.handled_by(signals.stop_at_start),
