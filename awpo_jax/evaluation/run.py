@@ -30,6 +30,7 @@ from awpo_jax.rollout.text import chat_template, conversations, templates
 SETTINGS_FILE = 'evaluation.json'
 SCORES_FILE = 'scores.json'
 TABLE_FILE = 'table.md'
+_WEIGHTS = '*.safetensors'
 
 
 class _Policy(NamedTuple):
@@ -191,7 +192,7 @@ def model_state(config: config_lib.EvaluationConfig) -> str:
   if run is None:
     return ' '.join(
       f'{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}'
-      for file in sorted(path.glob('*.safetensors'))
+      for file in ([path] if path.is_file() else sorted(path.glob(_WEIGHTS)))
     )
   if path.absolute().parent.name == checkpoints.RUN_SUBFOLDER:
     return f'step {path.name}'

@@ -103,7 +103,7 @@ class Book:
       source = config.run.init_from or config.model.model
       with (
         initial_params.refusing(*initial_params.ABSENT),
-        processes.working(lambda: f'Loading the weights of {source}'),
+        processes.working(lambda: f'Initial weights of {source}'),
       ):
         params = initial_params.new_params(config, model, mesh)
       init = compile_lib.make_init(mesh, tx)
