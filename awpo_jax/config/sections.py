@@ -119,8 +119,14 @@ class RunConfig:
   )
   wandb_project: str = flag(
     '',
-    'Project of Weights & Biases to which metrics are also written. Empty '
-    'writes none there.',
+    'Project of Weights & Biases to which metrics and tables of answers are '
+    'also written. Empty writes none there.',
+    may_change=True,
+  )
+  trackio_project: str = flag(
+    '',
+    'Project of trackio to which metrics and traces of answers are also '
+    'written. Empty writes none there.',
     may_change=True,
   )
   compilation_cache: str = flag(

@@ -17,6 +17,7 @@ from awpo_jax.models import config as model_config
 from awpo_jax.reporting import metrics as metrics_lib
 from awpo_jax.reporting import progress as progress_lib
 from awpo_jax.reporting import rollout_archive
+from awpo_jax.rollout import messages
 from awpo_jax.training import steps as steps_lib
 from awpo_jax.training.programs import compile as compile_lib
 from awpo_jax.training.programs import shapes
@@ -94,7 +95,11 @@ class Book:
     step = self._manager.latest_step()
     tx = self._optimizers[phase_of(config, step or 1)]
     if step is None:
-      with initial_params.refusing(*initial_params.ABSENT):
+      source = config.run.init_from or config.model.model
+      with (
+        initial_params.refusing(*initial_params.ABSENT),
+        processes.working(lambda: f'Initial weights of {source}'),
+      ):
         params = initial_params.new_params(config, model, mesh)
       init = compile_lib.make_init(mesh, tx)
       return 0, init(sharding.place_state(params, mesh))
@@ -102,7 +107,10 @@ class Book:
       lambda p: train_step.init_state(p, tx), initial_params.param_shapes(model)
     )
     example = shapes.Shapes(config, mesh).like(state)
-    state, position, _ = checkpoints.restore_checkpoint(self._manager, example)
+    with processes.working(lambda: f'Loading the checkpoint of step {step}'):
+      state, position, _ = checkpoints.restore_checkpoint(
+        self._manager, example
+      )
     self.elapsed, self.last_saved = position['elapsed'], step
     self.reference = initial_params.restore_reference(
       self._manager, config, step, example.params
@@ -118,7 +126,9 @@ class Book:
       metrics_lib.MetricsLog(
         run.output_dir,
         resume_step=step,
+        chat=messages.chat,
         wandb_project=run.wandb_project or None,
+        trackio_project=run.trackio_project or None,
       )
       if first
       else metrics_lib.NoLog() as self.log,

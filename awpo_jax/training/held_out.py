@@ -1,5 +1,6 @@
 """The evaluations of a run: what they report, and what they are asked for."""
 
+import functools
 from typing import Any
 
 from awpo_jax import types
@@ -46,7 +47,9 @@ def evaluate(
   rows: list[dict[str, Any]] = []
   for name, every in sampler.data.dataset.evals.items():
     tasks = every[: sampler.config.run.eval_tasks]
-    texts = sampler.greedy(params, tasks)
+    texts: list[Any] = []
+    with processes.working(functools.partial(_shown, name, len(tasks), texts)):
+      sampler.greedy(params, tasks, texts)
     scored = None
     with score_lib.ending_together():
       if processes.is_first():
@@ -56,3 +59,8 @@ def evaluate(
     metrics |= {f'eval/{name}/{key}': value for key, value in values.items()}
     rows += [{'set': name, **row} for row in answers]
   return metrics, rows
+
+
+def _shown(name: str, asked: int, texts: list[Any]) -> str:
+  # A last batch that is not full is filled up.
+  return f'Evaluating {name}: {min(len(texts), asked)} of {asked} answered'

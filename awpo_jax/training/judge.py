@@ -9,6 +9,7 @@ from awpo_jax import types
 from awpo_jax.config import data
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.ops import advantages
+from awpo_jax.reporting import progress
 from awpo_jax.rollout import plugins
 from awpo_jax.rollout.rewards.judges import corrupted, llm_prompt, rubric
 from awpo_jax.rollout.rewards.judges import patient as patient_lib
@@ -63,6 +64,7 @@ def patient(
   judge: types.Judge | None,
   config: config_lib.Config,
   tell: Callable[[str], None],
+  working: patient_lib.Working = progress.working,
 ) -> Iterator[patient_lib.Judging | None]:
   """The judge as the steps of a run ask it; it is closed in the end.
 
@@ -83,6 +85,7 @@ def patient(
       advantage=config.advantage.advantage, gate=config.advantage.gate
     ),
     tell=tell,
+    working=working,
   )
   with contextlib.closing(asked):
     yield asked

@@ -16,8 +16,7 @@ from awpo_jax.checkpointing import initial_params, run_folder
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.config import flags as flags_lib
 from awpo_jax.distributed import device_checks, processes, sharding
-from awpo_jax.reporting import metrics as metrics_lib
-from awpo_jax.reporting import profiler
+from awpo_jax.reporting import profiler, trackers
 from awpo_jax.rollout.rewards.judges import patient
 from awpo_jax.training import bookkeeping, held_out, idle, judge, signals
 from awpo_jax.training import setup as setup_lib
@@ -58,9 +57,10 @@ def train(
   problems = list(device_checks.check_devices(config, sharding.parts(mesh)))
   if problems:
     raise flags_lib.ConfigError('\n'.join(problems))
-  if config.run.wandb_project:
-    with initial_params.refusing(ModuleNotFoundError):
-      metrics_lib.import_wandb(config.run.wandb_project)
+  with initial_params.refusing(ModuleNotFoundError):
+    trackers.check(
+      wandb=config.run.wandb_project, trackio=config.run.trackio_project
+    )
   initial_params.use_compilation_cache(config)
   with (
     signals.handled_by(signals.stop_at_start),
@@ -72,6 +72,7 @@ def train(
     # type, and `experiments/train.py` its traceback.
     with (
       initial_params.refusing(ValueError, *initial_params.ABSENT),
+      processes.working(lambda: 'Reading the data and the tokenizer'),
       processes.one_after_another(),
     ):
       experiment = setup_lib.make_experiment(config)
@@ -120,7 +121,10 @@ class _Run:
     with (
       self.book.opened(step),
       judge.patient(
-        self.experiment.scorer.judge, self.config, self.book.bar.message
+        self.experiment.scorer.judge,
+        self.config,
+        self.book.bar.message,
+        processes.working,
       ) as self.patient,
       signals.handled_by(self._on_signal),
       jax.transfer_guard('disallow'),

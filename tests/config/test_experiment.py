@@ -143,6 +143,7 @@ OTHERS = {
   'archive': True,
   'profile_steps': (2, 4),
   'wandb_project': 'w',
+  'trackio_project': 't',
   'compilation_cache': '',
   'dry_run': 'here',
   'dataset': 'rlla,seal_tools',

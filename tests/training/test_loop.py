@@ -140,12 +140,13 @@ def test_a_mistake_does_not_undo_a_run(tmp_path, monkeypatch):
   assert (folder / model_files.TOKENIZER_FOLDER).is_dir()
 
 
-def test_wandb_without_its_package(tmp_path, monkeypatch):
-  monkeypatch.setitem(sys.modules, 'wandb', None)
+@pytest.mark.parametrize('name', ['wandb', 'trackio'])
+def test_a_tracker_without_its_package(tmp_path, monkeypatch, name):
+  monkeypatch.setitem(sys.modules, name, None)
   with pytest.raises(
-    flags_lib.ConfigError, match='pip install.*--wandb_project'
+    flags_lib.ConfigError, match=f'pip install.*--{name}_project'
   ):
-    loop.train(_config(tmp_path / 'run', '--wandb_project=p'))
+    loop.train(_config(tmp_path / 'run', f'--{name}_project=p'))
   assert not (tmp_path / 'run').exists()
 
 

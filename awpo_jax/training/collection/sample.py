@@ -137,10 +137,16 @@ class RolloutSampler:
     return [tasks[i] for i in rows], prompts, ids
 
   def greedy(
-    self, params: types.ArrayTree, tasks: Sequence[types.Task]
+    self,
+    params: types.ArrayTree,
+    tasks: Sequence[types.Task],
+    texts: list[Any] | None = None,
   ) -> list[Any]:
-    """A greedy answer or episode of each task, `--eval_batch` at a time."""
-    size, texts = self.config.run.eval_batch, []
+    """A greedy answer or episode of each task, `--eval_batch` at a time.
+
+    They are added to `texts`, an empty list, as they come.
+    """
+    size, texts = self.config.run.eval_batch, [] if texts is None else texts
     every = np.arange(size).reshape(sharding.parts(self.mesh), -1)
     rows = every[sharding.own_parts(self.mesh)].ravel()
     for start in range(0, len(tasks), size):
@@ -163,7 +169,8 @@ class RolloutSampler:
       ]
       told = dict(pair for some in processes.gather(found) for pair in some)
       texts += [told[i] for i in range(size)]
-    return texts[: len(tasks)]
+    del texts[len(tasks) :]
+    return texts
 
   def _encode(self, tasks, ids: Sequence[int]) -> types.Prompts:
     data = self.config.data

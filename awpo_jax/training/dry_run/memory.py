@@ -194,19 +194,7 @@ def lowerings(
     tx,
     lower=lambda program, *args: functools.partial(program.lower, *args),
   )
-  leaves, _ = jax.tree_util.tree_flatten_with_path(
-    dataclasses.replace(programs, cut={}, useful={})
-  )
-  return {
-    tuple(part for step in path for part in _parts(step)): program
-    for path, program in leaves
-  }
-
-
-def _parts(step: Any) -> tuple[Any, ...]:
-  """Of the path of a program: a field's name, or a key that may be a pair."""
-  key = step.key if hasattr(step, 'key') else step.name
-  return key if isinstance(key, tuple) else (key,)
+  return compile_lib.by_name(dataclasses.replace(programs, cut={}, useful={}))
 
 
 def dry_run(config: config_lib.Config) -> Iterator[str]:

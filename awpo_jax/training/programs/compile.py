@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import functools
+import itertools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +14,7 @@ import optax
 from awpo_jax import types
 from awpo_jax.config import algorithm
 from awpo_jax.config import experiment as config_lib
-from awpo_jax.distributed import device_map, sharding
+from awpo_jax.distributed import device_map, processes, sharding
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import lora
 from awpo_jax.ops import collectives
@@ -95,25 +96,59 @@ def compile_programs(
     pad_id: fills the columns after the end.
     evaluation: False leaves out the greedy samplers.
   """
+  wanted = lower_programs(
+    config,
+    decoder,
+    mesh,
+    state,
+    optimizers,
+    lambda program, *arguments: functools.partial(program.lower, *arguments),
+    stop_ids=stop_ids,
+    pad_id=pad_id,
+    evaluation=evaluation,
+  )
+  tree = jax.tree.structure(wanted)
+  return jax.tree.unflatten(tree, _compiled(by_name(wanted)).values())
+
+
+def by_name(programs: Programs) -> dict[tuple[Any, ...], Any]:
+  """The leaves by their names: `('update', 'rl', 192, 40)`, in tree order."""
+
+  def parts(step: Any) -> tuple[Any, ...]:
+    key = step.key if hasattr(step, 'key') else step.name
+    return key if isinstance(key, tuple) else (key,)
+
+  return {
+    tuple(itertools.chain(*map(parts, path))): program
+    for path, program in jax.tree.leaves_with_path(programs)
+  }
+
+
+def _compiled(
+  wanted: Mapping[tuple[Any, ...], Callable[[], jax.stages.Lowered]],
+) -> dict[tuple[Any, ...], jax.stages.Compiled]:
+  """Programs compiled by several threads; says which are ready."""
+  names = [' '.join(map(str, name)) for name in wanted]
+  started: list[concurrent.futures.Future[jax.stages.Compiled]] = []
+
+  def say() -> str:
+    done = [program.done() for program in started]
+    text = f'Compiling: {sum(done)} of {len(names)} programs are ready'
+    for name, ready in itertools.zip_longest(names, done, fillvalue=False):
+      if not ready:
+        return f'{text}, now {name}'
+    return text
+
   # More at once than cores would only take more memory.
-  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-
-    def lower(program, *arguments):
+  with (
+    processes.working(say),
+    concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+  ):
+    for lower in wanted.values():
       # The next one is traced while this one compiles.
-      return pool.submit(program.lower(*arguments).compile)
-
-    started = lower_programs(
-      config,
-      decoder,
-      mesh,
-      state,
-      optimizers,
-      lower,
-      stop_ids=stop_ids,
-      pad_id=pad_id,
-      evaluation=evaluation,
-    )
-    return jax.tree.map(lambda program: program.result(), started)
+      started.append(pool.submit(lower().compile))
+    results = [program.result() for program in started]
+  return dict(zip(wanted, results, strict=True))
 
 
 def lower_programs(

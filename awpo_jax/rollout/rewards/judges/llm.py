@@ -114,6 +114,7 @@ class LlmJudge:
     self._failing_since: float | None = None
     self._not_before = 0.0
     self._problem = ''
+    self._scored = self._failures = 0
     self._closed = False
     # Now, for a mistake in the path; then again by the thread that uses it.
     score_cache_lib.Cache(settings.cache, settings.run).close()
@@ -154,6 +155,10 @@ class LlmJudge:
     """The endpoint and what went wrong with it last."""
     last = f' (last: {self._problem})' if self._problem else ''
     return f'{self._settings.url}, {self._settings.model}{last}'
+
+  def counts(self) -> tuple[int, int]:
+    """Answers scored so far, stored ones too, and calls without a score."""
+    return self._scored, self._failures
 
   def close(self) -> None:
     """Ends the calls under way; the judge is not to be used any more."""
@@ -212,10 +217,15 @@ class LlmJudge:
     if not self._tasks:  # What failed before says nothing about now.
       self._failure = self._failing_since = None
       self._ended.clear()
-    scores = await asyncio.gather(*map(self._judgement, requests))
+    scores = await asyncio.gather(*map(self._counted, requests))
     if self._failure is not None:
       raise type(self._failure)(str(self._failure))
     return scores
+
+  async def _counted(self, request: types.JudgeRequest) -> float | None:
+    score = await self._judgement(request)
+    self._scored += score is not None
+    return score
 
   async def _judgement(self, request: types.JudgeRequest) -> float | None:
     """The mean of a request's replies; None unless all of them were had."""
@@ -293,6 +303,7 @@ class LlmJudge:
       verdict = llm_prompt.parse_reply(answer.text, scale=settings.scale)
       if verdict is not None:
         return self._cache.add(key, *verdict, settings.model)
+      self._failures += 1
       self._problem = refusals.shown(answer.problem, self._key)
       if answer.status:
         answer = self._told_off(answer)
