@@ -164,6 +164,12 @@ def largest_move(record: Record) -> float | None:
   return None if one else record.largest('ratio/abs_log_max')
 
 
+def rounded_away(record: Record) -> float | None:
+  """Of the last phase alone, as phases have learning rates of their own."""
+  phase = record.rows[-1].get('phase', '') if record.rows else ''
+  return record.recent('update/rounded_away', phase)
+
+
 def gradient_excess(record: Record) -> float | None:
   """The gradient's norm over the norm that it is clipped to."""
   norm, most = record.recent('grad_norm'), record.flags.get('max_grad_norm')
@@ -334,11 +340,11 @@ CHECKS = (
     'update/rounded_away',
     'above',
     0.5,
-    f'mean of the last {LAST} steps',
+    f'mean of the last {LAST} steps of the phase that came last',
     'Parameters of 16 bits swallow the updates: the learning rate is too small '
     'for them.',
     '--param_dtype=float32, or LoRA.',
-    lambda record: record.recent('update/rounded_away', ''),
+    rounded_away,
   ),
   Check(
     'Every gradient is clipped',
@@ -355,9 +361,10 @@ CHECKS = (
     'The clip is always active',
     'clip/fraction',
     'above',
-    0.3,
+    0.1,
     _RECENT,
-    'A large part of the tokens has left the trust region.',
+    'Many tokens have left the trust region. (The first update clips nothing, '
+    'and of the others about half of the tokens at most.)',
     'A lower --learning_rate, or fewer --minibatches.',
     _recent('clip/fraction'),
   ),
