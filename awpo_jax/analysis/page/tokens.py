@@ -171,7 +171,7 @@ def _numbers(
   # Of the batch, or of each group.
   radius = algorithm.clip_radius(made.gate, made.counted)
   low = np.reshape(radius, (-1, 1, 1))
-  high = low * config.loss.clip_high_factor
+  high: types.Array = low * config.loss.clip_high_factor
   if algorithm.clip_high is not None:  # Of each sample.
     high = algorithm.clip_high(
       final, radius, samples, all_sum=lambda tree: tree
