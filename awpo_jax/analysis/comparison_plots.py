@@ -43,8 +43,8 @@ def plot_curves(
     if found and found[0].low is not None:
       axes.fill_between(
         shared,
-        [x.low for x in found],
-        [x.high for x in found],
+        np.array([x.low for x in found], float),
+        np.array([x.high for x in found], float),
         color=colour,
         alpha=0.15,
         lw=0,
@@ -95,9 +95,9 @@ def plot_overview(
           _share(found[0][0]), mean, color=look.colour(index), label=label
         )
     axes.set_xlim(0, 1)
-    look.finish(axes, title=title, x='share of the run')
-    if axes is not panels[0] and axes.get_legend():
-      axes.get_legend().remove()  # The same lines have the same colours.
+    # The same cells have the same colours on the right.
+    first = axes is panels[0]
+    look.finish(axes, title=title, x='share of the run', legend=first)
   look.save(figure, path)
   return figure
 
@@ -143,7 +143,8 @@ def plot_scores(
       axes.plot(values, [row] * len(values), '|', color='0.6')
       axes.plot([found.mean], [row], 'o', color=look.colour(0))
       if found.low is not None:
-        axes.plot([found.low, found.high], [row, row], color=look.colour(0))
+        ends = np.array([found.low, found.high], float)
+        axes.plot(ends, [row, row], color=look.colour(0))
     axes.set_yticks(range(len(cells)), cells if axes is panels[0] else [])
     axes.set_ylim(len(cells) - 0.5, -0.5)
     look.finish(

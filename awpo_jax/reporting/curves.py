@@ -124,9 +124,8 @@ def _draw(
 ) -> None:
   for index, (name, points) in enumerate(lines.items()):
     _draw_line(axes, name, points, style.colour(index))
-  style.finish(axes, title=title, x='step')
-  if len(lines) == 1 and next(iter(lines)) in title.lower():
-    axes.get_legend().remove()  # The title says it.
+  told = len(lines) == 1 and next(iter(lines)) in title.lower()
+  style.finish(axes, title=title, x='step', legend=not told)
   shown = {phase for points in lines.values() for _, phase, _ in points}
   rl = [span for span in spans if span[0] == 'rl']
   if 'rl' in shown and title != 'Loss':

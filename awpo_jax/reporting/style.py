@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
+from matplotlib import ticker
 from matplotlib.backends import backend_agg
 
 # Those of the page of a run (`analysis/page/curves.js`), in their order.
@@ -47,7 +48,12 @@ def colour(index: int) -> str:
 
 
 def finish(
-  axes: mpl_axes.Axes, *, title: str = '', x: str = '', y: str = ''
+  axes: mpl_axes.Axes,
+  *,
+  title: str = '',
+  x: str = '',
+  y: str = '',
+  legend: bool = True,
 ) -> None:
   """Title, labels, grid, and below it all a legend of what has a label."""
   axes.set_title(title, loc='left', fontsize='medium', fontweight='bold')
@@ -56,9 +62,10 @@ def finish(
   axes.grid(alpha=0.3)
   axes.spines[['top', 'right']].set_visible(False)
   if x == 'step':
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    whole = ticker.MaxNLocator('auto', steps=[1, 2, 5, 10], integer=True)
+    axes.xaxis.set_major_locator(whole)
   labels = axes.get_legend_handles_labels()[1]
-  if labels:
+  if labels and legend:
     longest = max(map(len, labels))
     axes.legend(
       fontsize='small',
