@@ -7,61 +7,14 @@ that has the title of the check.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
-# How many steps "the last steps" are, and what a rise needs.
-LAST = 20
-_STEPS_OF_A_RISE = 9
+from awpo_jax.analysis import records
+
 _SOLVED = 0.9
 _LEFT_OUT = 'data/left_out/'
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-  """What a run says of itself.
-
-  Attributes:
-    rows: lines of `metrics.jsonl` in their order.
-    flags: name -> value, as `flags.json` has them; empty where it is missing.
-  """
-
-  rows: Sequence[Mapping[str, Any]]
-  flags: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-  def values(self, name: str, phase: str = 'rl') -> np.ndarray:
-    """f64[n], a metric at the steps of a phase that have it, in order."""
-    found = [
-      row.get(name)
-      for row in self.rows
-      if not phase or row.get('phase') == phase
-    ]
-    return np.array([x for x in found if _is_number(x)], np.float64)
-
-  def recent(self, name: str, phase: str = 'rl') -> float | None:
-    """The mean of its last values; None where there is none."""
-    values = self.values(name, phase)[-LAST:]
-    return float(values.mean()) if values.size else None
-
-  def largest(self, name: str) -> float | None:
-    """The largest value at a step of RL; None where there is none."""
-    return max(self.values(name).tolist(), default=None)
-
-  def rise(self, name: str) -> float | None:
-    """From the first third of RL to its last, in standard errors.
-
-    None of fewer than nine steps.
-    """
-    values = self.values(name)
-    if values.size < _STEPS_OF_A_RISE:
-      return None
-    third = values.size // 3
-    first, last = values[:third], values[-third:]
-    error = np.sqrt((first.var(ddof=1) + last.var(ddof=1)) / third)
-    change = last.mean() - first.mean()
-    return float(change / max(error, 1e-9 + 1e-6 * abs(first.mean())))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +40,7 @@ class Check:
   of: str
   why: str
   remedy: str
-  measure: Callable[[Record], float | None]
+  measure: Callable[[records.Record], float | None]
 
   @property
   def rule(self) -> str:
@@ -104,35 +57,33 @@ class Check:
     return value < self.limit if self.side == 'below' else value > self.limit
 
 
-def _is_number(value: Any) -> bool:
-  return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _recent(name: str) -> Callable[[Record], float | None]:
+def _recent(name: str) -> Callable[[records.Record], float | None]:
   return lambda record: record.recent(name)
 
 
-def _judged(record: Record) -> bool:
+def _judged(record: records.Record) -> bool:
   """Whether the run has a judge; one without flags, whether it ever scored."""
   if 'judge' in record.flags:
     return record.flags['judge'] != 'none'
   return record.values('reward/reasoning').size > 0
 
 
-def left_out(record: Record) -> float | None:
+def left_out(record: records.Record) -> float | None:
   """How much of the data `--overlong=drop` left out, all parts together."""
   first = record.rows[0] if record.rows else {}
   parts = [
     value
     for name, value in first.items()
-    if name.startswith(_LEFT_OUT) and _is_number(value)
+    if name.startswith(_LEFT_OUT) and records.is_number(value)
   ]
   return float(sum(parts)) if parts else None
 
 
-def compilations(record: Record) -> float | None:
+def compilations(record: records.Record) -> float | None:
   """How often `compile/count` grew within one start of the run."""
-  rows = [row for row in record.rows if _is_number(row.get('compile/count'))]
+  rows = [
+    row for row in record.rows if records.is_number(row.get('compile/count'))
+  ]
   pairs = [
     row['compile/count'] > before['compile/count']
     for before, row in itertools.pairwise(rows)
@@ -141,15 +92,17 @@ def compilations(record: Record) -> float | None:
   return float(sum(pairs)) if pairs else None
 
 
-def silent_steps(record: Record) -> float | None:
+def silent_steps(record: records.Record) -> float | None:
   """Share of the last steps at which a judge gave no score at all."""
-  rows = [row for row in record.rows if row.get('phase') == 'rl'][-LAST:]
+  rows = [row for row in record.rows if row.get('phase') == 'rl'][
+    -records.LAST :
+  ]
   if not (rows and _judged(record)):
     return None
   return float(np.mean([row.get('reward/reasoning') is None for row in rows]))
 
 
-def judge_range(record: Record) -> float | None:
+def judge_range(record: records.Record) -> float | None:
   """How far apart the mean scores of steps lie, of three steps or more."""
   values = record.values('reward/reasoning')
   if values.size < 3 or not _judged(record):
@@ -157,26 +110,30 @@ def judge_range(record: Record) -> float | None:
   return float(values.max() - values.min())
 
 
-def largest_move(record: Record) -> float | None:
+def largest_move(record: records.Record) -> float | None:
   """The largest log ratio of a token; of one update a rollout it is always 0,
   which says nothing."""
   one = record.flags.get('minibatches') == 1
   return None if one else record.largest('ratio/abs_log_max')
 
 
-def rounded_away(record: Record) -> float | None:
+def rounded_away(record: records.Record) -> float | None:
   """Of the last phase alone, as phases have learning rates of their own."""
   phase = record.rows[-1].get('phase', '') if record.rows else ''
   return record.recent('update/rounded_away', phase)
 
 
-def gradient_excess(record: Record) -> float | None:
+def gradient_excess(record: records.Record) -> float | None:
   """The gradient's norm over the norm that it is clipped to."""
   norm, most = record.recent('grad_norm'), record.flags.get('max_grad_norm')
-  return norm / most if norm is not None and _is_number(most) and most else None
+  return (
+    norm / most
+    if norm is not None and records.is_number(most) and most
+    else None
+  )
 
 
-def reasoning_alone(record: Record) -> float | None:
+def reasoning_alone(record: records.Record) -> float | None:
   """The rise of the judge's score where that of the outcome does not rise."""
   rises = record.rise('reward/reasoning'), record.rise('reward/outcome')
   if rises[0] is None or rises[1] is None:
@@ -187,7 +144,7 @@ def reasoning_alone(record: Record) -> float | None:
   return rises[0] if rises[1] <= 0 else 0.0
 
 
-def outcome_alone(record: Record) -> float | None:
+def outcome_alone(record: records.Record) -> float | None:
   """The rise of the outcome where that of held-out accuracy does not rise."""
   rise = record.rise('reward/outcome')
   name = next(
@@ -208,7 +165,7 @@ def outcome_alone(record: Record) -> float | None:
   return rise if accuracies[-1] <= before[0] else 0.0
 
 
-_RECENT = f'mean of the last {LAST} steps of RL'
+_RECENT = f'mean of the last {records.LAST} steps of RL'
 _LARGEST = 'largest of all steps of RL'
 _RISE = 'from the first third of RL to the last, in standard errors'
 
@@ -263,7 +220,7 @@ CHECKS = (
     'reward/reasoning',
     'above',
     0,
-    f'share of the last {LAST} steps of RL at which it is null',
+    f'share of the last {records.LAST} steps of RL at which it is null',
     'There is a judge, but at some steps it scored no answer.',
     'Try the judge by itself with experiments/judge.py; a judge of your own '
     'returns one number or None for each request.',
@@ -340,7 +297,7 @@ CHECKS = (
     'update/rounded_away',
     'above',
     0.5,
-    f'mean of the last {LAST} steps of the phase that came last',
+    f'mean of the last {records.LAST} steps of the phase that came last',
     'Parameters of 16 bits swallow the updates: the learning rate is too small '
     'for them.',
     '--param_dtype=float32, or LoRA.',

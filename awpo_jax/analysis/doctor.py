@@ -7,7 +7,7 @@ import pathlib
 import textwrap
 from collections.abc import Mapping
 
-from awpo_jax.analysis import checks
+from awpo_jax.analysis import checks, records
 from awpo_jax.checkpointing import run_folder
 from awpo_jax.reporting import metrics as metrics_lib
 
@@ -103,7 +103,7 @@ def _wrapped(text: str, indent: str) -> str:
   )
 
 
-def diagnose(record: checks.Record) -> Diagnosis:
+def diagnose(record: records.Record) -> Diagnosis:
   """Looks at the metrics of a run.
 
   Args:
@@ -118,7 +118,7 @@ def diagnose(record: checks.Record) -> Diagnosis:
   )
 
 
-def read_record(folder: str | os.PathLike[str]) -> checks.Record:
+def read_record(folder: str | os.PathLike[str]) -> records.Record:
   """The metrics and flags of a run.
 
   Args:
@@ -135,7 +135,7 @@ def read_record(folder: str | os.PathLike[str]) -> checks.Record:
       f'{folder} is not the folder of a run: there is no {path.name} in it. '
       'Name the --output_dir of train.py.'
     )
-  return checks.Record(metrics_lib.read_metrics(path), _read_flags(folder))
+  return records.Record(metrics_lib.read_metrics(path), _read_flags(folder))
 
 
 def _read_flags(folder: pathlib.Path) -> Mapping[str, object]:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from awpo_jax.analysis import checks, doctor
+from awpo_jax.analysis import checks, doctor, records
 from awpo_jax.reporting import metrics
 from tests.helpers import documents
 
@@ -156,8 +156,8 @@ def test_a_rise_is_counted_in_standard_errors():
   values = [0, 1, 2, 9, 9, 9, 10, 11, 12]
   rows = [{'phase': 'rl', 'x': x} for x in values]
   # Means 1 and 11; both thirds have variance 1: 10 / sqrt((1 + 1) / 3).
-  assert checks.Record(rows).rise('x') == pytest.approx(12.247449)
-  assert checks.Record(rows[:-1]).rise('x') is None
+  assert records.Record(rows).rise('x') == pytest.approx(12.247449)
+  assert records.Record(rows[:-1]).rise('x') is None
 
 
 def test_an_outcome_that_is_at_its_end_need_not_rise(tmp_path):
@@ -205,7 +205,7 @@ def test_accuracy_before_rl_is_that_of_its_warm_start(tmp_path):
 
 @pytest.mark.parametrize('rows', [[], [{'step': 1, 'phase': 'sft'}]])
 def test_a_run_that_has_hardly_begun(rows):
-  found = doctor.diagnose(checks.Record(rows))
+  found = doctor.diagnose(records.Record(rows))
   assert not found.findings and not found.sound
   assert 'Nothing found by 0 checks' in found.text()
   assert '- Groups have no spread? advantage/groups' in found.text()

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from awpo_jax.analysis import checks, doctor, grid
+from awpo_jax.analysis import doctor, grid, records
 from awpo_jax.analysis.page import tokens
 from awpo_jax.reporting import metrics as metrics_lib
 from awpo_jax.rollout.rewards.judges import rubric
@@ -46,7 +46,7 @@ class Run:
   name: str
   cell: str
   folder: pathlib.Path
-  record: checks.Record
+  record: records.Record
   rows: dict[int, list[Json]]
   archive: tokens.Tokens | None
 
