@@ -159,9 +159,13 @@ def _numbers(
   made = algorithm.advantages(rollout.rewards, samples)
   final = algorithm.shape(made.advantages, samples)
   # Of the batch, or of each group.
-  radius = np.reshape(
-    algorithm.clip_radius(made.gate, made.counted), (-1, 1, 1)
-  )
+  radius = algorithm.clip_radius(made.gate, made.counted)
+  low = np.reshape(radius, (-1, 1, 1))
+  high: types.Array = low * config.loss.clip_high_factor
+  if algorithm.clip_high is not None:  # Of each sample.
+    high = algorithm.clip_high(
+      final, radius, samples, all_sum=lambda tree: tree
+    )[..., None]
   trained = algorithm.select(
     completions.policy_mask & np.asarray(samples.valid)[..., None],
     final,
@@ -172,12 +176,10 @@ def _numbers(
   final = np.asarray(final)
   sign = final if final.ndim == 3 else final[..., None]
   ratio = np.exp(old - completions.logprobs)
-  low = 1 - radius
-  high = 1 + radius * config.loss.clip_high_factor
   found: dict[str, Any] = {
     **prepare.told(made, final, completions.policy_mask),
     'trained': trained,
-    'clipped': np.where(sign > 0, ratio > high, ratio < low)
+    'clipped': np.where(sign > 0, ratio > 1 + high, ratio < 1 - low)
     & (sign != 0)
     & completions.policy_mask,
   }
