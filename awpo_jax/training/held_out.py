@@ -46,7 +46,7 @@ def evaluate(
   rows: list[dict[str, Any]] = []
   for name, every in sampler.data.dataset.evals.items():
     tasks = every[: sampler.config.run.eval_tasks]
-    texts = sampler.greedy(params, tasks)
+    texts = sampler.answers(params, tasks)
     scored = None
     with score_lib.ending_together():
       if processes.is_first():

@@ -9,12 +9,18 @@ from awpo_jax.config import data
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.ops import advantages
 from awpo_jax.rollout import plugins
-from awpo_jax.rollout.rewards.judges import corrupted, llm_prompt, rubric
+from awpo_jax.rollout.rewards.judges import (
+  corrupted,
+  llm_prompt,
+  process,
+  rubric,
+)
 from awpo_jax.rollout.rewards.judges import patient as patient_lib
 
 LLM = 'llm'
 JUDGES = {
   'rubric': rubric.rubric,
+  'process': process.process,
   'noisy': corrupted.noisy,
   'vain': corrupted.vain,
 }

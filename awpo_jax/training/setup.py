@@ -27,7 +27,7 @@ from awpo_jax.rollout.environments import (
   sandbox,
 )
 from awpo_jax.rollout.rewards import scorer as scorer_lib
-from awpo_jax.rollout.rewards import toolrl
+from awpo_jax.rollout.rewards import exact, toolrl
 from awpo_jax.rollout.text import chat_template, demonstrations, tokenizers
 from awpo_jax.rollout.text import codec as codec_lib
 from awpo_jax.training import judge as judge_lib
@@ -36,6 +36,8 @@ from awpo_jax.training import judge as judge_lib
 _THREADS = 32
 # Reading more at the start would take a minute: they raise when they come up.
 _CHECKED_PROMPTS = 10**5
+
+_REWARDS = {**toolrl.REWARDS, 'exact': exact.exact}
 
 # Tasks and perhaps the answers to them -> bool[N], of `demonstrations.fits`.
 _Fits = Callable[..., np.ndarray]
@@ -132,7 +134,7 @@ def _make_scorer(
 ) -> scorer_lib.Scorer:
   """With an environment, reward and judge are of whole episodes."""
   data = config.data
-  reward = plugins.load(data.reward, toolrl.REWARDS, flag='reward')
+  reward = plugins.load(data.reward, _REWARDS, flag='reward')
   judge = judge_lib.make_judge(
     data.judge, config.judge, run=os.path.abspath(config.run.output_dir)
   )

@@ -55,7 +55,7 @@ class Programs:
 
   Attributes:
     sample: prompt length -> sampler of training rollouts.
-    evaluate: prompt length -> greedy sampler, one answer a prompt.
+    evaluate: prompt length -> sampler of evaluations, one answer a prompt.
     prepare: (prompt, response length) -> `prepare_rollout`.
     cut: (prompt, response length) -> `sharding.cut` of a prepared batch, where
       it lies; empty where mini-batches are packed, which the host does.
@@ -97,7 +97,7 @@ def compile_programs(
     optimizers: phase -> optimizer, for the phases the run has.
     stop_ids: tokens that end an answer; without any it has full length.
     pad_id: fills the columns after the end.
-    evaluation: False leaves out the greedy samplers.
+    evaluation: False leaves out the samplers of evaluations.
   """
   # More at once than cores would only take more memory.
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -168,7 +168,11 @@ def lower_programs(
     rows = config.run.eval_batch // devices
     arguments = shapes.sampler(rows, s, 1)
     lowered |= lower_sampler(
-      ('evaluate', s), mesh, params, arguments, temperature=0.0
+      ('evaluate', s),
+      mesh,
+      params,
+      arguments,
+      temperature=config.run.eval_temperature,
     )
   if 'rl' in optimizers:
     preparer = make_preparer(config, decoder, mesh)
