@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-KINDS = ('red', 'blue')
+KINDS = ('red', 'blue', 'green')
 """The kinds of links."""
-DECOYS = 3
+DECOYS = 4
 """Decoys of the longest path; shorter ones have more, in place of names."""
 
 # Two syllables, which no tokenizer of ours joins: what a model learns of names
@@ -25,9 +25,9 @@ _HELD_OUT = 4  # of the second syllables of each first one
 _FACT = '{} {} {} / '
 _QUESTION = 'From {} follow {} {} times.'
 _NAME = r'[a-z]{2}_[a-z]{2}'
-_FACT_PATTERN = re.compile(rf'({_NAME}) (red|blue) ({_NAME}) / ')
+_FACT_PATTERN = re.compile(rf'({_NAME}) (red|blue|green) ({_NAME}) / ')
 _QUESTION_PATTERN = re.compile(
-  rf'From ({_NAME}) follow (red|blue) ([0-9]{{1,2}}) times\.'
+  rf'From ({_NAME}) follow (red|blue|green) ([0-9]{{1,2}}) times\.'
 )
 _MAX_CHARS = 1 << 14
 

@@ -157,10 +157,13 @@ def _walk(
   rng: random.Random, riddle: facts.Riddle, wrong_rate: float
 ) -> list[tuple[str, str]]:
   """Kind and name of each link of a walk."""
-  (other,) = (kind for kind in facts.KINDS if kind != riddle.kind)
+  at = facts.KINDS.index(riddle.kind)
+  habit, rare = (facts.KINDS[(at + i) % 3] for i in (1, 2))
   name, walked = riddle.start, []
   for _ in range(riddle.count):
-    kind = other if rng.random() < wrong_rate else riddle.kind
+    kind = riddle.kind
+    if rng.random() < wrong_rate:
+      kind = habit if rng.random() < 0.9 else rare
     name = riddle.links[name, kind]
     walked.append((kind, name))
   return walked
