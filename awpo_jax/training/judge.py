@@ -31,7 +31,7 @@ _MIN_JUDGED = 0.9
 def make_judge(
   name: str, flags: data.JudgeConfig, *, run: str
 ) -> types.Judge | None:
-  """The judge of `--judge`; calls no endpoint yet.
+  """The judge of `--judge`, corrupted as flags say; calls no endpoint yet.
 
   Args:
     name: value of the flag.
@@ -47,6 +47,16 @@ def make_judge(
   """
   if name == 'none':
     return None
+  judge = _load(name, flags, run)
+  shares = flags.judge_noise, flags.judge_against, flags.judge_vain
+  if not any(shares):
+    return judge
+  noise, against, vain = shares
+  return corrupted.Corrupted(judge, noise=noise, against=against, vain=vain)
+
+
+def _load(name: str, flags: data.JudgeConfig, run: str) -> types.Judge:
+  """The judge as it is."""
   if name != LLM:
     known = {**JUDGES, LLM: None, 'none': None}
     return plugins.load(name, known, flag='judge')

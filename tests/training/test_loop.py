@@ -349,7 +349,7 @@ def test_answers_come_in_order_whatever_the_batch(count):
     dataclasses.replace(tiny_run.make_task(0), user=f'{i}' * (1 + 3 * i))
     for i in range(count)
   ]
-  answers = tiny_run.sampler(programs=programs).greedy(None, tasks)
+  answers = tiny_run.sampler(programs=programs).answers(None, tasks)
   assert [text.split('user')[-1].split()[0] for text in answers] == [
     task.user for task in tasks
   ]

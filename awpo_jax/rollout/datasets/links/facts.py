@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 KINDS = ('red', 'blue', 'green')
-"""The kinds of links."""
+"""The kinds of links, of which one is asked for."""
 DECOYS = 4
 """Decoys of the longest path; shorter ones have more, in place of names."""
 
@@ -25,9 +25,10 @@ _HELD_OUT = 4  # of the second syllables of each first one
 _FACT = '{} {} {} / '
 _QUESTION = 'From {} follow {} {} times.'
 _NAME = r'[a-z]{2}_[a-z]{2}'
-_FACT_PATTERN = re.compile(rf'({_NAME}) (red|blue|green) ({_NAME}) / ')
+_KIND = '|'.join(KINDS)
+_FACT_PATTERN = re.compile(rf'({_NAME}) ({_KIND}) ({_NAME}) / ')
 _QUESTION_PATTERN = re.compile(
-  rf'From ({_NAME}) follow (red|blue|green) ([0-9]{{1,2}}) times\.'
+  rf'From ({_NAME}) follow ({_KIND}) ([1-9][0-9]?) times\.'
 )
 _MAX_CHARS = 1 << 14
 
@@ -66,7 +67,7 @@ class Riddle(NamedTuple):
 def draw(
   rng: random.Random, *, count: int, largest: int, held_out: bool
 ) -> Riddle:
-  """Draws a riddle of `largest` + 1 + DECOYS names, two facts for each.
+  """Draws a riddle of `largest` + 1 + DECOYS names, a fact of each kind.
 
   Args:
     rng: consumed.
@@ -77,9 +78,10 @@ def draw(
   names = draw_names(rng, largest + 1 + DECOYS, held_out=held_out)
   path, decoys = names[: count + 1], names[count + 1 :]
   kind = rng.choice(KINDS)
-  links = {}
+  links: dict[tuple[str, str], str] = {}
   for name in names:
-    targets = rng.sample([x for x in decoys if x != name], len(KINDS))
+    others = [decoy for decoy in decoys if decoy != name]
+    targets = rng.sample(others, len(KINDS))
     links |= {(name, k): x for k, x in zip(KINDS, targets, strict=True)}
   for here, there in zip(path, path[1:], strict=False):
     links[here, kind] = there
@@ -93,7 +95,7 @@ def draw_names(
 
   Args:
     rng: consumed.
-    count: at most 16.
+    count: at most 16, so that few draws are in vain.
     held_out: whether their syllables stand together in held-out names only.
   """
   while True:

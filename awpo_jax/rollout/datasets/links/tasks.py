@@ -1,8 +1,15 @@
 """A bundled task: follow links through facts, then call a tool with the last.
 
-A request gives facts in random order and asks to follow k links of one kind. The
-thought has to name one name after another, and the call the last. All is drawn
-from seeds: nothing is downloaded and there is no end to the training prompts.
+A request gives facts in random order and asks to follow k links of one kind.
+The thought has to name one name after another, and the call the last. All is
+drawn from seeds: nothing is downloaded and there is no end to the training
+prompts.
+
+Demonstrations take the wrong kind of link by a habit: mostly the kind next to
+the one that is asked for, blue for red, green for blue and red for green. So
+whoever imitates them has to read which kind is asked for. With two kinds, and
+wrong links about half of the time, the kind would tell next to nothing, and a
+policy that learned from these demonstrations would not read it at all.
 """
 
 import dataclasses
@@ -16,8 +23,10 @@ from awpo_jax.rollout.text import tool_calls
 
 COUNTS = (2, 6)
 """Smallest and largest k where `--dataset=links` names none."""
-WRONG_RATE = 0.55
-"""Chance that a demonstration takes a link of the other kind, at each link."""
+WRONG_RATE = 0.6
+"""Chance that a demonstration takes a link of another kind, at each link."""
+HABIT_SHARE = 0.9
+"""Share of these that take the next kind; the others take the third."""
 MAX_COUNT = 8
 """Largest k that can be asked for."""
 
@@ -114,7 +123,7 @@ def demonstrations(
   counts: tuple[int, int] = COUNTS,
   wrong_rate: float = WRONG_RATE,
 ) -> list[types.Demonstration]:
-  """A fixed set of walks, of whose links a share is of the wrong kind.
+  """A fixed set of walks, of whose links a share is of a wrong kind.
 
   After a wrong link a walk goes on from where that has led. The call names the
   last name of the walk: a demonstration is right where all its links are.
@@ -157,13 +166,13 @@ def _walk(
   rng: random.Random, riddle: facts.Riddle, wrong_rate: float
 ) -> list[tuple[str, str]]:
   """Kind and name of each link of a walk."""
-  at = facts.KINDS.index(riddle.kind)
-  habit, rare = (facts.KINDS[(at + i) % 3] for i in (1, 2))
+  asked = facts.KINDS.index(riddle.kind)
+  habit, rare = facts.KINDS[asked - 2], facts.KINDS[asked - 1]
   name, walked = riddle.start, []
   for _ in range(riddle.count):
     kind = riddle.kind
     if rng.random() < wrong_rate:
-      kind = habit if rng.random() < 0.9 else rare
+      kind = habit if rng.random() < HABIT_SHARE else rare
     name = riddle.links[name, kind]
     walked.append((kind, name))
   return walked

@@ -69,19 +69,32 @@ def process(requests: Sequence[types.JudgeRequest]) -> list[float]:
   Raises:
     types.BadReturn: a request is no task with a reader.
   """
-  return [_score(request) for request in requests]
+  scores = []
+  for request in requests:
+    # Behind the limit it is as if the thought were cut.
+    thought = tool_calls.section(request.response, 'think') or ''
+    score = _read(request.user, thought[:MAX_THOUGHT])
+    if score is None:
+      raise types.BadReturn(_refusal(request.user))
+    scores.append(score)
+  return scores
 
 
-def _score(request: types.JudgeRequest) -> float:
-  # Behind the limit it is as if it were cut there: it has not finished.
-  thought = tool_calls.section(request.response, 'think') or ''
-  for read in READERS.values():
-    score = read(request.user, thought[:MAX_THOUGHT])
-    if score is not None:
-      return score
-  raise types.BadReturn(
+def check(tasks: Sequence[types.Task]) -> None:
+  """Raises `ValueError` where a task has no reader, so that no run begins."""
+  for task in tasks:
+    if _read(task.user, '') is None:
+      raise ValueError(_refusal(task.user))
+
+
+def _read(user: str, thought: str) -> float | None:
+  read = (reader(user, thought) for reader in READERS.values())
+  return next((score for score in read if score is not None), None)
+
+
+def _refusal(user: str) -> str:
+  return (
     '--judge=process knows the intermediate states of no such request: '
-    f'{request.user[:_MAX_SHOWN]!r}. It has readers of: '
-    f'{", ".join(READERS)}. Choose the --dataset of one of these, or another '
-    '--judge.'
+    f'{user[:_MAX_SHOWN]!r}. It has readers of: {", ".join(READERS)}. Choose '
+    'the --dataset of one of these, or another --judge.'
   )
