@@ -60,14 +60,14 @@ class Tasks(drawn.DrawnTasks):
 
 
 def load(
-  *, seed: int, data: str | None = None, spec: str = ''
+  *, seed: int, data: str | None = None, spec: str | None = None
 ) -> types.Dataset:
   """The data set of `--dataset=links`, `links:K` or `links:K:RATE`.
 
   Args:
     seed: of everything drawn.
     data: refused; the task needs no files.
-    spec: what follows `links:`; empty for k from 2 to 6.
+    spec: what follows `links:`; None for k from 2 to 6.
 
   Returns:
     4,000 demonstrations, practically endless training prompts, and the held-out
@@ -95,25 +95,23 @@ def load(
   )
 
 
-def _read_spec(spec: str) -> tuple[tuple[int, int], float]:
+def _read_spec(spec: str | None) -> tuple[tuple[int, int], float]:
   """Smallest and largest k, and the wrong rate."""
-  count, _, rate = spec.partition(':')
-  counts, wrong = COUNTS, WRONG_RATE
+  if spec is None:
+    return COUNTS, WRONG_RATE
+  count, colon, rate = spec.partition(':')
   try:
-    if spec:
-      counts = int(count), int(count)
-    if rate:
-      wrong = float(rate)
-    good = 1 <= counts[0] <= MAX_COUNT and 0 <= wrong <= 1
+    k, wrong = int(count), float(rate) if colon else WRONG_RATE
+    good = 1 <= k <= MAX_COUNT and 0 <= wrong <= 1
   except ValueError:
     good = False
-  if not good or spec.endswith(':'):
+  if not good:
     raise ValueError(
       f'--dataset=links:{spec}: expected links, links:K or links:K:RATE, K the '
       f'number of links from 1 to {MAX_COUNT}, and RATE the share in [0, 1] of '
       'the links that demonstrations take wrongly'
     )
-  return counts, wrong
+  return (k, k), wrong
 
 
 def demonstrations(
