@@ -338,7 +338,8 @@ class Batch:
       or of the trainer before the first update (`prepare_rollout`); 0 where
       not chosen by the policy.
     advantages: f32[M, P, G]; f32[M, P, G, Sc] where tokens differ.
-    clip_radius: f32[M, P], the same number everywhere.
+    clip_radius: f32[M, P], the same number everywhere unless groups have their
+      own (`--clip_scope=group`).
     ref_logprobs: f32[M, P, G, Sc], of the reference policy; 0 where not chosen
       by the policy; None without a KL term.
     clip_high: f32[M, P, G], upper radius of each sample; None where it is

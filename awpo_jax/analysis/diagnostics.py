@@ -10,16 +10,19 @@ Array = types.Array
 
 
 def reasoning_change(made: awpo_lib.Advantages) -> Array:
-  """f32[P, G], A - d A_out: what the reasoning added to the outcome's share.
+  """A - d A_out: what the reasoning added to the outcome's share.
 
   Args:
     made: of AWPO with `combine=convex`, where it is d w (A_mix - A_out).
+
+  Returns:
+    f32[P, G], or f32[P, G, T] where tokens differ.
   """
   return made.advantages - _outcome_part(made)
 
 
 def reasoning_share(made: awpo_lib.Advantages) -> Array:
-  """f32[P, G] in [0, 1], size of that change over both sizes; 0 of nothing."""
+  """In [0, 1], the size of that change over both sizes; 0 of nothing."""
   change = jnp.abs(reasoning_change(made))
   outcome = jnp.abs(_outcome_part(made))
   total = change + outcome
@@ -27,9 +30,10 @@ def reasoning_share(made: awpo_lib.Advantages) -> Array:
 
 
 def _outcome_part(made: awpo_lib.Advantages) -> Array:
-  """f32[P, G], d A_out."""
+  """d A_out, with as many axes as the advantages."""
   assert made.outcome_advantages is not None, 'not of AWPO'
-  return jnp.expand_dims(made.difficulty, 1) * made.outcome_advantages
+  part = jnp.expand_dims(made.difficulty, 1) * made.outcome_advantages
+  return part.reshape(*part.shape, *[1] * (made.advantages.ndim - part.ndim))
 
 
 def disagreement(outcome: Array, reasoning: Array, valid: Array) -> Array:

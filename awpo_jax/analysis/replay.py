@@ -81,7 +81,8 @@ def steps(
 
 
 def radii(config: config_lib.Config, made: awpo_lib.Advantages) -> np.ndarray:
-  """f32[steps], the clip radius of each step of `replay`."""
+  """f32[steps], the clip radius of each step of `replay`; f32[steps, P] where
+  groups have their own."""
   radius = from_flags.make_algorithm(config).clip_radius
   return np.array([radius(x.gate, x.counted) for x in steps(made)])
 

@@ -3,7 +3,8 @@
 import dataclasses
 
 from awpo_jax.config.flags import flag
-from awpo_jax.ops import advantages, awpo, estimators, rivals, solve_rates
+from awpo_jax.ops import advantages, awpo, estimators, gates, rivals
+from awpo_jax.ops import difficulty as difficulty_lib
 from awpo_jax.ops import trust as trust_lib
 
 
@@ -51,7 +52,7 @@ class AdvantageConfig:
     None,
     'Smallest absolute sum of the two standardized rewards, in units of the '
     'sum of their absolute values, with which --advantage=gd2po keeps an '
-    'answer. If it is not set, answers are dropped whose two signs disagree.',
+    'answer whose two signs disagree. If it is not set, none of those is kept.',
     above=0,
     maximum=1,
   )
@@ -127,12 +128,18 @@ class AdvantageConfig:
     'ratio',
     'Gate w of each group, which says how far its advantage leans from the '
     'outcome to the mixed reward. none reads no reasoning.',
-    awpo.GATES,
+    gates.GATES,
   )
   tau: float = flag(
     0.5,
     "Variance of a group's outcomes up to which --gate=binary is open.",
     minimum=0,
+  )
+  tau_of: str = flag(
+    'raw',
+    'What --tau is: a variance (raw), or the share of the largest variance '
+    'that the bounds of the outcome allow (share).',
+    gates.TAUS,
   )
   trust: str = flag(
     'none',
@@ -148,6 +155,14 @@ class AdvantageConfig:
     'assumes. With more of them a judge has to agree in more groups.',
     above=0,
   )
+  trust_start: float = flag(
+    0.0,
+    'Trust where no group tells: what it is before any outcome has been right. '
+    'With --trust=agreement also the correlation of the groups that '
+    '--trust_prior assumes.',
+    minimum=0,
+    maximum=1,
+  )
   trust_kappa: float = flag(
     0.4,
     'Mean correlation beyond its standard error from which on '
@@ -159,28 +174,28 @@ class AdvantageConfig:
     'Groups whose gate stays shut: those in which every answer makes the right '
     'call (solved_calls), those in which every answer is right (solved), or '
     'none.',
-    awpo.SATURATIONS,
+    gates.SATURATIONS,
   )
   difficulty: str = flag(
     'banded',
     'Weight d of each group, a function of its solve rate p: --priority within '
     '--band and --base outside of it (banded), 4 p (1 - p) (parabola), or 1 '
     '(none).',
-    awpo.DIFFICULTIES,
+    difficulty_lib.DIFFICULTIES,
   )
   difficulty_of: str = flag(
     'reward',
     'What p is: how far the mean outcome lies between its bounds (reward), or '
     'the share of answers whose outcome is the best that the prompt allows '
     '(solved).',
-    solve_rates.SOLVE_RATES,
+    difficulty_lib.SOLVE_RATES,
   )
   difficulty_norm: str = flag(
     'none',
     'Whether the weights are as they are, or divided by their mean over the '
     'groups of the batch (mean), so that they change which groups count and '
     'not how large the step is.',
-    awpo.DIFFICULTY_NORMS,
+    difficulty_lib.DIFFICULTY_NORMS,
   )
   band: tuple[float, ...] = flag(
     (0.2, 0.8),
@@ -204,4 +219,17 @@ class AdvantageConfig:
     'How the gate w joins the two advantages: (1 - w) outcome + w mixed '
     '(convex), or outcome + w mixed (additive).',
     awpo.COMBINATIONS,
+  )
+  gate_level: str = flag(
+    'advantage',
+    'What the gate joins: the two advantages, or the two rewards, whose '
+    'advantage is taken then (reward).',
+    awpo.GATE_LEVELS,
+  )
+  reasoning_tokens: str = flag(
+    'all',
+    'Tokens that the gated part of the advantage acts on: all of an answer, or '
+    "those of its thought, all that the judge has read. The outcome's part "
+    'acts on all.',
+    awpo.REASONING_TOKENS,
   )

@@ -91,6 +91,12 @@ class LossConfig:
     'growing by up to a fifth (widen), or --clip_max (fixed).',
     clipping.CLIPS,
   )
+  clip_scope: str = flag(
+    'batch',
+    'Whose gate the radius follows: the mean gate of the rollout batch, or '
+    "each group's own.",
+    clipping.CLIP_SCOPES,
+  )
   clip_min: float = flag(
     0.1, 'Radius of --clip=linear where the mean gate is 1.', above=0
   )
@@ -234,9 +240,21 @@ def reward_parts(config: Any) -> tuple[str, ...] | None:
   return advantage.reward_parts if apart else None
 
 
+def needs_thinking(config: Any) -> bool:
+  """Whether the algorithm asks for the tokens of the chain of thought."""
+  return config.shaping.shaper == 'egpo' or gates_thoughts(config)
+
+
+def gates_thoughts(config: Any) -> bool:
+  """Whether the gated part of the advantage acts on the thought alone."""
+  advantage = config.advantage
+  gated = advantage.advantage == 'awpo' and advantage.gate != 'none'
+  return gated and advantage.reasoning_tokens == 'thought'
+
+
 def has_token_advantages(config: Any) -> bool:
   """Whether the tokens of an answer have advantages of their own."""
   loss = config.loss
   returns = config.advantage.estimator in estimators.TOKEN_RETURNS
   in_reward = loss.kl_coef > 0 and loss.kl_placement == 'reward'
-  return returns and in_reward
+  return (returns and in_reward) or gates_thoughts(config)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from awpo_jax.config import flags
+from awpo_jax.config import algorithm, flags
 from awpo_jax.config.flags import Rule
 from awpo_jax.ops import advantages, estimators, policy_losses
 
@@ -98,6 +98,7 @@ def _joint_rules(config: Any) -> Iterator[Rule]:
       and config.loss.loss in policy_losses.CLIPPED,
       f'{alone} has no gate for --clip=linear to follow: set --clip=fixed.',
     )
+  yield from _gate_rules(advantage)
   yield (
     advantage.condition != 'none' and not reads,
     f'--condition={advantage.condition} is about the reasoning, which '
@@ -118,6 +119,29 @@ def _joint_rules(config: Any) -> Iterator[Rule]:
     f'--length_buffer={advantage.length_buffer} lowers the outcome as a whole, '
     f'of which --advantage={name} reads the parts: leave it out.',
   )
+
+
+def _gate_rules(advantage: Any) -> Iterator[Rule]:
+  """What needs the gated part of AWPO's advantage to be apart."""
+  tokens, level = advantage.reasoning_tokens, advantage.gate_level
+  for flag, value, usual in (
+    ('reasoning_tokens', tokens, 'all'),
+    ('gate_level', level, 'advantage'),
+  ):
+    yield (
+      advantage.advantage != 'awpo' and value != usual,
+      f'--{flag}={value} is about the gate, which --advantage='
+      f'{advantage.advantage} does not know: leave it out.',
+    )
+  for flag, value, usual in (
+    ('reasoning_tokens', tokens, 'all'),
+    ('difficulty_scope', advantage.difficulty_scope, 'whole'),
+  ):
+    yield (
+      level == 'reward' and value != usual,
+      f'--gate_level=reward makes one advantage of both rewards, in which '
+      f'--{flag}={value} finds no part of its own: leave one out.',
+    )
 
 
 def _loss_rules(config: Any) -> Iterator[Rule]:
@@ -259,6 +283,13 @@ def _token_rules(config: Any) -> Iterator[Rule]:
     share < 1 and name in (*policy_losses.ROW_LOSSES, 'gspo_token'),
     f'--entropy_share={share} leaves tokens out, but --loss={name} is of whole '
     'answers: set --entropy_share=1.',
+  )
+  yield (
+    algorithm.gates_thoughts(config)
+    and (whole or config.loss.clip_high == 'adaptive' or shaper != 'none'),
+    '--reasoning_tokens=thought gives tokens advantages of their own, which '
+    f'--loss={name} with --clip_high={config.loss.clip_high} and '
+    f'--shaper={shaper} does not know.',
   )
   by_token = config.advantage.estimator == 'reinforce_pp' and (
     config.loss.kl_placement == 'reward'

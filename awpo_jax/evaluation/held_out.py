@@ -55,9 +55,13 @@ def score(
       'tools': [tool.to_json() for tool in task.tools],
       'ground_truth': task.ground_truth,
       **episodes.transcript(response),
-      'solved': bool(right),
+      'outcome': scoring.had(rewards.outcome, rewards.outcome_valid, (p, 0)),
+      'reasoning': scoring.had(
+        rewards.reasoning, rewards.reasoning_valid, (p, 0)
+      ),
+      'solved': bool(solved[p]),
     }
-    for task, response, right in zip(tasks, responses, solved, strict=True)
+    for p, (task, response) in enumerate(zip(tasks, responses, strict=True))
   ]
   return metrics, rows
 

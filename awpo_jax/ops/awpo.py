@@ -5,20 +5,21 @@ valid samples:
 
   R_out, R_rea   outcome reward, and reasoning reward in [0, 1]
   R_mix          the two mixed into one
-  s_out, s_mix   standard deviations of R_out and R_mix
+  s_out, s_mix, s_rea   standard deviations of R_out, R_mix and R_rea
   A_out, A_mix   advantages of R_out and R_mix alone, by the flag `estimator`
   p              solve rate: where the mean R_out lies between its bounds, or
                  the share of samples at the upper one
   w              gate: how far the group leans on the reasoning
   t              trust in the judge, of the whole batch: w is t times the gate
   d              difficulty weight
-  A              d ((1 - w) A_out + w A_mix), the advantage
+  A              d ((1 - w) A_out + w A_mix), the advantage; of it the gated
+                 part, d w A_mix, may act on the tokens of the thought alone
   radius         clip_max - (clip_max - clip_min) mean(w), over the groups of
                  the whole batch: `clipping.clip_radius`
 
-Every step below is a dict of functions, one for each value of its flag: a new
-gate is one function and one entry of `GATES`. A function is given the numbers
-of all flags by their names; it takes those it needs and leaves the others to
+Every step is a dict of functions, one for each value of its flag: a new gate is
+one function and one entry of `gates.GATES`. A function is given the numbers of
+all flags by their names; it takes those it needs and leaves the others to
 `**_`. All of it is computed once for each rollout batch and is constant for
 differentiation.
 """
@@ -29,15 +30,13 @@ import chex
 import jax.numpy as jnp
 
 from awpo_jax import types
-from awpo_jax.ops import choices, group_stats, masked, solve_rates
+from awpo_jax.ops import choices, gates, group_stats, masked
+from awpo_jax.ops import difficulty as difficulty_lib
 from awpo_jax.ops import samples as samples_lib
 from awpo_jax.ops import trust as trust_lib
 
 Array = types.Array
 Functions = dict[str, Callable[..., Array]]
-
-EPSILON = 1e-6  # of the denominators
-TOLERANCE = 1e-6  # of the thresholds, which float32 cannot hit exactly
 
 
 # Reward scale: R_out is divided by it. `span` is out_max - out_min.
@@ -81,135 +80,8 @@ MIX_ADVANTAGES: Functions = {
 }
 
 
-# Gate, w.
-
-
-def ratio_gate(outcome_std: Array, mix_std: Array, **_) -> Array:
-  """w = s_mix / (s_out + s_mix + eps); 0 if both are 0.
-
-  It leans rather than switches: with the mix `sum` and a judge that agrees with
-  the outcome, s_mix >= s_out and so w >= 1/2, up to eps.
-  """
-  return mix_std / (outcome_std + mix_std + EPSILON)
-
-
-def binary_gate(
-  outcome_std: Array, mix_std: Array, *, tau: float, **_
-) -> Array:
-  """w = 1 where s_out^2 <= tau and s_mix > 0, else 0."""
-  narrow = jnp.square(outcome_std) <= tau + TOLERANCE
-  return (narrow & (mix_std > 0)).astype(jnp.float32)
-
-
-def always_gate(outcome_std: Array, mix_std: Array, **_) -> Array:
-  """w = 1."""
-  return jnp.ones_like(outcome_std)
-
-
-def no_gate(outcome_std: Array, mix_std: Array, **_) -> Array:
-  """w = 0: the outcome alone."""
-  return jnp.zeros_like(outcome_std)
-
-
-GATES: Functions = {
-  'ratio': ratio_gate,
-  'binary': binary_gate,
-  'always': always_gate,
-  'none': no_gate,
-}
-
-
-# Saturation: where w is 0, whichever gate it is.
-
-
-def solved(solve_rate: Array, wants_call: Array) -> Array:
-  """p = 1: every sample has the best outcome."""
-  return solve_rate >= 1 - TOLERANCE
-
-
-def solved_calls(solve_rate: Array, wants_call: Array) -> Array:
-  """p = 1 where a call is wanted: every sample made the right one.
-
-  Where only a reply is expected the outcome of ToolRL's reward is format alone,
-  and the judge stays on.
-  """
-  return solved(solve_rate, wants_call) & wants_call
-
-
-def never_saturated(solve_rate: Array, wants_call: Array) -> Array:
-  """Nowhere."""
-  return jnp.zeros_like(solve_rate, bool)
-
-
-SATURATIONS: Functions = {
-  'solved_calls': solved_calls,
-  'solved': solved,
-  'none': never_saturated,
-}
-
-
-# Difficulty weight, d.
-
-
-def banded_difficulty(
-  solve_rate: Array,
-  *,
-  band: tuple[float, float],
-  base: float,
-  priority: float,
-  **_,
-) -> Array:
-  """d = priority where band[0] <= p <= band[1], else base."""
-  low, high = band
-  inside = (solve_rate >= low - TOLERANCE) & (solve_rate <= high + TOLERANCE)
-  return jnp.where(inside, jnp.float32(priority), jnp.float32(base))
-
-
-def parabola_difficulty(solve_rate: Array, *, floor: float, **_) -> Array:
-  """d = max(floor, 4 p (1 - p)).
-
-  With floor 0 it is 0 in all-right and all-wrong groups, exactly where the
-  ratio gate opens fully: it throws the reasoning signal away there.
-  """
-  return jnp.maximum(4.0 * solve_rate * (1.0 - solve_rate), floor)
-
-
-def no_difficulty(solve_rate: Array, **_) -> Array:
-  """d = 1."""
-  return jnp.ones_like(solve_rate)
-
-
-DIFFICULTIES: Functions = {
-  'banded': banded_difficulty,
-  'parabola': parabola_difficulty,
-  'none': no_difficulty,
-}
-
-
-# What the weights of a batch are divided by. As they are, a weight above 1 on
-# most groups is a larger step, too.
-
-
-def mean_one(difficulty: Array, counted: Array, all_sum: types.AllSum) -> Array:
-  """d over its mean in the groups that count, of the batch on all devices.
-
-  Where all weights are 0 they stay so.
-  """
-  total, count = all_sum(
-    (masked.sum(difficulty, counted), masked.count(counted))
-  )
-  mean = total / jnp.maximum(count, 1.0)
-  return difficulty / jnp.where(mean > 0, mean, 1.0)
-
-
-DIFFICULTY_NORMS: Functions = {
-  'none': lambda difficulty, counted, all_sum: difficulty,
-  'mean': mean_one,
-}
-
-
 # Combined advantage, A: of each value of `combine` one formula for each value
-# of `difficulty_scope`.
+# of `difficulty_scope`. The terms with w in front of A_mix are the gated part.
 
 COMBINATIONS: dict[str, Functions] = {
   'convex': {
@@ -221,6 +93,97 @@ COMBINATIONS: dict[str, Functions] = {
     'mixed': lambda d, w, a_out, a_mix: a_out + d * (w * a_mix),
   },
 }
+
+
+# The tokens that the gated part acts on; the outcome's part acts on all.
+
+
+def on_all(
+  a_out: Array, a_mix: Array, samples: samples_lib.Samples
+) -> tuple[Array, Array]:
+  """Every token of an answer: A_out and A_mix as they are, f32[P, G]."""
+  return a_out, a_mix
+
+
+def on_thought(
+  a_out: Array, a_mix: Array, samples: samples_lib.Samples
+) -> tuple[Array, Array]:
+  """Those of the chain of thought, all that the judge has read (ours).
+
+    A_t = d ((1 - w) A_out + w A_mix [t in the thought])
+
+  f32[P, G, T] both. An answer without a thought has the outcome's part alone.
+  """
+  if samples.thinking is None:
+    raise ValueError(
+      'reasoning_tokens=thought needs the tokens of the chain of thought'
+    )
+  thought = samples.mask & samples.thinking
+  a_out = jnp.broadcast_to(a_out[..., None], thought.shape)
+  return a_out, masked.fill(a_mix[..., None], thought)
+
+
+REASONING_TOKENS: dict[str, Callable[..., tuple[Array, Array]]] = {
+  'all': on_all,
+  'thought': on_thought,
+}
+
+
+# What the formula is of. `formula` is that of `COMBINATIONS`, with d, w, and a
+# part of the outcome and one that is gated.
+
+
+def of_advantages(
+  formula: Callable[..., Array],
+  d: Array,
+  w: Array,
+  outcome: Array,
+  gated: Array,
+  samples: samples_lib.Samples,
+  *,
+  standardize: Callable[..., Array],
+  mix_std_floor: float,
+  reasoning_tokens: str,
+) -> Array:
+  """Of the advantages A_out and A_mix of the two rewards, f32[P, G]."""
+  part = choices.pick('reasoning_tokens', REASONING_TOKENS, reasoning_tokens)
+  a_out, a_mix = part(
+    standardize(outcome),
+    standardize(gated, std_floor=mix_std_floor),
+    samples,
+  )
+  return formula(*_columns(d, w, like=a_out), a_out, a_mix)
+
+
+def of_rewards(
+  formula: Callable[..., Array],
+  d: Array,
+  w: Array,
+  outcome: Array,
+  gated: Array,
+  samples: samples_lib.Samples,
+  *,
+  standardize: Callable[..., Array],
+  mix_std_floor: float,
+  **_,
+) -> Array:
+  """Of the rewards: d times the advantage of (1 - w) R_out + w R_mix (ours).
+
+  The two are standardized once and together, so that the smaller differences
+  of one of them stay small beside the other's.
+  """
+  joint = formula(1.0, w[:, None], outcome, gated)
+  made = standardize(joint, std_floor=mix_std_floor)
+  (d,) = _columns(d, like=made)
+  return d * made
+
+
+GATE_LEVELS: Functions = {'advantage': of_advantages, 'reward': of_rewards}
+
+
+def _columns(*numbers: Array, like: Array) -> tuple[Array, ...]:
+  """Numbers of groups, [P], with further axes of length 1 as `like` has."""
+  return tuple(x.reshape(-1, *[1] * (like.ndim - 1)) for x in numbers)
 
 
 # The method.
@@ -242,7 +205,9 @@ class Advantages:
     difficulty: f32[P], d; 0 where not counted.
     outcome_std: f32[P], s_out, after the reward scale.
     mix_std: f32[P], s_mix, after the reward scale.
-    outcome_advantages: A_out, shaped like `advantages`; None without it.
+    outcome_advantages: A_out, shaped like `advantages`, or f32[P, G] where
+      those differ between tokens by the thought alone; None without it.
+    mix_advantages: A_mix, likewise.
     trust: what the gate was multiplied by; None where it was not.
   """
 
@@ -254,6 +219,7 @@ class Advantages:
   outcome_std: Array | float = 0.0
   mix_std: Array | float = 0.0
   outcome_advantages: Array | None = None
+  mix_advantages: Array | None = None
   trust: trust_lib.Trust | None = None
 
 
@@ -274,6 +240,8 @@ def awpo_advantages(
   difficulty_norm: str,
   difficulty_scope: str,
   combine: str,
+  gate_level: str,
+  reasoning_tokens: str,
   trust: str,
   all_sum: types.AllSum,
   **numbers,
@@ -292,12 +260,15 @@ def awpo_advantages(
       nothing else bounds what a judge's smallest differences come to. The gate
       compares the standard deviations as they are: it asks which reward varies,
       not by how much.
-    reward_scale, mix, mix_advantage, gate, saturation, difficulty,
-      difficulty_norm, combine: keys of the dicts above.
-    difficulty_of: a key of `solve_rates.SOLVE_RATES`.
-    trust: a key of `trust.TRUSTS`; not looked at where the gate is `none`.
-    all_sum: adds each leaf of a tree up over all devices.
+    reward_scale, mix, mix_advantage, combine: keys of the dicts above.
+    gate, saturation: keys of the dicts of `gates`.
+    difficulty, difficulty_of, difficulty_norm: likewise of `difficulty`.
     difficulty_scope: a key of `COMBINATIONS[combine]`.
+    gate_level: a key of `GATE_LEVELS`.
+    reasoning_tokens: a key of `REASONING_TOKENS`, for the level `advantage`.
+    trust: a key of `trust.TRUSTS`; neither it nor the two before it are looked
+      at where the gate is `none`.
+    all_sum: adds each leaf of a tree up over all devices.
     **numbers: of those functions, `tau` and the like.
 
   Returns:
@@ -310,50 +281,65 @@ def awpo_advantages(
   chex.assert_equal_shape([rewards.outcome, rewards.reasoning, valid])
   # The two rewards of an answer, and their mix.
   scale = pick('reward_scale', REWARD_SCALES, reward_scale)
-  span = solve_rates.outcome_span(rewards, samples)
+  span = difficulty_lib.outcome_span(rewards, samples)
   r_out = rewards.outcome / scale(span)[:, None]
   r_rea = rewards.reasoning
   r_mix = pick('mix', MIXES, mix)(r_out, r_rea, **numbers)
-  # The advantage of each alone.
+  # What the gate leans towards.
   gated = pick('mix_advantage', MIX_ADVANTAGES, mix_advantage)(r_mix, r_rea)
-  a_out, a_mix = standardize(r_out), standardize(gated, std_floor=mix_std_floor)
   # Gate and difficulty weight of a group.
-  s_out, s_mix = (
-    group_stats.group_stats(r, valid, ddof=ddof).std for r in (r_out, r_mix)
+  s_out, s_mix, s_rea = (
+    group_stats.group_stats(r, valid, ddof=ddof).std
+    for r in (r_out, r_mix, r_rea)
   )
-  rate = pick('difficulty_of', solve_rates.SOLVE_RATES, difficulty_of)
+  rate = pick('difficulty_of', difficulty_lib.SOLVE_RATES, difficulty_of)
   p = rate(rewards, samples)
-  w = pick('gate', GATES, gate)(s_out, s_mix, **numbers)
-  shut = pick('saturation', SATURATIONS, saturation)(p, rewards.wants_call)
+  w = pick('gate', gates.GATES, gate)(
+    s_out, s_mix, reasoning_std=s_rea, span=span / scale(span), **numbers
+  )
+  shut = pick('saturation', gates.SATURATIONS, saturation)(
+    p, rewards.wants_call
+  )
   w = masked.fill(w, counted & ~shut)
   earned = None
-  if trust != 'none' and gate != 'none':
+  if gate == 'none':
+    gate_level, reasoning_tokens = 'advantage', 'all'
+  elif trust != 'none':
     earned = trust_lib.batch_trust(
       r_out, r_rea, valid, trust=trust, all_sum=all_sum, **numbers
     )
     w = earned.trust * w
-  d = pick('difficulty', DIFFICULTIES, difficulty)(p, **numbers)
-  norm = pick('difficulty_norm', DIFFICULTY_NORMS, difficulty_norm)
+  weights = difficulty_lib.DIFFICULTIES
+  d = pick('difficulty', weights, difficulty)(p, **numbers)
+  norms = difficulty_lib.DIFFICULTY_NORMS
+  norm = pick('difficulty_norm', norms, difficulty_norm)
   d = norm(masked.fill(d, counted), counted, all_sum)
   # The combined advantage.
   scopes = pick('combine', COMBINATIONS, combine)
   formula = pick('difficulty_scope', scopes, difficulty_scope)
+  made = pick('gate_level', GATE_LEVELS, gate_level)(
+    formula,
+    d,
+    w,
+    r_out,
+    gated,
+    samples,
+    standardize=standardize,
+    mix_std_floor=mix_std_floor,
+    reasoning_tokens=reasoning_tokens,
+  )
   return Advantages(
-    advantages=formula(*_columns(d, w, like=a_out), a_out, a_mix),
+    advantages=made,
     counted=counted,
     solve_rate=p,
     gate=w,
     difficulty=d,
     outcome_std=s_out,
     mix_std=s_mix,
-    outcome_advantages=a_out,
+    outcome_advantages=standardize(r_out),
+    mix_advantages=standardize(gated, std_floor=mix_std_floor),
     trust=earned,
   )
-
-
-def _columns(*numbers: Array, like: Array) -> tuple[Array, ...]:
-  """Numbers of groups, [P], with further axes of length 1 as `like` has."""
-  return tuple(x.reshape(-1, *[1] * (like.ndim - 1)) for x in numbers)
 
 
 def ungated(
@@ -363,7 +349,7 @@ def ungated(
   return Advantages(
     advantages=advantages,
     counted=samples.comparable,
-    solve_rate=solve_rates.solve_rate(rewards, samples),
+    solve_rate=difficulty_lib.solve_rate(rewards, samples),
   )
 
 

@@ -1,7 +1,7 @@
 """Clip radii: AWPO's, from the gates of a rollout batch, and upper ones.
 
 The more the noisier reasoning signal is relied on, the smaller the trust
-region. `wbar` is the mean gate.
+region. `wbar` is the mean gate, or with the scope `group` each group's own.
 """
 
 from collections.abc import Callable
@@ -47,39 +47,64 @@ CLIPS: dict[str, Callable[..., Array]] = {
 }
 
 
+# Which gate that is.
+
+
+def batch_gate(gate: Array | float, counted: Array, all_sum) -> Array:
+  """wbar, the mean of w over the counted groups of all devices: f32[]."""
+  total, groups = all_sum((masked.sum(gate, counted), masked.count(counted)))
+  return total / jnp.maximum(groups, 1.0)
+
+
+def group_gate(gate: Array | float, counted: Array, all_sum) -> Array:
+  """w of each group, 0 where it does not count: f32[P] (ours).
+
+  The batch's mean counts solved groups too, whose gate is shut and which carry
+  no gradient: the more of them, the wider the radius of all others.
+  """
+  return masked.fill(gate, counted)
+
+
+CLIP_SCOPES: dict[str, Callable[..., Array]] = {
+  'batch': batch_gate,
+  'group': group_gate,
+}
+
+
 def clip_radius(
   gate: Array | float,
   counted: Array,
   *,
   clip: str,
+  clip_scope: str,
   clip_min: float,
   clip_max: float,
   all_sum: types.AllSum = collectives.identity,
   **_,
 ) -> Array:
-  """Clip radius of a rollout batch from its mean gate (our reading).
-
-    wbar = sum of w over the counted groups of all devices / their number
+  """Clip radius of a rollout batch, or of each group, from the gate.
 
   Args:
     gate: f32[P], w; a number is that of every group.
     counted: bool[P], True where a group has two or more valid samples.
     clip: a key of `CLIPS`.
-    clip_min: radius of `linear` at wbar = 1.
-    clip_max: radius at wbar = 0, and where no group counts.
+    clip_scope: a key of `CLIP_SCOPES`.
+    clip_min: radius of `linear` where the gate is 1.
+    clip_max: radius where the gate is 0, and where no group counts.
     all_sum: adds each leaf of a tree up over all devices.
 
   Returns:
-    f32[], constant under differentiation, equal on all devices.
+    f32[], equal on all devices, or f32[P] with the scope `group`; constant
+    under differentiation.
 
   Raises:
-    ValueError: if `clip` is unknown.
+    ValueError: if a flag value is unknown.
   """
   chex.assert_rank([gate, counted], [{0, 1}, 1])
   radius = choices.pick('clip', CLIPS, clip)
-  total, groups = all_sum((masked.sum(gate, counted), masked.count(counted)))
-  wbar = total / jnp.maximum(groups, 1.0)
-  result = radius(wbar, clip_min=clip_min, clip_max=clip_max)
+  scope = choices.pick('clip_scope', CLIP_SCOPES, clip_scope)
+  relied = scope(gate, counted, all_sum)
+  result = radius(relied, clip_min=clip_min, clip_max=clip_max)
   return jax.lax.stop_gradient(result.astype(jnp.float32))
 
 
@@ -126,7 +151,7 @@ def upper_radius(
 
   Args:
     advantages: f32[P, G].
-    radius: f32[], of `clip_radius`.
+    radius: f32[] or f32[P], of `clip_radius`.
     samples: of the rollout batch.
     clip_high: a key of `CLIP_HIGHS`.
     clip_high_factor: upper radius over the lower one, before the rule.
@@ -139,7 +164,7 @@ def upper_radius(
   rule = choices.pick('clip_high', CLIP_HIGHS, clip_high)
   high = rule(
     advantages,
-    radius * clip_high_factor,
+    radius.reshape(-1, 1) * clip_high_factor,
     samples,
     delta=clip_high_delta,
     all_sum=all_sum,

@@ -15,10 +15,10 @@ from awpo_jax import types
 from awpo_jax.ops import (
   awpo,
   choices,
+  difficulty,
   estimators,
   group_stats,
   masked,
-  solve_rates,
 )
 from awpo_jax.ops import samples as samples_lib
 
@@ -77,19 +77,18 @@ def gd2po(
 ) -> awpo.Advantages:
   """GDPO's sum without the samples whose A_k disagree (arXiv:2606.16771).
 
-  Without `gd2po_tau` those are dropped in which one A_k is above 0 and the
-  other below; with it those with |sum_k A_k| / (sum_k |A_k| + 1e-8) < tau. What
-  is left is multiplied by the share of its group that was kept, and normed over
+  Those are dropped in which one A_k is above 0 and the other below; with
+  `gd2po_tau` only where, too, |sum_k A_k| / (sum_k |A_k| + 1e-8) < tau. What is
+  left is multiplied by the share of its group that was kept, and normed over
   the batch as if nothing else were there.
   """
   a_out, a_rea = _standardized(rewards, samples, ddof, eps)
   a_rea = mix_weight * a_rea
   total = a_out + a_rea
-  if gd2po_tau is None:
-    agree = a_out * a_rea >= 0
-  else:
+  agree = a_out * a_rea >= 0
+  if gd2po_tau is not None:
     size = jnp.abs(a_out) + jnp.abs(a_rea)
-    agree = jnp.abs(total) / (size + _TINY) >= gd2po_tau
+    agree |= jnp.abs(total) / (size + _TINY) >= gd2po_tau
   kept = samples.valid & agree
   everyone = jnp.maximum(masked.count(samples.valid, axis=1), 1.0)
   share = masked.count(kept, axis=1) / everyone
@@ -185,13 +184,13 @@ def sa_mrpo(
   all_sum: types.AllSum,
   **_,
 ) -> awpo.Advantages:
-  """A = sum_k w_k (1 - s_k)^sa_gamma A_k, then a norm (SA-MRPO, 2026).
+  """A = sum_k w_k (1 - s_k)^sa_gamma A_k, then a norm (arXiv:2608.16072).
 
   s_k, how saturated a reward is, is its mean over the batch between its bounds,
   0 and 1 for the reasoning. With sa_gamma 0 it is GDPO.
   """
   low = masked.fill(rewards.outcome_min, samples.comparable)[:, None]
-  span = solve_rates.outcome_span(rewards, samples)[:, None]
+  span = difficulty.outcome_span(rewards, samples)[:, None]
   reached, judged, count = all_sum(
     (
       masked.sum((rewards.outcome - low) / span, samples.valid),

@@ -44,20 +44,37 @@ def full(total: Array, groups: Array, degrees: Array, **_) -> Array:
 
 
 def agreement(
-  total: Array, groups: Array, degrees: Array, *, trust_prior: float, **_
+  total: Array,
+  groups: Array,
+  degrees: Array,
+  *,
+  trust_prior: float,
+  trust_start: float,
+  **_,
 ) -> Array:
-  """clip(sum_g corr_g / (n + trust_prior), 0, 1).
+  """clip((sum_g corr_g + prior start) / (n + prior), 0, 1).
 
-  The prior is that number of further groups without any correlation: with no
-  group to go by, n = 0, nothing is trusted.
+  The prior is that number of further groups with the correlation `trust_start`,
+  which is the trust with no group to go by, n = 0. With 0 nothing is trusted
+  before an outcome has been right: a good judge helps least where it is needed
+  most, and a bad one cannot harm there.
   """
+  total = total + trust_prior * trust_start
   return jnp.clip(total / (groups + trust_prior), 0.0, 1.0)
 
 
 def confident(
-  total: Array, groups: Array, degrees: Array, *, trust_kappa: float, **_
+  total: Array,
+  groups: Array,
+  degrees: Array,
+  *,
+  trust_kappa: float,
+  trust_start: float,
+  **_,
 ) -> Array:
-  """clip((mean - 1 / sqrt(n (G - 1))) / trust_kappa, 0, 1); 0 where n = 0.
+  """clip((mean - 1 / sqrt(n (G - 1))) / trust_kappa, 0, 1).
+
+  It is `trust_start` where n = 0.
 
   What is taken away is the standard error of the mean correlation of a judge of
   pure noise: a correlation over G samples then has variance 1 / (G - 1). From
@@ -66,7 +83,7 @@ def confident(
   mean = total / jnp.maximum(groups, 1.0)
   error = 1.0 / jnp.sqrt(jnp.maximum(degrees, 1.0))
   earned = jnp.clip((mean - error) / trust_kappa, 0.0, 1.0)
-  return jnp.where(groups > 0, earned, 0.0)
+  return jnp.where(groups > 0, earned, trust_start)
 
 
 # Each is given the sum of the correlations, n, and n (G - 1).

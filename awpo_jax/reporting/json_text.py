@@ -69,6 +69,11 @@ def dumps(value: Any, *, indent: int | None = None) -> str:
   text = json.dumps(
     plain(value), ensure_ascii=False, allow_nan=False, indent=indent
   )
+  return escaped(text)
+
+
+def escaped(text: str) -> str:
+  """JSON with halves of surrogate pairs and such separators escaped."""
   return _ESCAPED.sub(lambda match: f'\\u{ord(match[0]):04x}', text)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -77,6 +78,8 @@ def finish(
       f'curves: {folder / CURVES_FILE}',
       f'numbers: {folder / SUMMARY_FILE}, {folder / metrics_lib.METRICS_FILE}',
       f'answers: {folder / metrics_lib.TRANSCRIPTS_FILE}',
+      'look inside: python experiments/view.py '
+      f'--run={shlex.quote(str(folder))}',
     ]
   )
 

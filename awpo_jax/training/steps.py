@@ -22,6 +22,7 @@ from awpo_jax.rollout.text import codec as codec_lib
 from awpo_jax.training import setup as setup_lib
 from awpo_jax.training.collection import dynamic_sampling, sample
 from awpo_jax.training.collection import score as score_lib
+from awpo_jax.training.collection import transcripts as transcripts_lib
 from awpo_jax.training.programs import compile as compile_lib
 from awpo_jax.training.update import minibatches, train_step
 
@@ -90,6 +91,9 @@ def make_rl_step(
     references = (reference(),) if reference and referred else ()
     prepared = programs.prepare[shape](state.params, placed, *references)
     scored = _with_logprobs(scored, dealer.fetch(prepared.trainer_logprobs))
+    transcripts = transcripts_lib.with_advantages(
+      transcripts, scored.rollout.prompts.ids, dealer.fetch(prepared.groups)
+    )
     metrics |= _means(prepared.metrics)
     clock.lap('prepare')
     # Updates.

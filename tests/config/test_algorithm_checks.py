@@ -63,6 +63,29 @@ WRONG = {
     *('--gate=ratio', '--trust=agreement'),
   ],
   '--advantage=gdpo knows no trust': ['--advantage=gdpo', '--trust=agreement'],
+  # What needs a gate, and its part apart.
+  '--reasoning_tokens=thought is about the gate, which --advantage=gdpo': [
+    *('--advantage=gdpo', '--reasoning_tokens=thought'),
+  ],
+  '--gate_level=reward is about the gate, which --advantage=dvao': [
+    *('--advantage=dvao', '--gate_level=reward'),
+  ],
+  'in which --reasoning_tokens=thought finds no part': [
+    *('--gate=ratio', '--gate_level=reward', '--reasoning_tokens=thought'),
+  ],
+  'in which --difficulty_scope=mixed finds no part': [
+    *('--gate=ratio', '--gate_level=reward', '--difficulty_scope=mixed'),
+  ],
+  'their own, which --loss=gspo with --clip_high=factor and --shaper=none': [
+    *('--gate=ratio', '--reasoning_tokens=thought', '--loss=gspo', PER_ROW),
+  ],
+  'with --clip_high=adaptive and --shaper=none does not know': [
+    *('--gate=ratio', '--reasoning_tokens=thought'),
+    *('--clip_high=adaptive', '--clip_high_delta=0.1'),
+  ],
+  'with --clip_high=factor and --shaper=egpo does not know': [
+    *('--gate=ratio', '--reasoning_tokens=thought', '--shaper=egpo'),
+  ],
   # Losses.
   '--loss=ppo and --estimator=sign': ['--estimator=sign', '--correct=1'],
   '--loss=disco and --estimator=grpo': ['--loss=disco'],

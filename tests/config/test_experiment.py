@@ -15,7 +15,9 @@ from awpo_jax.ops import (
   aggregation,
   awpo,
   clipping,
+  difficulty,
   estimators,
+  gates,
   kl,
   off_policy,
   policy_losses,
@@ -23,7 +25,6 @@ from awpo_jax.ops import (
   schedules,
   selection,
   shaping,
-  solve_rates,
   trust,
 )
 from awpo_jax.rollout.environments import episode_rewards
@@ -77,12 +78,16 @@ def test_choices_are_the_keys_of_the_functions():
     'reward_scale': awpo.REWARD_SCALES,
     'mix': awpo.MIXES,
     'mix_advantage': awpo.MIX_ADVANTAGES,
-    'gate': awpo.GATES,
+    'gate': gates.GATES,
     'trust': trust.TRUSTS,
-    'saturation': awpo.SATURATIONS,
-    'difficulty': awpo.DIFFICULTIES,
-    'difficulty_of': solve_rates.SOLVE_RATES,
-    'difficulty_norm': awpo.DIFFICULTY_NORMS,
+    'tau_of': gates.TAUS,
+    'saturation': gates.SATURATIONS,
+    'gate_level': awpo.GATE_LEVELS,
+    'reasoning_tokens': awpo.REASONING_TOKENS,
+    'clip_scope': clipping.CLIP_SCOPES,
+    'difficulty': difficulty.DIFFICULTIES,
+    'difficulty_of': difficulty.SOLVE_RATES,
+    'difficulty_norm': difficulty.DIFFICULTY_NORMS,
     'difficulty_scope': awpo.COMBINATIONS['convex'],
     'combine': awpo.COMBINATIONS,
     'clip': clipping.CLIPS,
@@ -110,7 +115,8 @@ def test_choices_are_the_keys_of_the_functions():
     'attention': attention_kernels.KERNELS,
   }.items():
     assert tuple(choices[name]) == tuple(table), name
-  assert {'none', 'ratio', 'binary', 'always'} == set(choices['gate'])
+  want = {'none', 'ratio', 'share', 'binary', 'always'}
+  assert want == set(choices['gate'])
 
 
 # One value other than the default for every flag.
@@ -237,6 +243,11 @@ OTHERS = {
   'floor': 0.05,
   'difficulty_scope': 'mixed',
   'combine': 'additive',
+  'gate_level': 'reward',
+  'reasoning_tokens': 'thought',
+  'tau_of': 'share',
+  'trust_start': 0.1,
+  'clip_scope': 'group',
   'clip': 'harmonic',
   'clip_min': 0.05,
   'clip_max': 0.3,

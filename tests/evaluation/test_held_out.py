@@ -67,6 +67,8 @@ def test_by_hand():
     'tools': [{'name': 'f', 'description': 'd', 'parameters': {'x': {}}}],
     'ground_truth': '4.0',
     'response': '3.5',
+    'outcome': 3.5,
+    'reasoning': None,
     'solved': False,
   }
 

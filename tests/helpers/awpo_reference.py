@@ -26,9 +26,11 @@ def _standardized(values, ddof, floor=0.0):
   return [(value - center) / (max(spread, floor) + 1e-6) for value in values]
 
 
-def _gate(kind, s_out, s_mix, tau):
+def _gate(kind, s_out, s_mix, s_rea, tau):
   if kind == 'ratio':
     return s_mix / (s_out + s_mix + 1e-6)
+  if kind == 'share':
+    return s_rea / (s_out + s_rea + 1e-6)
   if kind == 'binary':
     return 1.0 if s_out**2 <= tau + 1e-6 and s_mix > 0 else 0.0
   return {'always': 1.0, 'none': 0.0}[kind]
@@ -56,6 +58,7 @@ def group(
   ddof=1,
   gate='ratio',
   tau=0.5,
+  tau_of='raw',
   saturation='solved_calls',
   difficulty='banded',
   band=(0.2, 0.8),
@@ -64,6 +67,7 @@ def group(
   floor=0.0,
   difficulty_scope='whole',
   combine='convex',
+  gate_level='advantage',
   mix_std_floor=0.02,
 ):
   """(advantages, gate, difficulty) of one group."""
@@ -84,15 +88,27 @@ def group(
       (1 - mix_weight) * o + mix_weight * r
       for o, r in zip(r_out, r_rea, strict=True)
     ]
-  w = _gate(gate, _std(r_out, ddof), _std(r_mix, ddof), tau)
+  if tau_of == 'share':
+    # Half of the outcomes at either bound: variance (span / 2) ** 2.
+    tau *= ((1.0 if reward_scale == 'unit' else span) / 2) ** 2
+  stds = [_std(r, ddof) for r in (r_out, r_mix, r_rea)]
+  w = _gate(gate, *stds, tau)
   is_solved = p >= 1 - 1e-6
   if saturation == 'solved' and is_solved:
     w = 0.0
   if saturation == 'solved_calls' and is_solved and wants_call:
     w = 0.0
   d = _difficulty(difficulty, p, band, base, priority, floor)
-  a_out = _standardized(r_out, ddof)
   gated = r_rea if mix_advantage == 'reasoning' else r_mix
+  if gate_level == 'reward' and gate != 'none':
+    stays = 1 if combine == 'additive' else 1 - w
+    joint = [stays * o + w * m for o, m in zip(r_out, gated, strict=True)]
+    for i, a in zip(
+      kept, _standardized(joint, ddof, mix_std_floor), strict=True
+    ):
+      result[i] = d * a
+    return result, w, d
+  a_out = _standardized(r_out, ddof)
   a_mix = _standardized(gated, ddof, mix_std_floor)
   for i, out, mixed in zip(kept, a_out, a_mix, strict=True):
     first = out if combine == 'additive' else (1 - w) * out

@@ -129,7 +129,7 @@ def _inputs(batch, aggregation, max_length):
     rows_of(batch),
     np.float32(weights(batch, aggregation, max_length)).reshape(-1, width),
     batch.old_logprobs.reshape(-1, width),
-    batch.advantages.reshape(-1, 1),
+    batch.advantages.reshape(-1, width if batch.advantages.ndim == 3 else 1),
     np.repeat(batch.clip_radius, batch.tokens.shape[1])[:, None],
   )
 

@@ -14,7 +14,11 @@ from awpo_jax.ops import collectives
 from awpo_jax.training.update import objectives, packed_forward, packing
 from tests.helpers import row_by_row, tiny_training
 from tests.helpers import tiny_decoder as models_tiny
-from tests.invariants import test_sharded, test_whole_losses
+from tests.invariants import (
+  test_sharded,
+  test_thought_tokens,
+  test_whole_losses,
+)
 
 
 def _pack(batch, parts=1, *, columns=40, block=4):
@@ -108,6 +112,17 @@ def test_losses_of_answers_and_groups(loss):
     state.opt_state[0], gradient, scale=gradient, rtol=1e-5
   )
   np.testing.assert_allclose(metrics.sums['loss'], value, rtol=1e-5)
+
+
+def test_advantages_of_tokens_and_radii_of_groups():
+  grads, want = test_thought_tokens.plain_update()
+  with _packing():
+    state, metrics = tiny_training.update(
+      tiny_training.initial_state(), test_thought_tokens.batch()
+    )
+  tiny_training.assert_close(state.opt_state[0], grads, scale=grads, rtol=1e-4)
+  for name in ('surrogate', 'clip_fraction'):
+    np.testing.assert_allclose(metrics.sums[name], want[name], rtol=1e-4)
 
 
 def test_several_updates_of_a_rollout():

@@ -5,7 +5,8 @@ import pytest
 
 from awpo_jax import types
 from awpo_jax.config import experiment as config_lib
-from awpo_jax.ops import advantages, awpo, estimators, solve_rates
+from awpo_jax.ops import advantages, awpo, estimators, gates
+from awpo_jax.ops import difficulty as difficulty_lib
 from awpo_jax.training.programs import from_flags
 from tests.helpers import awpo_cases, flags
 from tests.helpers import reference_batch as reference
@@ -261,7 +262,7 @@ def test_what_is_correct(share, want):
   np.testing.assert_array_equal(samples.correct, [[*want[0], 0]])
 
 
-@pytest.mark.parametrize('gate', awpo.GATES)
+@pytest.mark.parametrize('gate', gates.GATES)
 def test_samples_have_the_rewards_that_are_needed(gate):
   rewards = _rewards(np.zeros((1, 4)), np.zeros((1, 4))).replace(
     outcome_valid=np.array([[True, True, False, False]]),
@@ -278,7 +279,7 @@ def test_one_of_ones_own(monkeypatch):
     return awpo.Advantages(
       advantages=standardize(reward),
       counted=samples.comparable,
-      solve_rate=solve_rates.solve_rate(rewards, samples),
+      solve_rate=difficulty_lib.solve_rate(rewards, samples),
     )
 
   monkeypatch.setitem(advantages.ADVANTAGES, 'total', total)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
 
-from awpo_jax.ops import awpo
+from awpo_jax.ops import awpo, gates
+from awpo_jax.ops import difficulty as difficulty_lib
 from tests.helpers import awpo_cases as cases
 from tests.helpers import awpo_reference
 
@@ -24,8 +25,10 @@ FLAGS = {
   'ddof': [{'ddof': 1}, {'ddof': 0}],
   'gate': [
     {'gate': 'ratio'},
+    {'gate': 'share'},
     {'gate': 'binary'},
     {'gate': 'binary', 'tau': 4.0},
+    {'gate': 'binary', 'tau_of': 'share', 'tau': 0.4},
     {'gate': 'always'},
     {'gate': 'none'},
   ],
@@ -46,6 +49,7 @@ FLAGS = {
     {'difficulty_scope': 'mixed'},
   ],
   'combine': [{'combine': 'convex'}, {'combine': 'additive'}],
+  'gate_level': [{'gate_level': 'advantage'}, {'gate_level': 'reward'}],
   # Of these judges most groups differ by less than .3.
   'mix_std_floor': [{}, {'mix_std_floor': 0.0}, {'mix_std_floor': 0.3}],
 }
@@ -240,11 +244,12 @@ class EveryFlagTest(chex.TestCase):
       ('reward_scale', awpo.REWARD_SCALES),
       ('mix', awpo.MIXES),
       ('mix_advantage', awpo.MIX_ADVANTAGES),
-      ('gate', awpo.GATES),
-      ('saturation', awpo.SATURATIONS),
-      ('difficulty', awpo.DIFFICULTIES),
+      ('gate', gates.GATES),
+      ('saturation', gates.SATURATIONS),
+      ('difficulty', difficulty_lib.DIFFICULTIES),
       *(('difficulty_scope', x) for x in awpo.COMBINATIONS.values()),
       ('combine', awpo.COMBINATIONS),
+      ('gate_level', awpo.GATE_LEVELS),
     ):
       self.assertEqual(seen[name] - {None}, set(choices))
 
@@ -260,6 +265,8 @@ class EveryFlagTest(chex.TestCase):
     'difficulty_norm',
     'difficulty_scope',
     'combine',
+    'gate_level',
+    'reasoning_tokens',
     'ddof',
   )
   def test_unknown_value_is_refused(self, flag):

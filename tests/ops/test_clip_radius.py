@@ -61,6 +61,34 @@ class ClipRadiusTest(chex.TestCase):
     with self.assertRaisesRegex(ValueError, 'linear, harmonic, widen, fixed'):
       _radius(GATE, COUNTED, clip='none')
 
+  @parameterized.parameters(
+    ('linear', [0.15, 0.2, 0.1, 0.2]),  # .2 - .1 w, 0 where not counted
+    ('harmonic', [0.2 / 1.1, 0.2, 0.2 / 1.2, 0.2]),
+    ('fixed', [0.2] * 4),
+  )
+  def test_each_group_has_its_own(self, clip, want):
+    gate = np.float32([0.5, 0, 1, np.nan])
+    counted = np.array([True, True, True, False])
+    run = functools.partial(_radius, clip=clip, clip_scope='group')
+    got = jax.jit(run)(gate, counted)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    # No device needs to know another's; solved groups, of gate 0, widen none.
+    split = jax.pmap(
+      functools.partial(run, all_sum=collectives.make_all_sum('data')),
+      axis_name='data',
+    )(gate.reshape(4, 1), counted.reshape(4, 1))
+    np.testing.assert_array_equal(np.ravel(split), got)
+    np.testing.assert_array_equal(run(0.0, counted), np.full(4, 0.2, 'f'))
+
+  def test_groups_of_one_gate_have_the_radius_of_the_batch(self):
+    gate, counted = np.full(6, 0.375, np.float32), np.ones(6, bool)
+    got = _radius(gate, counted, clip_scope='group')
+    np.testing.assert_allclose(got, np.full(6, _radius(gate, counted)))
+
+  def test_unknown_scope_is_refused(self):
+    with self.assertRaisesRegex(ValueError, 'batch, group'):
+      _radius(GATE, COUNTED, clip_scope='token')
+
   def test_mean_over_all_devices_with_uneven_counts(self):
     # Counted: 3, 1, 2 and 0 groups a device.
     #   sum 1 + 1 + 1 + 0 + .5 + .5 = 4 over 6 groups: wbar 2/3,

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from awpo_jax.ops import awpo, collectives, solve_rates
+from awpo_jax.ops import awpo, collectives, gates
+from awpo_jax.ops import difficulty as difficulty_lib
 from tests.helpers import awpo_cases as cases
 
 # p of the six worked groups by the mean: .642857 0 1 .035714 .571429 .523810;
@@ -32,7 +33,7 @@ def test_both_are_one_where_the_outcome_is_right_or_wrong():
   bounds = np.zeros(6, np.float32), np.ones(6, np.float32)
   got, want = (
     cases.advantages(*groups, *bounds, difficulty_of=of, difficulty='parabola')
-    for of in solve_rates.SOLVE_RATES
+    for of in difficulty_lib.SOLVE_RATES
   )
   chex.assert_trees_all_close(got, want, atol=1e-6)
 
@@ -69,7 +70,7 @@ def test_mean_is_of_the_groups_that_count():
 
 
 @pytest.mark.parametrize('scope', awpo.COMBINATIONS['convex'])
-@pytest.mark.parametrize('gate', awpo.GATES)
+@pytest.mark.parametrize('gate', gates.GATES)
 def test_the_same_weight_everywhere_is_none(gate, scope):
   # A weight of 1.5 on every group is a learning rate, and with the norm it is
   # gone, bit for bit; without the norm it is not.
@@ -85,7 +86,7 @@ def test_the_same_weight_everywhere_is_none(gate, scope):
     assert np.abs(larger - want.advantages).max() > 0.1
 
 
-@pytest.mark.parametrize('difficulty', awpo.DIFFICULTIES)
+@pytest.mark.parametrize('difficulty', difficulty_lib.DIFFICULTIES)
 @pytest.mark.parametrize('parts', [2, 4])
 def test_mean_over_devices(difficulty, parts):
   # Parts have other means, and count unequally.

@@ -118,6 +118,30 @@ def test_groups_of_two_are_yes_or_no(name):
   np.testing.assert_allclose(got.trust, want, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+  ('changed', 'kept', 'want'),
+  [
+    # (.5 + 1 - 1 + 1 * .4) / (3 + 1), and with two such groups 1.3 / 5
+    ({'trust': 'agreement', 'trust_start': 0.4}, 7, 0.225),
+    ({'trust': 'agreement', 'trust_prior': 2.0, 'trust_start': 0.4}, 7, 0.26),
+    # 1.5 + .4 over three groups; one that is measured is as it was
+    ({'trust': 'agreement', 'trust_start': 0.4}, 2, 1.9 / 3),
+    ({'trust': 'confident', 'trust_start': 0.4}, 2, 0.756966),
+    ({'trust': 'confident', 'trust_start': 0.4}, 7, 0),
+    # Nothing to go by.
+    ({'trust': 'agreement', 'trust_start': 0.4}, 0, 0.4),
+    ({'trust': 'agreement', 'trust_prior': 3.0, 'trust_start': 0.4}, 0, 0.4),
+    ({'trust': 'confident', 'trust_start': 0.4}, 0, 0.4),
+    ({'trust': 'confident', 'trust_start': 1.0}, 0, 1),
+  ],
+)
+def test_trust_at_the_start(changed, kept, want):
+  rows = {7: slice(0, 7), 2: [0, 1, 3, 4, 5, 6], 0: slice(3, 7)}[kept]
+  run = jax.jit(functools.partial(_trust, **changed))
+  got = run(*(x[rows] for x in GROUPS))
+  np.testing.assert_allclose(got.trust, want, rtol=1e-5)
+
+
 def _loop(outcome, reasoning, valid, kind):
   """Trust in float64, one group at a time, and the number of groups."""
   found, sizes = [], []
@@ -263,3 +287,7 @@ def test_trap_no_outcome_varies():
   np.testing.assert_array_equal(got.gate, np.zeros(6))
   np.testing.assert_array_equal(got.advantages, np.zeros((6, 4)))
   assert not np.asarray(awpo.amplified_groups(got)).any()
+  # Unless something is believed to begin with: a quarter of it.
+  got = cases.advantages(*groups, trust='agreement', trust_start=0.25)
+  want = 0.25 * np.array([1.404871, -0.561948, 0, -0.842922])
+  np.testing.assert_allclose(got.advantages, [want] * 6, atol=2e-6)

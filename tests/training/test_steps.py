@@ -68,6 +68,27 @@ def test_rl_reports_rewards_times_and_updates():
     assert 0 < metrics['length/mean'] <= tiny_run.RESPONSE_BUCKETS[-1]
 
 
+def test_transcripts_hold_what_each_group_was_trained_with():
+  _, reports = _after('rl', 2)
+  for report in reports:
+    rows = report.transcripts
+    assert len(rows) == 4
+    for first, second in zip(rows[::2], rows[1::2], strict=True):
+      assert first['prompt'] == second['prompt']
+      assert first['gate'] == second['gate']
+      if first['outcome'] == second['outcome']:
+        continue
+      # Of two samples the better one has 1 / sqrt(2), the other minus that.
+      sign = np.sign(first['outcome'] - second['outcome'])
+      got = [first['outcome_advantage'], second['outcome_advantage']]
+      np.testing.assert_allclose(
+        got, [sign * 0.5**0.5, -sign * 0.5**0.5], rtol=1e-3
+      )
+  assert any(
+    row['advantage'] for report in reports for row in report.transcripts
+  )
+
+
 def test_rl_reports_the_rollout_with_both_log_probabilities():
   _, reports = _after('rl', 2)
   for report in reports:

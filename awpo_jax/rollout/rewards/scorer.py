@@ -45,6 +45,13 @@ class Scorer:
     if isinstance(self.judge, patient.Judging):
       self.judge.begin(scoring.judge_requests(texts, tasks))
 
+  def reasons(
+    self, requests: Sequence[types.JudgeRequest]
+  ) -> Sequence[str | None]:
+    """What the judge said of answers that it has scored, if it does."""
+    said = getattr(self.judge, 'reasons', None)
+    return [None] * len(requests) if said is None else said(requests)
+
   def of_set(self, name: str) -> tuple[types.Reward, types.Judge | None]:
     """Reward and judge of an evaluation set; a benchmark has no judge.
 

@@ -93,6 +93,13 @@ def wants_call(task: types.Task) -> bool:
   return any(map(tool_calls.has_call, (task.ground_truth, *task.references)))
 
 
+def had(
+  values: types.Array, valid: types.Array, at: tuple[int, int]
+) -> float | None:
+  """The reward [P, G] of one answer; None where it is not valid."""
+  return float(values[at]) if valid[at] else None
+
+
 def judge_requests(
   responses: Sequence[Sequence[str]], tasks: Sequence[types.Task]
 ) -> list[types.JudgeRequest]:

@@ -14,31 +14,40 @@ def thinking_mask(
   tokenizer: tokenizers.Tokenizer,
   completions: types.Completions,
   opened: Sequence[str] | None = None,
+  later: str | None = None,
 ) -> np.ndarray:
   """Which tokens the policy chose between `<think>` and `</think>`.
 
   Tags may be several tokens, or share one with their neighbors: the span holds
   the tokens that begin after the first tag is whole and end before the second
   begins. A thought that the prompt has opened begins with the first token. An
-  open thought lasts to the end of the answer.
+  open thought lasts to the end of the answer. In an episode every turn is an
+  answer and has a thought of its own.
 
   Args:
     tokenizer: decodes them.
     completions: [P, G, Sc].
     opened: P texts, what each prompt holds of its answers, of
       `templates.opened`; None: what the chat template opens by itself.
+    later: what stands before each further turn of an episode; None: likewise.
 
   Returns:
     bool[P, G, Sc]; False throughout without a `<think>`.
   """
-  tokens, chosen = jax.device_get((completions.tokens, completions.policy_mask))
+  tokens, chosen, turns = jax.device_get(
+    (completions.tokens, completions.policy_mask, completions.turn)
+  )
   found = np.zeros(chosen.shape, bool)
   if opened is None:
     opened = [templates.opened(tokenizer)] * len(tokens)
+  if later is None:
+    later = templates.opened(tokenizer)
   for p, g in np.ndindex(chosen.shape[:2]):
-    columns = np.flatnonzero(chosen[p, g])
-    first, last = _thought(tokenizer, tokens[p, g][columns], opened[p])
-    found[p, g, columns[first:last]] = True
+    for turn in np.unique(turns[p, g][chosen[p, g]]):
+      columns = np.flatnonzero(chosen[p, g] & (turns[p, g] == turn))
+      before = later if turn else opened[p]
+      first, last = _thought(tokenizer, tokens[p, g][columns], before)
+      found[p, g, columns[first:last]] = True
   return found
 
 

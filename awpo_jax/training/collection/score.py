@@ -12,11 +12,11 @@ from awpo_jax import types
 from awpo_jax.config import algorithm
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.distributed import processes
-from awpo_jax.rollout.environments import episodes
 from awpo_jax.rollout.rewards import scorer as scorer_lib
 from awpo_jax.rollout.text import codec as codec_lib
 from awpo_jax.rollout.text import thinking
 from awpo_jax.training.collection import sample
+from awpo_jax.training.collection import transcripts as transcripts_lib
 
 # What ends a run in good order, the more special before the more general.
 _ENDS: Mapping[str, type[Exception]] = {
@@ -51,8 +51,8 @@ def score(
   told = processes.gather(
     {
       'longest': int(sampled.completions.mask.sum(axis=-1).max()),
-      'transcripts': transcript_rows(
-        config, tasks, prompts, texts, rewards, parts['solved']
+      'transcripts': transcripts_lib.rows(
+        config, sampled, rewards, parts, scorer.reasons
       ),
     }
   )
@@ -134,53 +134,10 @@ def _wanted_parts(
   return {name: parts.get(name, nothing) for name in names}
 
 
-def transcript_rows(
-  config: config_lib.Config,
-  tasks: Sequence[types.Task],
-  prompts: types.Prompts,
-  texts: Sequence[Sequence[Any]],
-  rewards: types.Rewards,
-  solved: np.ndarray,
-) -> list[tuple[int, dict[str, Any]]]:
-  """Rows of the first prompts of a batch, each with its prompt's number.
-
-  Args:
-    config: of the run.
-    tasks: P of them.
-    prompts: theirs.
-    texts: answers or episodes, [P][G].
-    rewards: of `ask`.
-    solved: f32[P, G], the part of that name: 1, 0, or NaN where not known.
-  """
-  return [
-    (
-      int(prompts.ids[p]),
-      {
-        'task_id': task.task_id,
-        'kind': task.kind,
-        'user': task.user,
-        'tools': [tool.to_json() for tool in task.tools],
-        'ground_truth': task.ground_truth,
-        **episodes.transcript(texts[p][g]),
-        'outcome': _or_none(rewards.outcome, rewards.outcome_valid, p, g),
-        'reasoning': _or_none(rewards.reasoning, rewards.reasoning_valid, p, g),
-        'solved': None if np.isnan(solved[p, g]) else bool(solved[p, g]),
-      },
-    )
-    for p, task in enumerate(tasks)
-    if prompts.ids[p] % config.rl.prompts_per_step < config.run.transcripts
-    for g in range(len(texts[p]))
-  ]
-
-
 def sum_and_count(values: np.ndarray) -> tuple[float, int]:
   """Of the numbers that are finite."""
   had = values[np.isfinite(values)]
   return float(had.sum(dtype=np.float64)), had.size
-
-
-def _or_none(values, valid, p: int, g: int) -> float | None:
-  return float(values[p, g]) if valid[p, g] else None
 
 
 def mean(total: float, count: float) -> float | None:
@@ -195,10 +152,12 @@ def thinking_of(
   completions: types.Completions,
 ) -> np.ndarray | None:
   """Tokens of the chain of thought, where the algorithm asks for them."""
-  if config.shaping.shaper != 'egpo':
+  if not algorithm.needs_thinking(config):
     return None
+  # What a tool returned or the user says comes before each further turn.
+  later = '' if codec.reader is None else codec.reader.opened([('obs', '')])
   return thinking.thinking_mask(
-    codec.tokenizer, completions, codec.opened(tasks)
+    codec.tokenizer, completions, codec.opened(tasks), later
   )
 
 

@@ -367,7 +367,8 @@ def make_preparer(
   With a KL term a third argument is what the reference does not share with the
   parameters.
   """
-  axes: dict[str, Any] = {'batch': 0, 'trainer_logprobs': 0, 'metrics': None}
+  axes: dict[str, Any] = {'batch': 0, 'trainer_logprobs': 0, 'groups': 0}
+  axes['metrics'] = None
   referred = algorithm.has_reference(config)
   return device_map.mapped(
     from_flags.bound_prepare(

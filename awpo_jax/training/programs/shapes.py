@@ -98,7 +98,7 @@ class Shapes:
       sample_ids=self.array(jnp.int32, *group),
       thinking=(
         self.array(jnp.bool_, *shape)
-        if self._config.shaping.shaper == 'egpo'
+        if algorithm.needs_thinking(self._config)
         else None
       ),
       rows=self._rows(rows),

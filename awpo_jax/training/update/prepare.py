@@ -77,11 +77,14 @@ class Prepared:
     batch: `types.Batch` without the axis of microbatches.
     trainer_logprobs: for `types.Rollout`.
     metrics: name -> f32[2], a sum and its count over all devices.
+    groups: name -> f32[P] or f32[P, G], what the transcripts tell of the
+      advantages of a group: of those per token the mean over its tokens.
   """
 
   batch: types.Batch
   trainer_logprobs: types.Array | None
   metrics: dict[str, types.Array]
+  groups: dict[str, types.Array] | None = None
 
 
 def prepare_rollout(
@@ -141,6 +144,7 @@ def prepare_rollout(
     batch=batch,
     trainer_logprobs=None if own else batch.old_logprobs,
     metrics=all_sum(_metrics(rollout, batch, made, samples)),
+    groups=_groups(batch, made, completions.policy_mask),
   )
 
 
@@ -214,6 +218,29 @@ def _in_pieces(
 
   pieces = jax.tree.map(cut, batch)
   return join(jax.lax.map(lambda piece: fn(params, piece), pieces))
+
+
+def _groups(
+  batch: types.Batch, made: awpo_lib.Advantages, policy: types.Array
+) -> dict[str, types.Array]:
+  """What of each group is told beside its answers."""
+  told: dict[str, types.Array] = {
+    name: jnp.broadcast_to(number, made.counted.shape)
+    for name, number in {
+      'gate': made.gate,
+      'difficulty': made.difficulty,
+      'solve_rate': made.solve_rate,
+    }.items()
+  }
+  for name, values in {
+    'outcome_advantage': made.outcome_advantages,
+    'mix_advantage': made.mix_advantages,
+    'advantage': batch.advantages,
+  }.items():
+    if values is not None:
+      per_token = values.ndim == 3
+      told[name] = masked.mean(values, policy, axis=-1) if per_token else values
+  return told
 
 
 def _metrics(

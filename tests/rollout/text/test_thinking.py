@@ -57,6 +57,44 @@ def test_between_the_tags(text, want):
   assert not mask[1].any()
 
 
+@pytest.mark.parametrize(
+  ('later', 'want'),
+  [('', [' one', ' two', '']), ('<think>\n', [' one', ' two', ' c three'])],
+)
+def test_every_turn_has_a_thought_of_its_own(later, want):
+  # Turn by turn: a thought, a thought behind a word, and one that is not opened
+  # unless what comes before the turn has done so.
+  tokenizer = _tokenizer(400)
+  texts = ['<think> one</think>a', 'b<think> two</think>', ' c three</think>d']
+  texts[1] = texts[1].removeprefix('b') if later else texts[1]
+  turns = [tokenizer.encode(x, add_special_tokens=False) for x in texts]
+  # A token that a tool has returned stands before each further turn.
+  said = [([] if i == 0 else [5]) + ids for i, ids in enumerate(turns)]
+  tokens = np.array([[sum(said, [])]], np.int32)
+  turn = np.array([[sum(([i] * len(x) for i, x in enumerate(said)), [])]])
+  policy = np.ones(tokens.shape, bool)
+  for i in (1, 2):
+    policy[0, 0, np.flatnonzero(turn[0, 0] == i)[0]] = False
+  zeros = np.zeros(tokens.shape, np.float32)
+  completions = types.Completions(
+    tokens=tokens,
+    mask=np.ones(tokens.shape, bool),
+    policy_mask=policy,
+    positions=zeros.astype(np.int32),
+    turn=turn.astype(np.int32),
+    logprobs=zeros,
+    entropy=zeros,
+    finished=np.ones((1, 1), bool),
+  )
+  mask = thinking.thinking_mask(tokenizer, completions, [''], later)
+  assert not (mask & ~policy).any()
+  got = [
+    tokenizer.decode(tokens[0, 0][mask[0, 0] & (turn[0, 0] == i)])
+    for i in range(3)
+  ]
+  assert [x.strip() for x in got] == [x.strip() for x in want]
+
+
 def test_tags_of_several_tokens():
   # Other letters than the tokenizer has single tokens for.
   tokenizer = _tokenizer(400)

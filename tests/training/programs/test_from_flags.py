@@ -23,6 +23,8 @@ CASES = {
     name: (name,)
     for name in (
       'awpo',
+      'awpo_thought',
+      'awpo_group_clip',
       'gdpo',
       'gdpo_parts',
       'egpo',

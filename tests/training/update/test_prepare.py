@@ -65,6 +65,26 @@ def test_worked_groups(clip, radius):
   np.testing.assert_allclose(batch.clip_radius, radius, atol=1e-6)
 
 
+def test_what_is_told_of_a_group():
+  told = tiny_training.prepared(_six_groups(), trainer=False).groups
+  outcome = np.float64([4, 1, -3, 4])
+  mixed = outcome + [0.8, 0.6, 0.1, 0.4]
+  for name, rewards in (
+    ('outcome_advantage', outcome),
+    ('mix_advantage', mixed),
+  ):
+    wanted = (rewards - rewards.mean()) / rewards.std(ddof=1)
+    np.testing.assert_allclose(told[name][0], wanted, atol=2e-5)
+  np.testing.assert_allclose(
+    told['gate'][:6],
+    [0.516861, 0.999997, 0, 0.575192, 0, 0.524143],
+    atol=1e-5,
+  )
+  np.testing.assert_allclose(
+    told['advantage'][0], [1.163553, -0.191194, -2.048509, 1.076150], atol=2e-6
+  )
+
+
 def _plain(rollout):
   """Advantages, gates and whether they count, one group at a time."""
   r = rollout.rewards
@@ -93,10 +113,14 @@ def _on_four_devices(make=_rollout, **flags):
     tiny_training.make_prepare(trainer=False, **flags),
     mesh,
     in_axes=(None, 0),
-    out_axes=prepare.Prepared(batch=0, trainer_logprobs=0, metrics=None),
+    out_axes=prepare.Prepared(
+      batch=0, trainer_logprobs=0, metrics=None, groups=0
+    ),
   )
   got = jax.device_get(run(weights, rollout))
-  return got.replace(batch=sharding.merge(got.batch))
+  return got.replace(
+    batch=sharding.merge(got.batch), groups=sharding.merge(got.groups)
+  )
 
 
 @pytest.mark.parametrize('devices', [1, 4])

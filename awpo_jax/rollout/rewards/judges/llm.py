@@ -148,6 +148,14 @@ class LlmJudge:
     """Which of them the endpoint has refused for their own text."""
     return [self._request_key(x) in self._refused for x in requests]
 
+  def reasons(self, requests: Sequence[types.JudgeRequest]) -> list[str | None]:
+    """What was said with each score; of several replies all of it."""
+
+    async def look() -> list[str | None]:
+      return [self._reason(self._request_key(x)) for x in requests]
+
+    return self._run(look())
+
   def give_up(self, requests: Sequence[types.JudgeRequest]) -> None:
     """This run goes on without these scores, also when it is resumed."""
 
@@ -240,6 +248,13 @@ class LlmJudge:
     )
     had = [score for score in scores if score is not None]
     return sum(had) / len(had) if len(had) == len(scores) else None
+
+  def _reason(self, key: str) -> str | None:
+    said = [
+      self._cache.reason(score_cache_lib.key(request=key, sample=sample))
+      for sample in range(self._settings.samples)
+    ]
+    return '\n'.join(x for x in said if x) or None
 
   def _request_key(self, request: types.JudgeRequest) -> str:
     settings, sent = self._settings, self._settings.sampling()

@@ -20,11 +20,12 @@ Requests = Sequence[types.JudgeRequest]
 
 
 class Judging:
-  """A `types.Judge` around another one, which may have three more methods.
+  """A `types.Judge` around another one, which may have four more methods.
 
   `problem() -> str` names it and what went wrong last; `give_up(requests)` is
   told which scores the run goes on without; `refused(requests)` says of each
-  whether no further call can bring its score.
+  whether no further call can bring its score; `reasons(requests)` gives what it
+  said of each, or None.
   """
 
   def __init__(
@@ -91,6 +92,11 @@ class Judging:
     if lost and give_up is not None:
       give_up([requests[i] for i in lost])
     return scores
+
+  def reasons(self, requests: Requests) -> Sequence[str | None]:
+    """What the judge said of each answer; None where it said nothing."""
+    reasons = getattr(self._judge, 'reasons', None)
+    return [None] * len(requests) if reasons is None else reasons(requests)
 
   def leniently(self, requests: Requests) -> list[float | None]:
     """The same, but without a score instead of the error."""

@@ -77,6 +77,13 @@ class Cache:
     ).fetchone()
     return None if row is None else row[0]
 
+  def reason(self, key: str) -> str | None:
+    """What the judge said with the score of a key; None without one."""
+    row = self._db.execute(
+      'SELECT reason FROM scores WHERE key = ?', (key,)
+    ).fetchone()
+    return None if row is None else row[0]
+
   def add(self, key: str, score: float, reason: str, model: str) -> float:
     """Stores a score; returns the one that counts, which may be older."""
     self._db.execute(

@@ -542,3 +542,13 @@ def test_a_cache_that_cannot_be_used(make, tmp_path):
   file.write_text('this is no database, but a text that is long enough' * 9)
   with pytest.raises(ValueError, match='--judge_cache=.*cannot be used'):
     make(cache=str(file))
+
+
+def test_what_was_said_is_there_after_the_score_and_asks_nobody(endpoint, make):
+  judge = patient.Judging(make(samples=2))
+  asked = [REQUESTS[0], request('')]
+  judge(asked)
+  # Two replies with the server's reason; nobody was asked about no thought.
+  assert judge.reasons(asked) == ['a rule\na rule', None]
+  assert len(endpoint.bodies) == 2
+  judge.close()

@@ -212,3 +212,7 @@ def test_its_name():
     del requests
 
   assert patient.Judging(mine).name().endswith(':test_its_name.<locals>.mine')
+
+
+def test_a_judge_that_says_nothing_has_no_reasons():
+  assert patient.Judging(Flaky(())).reasons(REQUESTS[:2]) == [None, None]
