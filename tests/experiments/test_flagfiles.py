@@ -6,6 +6,7 @@ import shlex
 
 import jax
 import pytest
+from absl import flags
 
 from awpo_jax.analysis import grid
 from awpo_jax.config import experiment as config_lib
@@ -219,19 +220,18 @@ def test_every_algorithm_that_flags_name_has_a_file(flag):
 
 @pytest.mark.parametrize('file', GRIDS)
 def test_every_cell_of_a_grid_parses(file):
-  lines = pathlib.Path(file).read_text().splitlines()
-  assert lines[0].startswith('#')
+  assert pathlib.Path(file).read_text().startswith('#')
   values = {}
-  for line in lines:
-    if line.startswith('--'):
-      name, _, value = line.removeprefix('--').partition('=')
-      values.setdefault(name, []).append(value)
-  seeds = values['seeds'][0].split(',')
+  for line in flags.FlagValues().read_flags_from_files([f'--flagfile={file}']):
+    name, _, value = line.removeprefix('--').partition('=')
+    values.setdefault(name, []).append(value)
+  # Of what is given twice, the last counts.
+  seeds = values['seeds'][-1].split(',')
   cells = [grid.parse_cell(text, len(seeds)) for text in values['cell']]
-  assert values['baseline'][0] in [cell.name for cell in cells]
-  base = shlex.split(values['base'][0])
-  for flags in (
-    shlex.split(values['warm_start'][0]),
+  assert values['baseline'][-1] in [cell.name for cell in cells]
+  base = shlex.split(values['base'][-1])
+  for own in (
+    shlex.split(values['warm_start'][-1]),
     *(['--init_from=x', *cell.flags] for cell in cells),
   ):
-    config_lib.parse([*base, *flags, '--output_dir=x', '--seed=1'])
+    config_lib.parse([*base, *own, '--output_dir=x', '--seed=1'])
