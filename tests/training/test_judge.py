@@ -44,7 +44,7 @@ def test_by_name():
 def test_a_judge_is_corrupted_as_flags_say():
   asked = [
     types.JudgeRequest('', (), f'<think> {"x" * n} </think>')
-    for n in range(2000)
+    for n in range(1, 2001)
   ]
   true = np.float64(tiny_dataset.judge(asked))  # None becomes NaN.
   own = '--judge=tests.helpers.tiny_dataset:judge'
