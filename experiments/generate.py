@@ -19,7 +19,7 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 from absl import app, flags  # noqa: E402
 
 from awpo_jax.checkpointing import policies  # noqa: E402
-from awpo_jax.evaluation import chat  # noqa: E402
+from awpo_jax.evaluation import policy_answers  # noqa: E402
 from awpo_jax.rollout.sampling import streaming  # noqa: E402
 from awpo_jax.rollout.text import (
   chat_template,  # noqa: E402
@@ -77,7 +77,7 @@ def answers(values: flags.FlagValues) -> Iterator[tuple[int, str]]:
   if values.template_date:
     templates.parse_date(values.template_date)  # Before a model is loaded.
   policy = policies.load(values.model, dtype=values.dtype)
-  return chat.answers(
+  return policy_answers.answers(
     policy, talk, settings, values.enable_thinking, values.template_date
   )
 

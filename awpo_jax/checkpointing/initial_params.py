@@ -20,7 +20,13 @@ from awpo_jax.config import flags as flags_lib
 from awpo_jax.distributed import sharding
 from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.models import hf_files, hf_weights, induction_init, lora
+from awpo_jax.models import (
+  gguf_files,
+  hf_files,
+  hf_weights,
+  induction_init,
+  lora,
+)
 from awpo_jax.rollout.sampling import sampler
 
 # What safetensors calls them.
@@ -40,8 +46,8 @@ def source(config: config_lib.Config) -> str:
   if wanted == 'pretrained' and not _holds_weights(model):
     raise flags_lib.ConfigError(
       f'--init_weights=pretrained, but --model={model} holds no *.safetensors: '
-      'name the folder that holds them beside config.json, or a model by its '
-      'Hugging Face name.'
+      'name the folder that holds them beside config.json, a GGUF file, or a '
+      'model by its Hugging Face name.'
     )
   if wanted != 'auto':
     return wanted
@@ -59,19 +65,19 @@ def _holds_weights(model: str) -> bool:
   path = pathlib.Path(model)
   if path.is_dir():
     return any(path.glob('*.safetensors'))
-  return _is_hub_name(model)
+  return gguf_files.find(model) is not None or _is_hub_name(model)
 
 
 def _is_hub_name(model: str) -> bool:
   """`owner/name` that is neither a file nor a folder here."""
   named = re.fullmatch(r'[\w-][\w.-]*/[\w.-]+', model)
   return bool(named) and not (
-    pathlib.Path(model).exists() or model.endswith('.json')
+    pathlib.Path(model).exists() or model.endswith(('.json', '.gguf'))
   )
 
 
 def read_hf_config(model: str) -> dict[str, Any]:
-  """The `config.json` of a file, a folder or a name on the hub, checked.
+  """The `config.json` of a file, folder, GGUF or name on the hub, checked.
 
   Raises:
     FileNotFoundError: there is none.
@@ -79,6 +85,11 @@ def read_hf_config(model: str) -> dict[str, Any]:
     ValueError: it is none, or of a model that is not implemented.
   """
   path = pathlib.Path(model)
+  gguf = gguf_files.find(model)
+  if gguf:
+    hf = gguf_files.hf_config(gguf)
+    model_config.from_hf_dict(hf)
+    return hf
   if _is_hub_name(model):
     path = hf_files.find(model)
   model_config.load_config(path)

@@ -15,7 +15,7 @@ from awpo_jax import types
 from awpo_jax.checkpointing import checkpoints, initial_params, model_files
 from awpo_jax.checkpointing import run_folder as run_folder_lib
 from awpo_jax.models import config as model_config
-from awpo_jax.models import hf_weights, lora
+from awpo_jax.models import gguf_files, hf_weights, lora
 from awpo_jax.rollout.text import chat_template, templates, tokenizers
 
 
@@ -65,7 +65,8 @@ def load(
 
   Args:
     path_or_name: a run or one of its checkpoints (`runs/x`,
-      `runs/x/checkpoints/900`), or a Hugging Face folder or name.
+      `runs/x/checkpoints/900`), a Hugging Face folder or name, a GGUF file, or
+      a name in `gguf_files.PACKAGES`.
     dtype: of activations; None: that of the parameters.
     param_dtype: of the parameters; None: as they are stored.
 
@@ -76,12 +77,16 @@ def load(
   run = run_folder(path)
   if run is not None:
     policy = _load_run(path, run, dtype, param_dtype)
-  elif path.exists() and not (path / 'config.json').is_file():
+  elif (
+    path.exists()
+    and not (path / 'config.json').is_file()
+    and gguf_files.find(path) is None
+  ):
     raise FileNotFoundError(
       f'{path_or_name} is neither a run (with {checkpoints.RUN_SUBFOLDER}/, '
       f'{model_files.TOKENIZER_FOLDER}/ and {model_files.MODEL_FILE}) '
       'nor a Hugging Face folder (with config.json, *.safetensors and '
-      'tokenizer.json).'
+      'tokenizer.json), nor a file *.gguf.'
     )
   else:
     policy = _load_hf(str(path_or_name), dtype, param_dtype)

@@ -4,16 +4,14 @@ import dataclasses
 from typing import Any
 
 from awpo_jax.config.flags import flag
-from awpo_jax.ops import aggregation as aggregation_lib
 from awpo_jax.ops import (
+  advantages,
   clipping,
   estimators,
-  kl,
   policy_losses,
-  selection,
-  shaping,
+  surrogate,
 )
-from awpo_jax.ops import off_policy as off_policy_lib
+from awpo_jax.ops import aggregation as aggregation_lib
 
 # What `--kl_coef` weighs, and where it enters.
 KL_PLACEMENTS = ('loss', 'reward')
@@ -27,7 +25,7 @@ class ShapingConfig:
     'none',
     'What is added to finished advantages: nothing, a bonus for entropy within '
     'the thought (egpo), or a shift by confidence (arm).',
-    shaping.SHAPERS,
+    advantages.SHAPERS,
   )
   egpo_lambda: float = flag(
     0.4, 'Weight of the entropy bonus of --shaper=egpo.', minimum=0
@@ -54,7 +52,7 @@ class SelectionConfig:
     'count',
     'Whether groups without any advantage count in the averages of the loss '
     '(count) or are left out of them (drop).',
-    selection.EMPTY_GROUPS,
+    aggregation_lib.EMPTY_GROUPS,
   )
   sampling_rounds: int = flag(
     1,
@@ -66,7 +64,7 @@ class SelectionConfig:
     'train',
     'Whether answers that the length limit cut off are trained on (train) or '
     'not (drop).',
-    selection.UNFINISHED,
+    aggregation_lib.UNFINISHED,
   )
   entropy_share: float = flag(
     1.0,
@@ -145,7 +143,7 @@ class LossConfig:
     'k3+',
     'Estimator of that KL divergence. k3+ has the value of k3 and the gradient '
     'of k2.',
-    kl.KL_ESTIMATORS,
+    surrogate.KL_ESTIMATORS,
   )
   kl_placement: str = flag(
     'loss',
@@ -158,12 +156,12 @@ class LossConfig:
     'Weights of the loss that correct for differences between the '
     'log-probabilities of sampler and trainer: truncated at --mismatch_high '
     '(tis), or 0 outside of --mismatch_low and --mismatch_high (icepop).',
-    off_policy_lib.MISMATCHES,
+    surrogate.MISMATCHES,
   )
   mismatch_level: str = flag(
     'token',
     'Whether each token has a weight of its own, or each answer (row).',
-    off_policy_lib.LEVELS,
+    surrogate.LEVELS,
   )
   mismatch_low: float | None = flag(
     None,

@@ -5,7 +5,7 @@ import dataclasses
 from awpo_jax.config.flags import flag
 from awpo_jax.models import attention_kernels, induction_init, lora_layers
 from awpo_jax.models import config as model_config
-from awpo_jax.ops import off_policy, schedules
+from awpo_jax.ops import schedules, surrogate
 
 MAX_SEED = 2**31 - 1  # The key of the draws has 32 bits, one of them a sign.
 DTYPES = ('float32', 'bfloat16', 'float16')
@@ -349,7 +349,7 @@ class RlConfig:
     'Log-probabilities from which the ratio starts. trainer computes them once '
     'more before the updates, so that ratios begin at exactly 1; sampler takes '
     'those of sampling, which saves a forward pass.',
-    off_policy.OLD_LOGPROBS,
+    surrogate.OLD_LOGPROBS,
   )
   # 0 is the control in which sampling alone makes the numbers move.
   learning_rate: float = flag(1e-6, 'Peak learning rate.', minimum=0)

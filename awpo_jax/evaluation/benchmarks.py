@@ -1,4 +1,4 @@
-"""The benchmarks by name: rows read, asked, scored."""
+"""The benchmarks by name: rows read, asked, scored; and as sets of a run."""
 
 import dataclasses
 import functools
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from awpo_jax import types
+from awpo_jax.config import experiment as config_lib
 from awpo_jax.evaluation import api_bank, call_parsing, mmlu_pro, tables
 from awpo_jax.evaluation import items as items_lib
 from awpo_jax.evaluation.bfcl import checker, ground_truth, multi_turn, prompts
@@ -96,8 +97,7 @@ def _bfcl_item(row: rows_lib.Row, style: chat_template.Style) -> items_lib.Item:
     talk: Any = prompts.talk(row)
     decode: Callable[[str], Any] = call_parsing.decode_template
   else:
-    where = 'template' if style.prompt_style == 'rlla_template' else 'rlla'
-    talk = items_lib.task_talk(task, chat_template.Style(where))
+    talk = items_lib.task_talk(task, style.prompt_style)
     decode = call_parsing.decode_rlla
   return items_lib.Item(
     row_id=row.row_id,
@@ -128,7 +128,7 @@ def load_api_bank(source: Source) -> list[items_lib.Item]:
       row_id=row.row_id,
       category=row.level,
       task=task,
-      talk=items_lib.task_talk(task, chat_template.DEFAULT_STYLE),
+      talk=items_lib.task_talk(task),
       score=functools.partial(_score_api_bank, row.answer),
       gold=(task.ground_truth,),
       expected=row.answer._asdict(),
@@ -168,7 +168,7 @@ def _mmlu_pro_item(row: mmlu_pro_rows.Row, prompt: str) -> items_lib.Item:
     row_id=row.row_id,
     category=row.category,
     task=task,
-    talk=items_lib.task_talk(task, chat_template.DEFAULT_STYLE),
+    talk=items_lib.task_talk(task),
     score=functools.partial(_score_mmlu_pro, row),
     gold=(gold,),
     expected=row.answer,
@@ -214,3 +214,67 @@ def written_calls(calls: Any, text: str) -> str:
     for call in calls
     for name, values in call.items()
   )
+
+
+def with_benchmarks(
+  config: config_lib.Config,
+  dataset: types.Dataset,
+  skipped: list[str] | None = None,
+) -> tuple[types.Dataset, Mapping[str, types.Reward]]:
+  """The data set with those of `--eval_benchmarks` among its evaluation sets.
+
+  Of each benchmark `--eval_tasks` rows, those whose hashed ids are smallest, so
+  that all categories are there in proportion. Nothing is trained on them. The
+  prompts are in RLLA's layout, or as `--prompt_style` has it.
+
+  Args:
+    config: of the run.
+    dataset: what it trains on.
+    skipped: collects what is wrong with bad rows; None: the first one raises.
+
+  Returns:
+    The data set, and the reward of each benchmark: 1 where the answer is right.
+
+  Raises:
+    ValueError: an unknown benchmark, no rows, or a bad one.
+  """
+  if not config.run.eval_benchmarks:
+    return dataset, {}
+  if config.environment.environment != 'none':
+    raise ValueError(
+      f'--environment={config.environment.environment} has episodes, '
+      '--eval_benchmarks single answers: leave out one of them.'
+    )
+  evals, rewards = dict(dataset.evals), {}
+  for name in config.run.eval_benchmarks:
+    if name not in BENCHMARKS:
+      raise ValueError(
+        f'--eval_benchmarks={name}: choose among {", ".join(BENCHMARKS)}.'
+      )
+    if not config.run.eval_data:
+      raise ValueError(
+        f'--eval_benchmarks={name} needs --eval_data: the folder of its rows.'
+      )
+    if name in evals:
+      raise ValueError(
+        f'--eval_benchmarks={name}: the data set has an evaluation set of that '
+        'name.'
+      )
+    source = Source(place(config.run.eval_data, name), skipped=skipped)
+    items = BENCHMARKS[name].load(source)
+    items.sort(key=lambda item: items_lib.hashed(item.row_id))
+    items = items[: config.run.eval_tasks]
+    evals[name] = [item.task for item in items]
+    rewards[name] = make_reward(items)
+  return types.Dataset(dataset.demonstrations, dataset.train, evals), rewards
+
+
+def make_reward(items: Sequence[items_lib.Item]) -> types.Reward:
+  """A reward of 1 for a right answer to a single-turn row, 0 for others."""
+  known = {item.row_id: item for item in items}
+
+  def reward(response: str, task: types.Task) -> types.Score:
+    correct = known[task.task_id].score([response], 0).correct
+    return types.Score(float(correct), 0.0, 1.0, {}, correct)
+
+  return reward

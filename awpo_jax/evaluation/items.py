@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from awpo_jax import types
-from awpo_jax.rollout.text import chat_template, conversations, prompts
+from awpo_jax.rollout.text import conversations, prompts
 
 # Yields what is to be answered next and is sent the answer. A single-turn row
 # yields once; environments go on until the row is over.
@@ -71,18 +71,17 @@ def _once(talk: conversations.Conversation) -> Episode:
 
 
 def task_talk(
-  task: types.Task, style: chat_template.Style
+  task: types.Task, prompt_style: str = 'rlla'
 ) -> conversations.Conversation:
-  """A task's conversation, as `prompts.encode_prompt` writes it."""
-  system, tools = task.system, list[dict[str, Any]]()
-  if style.prompt_style == 'template' and task.tools:
-    system, tools = (
-      prompts.without_tools(system),
-      chat_template.tool_schemas(task.tools),
-    )
-  messages = [{'role': 'user', 'content': task.user}]
-  if system:
-    messages.insert(0, {'role': 'system', 'content': system})
+  """A task's conversation, as `prompts.encode_prompt` writes it.
+
+  Args:
+    task: what is asked.
+    prompt_style: as of `benchmarks.Source.style`; `rlla_template` gives the
+      tools to the chat template.
+  """
+  where = 'template' if prompt_style == 'rlla_template' else prompt_style
+  messages, tools = prompts.conversation(task, where)
   return conversations.Conversation(tuple(messages), tuple(tools))
 
 

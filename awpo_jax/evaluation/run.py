@@ -14,12 +14,10 @@ import numpy as np
 
 from awpo_jax.checkpointing import checkpoints, policies, run_folder
 from awpo_jax.config import flags as flags_lib
+from awpo_jax.evaluation import answers as answers_lib
 from awpo_jax.evaluation import (
-  answer_rows,
-  answer_store,
-  batch_sampler,
   benchmarks,
-  failure_page,
+  policy_answers,
   results,
   tables,
 )
@@ -33,6 +31,7 @@ from awpo_jax.rollout.text import chat_template, conversations, templates
 SETTINGS_FILE = 'evaluation.json'
 SCORES_FILE = 'scores.json'
 TABLE_FILE = 'table.md'
+_WEIGHTS = '*.safetensors'
 
 
 class _Policy(NamedTuple):
@@ -48,7 +47,7 @@ class _Policy(NamedTuple):
 
   encode: Callable[[conversations.Conversation], np.ndarray]
   opened: Callable[[conversations.Conversation], str]
-  generate: answer_rows.Generate
+  generate: answers_lib.Generate
   longest: int
   compile_seconds: Callable[[], float] = lambda: 0.0
 
@@ -91,7 +90,7 @@ def evaluate(config: config_lib.EvaluationConfig) -> dict[str, Any]:
     skipped: list[str] | None = [] if config.bad_rows == 'skip' else None
     items = _items(name, config, style, skipped)
     clock.lap('read_rows')
-    answers = answer_store.Answers(folder / name / 'answers.jsonl')
+    answers = answers_lib.Answers(folder / name / 'answers.jsonl')
     try:
       _answer(name, items, answers, config, load, style, clock)
       scored = results.score(items, answers, config.samples)
@@ -195,7 +194,7 @@ def model_state(config: config_lib.EvaluationConfig) -> str:
   if run is None:
     return ' '.join(
       f'{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}'
-      for file in sorted(path.glob('*.safetensors'))
+      for file in ([path] if path.is_file() else sorted(path.glob(_WEIGHTS)))
     )
   if path.absolute().parent.name == checkpoints.RUN_SUBFOLDER:
     return f'step {path.name}'
@@ -221,7 +220,7 @@ def _answer(name, items, answers, config, load, style, clock) -> None:
   missing = {
     key: item
     for item in items
-    for key in (answer_store.Key(item.row_id, g) for g in range(config.samples))
+    for key in (answers_lib.Key(item.row_id, g) for g in range(config.samples))
     if key not in answers.texts
   }
   wanted = list({item.row_id: item for item in missing.values()}.values())
@@ -242,7 +241,7 @@ def _answer(name, items, answers, config, load, style, clock) -> None:
 
   compiling = policy.compile_seconds()
   with _advancing(name, len(items) * config.samples, len(missing)) as advance:
-    answer_rows.ask(
+    answers_lib.ask(
       wanted,
       answers,
       samples=config.samples,
@@ -296,7 +295,7 @@ def _model(policy: policies.Policy, style, config) -> _Policy:
   chat_template.check_style(
     policy.tokenizer, style._replace(prompt_style=tools)
   )
-  answerer = batch_sampler.Answerer(
+  answerer = policy_answers.Answerer(
     policy.params,
     decoder_lib.Decoder(policy.config),
     policy.tokenizer,
@@ -310,16 +309,12 @@ def _model(policy: policies.Policy, style, config) -> _Policy:
 
   def prompted(function, talk: conversations.Conversation):
     return function(
-      policy.tokenizer,
-      talk.messages,
-      tools=talk.tools,
-      enable_thinking=style.enable_thinking,
-      date=style.date,
+      policy.tokenizer, talk.messages, tools=talk.tools, **style.options()
     )
 
-  def generate(encoded, ids) -> list[list[answer_rows.Reply]]:
-    sampled = answerer.answer(encoded, ids, [''] * len(encoded))
-    return [[answer_rows.Reply(*reply) for reply in group] for group in sampled]
+  def generate(encoded, ids) -> list[list[answers_lib.Reply]]:
+    sampled = answerer.answer(encoded, ids)
+    return [[answers_lib.Reply(*reply) for reply in group] for group in sampled]
 
   return _Policy(
     functools.partial(prompted, chat_template.encode),
@@ -333,17 +328,17 @@ def _model(policy: policies.Policy, style, config) -> _Policy:
 def _fixed(items: Sequence[items_lib.Item], config) -> _Policy:
   """A policy that gives the ground truth, or nothing."""
   replies = {
-    answer_rows.sample_id(item.row_id, sample, turn): text
+    answers_lib.sample_id(item.row_id, sample, turn): text
     for item in items
     for sample in range(config.samples)
     for turn, text in enumerate(item.gold)
     if config.policy == 'oracle'
   }
 
-  def generate(encoded, ids) -> list[list[answer_rows.Reply]]:
+  def generate(encoded, ids) -> list[list[answers_lib.Reply]]:
     del encoded
     return [
-      [answer_rows.Reply(replies.get(int(i), ''), 0) for i in row]
+      [answers_lib.Reply(replies.get(int(i), ''), 0) for i in row]
       for row in ids
     ]
 
@@ -374,7 +369,7 @@ def _write(folder: pathlib.Path, name: str, scored, config) -> None:
     results.write_leaderboard(folder, model, scored)
   results.write_text(
     folder / 'failures.html',
-    failure_page.failures_page(f'{name}: wrong answers of {model}', scored),
+    results.failures_page(f'{name}: wrong answers of {model}', scored),
   )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from awpo_jax.models import hf_families, lora_layers, rope
+from awpo_jax.models import gguf_files, hf_families, lora_layers, rope
 
 REMATS: Mapping[str, Callable[..., bool]] = {
   'none': jax.checkpoint_policies.everything_saveable,
@@ -251,8 +251,11 @@ def load_config(
   dtype: Any = jnp.float32,
   param_dtype: Any = jnp.float32,
 ) -> DecoderConfig:
-  """Reads a `config.json`, or the one in a folder; see `from_hf_dict`."""
+  """Reads a `config.json`, of a folder or a GGUF file; see `from_hf_dict`."""
   file = pathlib.Path(path)
+  if file.suffix == gguf_files.SUFFIX and file.is_file():
+    hf = gguf_files.hf_config(file)
+    return from_hf_dict(hf, dtype=dtype, param_dtype=param_dtype)
   file = file / 'config.json' if file.is_dir() else file
   if not file.is_file():
     raise FileNotFoundError(

@@ -7,13 +7,15 @@ import pathlib
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import huggingface_hub
 import ml_dtypes  # noqa: F401  (NumPy then knows bfloat16)
 import numpy as np
 import safetensors.numpy
 from huggingface_hub import errors as hub_errors
+
+from awpo_jax.models import gguf_files
 
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
@@ -27,7 +29,8 @@ def find(path_or_name: str | os.PathLike) -> pathlib.Path:
   """The folder of a checkpoint; a name that is no folder is downloaded.
 
   Args:
-    path_or_name: a folder, or 'owner/name' of the Hugging Face hub.
+    path_or_name: a folder, a GGUF file, a name in `gguf_files.PACKAGES`, or
+      'owner/name' of the Hugging Face hub. Of a GGUF the file is returned.
 
   Raises:
     FileNotFoundError: neither is there.
@@ -37,10 +40,13 @@ def find(path_or_name: str | os.PathLike) -> pathlib.Path:
   path, name = pathlib.Path(path_or_name).expanduser(), str(path_or_name)
   if path.is_dir():
     return path
+  gguf = gguf_files.find(path_or_name)
+  if gguf is not None:
+    return gguf
   if path.exists():
     raise FileNotFoundError(
       f'{path} is a file. Name the folder that holds config.json and the '
-      'safetensors.'
+      'safetensors, or a file *.gguf.'
     )
   if not _HUB_NAME.fullmatch(name):
     raise FileNotFoundError(
@@ -101,13 +107,22 @@ class Tensor:
       return file.get_slice(self.name)[rows]
 
 
-def tensors(folder: pathlib.Path) -> dict[str, Tensor]:
+# Of either kind of file, and read alike.
+AnyTensor: TypeAlias = Tensor | gguf_files.Tensor
+
+
+def tensors(folder: pathlib.Path) -> dict[str, AnyTensor]:
   """Every tensor of a checkpoint by its name; reads the headers only.
+
+  Args:
+    folder: of `find`.
 
   Raises:
     FileNotFoundError: no weights, or shards that the index names are absent.
     ValueError: a corrupt file, or an index that does not fit its shards.
   """
+  if folder.is_file():
+    return dict(gguf_files.tensors(folder))
   single, index = folder / SINGLE, folder / INDEX
   if single.is_file() and index.is_file():
     raise ValueError(
@@ -115,9 +130,9 @@ def tensors(folder: pathlib.Path) -> dict[str, Tensor]:
       'meant.'
     )
   if single.is_file():
-    return _headers(single)
+    return dict(_headers(single))
   if index.is_file():
-    return _sharded(folder, _read_index(index))
+    return dict(_sharded(folder, _read_index(index)))
   others = sorted(
     path.name
     for pattern in ('*.safetensors', '*.bin', '*.pth', '*.pt', '*.gguf')
@@ -126,7 +141,8 @@ def tensors(folder: pathlib.Path) -> dict[str, Tensor]:
   raise FileNotFoundError(
     f'{folder} holds no {SINGLE} and no {INDEX}'
     + (f', only {", ".join(others)}' if others else '')
-    + '. Pickled weights are not read: convert them where PyTorch is '
+    + '. Of a GGUF name the file itself. Pickled weights are not read: '
+    'convert them where PyTorch is '
     'installed, with transformers.AutoModelForCausalLM.from_pretrained(folder)'
     '.save_pretrained(new_folder).'
   )
@@ -224,6 +240,10 @@ def write(
     shutil.rmtree(partial)
   partial.mkdir()
   fill(partial)
+  # Some writers (safetensors) keep their files to the owner.
+  for file in partial.rglob('*'):
+    if file.is_file():
+      file.chmod(0o644)
   partial.replace(path)
 
 

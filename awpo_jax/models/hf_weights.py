@@ -83,7 +83,8 @@ def load_pretrained(
 
   Args:
     path_or_name: a folder with config.json and safetensors, or a repository
-      of the Hugging Face hub ('Qwen/Qwen3-4B'), which is downloaded.
+      of the Hugging Face hub ('Qwen/Qwen3-4B'), which is downloaded; or a
+      GGUF file, or 'smollm2', see `gguf_files.find`.
     dtype: of activations, e.g. 'bfloat16'.
     param_dtype: of the parameters returned; the file's are converted.
     sharding: where they go (see `Sharding`); None: the default device.
@@ -146,7 +147,7 @@ def _usable(name: str, dtype: Any) -> jnp.dtype:
 
 
 def _read(
-  tensor: hf_files.Tensor, parameter: _Parameter, dtype: jnp.dtype
+  tensor: hf_files.AnyTensor, parameter: _Parameter, dtype: jnp.dtype
 ) -> np.ndarray:
   value = tensor.read()
   value = value.T if parameter.transposed else value
@@ -184,7 +185,7 @@ def _placer(
 
 
 def _check(
-  stored: Mapping[str, hf_files.Tensor],
+  stored: Mapping[str, hf_files.AnyTensor],
   wanted: Mapping[str, _Parameter],
   config: config_lib.DecoderConfig,
   folder: os.PathLike,
@@ -214,7 +215,7 @@ def _check(
 
 
 def _check_tied(
-  head: hf_files.Tensor, embedding: hf_files.Tensor | None
+  head: hf_files.AnyTensor, embedding: hf_files.AnyTensor | None
 ) -> Iterable[str]:
   """A head that is stored although it is tied must equal the embedding."""
   if embedding is None:
@@ -229,13 +230,15 @@ def _check_tied(
   )
 
 
-def _same_rows(a: hf_files.Tensor, b: hf_files.Tensor, start: int) -> bool:
+def _same_rows(
+  a: hf_files.AnyTensor, b: hf_files.AnyTensor, start: int
+) -> bool:
   rows = slice(start, min(start + _ROWS, a.shape[0]))
   return a.read(rows).tobytes() == b.read(rows).tobytes()
 
 
 def _check_inv_freq(
-  tensor: hf_files.Tensor, config: config_lib.DecoderConfig
+  tensor: hf_files.AnyTensor, config: config_lib.DecoderConfig
 ) -> Iterable[str]:
   """Buffers of old checkpoints: the frequencies, unscaled or scaled."""
   value = np.float32(tensor.read())

@@ -5,7 +5,8 @@ estimator; the others have their own way of adding two rewards. Each is a
 function of the rewards of a rollout batch and of its samples, and gives
 `awpo.Advantages`. By name it is given `standardize`, the flag `estimator` as a
 function of one reward, `all_sum`, and the other flags of `AdvantageConfig`; it
-takes those it needs.
+takes those it needs. What is done to advantages once they are made is the flag
+`shaper`.
 """
 
 import dataclasses
@@ -23,13 +24,14 @@ from awpo_jax.ops import (
   estimators,
   masked,
   rivals,
-  selection,
 )
 from awpo_jax.ops import group_stats as group_stats_lib
 from awpo_jax.ops import samples as samples_lib
 
 Array = types.Array
 Samples = samples_lib.Samples
+
+ARM_SHARE = 0.2  # Of an answer's tokens, the least likely: what ARM looks at.
 
 
 # Rewards before anything else.
@@ -49,6 +51,28 @@ CONDITIONS: dict[str, Callable[..., Array]] = {
   'none': unconditioned,
   'correct': where_correct,
 }
+
+
+def overlong_penalty(
+  length: Array, *, max_length: int, buffer: int, penalty: float
+) -> Array:
+  """DAPO's overlong shaping, added to the outcome (arXiv:2503.14476).
+
+    min(0, -(len - (max_length - buffer)) / buffer * penalty)
+
+  Args:
+    length: float[P, G], tokens of each answer.
+    max_length: of the longest possible answer.
+    buffer: tokens before it over which the penalty grows; 0 for none.
+    penalty: at `max_length`.
+
+  Returns:
+    f32[P, G] in [-penalty, 0].
+  """
+  if not buffer:
+    return jnp.zeros(length.shape, jnp.float32)
+  over = (length - (max_length - buffer)) / buffer
+  return jnp.minimum(0.0, -over * penalty).astype(jnp.float32)
 
 
 # Joint advantages besides AWPO's.
@@ -207,8 +231,8 @@ def rollout_advantages(
     samples: of `make_samples`.
     advantage: a key of `ADVANTAGES`.
     condition: a key of `CONDITIONS`.
-    max_length, length_buffer, length_penalty: of `selection.length_penalty`,
-      added to the outcome.
+    max_length, length_buffer, length_penalty: of `overlong_penalty`, added to
+      the outcome.
     all_sum: adds each leaf of a tree up over all devices.
     **flags: of the function that `advantage` names and of
       `estimators.estimate`.
@@ -223,7 +247,7 @@ def rollout_advantages(
   conditioned = choices.pick('condition', CONDITIONS, condition)
   outcome = masked.fill(rewards.outcome, samples.valid)
   if length_buffer:
-    outcome += selection.length_penalty(
+    outcome += overlong_penalty(
       masked.count(samples.mask, axis=-1),
       max_length=max_length,
       buffer=length_buffer,
@@ -243,3 +267,80 @@ def rollout_advantages(
       rewards, samples, standardize=standardize, all_sum=all_sum, **flags
     )
   )
+
+
+# Shaping: f32[P, G] advantages with their samples to others of that shape.
+
+
+def unshaped(advantages: Array, samples: Samples, **_) -> Array:
+  """A."""
+  return advantages
+
+
+def egpo(
+  advantages: Array,
+  samples: Samples,
+  *,
+  egpo_lambda: float,
+  egpo_alpha: float,
+  **_,
+) -> Array:
+  """A + lam min(H, |A| / alpha) (EGPO / FunRL, arXiv:2508.05118).
+
+  H is the mean entropy over the tokens of the chain of thought, 0 without one.
+  The bonus is at most lam |A| / alpha: no sign flips, and what is 0 stays 0.
+  """
+  if samples.thinking is None:
+    raise ValueError('shaper=egpo needs the tokens of the chain of thought')
+  thought = samples.mask & samples.thinking
+  entropy = masked.mean(samples.entropy, thought, axis=-1)
+  bonus = jnp.minimum(entropy, jnp.abs(advantages) / egpo_alpha)
+  return advantages + egpo_lambda * bonus
+
+
+def _least_likely(samples: Samples, share: float) -> Array:
+  """bool[P, G, T], the ceil(share * len) least likely tokens of a row."""
+  ordered = jnp.where(samples.mask, samples.logprobs, jnp.inf)
+  rank = jnp.argsort(jnp.argsort(ordered, axis=-1), axis=-1)
+  length = masked.count(samples.mask, axis=-1, keepdims=True)
+  return samples.mask & (rank < jnp.ceil(share * length - 1e-6))
+
+
+def arm(advantages: Array, samples: Samples, *, arm_alpha: float, **_) -> Array:
+  """A + a (c(q) - c(o|q)) in groups with a correct sample (arXiv:2602.05281).
+
+  c(q) = exp(mean log-probability of the prompt's tokens), c(o|q) = exp(mean
+  over the 20% least likely tokens of the answer): what the policy is sure of
+  gains less. Not zero-mean in the group; a is not known from the paper.
+  """
+  if samples.prompt_logprob is None:
+    raise ValueError('shaper=arm needs the log-probability of the prompt')
+  low = _least_likely(samples, ARM_SHARE)
+  answer = jnp.exp(masked.mean(samples.logprobs, low, axis=-1))
+  shift = jnp.exp(samples.prompt_logprob)[:, None] - answer
+  shaped = jnp.any(samples.correct, axis=1)
+  used = shaped[:, None] & samples.counted & jnp.any(samples.mask, axis=-1)
+  return advantages + arm_alpha * masked.fill(shift, used)
+
+
+SHAPERS: dict[str, Callable[..., Array]] = {
+  'none': unshaped,
+  'egpo': egpo,
+  'arm': arm,
+}
+
+
+def shape(
+  advantages: Array, samples: Samples, *, shaper: str, **numbers
+) -> Array:
+  """Shaped advantages, constant under differentiation; 0 where not valid.
+
+  Raises:
+    ValueError: if `shaper` is unknown.
+  """
+  function = choices.pick('shaper', SHAPERS, shaper)
+  shaped = function(advantages, samples, **numbers)
+  valid = samples.valid.reshape(
+    samples.valid.shape + (1,) * (shaped.ndim - samples.valid.ndim)
+  )
+  return jax.lax.stop_gradient(masked.fill(shaped, valid))

@@ -257,7 +257,7 @@ def weighted_loss(
     loss: a key of `LOSSES`.
     samples: G.
     prompts: of the whole mini-batch; a group loss is divided by it.
-    correction: f32[N, T], `off_policy.mismatch_weights`; None for none.
+    correction: f32[N, T], `surrogate.mismatch_weights`; None for none.
     **numbers: of the loss, by the names of its flags.
 
   Returns:

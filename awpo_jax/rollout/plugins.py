@@ -1,6 +1,6 @@
 """Parts of an experiment by name, or by import path for those of one's own."""
 
-import importlib
+import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,9 +33,7 @@ def load(spec: str, builtin: Mapping[str, Any], *, flag: str) -> Any:
       'the form package.module:function'
     )
   try:
-    part = importlib.import_module(module_name)
-    for name in attribute.split('.'):
-      part = getattr(part, name)
+    part = pkgutil.resolve_name(spec)
   except Exception as error:
     raise ValueError(
       f'--{flag}={spec}: cannot be imported ({type(error).__name__}: {error}); '

@@ -14,7 +14,7 @@ import numpy as np
 from awpo_jax import types
 from awpo_jax.checkpointing import model_files
 from awpo_jax.config import experiment as config_lib
-from awpo_jax.evaluation import eval_sets
+from awpo_jax.evaluation import benchmarks
 from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import induction_init
@@ -122,7 +122,7 @@ def _load(
     data=data.data or None,
     skipped=skipped,
   )
-  loaded, eval_rewards = eval_sets.with_benchmarks(config, loaded, skipped)
+  loaded, eval_rewards = benchmarks.with_benchmarks(config, loaded, skipped)
   if skipped:
     print(f'{len(skipped)} bad rows left out, the first: {skipped[0]}')
   _check_sizes(config, loaded)
@@ -199,12 +199,10 @@ def _rules(
   return episodes.Rules(
     environment=environment,
     reader=codec.reader,
-    tokenizer=codec.tokenizer,
-    stop_ids=codec.stop_ids,
+    codec=codec,
     max_turns=config.environment.max_turns,
     max_tokens=config.data.response_buckets[-1],
     threads=_THREADS,
-    style=codec.style,
   )
 
 
@@ -258,12 +256,10 @@ def _fitting(
   """The data set, what exceeds the buckets refused, dropped or to be cut."""
   fits = functools.partial(
     demonstrations.fits,
-    codec.tokenizer,
+    codec,
     prompt_buckets=config.data.prompt_buckets,
     response_buckets=config.data.response_buckets,
     overlong=config.data.overlong,
-    style=codec.style,
-    reader=codec.reader,
   )
   if config.data.overlong != 'drop':
     _refuse_overlong(config, dataset, codec, fits)
@@ -320,13 +316,7 @@ def _overlong(
   text += f': prompts up to {length} tokens'
   if responses is not None:
     length = max(
-      demonstrations.shown_length(
-        codec.tokenizer,
-        responses[i],
-        codec.reader,
-        *codec.opened([responses[i].task]),
-      )
-      for i in wrong
+      demonstrations.shown_length(codec, responses[i]) for i in wrong
     )
     text += f', answers up to {length} with the stop token'
   return text

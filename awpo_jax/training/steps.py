@@ -19,6 +19,7 @@ from awpo_jax.config import experiment as config_lib
 from awpo_jax.distributed import processes
 from awpo_jax.reporting import stopwatch
 from awpo_jax.rollout.text import codec as codec_lib
+from awpo_jax.rollout.text import demonstrations
 from awpo_jax.training import setup as setup_lib
 from awpo_jax.training.collection import dynamic_sampling, sample
 from awpo_jax.training.collection import score as score_lib
@@ -124,7 +125,8 @@ def make_sft_step(
     started = time.perf_counter()
     order = range(index * size, (index + 1) * size)
     chosen = data.demonstrations(order)
-    prompts, completions = codec.demonstrations(
+    prompts, completions = demonstrations.batch(
+      codec,
       chosen,
       order,
       prompt_buckets=config.data.prompt_buckets,

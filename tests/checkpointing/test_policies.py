@@ -17,7 +17,7 @@ from awpo_jax.checkpointing import (
 )
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.distributed import sharding
-from awpo_jax.evaluation import chat
+from awpo_jax.evaluation import policy_answers
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import lora
 from awpo_jax.rollout.sampling import streaming
@@ -264,7 +264,7 @@ def answer(policy, talk=TALK, **options):
   settings = streaming.Settings(
     **{'max_tokens': 6, 'temperature': 0.0, 'samples': 2} | options
   )
-  return list(chat.answers(policy, talk, settings))
+  return list(policy_answers.answers(policy, talk, settings))
 
 
 def test_answers_of_a_run(run):
@@ -279,13 +279,13 @@ def test_answers_are_refused_before_anything_is_sampled(run, qwen3):
   settings = streaming.Settings(max_tokens=6)
   policy = policies.load(run[0])
   with pytest.raises(ValueError, match='--enable_thinking=true: .*not know'):
-    chat.answers(policy, TALK, settings, 'true')
+    policy_answers.answers(policy, TALK, settings, 'true')
   long = conversations.Conversation(({'role': 'user', 'content': '1' * 5000},))
   with pytest.raises(ValueError, match='max_position_embeddings=2048'):
-    chat.answers(policies.load(qwen3), long, settings)
+    policy_answers.answers(policies.load(qwen3), long, settings)
   late = conversations.read('Hi').messages
   late = conversations.Conversation(
     (*late, {'role': 'system', 'content': 'S'}, *late)
   )
   with pytest.raises(ValueError, match='template refuses'):
-    chat.answers(policies.load(qwen3), late, settings)
+    policy_answers.answers(policies.load(qwen3), late, settings)

@@ -5,16 +5,15 @@ import math
 
 import pytest
 
+from awpo_jax.evaluation import answers as answers_lib
 from awpo_jax.evaluation import (
-  answer_store,
   call_parsing,
-  failure_page,
   judge_agreement,
   results,
 )
 from awpo_jax.evaluation import items as items_lib
 from awpo_jax.reporting import metrics
-from tests.evaluation import test_answer_rows
+from tests.evaluation import test_answers
 
 TEXT = 'one\u2028two\x85three\x0cfour\x1cfive\u2029six\rseven'
 HALF = TEXT + '\ud800'
@@ -23,7 +22,7 @@ DECODED = [{'f': {'a': math.inf, 'b': {1, 2}, 'c': b'\xff', 'd': HALF}}]
 
 
 def scored():
-  item = test_answer_rows.make_item('r', HALF)
+  item = test_answers.make_item('r', HALF)
   result = items_lib.Result(False, 'bad', DECODED)
   return results.Scored(item, ((HALF,),), (result,))
 
@@ -62,10 +61,10 @@ def test_only_what_the_judge_reads_counts(tmp_path):
 def test_answers_are_read_as_they_were_written(tmp_path):
   path = tmp_path / 'answers.jsonl'
   row = {'id': 'r', 'sample': 0, 'answers': [HALF], 'seconds': 1, 'tokens': 2}
-  answers = answer_store.Answers(path)
+  answers = answers_lib.Answers(path)
   answers.append([row, {**row, 'id': TEXT}])
   answers.close()
-  again = answer_store.Answers(path)
+  again = answers_lib.Answers(path)
   again.close()
   assert again.texts == {('r', 0): (HALF,), (TEXT, 0): (HALF,)}
   assert len(path.read_text(encoding='utf-8').splitlines()) == 2
@@ -88,7 +87,7 @@ def test_results_hold_whatever_was_read(tmp_path):
 
 
 def test_the_page_of_failures_holds_whatever_was_read(tmp_path):
-  page = failure_page.failures_page('t', [scored()])
+  page = results.failures_page('t', [scored()])
   results.write_text(tmp_path / 'failures.html', page)
   assert 'Infinity' in (tmp_path / 'failures.html').read_text(encoding='utf-8')
 

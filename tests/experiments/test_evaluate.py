@@ -121,7 +121,7 @@ def test_a_kill_loses_nothing_and_repeats_nothing(evaluate, model, tmp_path):
   whole = evaluate(*flags, folder='whole')
   assert whole.returncode == 0, whole.stderr
   killed = evaluate(
-    *flags, at=whole_runs.Signal('awpo_jax.evaluation.answer_rows:_step', 3)
+    *flags, at=whole_runs.Signal('awpo_jax.evaluation.answers:_step', 3)
   )
   assert killed.returncode == -9
   path = tmp_path / 'results' / 'mmlu_pro' / ANSWERS

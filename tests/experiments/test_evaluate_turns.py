@@ -74,7 +74,7 @@ def test_a_kill_loses_no_episode_and_repeats_none(evaluate, tmp_path):
   flags = ('--policy=oracle', '--batch=2')
   # Both rows of a category are asked at once; the shorter one has ended.
   killed = evaluate(
-    *flags, at=whole_runs.Signal('awpo_jax.evaluation.answer_rows:_step', 3)
+    *flags, at=whole_runs.Signal('awpo_jax.evaluation.answers:_step', 3)
   )
   assert killed.returncode == -9
   folder = tmp_path / 'results' / 'bfcl'

@@ -14,12 +14,11 @@ from awpo_jax.distributed import device_checks
 from awpo_jax.evaluation import config as evaluation_config
 from awpo_jax.ops import (
   advantages,
+  aggregation,
   clipping,
   estimators,
-  off_policy,
   policy_losses,
-  selection,
-  shaping,
+  surrogate,
 )
 from awpo_jax.training.dry_run import memory
 
@@ -200,12 +199,12 @@ NAMED = {
   'advantage': advantages.ADVANTAGES,
   'condition': advantages.CONDITIONS,
   'estimator': estimators.ESTIMATORS,
-  'shaper': shaping.SHAPERS,
-  'empty_groups': selection.EMPTY_GROUPS,
-  'unfinished': selection.UNFINISHED,
+  'shaper': advantages.SHAPERS,
+  'empty_groups': aggregation.EMPTY_GROUPS,
+  'unfinished': aggregation.UNFINISHED,
   'loss': policy_losses.LOSSES,
   'clip_high': clipping.CLIP_HIGHS,
-  'mismatch': off_policy.MISMATCHES,
+  'mismatch': surrogate.MISMATCHES,
 }
 
 

@@ -83,11 +83,9 @@ def key(step=3):
 def raw_sampler(decoder, temperature):
   return functools.partial(
     sampler_lib.sample,
-    decoder=decoder,
-    max_tokens=MAX_TOKENS,
-    stop_ids=STOP_IDS,
-    pad_id=PAD_ID,
-    temperature=temperature,
+    decoding=sampler_lib.Decoding(
+      decoder, MAX_TOKENS, STOP_IDS, PAD_ID, temperature
+    ),
   )
 
 

@@ -19,11 +19,12 @@ from awpo_jax.distributed import device_map, sharding
 from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.ops import aggregation as aggregation_lib
-from awpo_jax.ops import off_policy
+from awpo_jax.ops import surrogate
 from awpo_jax.rollout.sampling import sampler
 from awpo_jax.training.programs import from_flags
 from awpo_jax.training.update import objectives, optimizer, prepare, train_step
 from tests.helpers import flags as flags_lib
+from tests.helpers import quick_compiling
 
 VOCAB, PROMPTS, SAMPLES, PROMPT, RESPONSE = 29, 32, 4, 7, 6
 MINIBATCH = 8
@@ -56,16 +57,7 @@ def quick():
   """Compiler options under which compiling takes a fifth of the time."""
   if os.environ.get('AWPO_OPTIMIZED'):
     return {}
-  options = {
-    'xla_backend_optimization_level': 0,
-    'xla_llvm_disable_expensive_passes': True,
-    'xla_cpu_use_fusion_emitters': False,
-  }
-  try:
-    jax.jit(jnp.negative, compiler_options=options)(1.0)
-  except jax.errors.JaxRuntimeError:  # Another XLA may not have them all.
-    return {}
-  return options
+  return quick_compiling.OPTIONS
 
 
 def jit(fn, **options):
@@ -185,7 +177,7 @@ def make_scores(
     objectives.completion_logprobs, decoder=decoder, temperature=1.0, chunk=3
   )
   return prepare.Scores(
-    old=off_policy.OLD_LOGPROBS['trainer' if trainer else 'sampler'],
+    old=surrogate.OLD_LOGPROBS['trainer' if trainer else 'sampler'],
     logprobs=logprobs,
     **{'prompt': None, 'reference': False, 'micro': MINIBATCH, **options},
   )
@@ -215,10 +207,7 @@ def _sampler():
       prompts,
       sample_ids,
       sampler.fact_key(facts),
-      decoder=DECODER,
-      max_tokens=RESPONSE,
-      stop_ids=(1,),
-      pad_id=0,
+      sampler.Decoding(DECODER, RESPONSE, stop_ids=(1,), pad_id=0),
     )
 
   return jit(run)

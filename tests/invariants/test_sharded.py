@@ -131,10 +131,7 @@ def test_the_sampler_cuts_its_cache_by_rows_and_heads():
       prompts,
       sample_ids,
       sampler.fact_key(facts),
-      decoder=decoder_lib.Decoder(CONFIG),
-      max_tokens=columns,
-      stop_ids=(1,),
-      pad_id=0,
+      sampler.Decoding(decoder_lib.Decoder(CONFIG), columns, (1,), pad_id=0),
     )
 
   facts = sampler.facts(0, 'train', 0, 0)

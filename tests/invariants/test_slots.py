@@ -24,10 +24,7 @@ def _run(params, prompts, ids, facts, limits, *, sample=sampler.sample, **_):
     prompts,
     ids,
     sampler.fact_key(facts),
-    decoder=decoder_lib.Decoder(CONFIG),
-    max_tokens=RESPONSE,
-    stop_ids=(1,),
-    pad_id=0,
+    sampler.Decoding(decoder_lib.Decoder(CONFIG), RESPONSE, (1,), pad_id=0),
     limits=limits,
   )
 

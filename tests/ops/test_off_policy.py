@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from awpo_jax.ops import off_policy
+from awpo_jax.ops import surrogate
 from tests.helpers import flags
 
 # w = 1/4, 3, 1; sum of v of the row: log(3/4) and log 1.
@@ -17,7 +17,7 @@ MASK = np.array([[1, 1, 0], [1, 0, 0]], bool)
 
 def _weights(trainer, **changed):
   numbers = flags.section('loss', **changed)
-  return off_policy.mismatch_weights(trainer, SAMPLER, MASK, **numbers)
+  return surrogate.mismatch_weights(trainer, SAMPLER, MASK, **numbers)
 
 
 @pytest.mark.parametrize(
@@ -56,5 +56,5 @@ def test_what_ratios_start_from():
   def never():
     raise AssertionError('not needed')
 
-  assert off_policy.OLD_LOGPROBS['sampler']('theirs', never) == 'theirs'
-  assert off_policy.OLD_LOGPROBS['trainer']('theirs', lambda: 'ours') == 'ours'
+  assert surrogate.OLD_LOGPROBS['sampler']('theirs', never) == 'theirs'
+  assert surrogate.OLD_LOGPROBS['trainer']('theirs', lambda: 'ours') == 'ours'

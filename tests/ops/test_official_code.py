@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from awpo_jax import types
-from awpo_jax.ops import advantages, aggregation, collectives, selection
+from awpo_jax.ops import advantages, aggregation, collectives
 from tests.helpers import flags
 from tests.ops.test_estimators import make_samples
 
@@ -174,7 +174,7 @@ def test_dgpo(seed):
     reward_scale='unit',
   )
   # As experiments/algorithms/dgpo.flags has it.
-  kept = samples.mask & selection.drop_empty(made)[:, None, None]
+  kept = samples.mask & aggregation.drop_empty(made)[:, None, None]
   weights = aggregation.token_weights(
     kept, aggregation='token-mean', all_sum=collectives.identity
   )

@@ -9,7 +9,7 @@ import numpy as np
 from absl.testing import parameterized
 
 from awpo_jax.ops import aggregation as aggregation_lib
-from awpo_jax.ops import collectives, off_policy, policy_losses
+from awpo_jax.ops import collectives, policy_losses
 from awpo_jax.ops import surrogate as surrogate_lib
 from tests.helpers import flags
 from tests.helpers import reference_batch as reference
@@ -91,7 +91,7 @@ class ReferenceNumbersTest(parameterized.TestCase):
     ('icepop', 'token', 0.263624, 0.606627),
   )
   def test_mismatch(self, name, level, value, size):
-    correction = off_policy.mismatch_weights(
+    correction = surrogate_lib.mismatch_weights(
       reference.OLD,
       reference.ROLL,
       reference.MASK,

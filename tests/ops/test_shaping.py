@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from awpo_jax.ops import estimators, shaping
+from awpo_jax.ops import advantages as advantages_lib
+from awpo_jax.ops import estimators
 from tests.helpers import flags
 from tests.helpers import reference_batch as reference
 from tests.ops import test_estimators
@@ -11,7 +12,7 @@ from tests.ops import test_estimators
 
 def _shape(advantages, samples, **changed):
   numbers = flags.section('shaping', **changed)
-  return shaping.shape(advantages, samples, **numbers)
+  return advantages_lib.shape(advantages, samples, **numbers)
 
 
 def _egpo_reference():

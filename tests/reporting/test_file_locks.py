@@ -15,7 +15,7 @@ import sys
 import pytest
 
 from awpo_jax.checkpointing import checkpoints
-from awpo_jax.evaluation import answer_store
+from awpo_jax.evaluation import answers as answers_lib
 from awpo_jax.reporting import file_locks
 from awpo_jax.rollout.rewards.judges import score_cache as score_cache_lib
 
@@ -82,10 +82,10 @@ def test_answers_are_kept_without_locks(tmp_path, monkeypatch, number):
   for name in ('lockf', 'flock'):
     monkeypatch.setattr(fcntl, name, failing(number))
   row = {'id': 'a', 'sample': 0, 'answers': ['x'], 'seconds': 1, 'tokens': 1}
-  answers = answer_store.Answers(tmp_path / 'answers.jsonl')
+  answers = answers_lib.Answers(tmp_path / 'answers.jsonl')
   answers.append([row])
   answers.close()
-  assert answer_store.Answers(tmp_path / 'answers.jsonl').texts == {
+  assert answers_lib.Answers(tmp_path / 'answers.jsonl').texts == {
     ('a', 0): ('x',)
   }
 

@@ -5,7 +5,7 @@ import pytest
 
 from awpo_jax import types
 from awpo_jax.config import experiment as config_lib
-from awpo_jax.ops import selection
+from awpo_jax.ops import advantages
 from awpo_jax.rollout.environments import episodes
 from awpo_jax.rollout.text import demonstrations
 from awpo_jax.training import setup as setup_lib
@@ -35,12 +35,11 @@ def test_texts_of_several_turns_fit(seed, tmp_path, monkeypatch):
     for task in tasks
   ]
   fit = demonstrations.fits(
-    experiment.codec.tokenizer,
+    experiment.codec,
     tasks,
     shown,
     prompt_buckets=config.data.prompt_buckets,
     response_buckets=config.data.response_buckets,
-    reader=experiment.codec.reader,
   )
   assert fit.all(), [tasks[i].task_id for i in (~fit).nonzero()[0]]
   turns = max(len(task.references) for task in tasks)
@@ -61,14 +60,16 @@ def test_texts_of_the_quickstart_fit(seed, tmp_path, monkeypatch):
   dataset = experiment.data.dataset
   shown = dataset.demonstrations
   tasks = [*dataset.train[:TRAIN], *(x.task for x in shown)]
-  responses = [x.ground_truth for x in tasks[:TRAIN]]
-  responses += [x.response for x in shown]
+  responses = [
+    *(types.Demonstration(x, x.ground_truth) for x in tasks[:TRAIN]),
+    *shown,
+  ]
   for held_out in dataset.evals.values():
     tasks += held_out
-    responses += [x.ground_truth for x in held_out]
+    responses += [types.Demonstration(x, x.ground_truth) for x in held_out]
   assert len(shown) == 1000 and len(tasks) == len(responses) >= 2512
   fit = demonstrations.fits(
-    experiment.codec.tokenizer,
+    experiment.codec,
     tasks,
     responses,
     prompt_buckets=config.data.prompt_buckets,
@@ -101,11 +102,11 @@ def test_overlong_shaping_of_dapo_takes_nothing_from_gold(
   ]
   shown = [types.Demonstration(task, task.ground_truth) for task in tasks]
   lengths = np.array(
-    [demonstrations.shown_length(experiment.codec.tokenizer, x) for x in shown]
+    [demonstrations.shown_length(experiment.codec, x) for x in shown]
   )
 
   def lost(buffer):
-    return selection.length_penalty(
+    return advantages.overlong_penalty(
       lengths,
       max_length=config.data.response_buckets[-1],
       buffer=buffer,

@@ -62,8 +62,7 @@ def item(
     talk: _Talk = functools.partial(_template_talk, row, task)
     decode: _Decode = call_parsing.decode_template
   else:
-    where = 'template' if style.prompt_style == 'rlla_template' else 'rlla'
-    talk = functools.partial(_rlla_talk, task, chat_template.Style(where))
+    talk = functools.partial(_rlla_talk, task, style.prompt_style)
     decode = call_parsing.decode_rlla
   gold = _gold(task)
   return items_lib.Item(
@@ -161,10 +160,10 @@ def call_text(call: tool_calls.ToolCall) -> str:
 
 
 def _rlla_talk(
-  task: types.Task, style: chat_template.Style, turns: Sequence[protocol.Turn]
+  task: types.Task, prompt_style: str, turns: Sequence[protocol.Turn]
 ) -> conversations.Conversation:
   shown = dataclasses.replace(task, user=_rlla_user(task, turns))
-  return items_lib.task_talk(shown, style)
+  return items_lib.task_talk(shown, prompt_style)
 
 
 def _rlla_user(task: types.Task, turns: Sequence[protocol.Turn]) -> str:

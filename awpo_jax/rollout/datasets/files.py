@@ -139,7 +139,7 @@ class Row(Mapping[str, Any]):
       values = list(values) if values.is_valid else None  # A list of pyarrow.
     if not isinstance(values, list):
       raise self._wrong(name, values, 'list')
-    return [self._row(name, each) for each in values]
+    return [self._row(f'{name}[{i}]', each) for i, each in enumerate(values)]
 
   def _raw(self, name: str) -> Any:
     if name not in self._values:

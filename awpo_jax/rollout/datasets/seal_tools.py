@@ -11,7 +11,6 @@ import json
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from absl import logging
 
@@ -184,24 +183,17 @@ def _read_row(
   return _task(row_id, query, tools, calls)
 
 
-def _calls(row: Mapping[str, Any], where: str) -> list[tool_calls.ToolCall]:
+def _calls(row: files.Row, where: str) -> list[tool_calls.ToolCall]:
   calls = [
     tool_calls.ToolCall(
       files.field(call, 'api', str, where),
       files.field(tool_calls.filled(call), 'parameters', dict, where),
     )
-    for call in _objects(row, 'calling', where)
+    for call in row.parts('calling')
   ]
   if not calls:
     raise ValueError(f'{where}: "calling" is empty')
   return calls
-
-
-def _objects(row: Mapping[str, Any], name: str, where: str) -> list[Any]:
-  listed = files.field(row, name, list, where)
-  if not all(isinstance(each, dict) for each in listed):
-    raise ValueError(f'{where}: "{name}" is no list of objects')
-  return listed
 
 
 def _needs_result(call: tool_calls.ToolCall) -> bool:

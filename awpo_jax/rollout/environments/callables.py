@@ -20,13 +20,14 @@ arguments, and its result is one value: generators, classes, and functions with
 
 import inspect
 import json
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import transformers.utils
 
 from awpo_jax import types
-from awpo_jax.rollout.environments import outcomes, protocol, sandbox, worker
+from awpo_jax.rollout.environments import outcomes, protocol, sandbox
 from awpo_jax.rollout.text import json_schemas, tool_calls
 
 Function: TypeAlias = Callable[..., Any]
@@ -140,8 +141,8 @@ def import_path(function: Function) -> str:
   try:
     if module == '__main__':
       raise ImportError('it is defined in the script that is run')
-    found = worker.load(path)
-  except (ImportError, AttributeError) as error:
+    found = pkgutil.resolve_name(path)
+  except (ImportError, AttributeError, ValueError) as error:
     raise ValueError(
       f'{_name(function)} cannot be a tool: workers import it as {path}, but '
       f'{error}. Define it at the top of a module.'

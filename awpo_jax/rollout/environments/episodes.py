@@ -12,13 +12,8 @@ import numpy as np
 from awpo_jax import types
 from awpo_jax.reporting import json_text
 from awpo_jax.rollout.environments import protocol
-from awpo_jax.rollout.text import (
-  chat_template,
-  observations,
-  prompts,
-  tokenizers,
-  tool_calls,
-)
+from awpo_jax.rollout.text import codec as codec_lib
+from awpo_jax.rollout.text import observations, tokenizers, tool_calls
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,22 +117,18 @@ class Rules:
   Attributes:
     environment: where calls run.
     reader: of observations.
-    tokenizer: of the policy.
-    stop_ids: tokens that end a turn.
+    codec: of the policy.
     max_turns: of the policy.
     max_tokens: Sc, of all turns and observations.
     threads: calls of so many rows run at once.
-    style: of the prompts.
   """
 
   environment: protocol.Environment
   reader: observations.Reader
-  tokenizer: tokenizers.Tokenizer
-  stop_ids: Sequence[int]
+  codec: codec_lib.Codec
   max_turns: int
   max_tokens: int
   threads: int
-  style: chat_template.Style = chat_template.DEFAULT_STYLE
 
 
 class _Row:
@@ -147,7 +138,7 @@ class _Row:
     self._rules = rules
     self.turns: list[protocol.Turn] = []
     self.start = 0
-    self._opened = prompts.opened(rules.tokenizer, task, rules.style)
+    (self._opened,) = rules.codec.opened([task])
     self.cut = False
     self.unavailable = ''
     self.state: protocol.State = {}
@@ -170,7 +161,10 @@ class _Row:
     if self.unavailable:
       return None
     text = tokenizers.decode_answer(
-      rules.tokenizer, tokens[self.start :], rules.stop_ids, self._opened
+      rules.codec.tokenizer,
+      tokens[self.start :],
+      rules.codec.stop_ids,
+      self._opened,
     )
     # An answer that was cut made no call: its end might have changed it.
     calls = calls_of(text) if finished else ()

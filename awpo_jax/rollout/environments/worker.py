@@ -13,10 +13,10 @@ what led to them, and made again from that where they are not there.
 import asyncio
 import collections
 import functools
-import importlib
 import inspect
 import json
 import os
+import pkgutil
 import re
 import resource
 import sys
@@ -82,18 +82,12 @@ def _message(error: BaseException) -> str:
     return type(error).__name__
 
 
-def load(path: str):
-  """What `package.module:name` names."""
-  module, _, name = path.partition(':')
-  part = importlib.import_module(module)
-  for each in name.split('.'):
-    part = getattr(part, each)
-  return part
-
-
 def functions_by_name(scenario: dict[str, Any]):
   """A factory: functions by their import paths, without state."""
-  return {k: load(v) for k, v in scenario['functions'].items()}, dict
+  return {
+    name: pkgutil.resolve_name(path)
+    for name, path in scenario['functions'].items()
+  }, dict
 
 
 class Sessions:
@@ -107,7 +101,7 @@ class Sessions:
     live = self._kept.pop(_key(factory, scenario, history), None)
     if live is not None:
       return live
-    functions, state = load(factory)(scenario)
+    functions, state = pkgutil.resolve_name(factory)(scenario)
     for name, parameters in history:
       run_call(functions, name, parameters)
     return functions, state

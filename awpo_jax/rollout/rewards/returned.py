@@ -28,13 +28,8 @@ _REMEDY = (
 
 def name_of(function: Any) -> str:
   """`module:name` of a function, of what a wrapper wraps, or of a class."""
-  while True:
-    inner = getattr(function, '__wrapped__', None)
-    if isinstance(function, functools.partial):
-      inner = function.func
-    if inner is None:
-      break
-    function = inner
+  while isinstance(function := inspect.unwrap(function), functools.partial):
+    function = function.func
   if not hasattr(function, '__qualname__'):
     function = type(function)
   return f'{function.__module__}:{function.__qualname__}'

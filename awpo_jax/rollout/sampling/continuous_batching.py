@@ -21,7 +21,6 @@ import numpy as np
 
 from awpo_jax import types
 from awpo_jax.models import cache as cache_lib
-from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.rollout.sampling import decode_loop as decode_loop_lib
 from awpo_jax.rollout.sampling import sampler
 
@@ -71,35 +70,22 @@ def sample(
   prompts: types.Prompts,
   sample_ids: types.Array,
   key: types.Array,
+  decoding: sampler.Decoding,
   *,
   slots: int,
   shared: int = 1,
   parts: int = 1,
-  decoder: decoder_lib.Decoder,
-  max_tokens: int,
-  stop_ids: tuple[int, ...],
-  pad_id: int,
-  temperature: float = 1.0,
   limits: types.Array | None = None,
   stages: int = decode_loop_lib.COUNT,
 ) -> types.Completions:
   """Samples as `sampler.sample`, `slots` rows of each part at a time.
 
   Args:
-    params: of `decoder`.
+    params, sample_ids, key, decoding, limits, stages: as there.
     prompts: of P prompts, those of a part one after another.
-    sample_ids: i32[P, G], global.
-    key: of `sampler.fact_key`.
     slots: S, a multiple of `shared`.
     shared: W, slots that share the keys of a prompt; it divides G.
     parts: that the rows are cut into, each on devices of its own.
-    decoder: the model.
-    max_tokens: Sc, the longest completion.
-    stop_ids: tokens that end a completion.
-    pad_id: fills the columns after the end.
-    temperature: as in `sampler.sample`.
-    limits: as in `sampler.sample`.
-    stages: as in `sampler.sample`.
 
   Returns:
     `Completions` [P, G, Sc].
@@ -107,9 +93,9 @@ def sample(
   chex.assert_is_divisible(slots, shared)
   chex.assert_is_divisible(sample_ids.shape[1], shared)
   chex.assert_is_divisible(sample_ids.shape[0], parts)
-  hidden, prefix = sampler.read_prompts(params, prompts, decoder=decoder)
+  hidden, prefix = sampler.read_prompts(params, prompts, decoding.decoder)
   if limits is None:
-    limits = jnp.full(sample_ids.shape, max_tokens, jnp.int32)
+    limits = jnp.full(sample_ids.shape, decoding.max_tokens, jnp.int32)
   jobs = Jobs(
     hidden=_cut(hidden, parts),
     prefix=jax.tree.map(lambda x: _cut(x, parts), prefix),
@@ -117,7 +103,7 @@ def sample(
     limits=limits.reshape(parts, -1, shared),
   )
   lanes = min(slots // shared, jobs.sample_ids.shape[1])
-  blank = sampler.no_tokens((shared,), max_tokens, pad_id)
+  blank = sampler.no_tokens((shared,), decoding)
   turn_over = jax.vmap(_turn_over, in_axes=(0, 0, 0, None))
 
   def refill(state: sampler.SamplerState, work: Lanes):
@@ -144,25 +130,15 @@ def sample(
       key=key,
       limits=work.limits.reshape(-1),
     )
-    state = sampler.advance(
-      params,
-      state,
-      inputs,
-      decoder=decoder,
-      stop_ids=stop_ids,
-      temperature=temperature,
-    )
-    return refill(state, work)
+    return refill(sampler.advance(params, state, inputs, decoding), work)
 
+  rows = parts * lanes * shared
   state = sampler.begin(
-    jnp.zeros((parts * lanes * shared, hidden.shape[1]), hidden.dtype),
-    config=decoder.config,
-    max_tokens=max_tokens,
-    pad_id=pad_id,
+    jnp.zeros((rows, hidden.shape[1]), hidden.dtype), decoding
   )
   # Lanes start as if they had just been done with a job before the first.
   state = dataclasses.replace(state, done=jnp.ones_like(state.done))
-  state, work = refill(state, _idle(jobs, lanes, max_tokens, pad_id))
+  state, work = refill(state, _idle(jobs, lanes, decoding))
   _, work = decode_loop_lib.run(step, state, work, count=stages)
   return jax.tree.map(
     lambda x: x.reshape(*sample_ids.shape, *x.shape[3:]), work.completions
@@ -187,7 +163,7 @@ def _cut(x: types.Array, parts: int) -> types.Array:
   return x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
 
 
-def _idle(jobs: Jobs, lanes: int, max_tokens: int, pad_id: int) -> Lanes:
+def _idle(jobs: Jobs, lanes: int, decoding: sampler.Decoding) -> Lanes:
   parts, count, shared = jobs.sample_ids.shape
   slots = jnp.zeros((parts, lanes, shared), jnp.int32)
   return Lanes(
@@ -199,7 +175,7 @@ def _idle(jobs: Jobs, lanes: int, max_tokens: int, pad_id: int) -> Lanes:
     positions=slots,
     sample_ids=slots,
     limits=slots,
-    completions=sampler.no_tokens((parts, count, shared), max_tokens, pad_id),
+    completions=sampler.no_tokens((parts, count, shared), decoding),
   )
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from awpo_jax import types
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.rollout.sampling import decode_loop, sampler
+from awpo_jax.rollout.sampling import sampler
 
 
 @types.record
@@ -38,43 +38,26 @@ def begin(
   prompts: types.Prompts,
   sample_ids: types.Array,
   key: types.Array,
+  decoding: sampler.Decoding,
   *,
-  decoder: decoder_lib.Decoder,
-  max_tokens: int,
   observation_tokens: int,
-  stop_ids: tuple[int, ...],
-  pad_id: int,
-  temperature: float = 1.0,
 ) -> tuple[sampler.SamplerState, Shared]:
   """Reads the prompts and samples the first turn of every row.
 
   Args:
-    params: of `decoder`.
-    prompts: of P prompts.
-    sample_ids: i32[P, G], global; with `key` they fix every draw.
-    key: of `sampler.fact_key`.
-    decoder: the model.
-    max_tokens: Sc, of all turns of a row and of what it reads in between.
+    params, prompts, sample_ids, key: as of `sampler.sample`.
+    decoding: its stop tokens end a turn, its `max_tokens` are of all turns of a
+      row and of what it reads in between.
     observation_tokens: So, that a row may read between two turns.
-    stop_ids: tokens that end a turn.
-    pad_id: fills the columns after the end.
-    temperature: as in `sampler.sample`.
 
   Returns:
     The rows at the ends of their first turns, N = P * G of them, and what
     `go_on` needs beside them.
   """
   state, inputs = sampler.prefill(
-    params,
-    prompts,
-    sample_ids,
-    key,
-    decoder=decoder,
-    max_tokens=max_tokens,
-    pad_id=pad_id,
-    spare=observation_tokens,
+    params, prompts, sample_ids, key, decoding, spare=observation_tokens
   )
-  state = _finish_turn(params, state, inputs, decoder, stop_ids, temperature)
+  state = sampler.finish(params, state, inputs, decoding)
   return state, Shared(
     prefix=inputs.prefix,
     positions=inputs.positions,
@@ -89,24 +72,19 @@ def go_on(
   key: types.Array,
   tokens: types.Array,
   lengths: types.Array,
-  *,
-  decoder: decoder_lib.Decoder,
-  stop_ids: tuple[int, ...],
-  temperature: float = 1.0,
+  decoding: sampler.Decoding,
 ) -> sampler.SamplerState:
   """Rows with something to read go on to the end of their next turn.
 
   Args:
-    params: of `decoder`.
+    params: of the model.
     state: rows at the ends of turns.
     shared: of `begin`.
     key: as for `begin`.
     tokens: i32[N, So], what is to be read, padded on the right.
     lengths: i32[N]; a row of length 0 stays as it is. The others must have
       room: `state.length + lengths` below Sc.
-    decoder: the model.
-    stop_ids: as for `begin`.
-    temperature: as for `begin`.
+    decoding: as for `begin`.
   """
   inputs = sampler.SamplerInputs(
     prefix=shared.prefix,
@@ -114,23 +92,8 @@ def go_on(
     sample_ids=shared.sample_ids,
     key=key,
   )
-  state = read(params, state, inputs, tokens, lengths, decoder=decoder)
-  return _finish_turn(params, state, inputs, decoder, stop_ids, temperature)
-
-
-def _finish_turn(params, state, inputs, decoder, stop_ids, temperature):
-  def step(state: sampler.SamplerState, rest: tuple[()]):
-    state = sampler.advance(
-      params,
-      state,
-      inputs,
-      decoder=decoder,
-      stop_ids=stop_ids,
-      temperature=temperature,
-    )
-    return state, rest
-
-  return decode_loop.run(step, state, ())[0]
+  state = read(params, state, inputs, tokens, lengths, decoding.decoder)
+  return sampler.finish(params, state, inputs, decoding)
 
 
 def read(
@@ -139,7 +102,6 @@ def read(
   inputs: sampler.SamplerInputs,
   tokens: types.Array,
   lengths: types.Array,
-  *,
   decoder: decoder_lib.Decoder,
 ) -> sampler.SamplerState:
   """Appends tokens that the policy did not choose; see `go_on`.

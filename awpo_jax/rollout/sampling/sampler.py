@@ -10,7 +10,6 @@ import numpy as np
 
 from awpo_jax import types
 from awpo_jax.models import cache as cache_lib
-from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.ops import logprobs as logprobs_lib
 from awpo_jax.rollout.sampling import decode_loop as decode_loop_lib
@@ -141,27 +140,11 @@ class SamplerInputs:
   limits: types.Array | None = None
 
 
-def sample(
-  params: types.ArrayTree,
-  prompts: types.Prompts,
-  sample_ids: types.Array,
-  key: types.Array,
-  *,
-  decoder: decoder_lib.Decoder,
-  max_tokens: int,
-  stop_ids: tuple[int, ...],
-  pad_id: int,
-  temperature: float = 1.0,
-  limits: types.Array | None = None,
-  stages: int = decode_loop_lib.COUNT,
-) -> types.Completions:
-  """Samples G completions of each prompt; the prompt is read once.
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+  """What a sampler is compiled for.
 
-  Args:
-    params: of `decoder`.
-    prompts: of P prompts.
-    sample_ids: i32[P, G], global; with `key` they fix every draw.
-    key: of `fact_key`.
+  Attributes:
     decoder: the model.
     max_tokens: Sc, the longest completion.
     stop_ids: tokens that end a completion; the one chosen is part of it.
@@ -169,6 +152,33 @@ def sample(
       other: what is real is said by the masks.
     temperature: divides the logits; 0 takes the most likely token, and the
       log-probabilities are then those of temperature 1.
+  """
+
+  decoder: decoder_lib.Decoder
+  max_tokens: int
+  stop_ids: tuple[int, ...]
+  pad_id: int
+  temperature: float = 1.0
+
+
+def sample(
+  params: types.ArrayTree,
+  prompts: types.Prompts,
+  sample_ids: types.Array,
+  key: types.Array,
+  decoding: Decoding,
+  *,
+  limits: types.Array | None = None,
+  stages: int = decode_loop_lib.COUNT,
+) -> types.Completions:
+  """Samples G completions of each prompt; the prompt is read once.
+
+  Args:
+    params: of the model.
+    prompts: of P prompts.
+    sample_ids: i32[P, G], global; with `key` they fix every draw.
+    key: of `fact_key`.
+    decoding: the model, and how it is sampled.
     limits: i32[P, G], tokens that a completion may have; None: `max_tokens`.
     stages: lengths of the cache that attention is compiled for, at most.
 
@@ -176,49 +186,44 @@ def sample(
     `Completions` [P, G, Sc]. Log-probabilities are of the full vocabulary at
     the same temperature.
   """
-  state, inputs = prefill(
-    params,
-    prompts,
-    sample_ids,
-    key,
-    decoder=decoder,
-    max_tokens=max_tokens,
-    pad_id=pad_id,
-  )
+  state, inputs = prefill(params, prompts, sample_ids, key, decoding)
   if limits is not None:
     inputs = dataclasses.replace(inputs, limits=limits.reshape(-1))
-
-  def step(state: SamplerState, rest: tuple[()]):
-    state = advance(
-      params,
-      state,
-      inputs,
-      decoder=decoder,
-      stop_ids=stop_ids,
-      temperature=temperature,
-    )
-    return state, rest
-
-  state, _ = decode_loop_lib.run(step, state, (), count=stages)
+  state = finish(params, state, inputs, decoding, stages=stages)
   return jax.tree.map(
     lambda x: x.reshape(*sample_ids.shape, *x.shape[1:]), state.completions
   )
+
+
+def finish(
+  params: types.ArrayTree,
+  state: SamplerState,
+  inputs: SamplerInputs,
+  decoding: Decoding,
+  *,
+  stages: int = decode_loop_lib.COUNT,
+) -> SamplerState:
+  """Draws tokens until every row is done; see `sample`."""
+
+  def step(state: SamplerState, rest: tuple[()]):
+    return advance(params, state, inputs, decoding), rest
+
+  return decode_loop_lib.run(step, state, (), count=stages)[0]
 
 
 def advance(
   params: types.ArrayTree,
   state: SamplerState,
   inputs: SamplerInputs,
-  *,
-  decoder: decoder_lib.Decoder,
-  stop_ids: tuple[int, ...],
-  temperature: float,
+  decoding: Decoding,
 ) -> SamplerState:
-  """Draws the next token of every row that is not done; see `sample`."""
-  bound: Any = functools.partial(decoder.apply, {'params': params})
+  """Draws the next token of every row that is not done."""
+  bound: Any = functools.partial(decoding.decoder.apply, {'params': params})
   logits = bound(state.hidden, method='unembed')
   uniform = uniforms(inputs.key, inputs.sample_ids, state.length)
-  token, logprob, entropy = draw(logits, uniform, temperature=temperature)
+  token, logprob, entropy = draw(
+    logits, uniform, temperature=decoding.temperature
+  )
   # A row that is done reads on into its next free column, which no query
   # sees: nothing of it is lost.
   index = state.length
@@ -232,7 +237,7 @@ def advance(
     method='decode',
   )
   state = dataclasses.replace(state, hidden=hidden[:, 0], cache=cache)
-  return _stop(state, token, stop_ids, inputs.limits)
+  return _stop(state, token, decoding.stop_ids, inputs.limits)
 
 
 def draw(
@@ -243,7 +248,7 @@ def draw(
   Args:
     logits: f32[N, V].
     uniform: f32[N] in [0, 1).
-    temperature: as in `sample`.
+    temperature: of `Decoding`.
 
   Returns:
     i32[N] tokens, f32[N] log-probabilities, f32[N] entropies in nats.
@@ -262,10 +267,8 @@ def prefill(
   prompts: types.Prompts,
   sample_ids: types.Array,
   key: types.Array,
+  decoding: Decoding,
   *,
-  decoder: decoder_lib.Decoder,
-  max_tokens: int,
-  pad_id: int,
   spare: int = 0,
 ) -> tuple[SamplerState, SamplerInputs]:
   """Reads the prompts once: the state before the first token; see `sample`.
@@ -273,15 +276,9 @@ def prefill(
   `spare` columns of the cache lie beyond `max_tokens`, for tokens that are read
   several at once.
   """
-  hidden, prefix = read_prompts(params, prompts, decoder=decoder)
+  hidden, prefix = read_prompts(params, prompts, decoding.decoder)
   samples = sample_ids.shape[1]
-  state = begin(
-    jnp.repeat(hidden, samples, axis=0),
-    config=decoder.config,
-    max_tokens=max_tokens,
-    pad_id=pad_id,
-    spare=spare,
-  )
+  state = begin(jnp.repeat(hidden, samples, axis=0), decoding, spare=spare)
   lengths = jnp.sum(prompts.mask, axis=-1, dtype=jnp.int32)
   return state, SamplerInputs(
     prefix=prefix,
@@ -292,10 +289,7 @@ def prefill(
 
 
 def read_prompts(
-  params: types.ArrayTree,
-  prompts: types.Prompts,
-  *,
-  decoder: decoder_lib.Decoder,
+  params: types.ArrayTree, prompts: types.Prompts, decoder: decoder_lib.Decoder
 ) -> tuple[types.Array, cache_lib.Prefix]:
   """[P, D] hidden states of the last tokens, and the keys and values of all."""
   apply: Any = decoder.apply
@@ -311,32 +305,25 @@ def read_prompts(
 
 
 def begin(
-  hidden: types.Array,
-  *,
-  config: model_config.DecoderConfig,
-  max_tokens: int,
-  pad_id: int,
-  spare: int = 0,
+  hidden: types.Array, decoding: Decoding, *, spare: int = 0
 ) -> SamplerState:
   """Rows before their first token, `hidden` [N, D] being what it hangs on."""
-  rows = hidden.shape[0]
+  rows, columns = hidden.shape[0], decoding.max_tokens + spare
   return SamplerState(
     hidden=hidden,
-    cache=cache_lib.init_cache(config, rows, max_tokens + spare),
+    cache=cache_lib.init_cache(decoding.decoder.config, rows, columns),
     length=jnp.zeros((rows,), jnp.int32),
     turn=jnp.zeros((rows,), jnp.int32),
     done=jnp.zeros((rows,), bool),
-    completions=no_tokens((rows,), max_tokens, pad_id),
+    completions=no_tokens((rows,), decoding),
   )
 
 
-def no_tokens(
-  shape: tuple[int, ...], max_tokens: int, pad_id: int
-) -> types.Completions:
+def no_tokens(shape: tuple[int, ...], decoding: Decoding) -> types.Completions:
   """Completions [*shape, Sc] that hold nothing yet."""
-  columns = (*shape, max_tokens)
+  columns = (*shape, decoding.max_tokens)
   return types.Completions(
-    tokens=jnp.full(columns, pad_id, jnp.int32),
+    tokens=jnp.full(columns, decoding.pad_id, jnp.int32),
     mask=jnp.zeros(columns, bool),
     policy_mask=jnp.zeros(columns, bool),
     positions=jnp.zeros(columns, jnp.int32),

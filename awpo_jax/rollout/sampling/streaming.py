@@ -85,7 +85,7 @@ def snapshots(
   are compiled, whatever the number of chunks.
 
   Args:
-    params: of `decoder`.
+    params: of the model.
     prompt: i32[S].
     settings: checked.
     decoder: the model.
@@ -95,21 +95,12 @@ def snapshots(
   Yields:
     The G answers so far, after every chunk, the last of them complete.
   """
-  begin = jax.jit(
-    functools.partial(
-      sampler.prefill,
-      decoder=decoder,
-      max_tokens=settings.max_tokens,
-      pad_id=pad_id,
-    )
+  decoding = sampler.Decoding(
+    decoder, settings.max_tokens, stop_ids, pad_id, settings.temperature
   )
+  begin = jax.jit(functools.partial(sampler.prefill, decoding=decoding))
   go_on = jax.jit(
-    make_chunk(
-      decoder,
-      stop_ids=stop_ids,
-      temperature=settings.temperature,
-      chunk=settings.chunk,
-    ),
+    _make_chunk(decoding, settings.chunk),
     donate_argnums=1,  # One cache, not two.
   )
   ids = np.arange(settings.samples, dtype=np.int32)[None]
@@ -128,26 +119,12 @@ def snapshots(
     ]
 
 
-def make_chunk(
-  decoder: decoder_lib.Decoder,
-  *,
-  stop_ids: tuple[int, ...],
-  temperature: float,
-  chunk: int,
-):
+def _make_chunk(decoding: sampler.Decoding, chunk: int):
   """(params, state, inputs) -> the state after `chunk` more tokens."""
 
   def run(params, state, inputs):
     def step(state: sampler.SamplerState, left: types.Array):
-      state = sampler.advance(
-        params,
-        state,
-        inputs,
-        decoder=decoder,
-        stop_ids=stop_ids,
-        temperature=temperature,
-      )
-      return state, left - 1
+      return sampler.advance(params, state, inputs, decoding), left - 1
 
     left = jnp.int32(chunk)
     return decode_loop.run(step, state, left, going=lambda left: left > 0)[0]
@@ -170,7 +147,7 @@ def stream(
   tokenizer: tokenizers.Tokenizer,
   grown: Iterable[Snapshot],
   stop_ids: Sequence[int],
-  opened: str | None = None,
+  opened: str,
 ) -> Iterator[tuple[int, str]]:
   """Text as it grows, one sample after the other.
 
@@ -181,16 +158,13 @@ def stream(
     tokenizer: of the model.
     grown: of `snapshots`.
     stop_ids: left out where one ends an answer.
-    opened: what the prompt holds of the answers, of `templates.opened`; None:
-      what the chat template opens by itself.
+    opened: what the prompt holds of the answers, of `templates.opened`.
 
   Yields:
     Sample and new text, the sample at least once. The texts of a sample,
     joined, are `tokenizers.decode_answer` of its tokens.
   """
   current, written = 0, 0
-  if opened is None:
-    opened = templates.opened(tokenizer)
   for snapshot in grown:
     while current < len(snapshot):
       tokens, done = snapshot[current]

@@ -37,64 +37,38 @@ class Style(NamedTuple):
   enable_thinking: bool | None = None
   date: str = templates.DATE
 
+  def options(self) -> dict[str, Any]:
+    """What `templates.apply` takes of it."""
+    return {'enable_thinking': self.enable_thinking, 'date': self.date}
+
 
 DEFAULT_STYLE = Style()
 
 
 def encode(
-  tokenizer: tokenizers.Tokenizer,
-  messages: Sequence[Message],
-  *,
-  tools: Sequence[Schema] | None = None,
-  enable_thinking: bool | None = None,
-  date: str = templates.DATE,
+  tokenizer: tokenizers.Tokenizer, messages: Sequence[Message], **options: Any
 ) -> np.ndarray:
-  """Tokens of a conversation up to where the assistant's turn begins.
+  """i32[S] tokens of a conversation up to where the assistant's turn begins.
 
   Args:
     tokenizer: with a chat template.
     messages: with `role` and `content`, as OpenAI's API has them.
-    tools: of `tool_schemas`; None or empty: none.
-    enable_thinking: of `Style`.
-    date: of `Style`.
-
-  Returns:
-    i32[S].
+    **options: `tools`, `enable_thinking` and `date`, as of `templates.apply`.
 
   Raises:
     ValueError: the template refuses the conversation.
   """
   ids = templates.apply(
-    tokenizer,
-    messages,
-    tools=tools,
-    enable_thinking=enable_thinking,
-    date=date,
-    tokenize=True,
-    return_dict=False,
+    tokenizer, messages, tokenize=True, return_dict=False, **options
   )
   return np.asarray(ids, np.int32)
 
 
 def render(
-  tokenizer: tokenizers.Tokenizer,
-  messages: Sequence[Message],
-  *,
-  enable_thinking: bool | None = None,
-  date: str = templates.DATE,
+  tokenizer: tokenizers.Tokenizer, messages: Sequence[Message], **options: Any
 ) -> str:
-  """Text of a conversation up to where the assistant's turn begins.
-
-  Raises:
-    ValueError: the template refuses the conversation.
-  """
-  return templates.apply(
-    tokenizer,
-    messages,
-    enable_thinking=enable_thinking,
-    date=date,
-    tokenize=False,
-  )
+  """The text of that; arguments and errors as of `encode`."""
+  return templates.apply(tokenizer, messages, tokenize=False, **options)
 
 
 def check_style(tokenizer: tokenizers.Tokenizer, style: Style) -> None:
@@ -129,13 +103,8 @@ def knows_thinking(tokenizer: tokenizers.Tokenizer) -> bool:
 def knows_tools(tokenizer: tokenizers.Tokenizer) -> bool:
   """Whether the chat template writes the tools that it is given."""
   tool = types.Tool('awpo_probe', 'A probe.', {})
-  text = templates.apply(
-    tokenizer,
-    [{'role': 'user', 'content': 'x'}],
-    tools=tool_schemas([tool]),
-    tokenize=False,
-  )
-  return tool.name in text
+  ask = [{'role': 'user', 'content': 'x'}]
+  return tool.name in render(tokenizer, ask, tools=tool_schemas([tool]))
 
 
 def tool_schemas(tools: Sequence[types.Tool]) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ import numpy as np
 from awpo_jax import types
 from awpo_jax.rollout.text import (
   chat_template,
-  demonstrations,
   observations,
   prompts,
   tokenizers,
@@ -68,43 +67,6 @@ class Codec:
       pad_id=self.pad_id,
       overlong=overlong,
       task_ids=[task.task_id for task in tasks],
-    )
-
-  def demonstrations(
-    self,
-    shown: Sequence[types.Demonstration],
-    ids: Sequence[int],
-    *,
-    prompt_buckets: Sequence[int],
-    response_buckets: Sequence[int],
-    overlong: str,
-  ) -> tuple[types.Prompts, types.Completions]:
-    """Prompts [P, Sp] and the answers [P, 1, Sc] to imitate.
-
-    Args:
-      shown: P of them.
-      ids: P positions in the run's data order.
-      prompt_buckets: the widths of prompts.
-      response_buckets: the widths of answers, stop token included.
-      overlong: as in `prompts.prompt_batch`.
-
-    Raises:
-      ValueError: as `demonstrations.demonstration_batch`.
-    """
-    tasks = [each.task for each in shown]
-    return demonstrations.demonstration_batch(
-      self.tokenizer,
-      [self.encode(task) for task in tasks],
-      shown,
-      ids,
-      prompt_buckets=prompt_buckets,
-      response_buckets=response_buckets,
-      pad_id=self.pad_id,
-      stop_ids=self.stop_ids,
-      overlong=overlong,
-      task_ids=[task.task_id for task in tasks],
-      reader=self.reader,
-      opened=self.opened(tasks),
     )
 
   def decode(

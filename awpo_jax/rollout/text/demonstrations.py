@@ -1,33 +1,22 @@
 """Demonstrations as token batches: answers to imitate, of one turn or more."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import numpy as np
 
 from awpo_jax import types
-from awpo_jax.rollout.text import (
-  chat_template,
-  observations,
-  prompts,
-  templates,
-  tokenizers,
-)
-
-# An answer to imitate, or several with what came between them.
-Shown: TypeAlias = str | types.Demonstration
+from awpo_jax.rollout.text import codec as codec_lib
+from awpo_jax.rollout.text import prompts
 
 
 def fits(
-  tokenizer: tokenizers.Tokenizer,
+  codec: codec_lib.Codec,
   tasks: Sequence[types.Task],
-  responses: Sequence[Shown] | None = None,
+  shown: Sequence[types.Demonstration] | None = None,
   *,
   prompt_buckets: Sequence[int],
   response_buckets: Sequence[int],
   overlong: str = 'error',
-  style: chat_template.Style = chat_template.DEFAULT_STYLE,
-  reader: observations.Reader | None = None,
 ) -> np.ndarray:
   """Which prompts, or demonstrations, fit into the largest buckets.
 
@@ -36,113 +25,76 @@ def fits(
   is cut, whatever becomes of the prompts.
 
   Args:
-    tokenizer: encodes both.
+    codec: encodes both.
     tasks: N prompts.
-    responses: N answers to imitate; None: only the prompts must fit.
+    shown: N demonstrations; None: only the prompts must fit.
     prompt_buckets: the widths of prompts.
     response_buckets: the widths of completions, stop token included.
     overlong: with `truncate_left` every prompt fits.
-    style: of the prompts.
-    reader: of what comes between the turns of demonstrations.
 
   Returns:
     bool[N].
   """
   fit = np.ones(len(tasks), bool)
   if overlong != 'truncate_left':
-    lengths = [
-      len(prompts.encode_prompt(tokenizer, task, style)) for task in tasks
-    ]
+    lengths = [len(codec.encode(task)) for task in tasks]
     fit &= np.array(lengths, int) <= max(prompt_buckets)
-  if responses is not None:
-    lengths = [
-      shown_length(tokenizer, each, reader, prompts.opened(tokenizer, x, style))
-      for x, each in zip(tasks, responses, strict=True)
-    ]
+  if shown is not None:
+    lengths = [shown_length(codec, each) for each in shown]
     fit &= np.array(lengths, int) <= max(response_buckets)
   return fit
 
 
-def shown_length(
-  tokenizer: tokenizers.Tokenizer,
-  shown: Shown,
-  reader: observations.Reader | None = None,
-  opened: str | None = None,
-) -> int:
-  """Tokens of an answer to imitate, stop tokens and observations included.
-
-  Args:
-    tokenizer: encodes it.
-    shown: the answer.
-    reader: of what comes between its turns.
-    opened: what its prompt holds of it, see `prompts.encode_response`.
-  """
-  return sum(
-    len(tokens) + chosen
-    for tokens, chosen in _parts(tokenizer, shown, reader, opened)
-  )
+def shown_length(codec: codec_lib.Codec, shown: types.Demonstration) -> int:
+  """Tokens of an answer to imitate, stop tokens and observations included."""
+  return sum(len(tokens) + chosen for tokens, chosen in _parts(codec, shown))
 
 
 def _parts(
-  tokenizer: tokenizers.Tokenizer,
-  shown: Shown,
-  reader: observations.Reader | None,
-  opened: str | None,
+  codec: codec_lib.Codec, shown: types.Demonstration
 ) -> list[tuple[np.ndarray, bool]]:
   """Tokens of answers, and of what comes between them, in turn.
 
   True marks the answers, whose stop token is still missing.
   """
-  if isinstance(shown, str):
-    return [(prompts.encode_response(tokenizer, shown, opened), True)]
-  parts = [(prompts.encode_response(tokenizer, shown.response, opened), True)]
+  (opened,) = codec.opened([shown.task])
+  first = prompts.encode_response(codec.tokenizer, shown.response, opened)
+  parts = [(first, True)]
   for exchange in shown.further:
-    if reader is None:
+    if codec.reader is None:
       raise ValueError(
         f'demonstration of task {shown.task.task_id}: it has several turns; '
         'name the --environment whose tools return what stands between them'
       )
-    parts.append((reader.encode(exchange.observations), False))
-    opened = reader.opened(exchange.observations)
-    answer = prompts.encode_response(tokenizer, exchange.response, opened)
+    parts.append((codec.reader.encode(exchange.observations), False))
+    opened = codec.reader.opened(exchange.observations)
+    answer = prompts.encode_response(codec.tokenizer, exchange.response, opened)
     parts.append((answer, True))
   return parts
 
 
-def demonstration_batch(
-  tokenizer: tokenizers.Tokenizer,
-  prompts_encoded: Sequence[np.ndarray],
-  responses: Sequence[Shown],
+def batch(
+  codec: codec_lib.Codec,
+  shown: Sequence[types.Demonstration],
   ids: Sequence[int],
   *,
   prompt_buckets: Sequence[int],
   response_buckets: Sequence[int],
-  pad_id: int,
-  stop_ids: Sequence[int],
   overlong: str = 'error',
-  task_ids: Sequence[str] | None = None,
-  reader: observations.Reader | None = None,
-  opened: Sequence[str] | None = None,
 ) -> tuple[types.Prompts, types.Completions]:
   """Prompts with answers to imitate, in the layout of a rollout with G = 1.
 
+  What a prompt holds of its answer the completion leaves out; the first of the
+  codec's stop tokens ends each answer and is trained on like the rest of it.
+
   Args:
-    tokenizer: encodes the responses.
-    prompts_encoded: P times i32[S], of `prompts.encode_prompt`.
-    responses: P answers, or demonstrations of one or several turns.
+    codec: encodes them.
+    shown: P demonstrations of one or several turns.
     ids: P positions in the run's data order.
     prompt_buckets: the widths of prompts.
     response_buckets: the widths of completions, stop token included.
-    pad_id: fills both paddings.
-    stop_ids: what ends an answer; the first ends each of these and is trained
-      on like the rest of it.
     overlong: as in `prompts.prompt_batch`, of the prompts; a response is never
       cut.
-    task_ids: P names for the error messages; `ids` where there are none.
-    reader: of what comes between the turns of demonstrations.
-    opened: P texts of `prompts.opened`, which the prompts hold of their answers
-      and the completions leave out; None: what the chat template opens by
-      itself.
 
   Returns:
     `Prompts` [P, Sp] and `Completions` [P, 1, Sc] of NumPy arrays; every token
@@ -153,23 +105,18 @@ def demonstration_batch(
     ValueError: a prompt or a response is too long (see `fits`), or a response
       holds a stop token itself.
   """
-  prompted = prompts.prompt_batch(
-    prompts_encoded,
+  prompted = codec.prompts(
+    [each.task for each in shown],
     ids,
     buckets=prompt_buckets,
-    pad_id=pad_id,
     overlong=overlong,
-    task_ids=task_ids,
   )
   encoded = []
-  starts = opened or [templates.opened(tokenizer)] * len(responses)
-  for name, response, start in zip(
-    task_ids or ids, responses, starts, strict=True
-  ):
-    parts = _parts(tokenizer, response, reader, start)
-    if any(np.isin(x, stop_ids).any() for x, chosen in parts if chosen):
+  for each in shown:
+    parts, name = _parts(codec, each), each.task.task_id
+    if any(np.isin(x, codec.stop_ids).any() for x, chosen in parts if chosen):
       raise ValueError(f'response of task {name}: holds a stop token')
-    row = _row(parts, stop_ids[0])
+    row = _row(parts, codec.stop_ids[0])
     if row.shape[1] > max(response_buckets):
       raise ValueError(
         f'response of task {name}: {row.shape[1] - 1} tokens and the stop '
@@ -179,7 +126,8 @@ def demonstration_batch(
       )
     encoded.append(row)
   lengths = prompted.mask.sum(axis=-1, dtype=np.int32)
-  return prompted, _completions(encoded, lengths, response_buckets, pad_id)
+  completions = _completions(encoded, lengths, response_buckets, codec.pad_id)
+  return prompted, completions
 
 
 def _row(parts, stop_id: int) -> np.ndarray:

@@ -89,16 +89,14 @@ class Reader:
     return templates.opened(
       self._tokenizer,
       self._talk([(role, 'x') for role, _ in observations]),
-      enable_thinking=self._style.enable_thinking,
-      date=self._style.date,
+      **self._style.options(),
     )
 
   def _ids(self, observations) -> list[int]:
     text = chat_template.render(
       self._tokenizer,
       self._talk(observations),
-      enable_thinking=self._style.enable_thinking,
-      date=self._style.date,
+      **self._style.options(),
     )
     rest = text.partition(_ANSWER)[2]
     ids = self._tokenizer.encode(rest, add_special_tokens=False)

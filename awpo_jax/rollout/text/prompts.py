@@ -191,42 +191,41 @@ def opened(
   return templates.opened(tokenizer, messages, **options)
 
 
-def _conversation(
-  task: types.Task, style: chat_template.Style
-) -> tuple[list[chat_template.Message], dict[str, Any]]:
-  """Messages, and what else the template is given."""
-  system, tools = task.system, None
+def conversation(
+  task: types.Task, prompt_style: str
+) -> tuple[list[chat_template.Message], list[dict[str, Any]]]:
+  """A task's messages, and the tools that the chat template is given."""
+  system, tools = task.system, list[dict[str, Any]]()
   # A text may list tools that the task does not know: it stays as it is.
-  if style.prompt_style == 'template' and task.tools:
-    system, tools = (
-      without_tools(system),
-      chat_template.tool_schemas(task.tools),
-    )
+  if prompt_style == 'template' and task.tools:
+    system = without_tools(system)
+    tools = chat_template.tool_schemas(task.tools)
   messages: list[chat_template.Message] = [
     {'role': 'user', 'content': task.user}
   ]
   if system:
     messages.insert(0, {'role': 'system', 'content': system})
-  return messages, {
-    'tools': tools,
-    'enable_thinking': style.enable_thinking,
-    'date': style.date,
-  }
+  return messages, tools
+
+
+def _conversation(
+  task: types.Task, style: chat_template.Style
+) -> tuple[list[chat_template.Message], dict[str, Any]]:
+  """Messages, and what else the template is given."""
+  messages, tools = conversation(task, style.prompt_style)
+  return messages, {'tools': tools, **style.options()}
 
 
 def encode_response(
-  tokenizer: tokenizers.Tokenizer, response: str, opened: str | None = None
+  tokenizer: tokenizers.Tokenizer, response: str, opened: str
 ) -> np.ndarray:
   """i32[S] tokens of an answer behind its prompt, without the stop token.
 
   Args:
     tokenizer: encodes it.
     response: the whole answer.
-    opened: what its prompt holds of it already, of `templates.opened`; None:
-      what the chat template opens by itself.
+    opened: what its prompt holds of it already, of `templates.opened`.
   """
-  if opened is None:
-    opened = templates.opened(tokenizer)
   text = templates.continued(opened, response)
   return np.asarray(tokenizer.encode(text, add_special_tokens=False), np.int32)
 
@@ -294,7 +293,7 @@ def decode_completions(
   tokenizer: tokenizers.Tokenizer,
   completions: types.Completions,
   stop_ids: Sequence[int],
-  opened: Sequence[str] | None = None,
+  opened: Sequence[str],
 ) -> list[list[str]]:
   """Answers [P][G] of the tokens the policy chose.
 
@@ -302,12 +301,10 @@ def decode_completions(
     tokenizer: decodes them.
     completions: [P, G, Sc].
     stop_ids: tokens that end an answer.
-    opened: P texts, what each prompt holds of its answers; None: what the chat
-      template opens by itself. See `tokenizers.decode_answer`.
+    opened: P texts, what each prompt holds of its answers; see
+      `tokenizers.decode_answer`.
   """
   tokens, chosen = jax.device_get((completions.tokens, completions.policy_mask))
-  if opened is None:
-    opened = [templates.opened(tokenizer)] * len(tokens)
   return [
     [
       tokenizers.decode_answer(tokenizer, row[mask], stop_ids, start)

@@ -20,7 +20,8 @@ import numpy as np
 import tokenizers as hf_tokenizers
 import transformers
 
-from awpo_jax.rollout.text import templates
+from awpo_jax.models import gguf_files
+from awpo_jax.rollout.text import gguf_tokenizers, templates
 
 Tokenizer: TypeAlias = transformers.PreTrainedTokenizerBase
 
@@ -194,7 +195,7 @@ def load_tokenizer(path_or_name: str | pathlib.Path) -> Tokenizer:
   """Reads a tokenizer from a folder, or by its name from Hugging Face.
 
   Args:
-    path_or_name: a folder with `tokenizer.json`, or a name such as
+    path_or_name: a folder with `tokenizer.json`, a GGUF file, or a name such as
       `Qwen/Qwen3-1.7B` that is cached or can be downloaded.
 
   Returns:
@@ -203,21 +204,27 @@ def load_tokenizer(path_or_name: str | pathlib.Path) -> Tokenizer:
   Raises:
     ValueError: there is no tokenizer, or it has no chat template.
   """
-  try:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(path_or_name))
-  # Which error a wrong folder gives depends on what else lies in it.
-  except Exception as error:
-    raise ValueError(
-      f'no tokenizer at {path_or_name}: expected a folder with tokenizer.json '
-      'and tokenizer_config.json, or the name of a Hugging Face model that is '
-      f'cached or can be downloaded ({type(error).__name__}: {error})'
-    ) from error
+  gguf = gguf_files.find(path_or_name)
+  tokenizer = gguf_tokenizers.load(gguf) if gguf else _load_hf(path_or_name)
   if not tokenizer.chat_template:
     raise ValueError(
       f'the tokenizer at {path_or_name} has no chat template; use that of an '
       'instruction-tuned model of the same family'
     )
   return tokenizer
+
+
+def _load_hf(path_or_name: str | pathlib.Path) -> Tokenizer:
+  try:
+    return transformers.AutoTokenizer.from_pretrained(str(path_or_name))
+  # Which error a wrong folder gives depends on what else lies in it.
+  except Exception as error:
+    raise ValueError(
+      f'no tokenizer at {path_or_name}: expected a folder with tokenizer.json '
+      'and tokenizer_config.json, a GGUF file, or the name of a Hugging Face '
+      f'model that is cached or can be downloaded ({type(error).__name__}: '
+      f'{error})'
+    ) from error
 
 
 def read_generation_config(path_or_name: str | pathlib.Path) -> dict[str, Any]:
@@ -236,6 +243,11 @@ def read_generation_config(path_or_name: str | pathlib.Path) -> dict[str, Any]:
     ValueError: a file is no JSON object, or an `eos_token_id` in it is neither
       an id nor a list of ids.
   """
+  gguf = gguf_files.find(path_or_name)
+  if gguf:
+    return with_stops(
+      {}, {'eos_token_id': gguf_files.stop_ids(gguf_files.metadata(gguf))}
+    )
   config = _read_json(path_or_name, GENERATION_CONFIG)
   return with_stops(config, _read_json(path_or_name, MODEL_CONFIG))
 
@@ -365,7 +377,7 @@ def decode_answer(
   tokenizer: Tokenizer,
   tokens: Sequence[int] | np.ndarray,
   stop_ids: Sequence[int],
-  opened: str | None = None,
+  opened: str,
 ) -> str:
   """The answer of sampled tokens, without the stop token at the very end.
 
@@ -376,8 +388,7 @@ def decode_answer(
     tokenizer: decodes them.
     tokens: i[S], sampled.
     stop_ids: tokens that end an answer.
-    opened: what their prompt holds of the answer, of `templates.opened`; None:
-      what the chat template opens by itself.
+    opened: what their prompt holds of the answer, of `templates.opened`.
   """
   if len(tokens) and tokens[-1] in stop_ids:
     tokens = tokens[:-1]
@@ -386,7 +397,5 @@ def decode_answer(
     skip_special_tokens=False,
     clean_up_tokenization_spaces=False,
   )
-  if opened is None:
-    opened = templates.opened(tokenizer)
   # Of several rows it would be a list.
   return templates.complete(opened, cast(str, decoded))

@@ -338,20 +338,14 @@ def make_sampler(
       parts=sharding.parts(mesh) if sharding.is_sharded(mesh) else 1,
     )
 
+  decoding = sampler_lib.Decoding(
+    decoder, config.data.response_buckets[-1], stop_ids, pad_id, temperature
+  )
+
   def run(params, prompts, sample_ids, facts, limits=None, *, axis_name):
     del axis_name  # Rows of different devices have nothing to say to another.
-    return sample(
-      params,
-      prompts,
-      sample_ids,
-      sampler_lib.fact_key(facts),
-      decoder=decoder,
-      max_tokens=config.data.response_buckets[-1],
-      stop_ids=stop_ids,
-      pad_id=pad_id,
-      temperature=temperature,
-      limits=limits,
-    )
+    key = sampler_lib.fact_key(facts)
+    return sample(params, prompts, sample_ids, key, decoding, limits=limits)
 
   in_axes = (None, 0, 0, None, 0)[: 5 if limited else 4]
   return device_map.mapped(run, mesh, in_axes=in_axes, out_axes=0)

@@ -11,12 +11,10 @@ from awpo_jax.config import experiment as config_lib
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.ops import (
   advantages,
+  aggregation,
   clipping,
-  kl,
-  off_policy,
   policy_losses,
-  selection,
-  shaping,
+  surrogate,
 )
 from awpo_jax.training.update import objectives, prepare
 
@@ -40,7 +38,7 @@ def _scores(
   if config.shaping.shaper == 'arm':
     prompt = functools.partial(objectives.prompt_logprob, **model)
   return prepare.Scores(
-    old=off_policy.OLD_LOGPROBS[config.rl.old_logprobs],
+    old=surrogate.OLD_LOGPROBS[config.rl.old_logprobs],
     logprobs=functools.partial(objectives.completion_logprobs, **model),
     prompt=prompt,
     reference=algorithm_lib.has_reference(config),
@@ -71,15 +69,15 @@ def make_algorithm(config: config_lib.Config) -> prepare.Algorithm:
   if config.loss.clip_high != 'factor':
     clip_high = bind(clipping.upper_radius, **loss)
   if config.loss.mismatch != 'none':
-    correction = bind(off_policy.mismatch_weights, **loss)
+    correction = bind(surrogate.mismatch_weights, **loss)
   return prepare.Algorithm(
     samples=bind(advantages.make_samples, **advantage),
     advantages=bind(
       advantages.rollout_advantages, max_length=limit, **advantage
     ),
-    shape=bind(shaping.shape, **dataclasses.asdict(config.shaping)),
+    shape=bind(advantages.shape, **dataclasses.asdict(config.shaping)),
     clip_radius=bind(clipping.clip_radius, **loss),
-    select=bind(selection.selected, **dataclasses.asdict(config.selection)),
+    select=bind(aggregation.selected, **dataclasses.asdict(config.selection)),
     clip_high=clip_high,
     correction=correction,
     penalty=_penalty(config.loss),
@@ -101,7 +99,7 @@ def make_useful(
   def useful(rollout: types.Rollout) -> types.Array:
     samples = algorithm.samples(rollout, rollout.completions.logprobs)
     made = algorithm.advantages(rollout.rewards, samples)
-    return selection.drop_empty(made.advantages)
+    return aggregation.drop_empty(made.advantages)
 
   return useful
 
@@ -111,7 +109,7 @@ def _penalty(loss) -> Callable[..., types.Array] | None:
     return None
 
   def penalty(logprobs, ref_logprobs, mask):
-    return loss.kl_coef * kl.kl_estimate(
+    return loss.kl_coef * surrogate.kl_estimate(
       logprobs, ref_logprobs, mask, kind=loss.kl_estimator
     )
 

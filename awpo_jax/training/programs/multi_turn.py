@@ -35,8 +35,6 @@ def lower(
   params: types.ArrayTree,
   lower: Callable[..., Any],
   arguments: Sequence[Any],
-  *,
-  pad_id: int,
   **common: Any,
 ) -> TurnPrograms:
   """Both programs for one prompt length.
@@ -48,11 +46,11 @@ def lower(
     params: shapes of the parameters, as they are placed.
     lower: of `compile.lower_programs`.
     arguments: of `shapes.Shapes.sampler`.
-    pad_id: fills the columns after the end.
-    **common: stop ids and temperature, of both.
+    **common: further fields of `sampler.Decoding`.
   """
-  common |= {'decoder': decoder}
-  begin, go_on = _make(config, mesh, pad_id=pad_id, common=common)
+  tokens = config.data.response_buckets[-1]
+  decoding = sampler.Decoding(decoder, max_tokens=tokens, **common)
+  begin, go_on = _make(config, mesh, decoding)
   state, shared = jax.eval_shape(begin, params, *arguments)
   shapes = shapes_lib.Shapes(config, mesh)
   state, shared = shapes.split(state), shapes.split(shared)
@@ -65,7 +63,7 @@ def lower(
   )
 
 
-def _make(config, mesh, *, pad_id: int, common: dict[str, Any]):
+def _make(config, mesh, decoding: sampler.Decoding):
   def begin(params, prompts, sample_ids, facts, *, axis_name):
     del axis_name  # Rows of different devices have nothing to say to another.
     return multi_turn.begin(
@@ -73,17 +71,15 @@ def _make(config, mesh, *, pad_id: int, common: dict[str, Any]):
       prompts,
       sample_ids,
       sampler.fact_key(facts),
-      max_tokens=config.data.response_buckets[-1],
+      decoding,
       observation_tokens=config.environment.observation_tokens,
-      pad_id=pad_id,
-      **common,
     )
 
   def go_on(params, state, shared, facts, tokens, lengths, *, axis_name):
     del axis_name
     key = sampler.fact_key(facts)
     return multi_turn.go_on(
-      params, state, shared, key, tokens, lengths, **common
+      params, state, shared, key, tokens, lengths, decoding
     )
 
   mapped = functools.partial(device_map.mapped, mesh=mesh, out_axes=0)

@@ -17,7 +17,6 @@ from awpo_jax import types
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.ops import aggregation as aggregation_lib
-from awpo_jax.ops import kl as kl_lib
 from awpo_jax.ops import logprobs as logprobs_lib
 from awpo_jax.ops import masked, policy_losses
 from awpo_jax.ops import surrogate as surrogate_lib
@@ -201,7 +200,7 @@ def rl_terms(
     entropy_coef: weight of the entropy bonus.
     kl_coef: weight of the KL to the reference, under the same token weights; 0
       needs no `batch.ref_logprobs`.
-    kl_estimator: a key of `kl.KL_ESTIMATORS`.
+    kl_estimator: a key of `surrogate.KL_ESTIMATORS`.
     **numbers: flags that the loss may take.
 
   Returns:
@@ -291,7 +290,7 @@ def _kl(
 ) -> types.Array:
   """Weighted sum of the estimates of KL(policy || reference)."""
   assert tokens.ref_logprobs is not None
-  per_token = kl_lib.kl_estimate(
+  per_token = surrogate_lib.kl_estimate(
     tokens.logprobs, tokens.ref_logprobs, tokens.mask, kind=kind
   )
   return jnp.sum(weights * per_token)

@@ -28,11 +28,11 @@ class Algorithm:
   Attributes:
     samples: `advantages.make_samples`.
     advantages: `advantages.rollout_advantages`.
-    shape: `shaping.shape`.
+    shape: `advantages.shape`.
     clip_radius: `clipping.clip_radius`.
-    select: `selection.selected`.
+    select: `aggregation.selected`.
     clip_high: `clipping.upper_radius`; None where the flags give a multiple.
-    correction: `off_policy.mismatch_weights`; None for none.
+    correction: `surrogate.mismatch_weights`; None for none.
     penalty: (l_old, l_ref, mask) -> the KL in the reward; None for none.
   """
 
@@ -52,7 +52,7 @@ class Scores:
 
   Attributes:
     old: (sampler's, function of no argument) -> log-probabilities that ratios
-      start from, `off_policy.OLD_LOGPROBS`.
+      start from, `surrogate.OLD_LOGPROBS`.
     logprobs: of the completions, under given parameters.
     prompt: f32[P], mean log-probability of the prompts' tokens; None for none.
     reference: whether those under the reference are needed.

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from awpo_jax.evaluation import answer_store, benchmarks, failure_page, results
+from awpo_jax.evaluation import answers as answers_lib
+from awpo_jax.evaluation import benchmarks, results
 from awpo_jax.evaluation.bfcl import multi_turn
 from awpo_jax.rollout.datasets.bfcl import episodes
 from awpo_jax.rollout.datasets.bfcl import rows as rows_lib
@@ -198,7 +199,7 @@ class TestScores:
 
   def test_files_and_page(self, items, tmp_path):
     chosen = [items['multi_turn_base_0'], items['multi_turn_base_1']]
-    answers = answer_store.Answers(tmp_path / 'answers.jsonl')
+    answers = answers_lib.Answers(tmp_path / 'answers.jsonl')
     texts = [[ask(call('pwd')), SAY, '<script>'], [ask(call('pwd'))]]
     answers.append(
       [
@@ -226,7 +227,7 @@ class TestScores:
       'error_type': 'multi_turn:instance_state_mismatch',
     }
     assert first['model_result_decoded'] == [[[{'pwd': {}}], []], [[]]]
-    page = failure_page.failures_page('t', scored)
+    page = results.failures_page('t', scored)
     assert '<script>"' not in page and '&lt;script&gt;' in page
     assert '<h3>obs</h3><pre>{&quot;current_working_directory' in page
     assert '<h3>user</h3><pre>How many words?' in page

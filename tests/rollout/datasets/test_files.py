@@ -196,7 +196,7 @@ def test_fields_of_json_that_nobody_reads_do_not_matter(tmp_path):
     ({'id': [1]}, '"id" is of type list, not a text or a whole number'),
     ({'prompt': None}, '"prompt" is of type NoneType, not list'),
     ({'prompt': 'text'}, '"prompt" is of type str, not list'),
-    ({'prompt': [1]}, '"prompt" is of type int, not dict'),
+    ({'prompt': [1]}, '"prompt[0]" is of type int, not dict'),
     ({'reward_model': None}, '"reward_model" is of type NoneType, not dict'),
     ({'reward_model': {'ground_truth': b'x'}}, '"ground_truth": not JSON'),
     ({'reward_model': {'style': 'rule'}}, 'no field "ground_truth", only'),

@@ -120,7 +120,7 @@ def test_a_call_without_parameters(tmp_path, none):
     ('candidates', {'id': 'one', 'candidates': []}, "a second row 'one'"),
     ('candidates', {'id': True, 'candidates': []}, 'not a text or a whole'),
     ('dev', make_row('one', ('f', {'a': 1})), "a second row 'one'"),
-    ('dev', make_row('one') | {'calling': ['f']}, 'no list of objects'),
+    ('dev', make_row('one') | {'calling': ['f']}, r'calling\[0\]" is of'),
     ('dev', make_row('one'), '"calling" is empty'),
     ('dev', make_row('one', ('f', [1])), '"parameters" is of type list'),
     ('dev', ['no', 'object'], 'a list, not an object'),

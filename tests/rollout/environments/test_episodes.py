@@ -13,7 +13,7 @@ from awpo_jax.rollout.text import (
   tokenizers,
   tool_calls,
 )
-from tests.helpers import opened_thoughts
+from tests.helpers import codecs, opened_thoughts
 
 CALL = tool_calls.render_answer('x', [('look', {'n': 1})])
 REPLY = tool_calls.render_answer('x', (), 'Done.')
@@ -114,7 +114,12 @@ def play(tokenizer, tasks, answers, *, max_turns=4, max_tokens=400, wait=None):
   scripted = Scripted(tokenizer, answers, max_tokens)
   environment = Counting(wait or (lambda: scripted.rest_is_done.wait(30)))
   rules = episodes.Rules(
-    environment, reader, tokenizer, stops, max_turns, max_tokens, threads=4
+    environment,
+    reader,
+    codecs.make(tokenizer),
+    max_turns,
+    max_tokens,
+    threads=4,
   )
   _, played, cut = episodes.play(scripted.sampler(), tasks, rules)
   return played, cut, scripted.rounds

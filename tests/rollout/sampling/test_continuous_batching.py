@@ -19,10 +19,12 @@ def run(function, params, ids, *, limits=None, max_tokens=8, stops=None, **kw):
   prompts = jax.tree.map(lambda x: x[: len(ids)], cases.prompts())
   call = functools.partial(
     function,
-    decoder=decoder,
-    max_tokens=max_tokens,
-    stop_ids=cases.STOP_IDS if stops is None else stops,
-    pad_id=cases.PAD_ID,
+    decoding=sampler_lib.Decoding(
+      decoder,
+      max_tokens,
+      cases.STOP_IDS if stops is None else stops,
+      cases.PAD_ID,
+    ),
     **kw,
   )
   sampler = jit(lambda *x, limits: call(*x, limits=limits))

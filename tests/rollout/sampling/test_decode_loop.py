@@ -45,11 +45,9 @@ class RunTest(chex.TestCase):
       )
       return state, (count + 1, seen)
 
+    decoder, _ = tiny_decoder.make_llama()
     state = sampler.begin(
-      jnp.zeros((2, 1)),
-      config=tiny_decoder.make_llama()[0].config,
-      max_tokens=150,
-      pad_id=0,
+      jnp.zeros((2, 1)), sampler.Decoding(decoder, 150, (), 0)
     )
     state = state.replace(length=jnp.int32([0, 95]))
     run = jax.jit(functools.partial(decode_loop.run, step, count=3))
@@ -75,10 +73,12 @@ class SamplerTest(chex.TestCase):
     def sample(count):
       run = functools.partial(
         sampler.sample,
-        decoder=tiny_decoder.RecordingDecoder(decoder.config),
-        max_tokens=70,
-        stop_ids=(7,),
-        pad_id=cases.PAD_ID,
+        decoding=sampler.Decoding(
+          tiny_decoder.RecordingDecoder(decoder.config),
+          max_tokens=70,
+          stop_ids=(7,),
+          pad_id=cases.PAD_ID,
+        ),
         stages=count,
       )
       tiny_decoder.calls.clear()

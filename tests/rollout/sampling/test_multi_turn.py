@@ -9,28 +9,27 @@ from absl.testing import parameterized
 
 from awpo_jax import types
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.rollout.sampling import multi_turn
+from awpo_jax.rollout.sampling import multi_turn, sampler
 from awpo_jax.training.update import objectives
 from tests.helpers import decoder_reference, tiny_decoder, tiny_training
 from tests.helpers import sampling_cases as cases
 
 MAX_TOKENS, OBSERVED = 20, 4
-COMMON = {'stop_ids': cases.STOP_IDS, 'temperature': 1.0}
 RL_FLAGS = tiny_training.RL_FLAGS | {'kl_coef': 0.1}
+
+
+def decoding_of(decoder):
+  return sampler.Decoding(decoder, MAX_TOKENS, cases.STOP_IDS, cases.PAD_ID)
 
 
 @functools.cache
 def programs():
   decoder, _ = cases.model()
+  decoding = decoding_of(decoder)
   begin = functools.partial(
-    multi_turn.begin,
-    decoder=decoder,
-    max_tokens=MAX_TOKENS,
-    observation_tokens=OBSERVED,
-    pad_id=cases.PAD_ID,
-    **COMMON,
+    multi_turn.begin, decoding=decoding, observation_tokens=OBSERVED
   )
-  go_on = functools.partial(multi_turn.go_on, decoder=decoder, **COMMON)
+  go_on = functools.partial(multi_turn.go_on, decoding=decoding)
   return jax.jit(begin), jax.jit(go_on)
 
 
@@ -175,18 +174,15 @@ class SameAsReadAtOnceTest(chex.TestCase):
     _, params = cases.model()
     begin = functools.partial(
       multi_turn.begin,
-      decoder=decoder,
-      max_tokens=MAX_TOKENS,
+      decoding=decoding_of(decoder),
       observation_tokens=OBSERVED,
-      pad_id=cases.PAD_ID,
-      **COMMON,
     )
     state, shared = jax.eval_shape(
       begin, params, cases.prompts(), cases.sample_ids(), cases.key()
     )
     tiny_decoder.calls.clear()
     jax.eval_shape(
-      functools.partial(multi_turn.go_on, decoder=decoder, **COMMON),
+      functools.partial(multi_turn.go_on, decoding=decoding_of(decoder)),
       params,
       state,
       shared,

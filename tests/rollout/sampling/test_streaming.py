@@ -41,11 +41,9 @@ def sampled(temperature):
   got = jax.jit(
     functools.partial(
       sampler.sample,
-      decoder=decoder,
-      max_tokens=12,
-      stop_ids=cases.STOP_IDS,
-      pad_id=cases.PAD_ID,
-      temperature=temperature,
+      decoding=sampler.Decoding(
+        decoder, 12, cases.STOP_IDS, cases.PAD_ID, temperature
+      ),
     )
   )(
     params,
@@ -162,7 +160,7 @@ def byte_tokens(tokenizer, data):
 
 
 def pieces(tokenizer, *rows, stop_ids=()):
-  return list(streaming.stream(tokenizer, token_steps(*rows), stop_ids))
+  return list(streaming.stream(tokenizer, token_steps(*rows), stop_ids, ''))
 
 
 def test_characters_are_written_whole(tokenizer):

@@ -16,7 +16,7 @@ from awpo_jax.rollout.text import (
   tokenizers,
   tool_calls,
 )
-from tests.helpers import hf_models
+from tests.helpers import codecs, hf_models
 
 ASK = [
   {'role': 'system', 'content': 'Be brief.'},
@@ -25,6 +25,7 @@ ASK = [
 TOOL = types.Tool(
   'get weather', 'Of a day.', {'city': {'type': 'str', 'description': 'where'}}
 )
+TASK = types.Task('t', 'Be brief.', 'Hi', (), '', 'any')
 SCHEMA = (
   '{"type": "function", "function": {"name": "get weather", "description": '
   '"Of a day.", "parameters": {"type": "object", "properties": {"city": '
@@ -88,7 +89,7 @@ def test_stop_tokens_of_a_generation_config(family, tmp_path):
   )
   for stop in stops:
     q = tokenizer.convert_tokens_to_ids('q')
-    assert tokenizers.decode_answer(tokenizer, [q, stop], stops) == 'q'
+    assert tokenizers.decode_answer(tokenizer, [q, stop], stops, '') == 'q'
 
 
 @pytest.mark.parametrize(
@@ -156,21 +157,20 @@ def test_demonstrations_end_as_the_template_ends_a_turn(family):
   stops = tokenizers.stop_token_ids(tokenizer)
 
   def batch(response):
-    return demonstrations.demonstration_batch(
-      tokenizer,
-      [np.int32([1])],
-      [response],
+    return demonstrations.batch(
+      codecs.make(tokenizer),
+      [types.Demonstration(TASK, response)],
       [0],
-      prompt_buckets=(4,),
+      prompt_buckets=(128,),
       response_buckets=(4,),
-      pad_id=0,
-      stop_ids=stops,
     )[1]
 
   completions = batch('q')
   (q,) = ids(tokenizer, 'q')
   np.testing.assert_array_equal(completions.tokens[0, 0, :2], [q, stops[0]])
-  assert prompts.decode_completions(tokenizer, completions, stops) == [['q']]
+  assert prompts.decode_completions(tokenizer, completions, stops, ['']) == [
+    ['q']
+  ]
   # The sampler would have stopped there.
   for stop in ('<|im_end|>', '<|endoftext|>'):
     with pytest.raises(ValueError, match='holds a stop token'):
@@ -326,13 +326,13 @@ def test_text_of_any_tokens_is_that_of_their_bytes(family, name):
   for _ in range(200):
     tokens = rng.choice(list(meaning), size=rng.integers(1, 12))
     joined = b''.join(meaning[token] for token in tokens)
-    text = tokenizers.decode_answer(tokenizer, tokens, ())
+    text = tokenizers.decode_answer(tokenizer, tokens, (), '')
     assert text == joined.decode(errors='replace')
     broken += '\ufffd' in text
     # Encoding it may give other tokens, but gives the same text.
-    again = prompts.encode_response(tokenizer, text)
+    again = prompts.encode_response(tokenizer, text, '')
     normal = unicodedata.normalize('NFC', text) if name == 'qwen' else text
-    assert tokenizers.decode_answer(tokenizer, again, ()) == normal
+    assert tokenizers.decode_answer(tokenizer, again, (), '') == normal
   assert 50 < broken < 200
 
 
@@ -349,14 +349,14 @@ def test_text_of_any_tokens_is_that_of_their_bytes(family, name):
 )
 def test_text_that_is_encoded_comes_back(family, name, text):
   tokenizer = family[name]
-  tokens = prompts.encode_response(tokenizer, text)
+  tokens = prompts.encode_response(tokenizer, text, '')
   assert tokens.ndim == 1
-  assert tokenizers.decode_answer(tokenizer, tokens, ()) == text
+  assert tokenizers.decode_answer(tokenizer, tokens, (), '') == text
 
 
 def test_qwen_normalises_what_it_encodes(family):
-  tokens = prompts.encode_response(family['qwen'], 'e\u0301')
-  text = tokenizers.decode_answer(family['qwen'], tokens, ())
+  tokens = prompts.encode_response(family['qwen'], 'e\u0301', '')
+  text = tokenizers.decode_answer(family['qwen'], tokens, (), '')
   assert text == '\u00e9' != 'e\u0301'
 
 
@@ -364,7 +364,7 @@ def test_sampled_ids_that_are_no_tokens_vanish(family):
   tokenizer = family['qwen']
   (q,) = ids(tokenizer, 'q')
   tokens = jnp.array([q, len(tokenizer) + 3, q])
-  assert tokenizers.decode_answer(tokenizer, np.asarray(tokens), ()) == 'qq'
+  assert tokenizers.decode_answer(tokenizer, np.asarray(tokens), (), '') == 'qq'
 
 
 def test_a_tokenizer_without_padding_pads_with_its_stop_token(family):

@@ -10,7 +10,7 @@ from awpo_jax.rollout.text import (
   observations,
   tokenizers,
 )
-from tests.helpers import hf_models
+from tests.helpers import codecs, hf_models
 
 
 @pytest.fixture(scope='module')
@@ -137,17 +137,17 @@ def test_demonstrations_of_several_turns_by_hand(tokenizer):
   own = [*tokenizer.encode('q!'), stop]
   last = [*tokenizer.encode('!!!'), stop]
   length = len(own) + len(between) + len(last)
-  assert demonstrations.shown_length(tokenizer, shown, reader) == length
-  prompts, got = demonstrations.demonstration_batch(
+  codec = codecs.Encoded(
     tokenizer,
-    [np.array([q, mark], np.int32)],
-    [shown],
-    [0],
-    prompt_buckets=(4,),
-    response_buckets=(64,),
-    pad_id=0,
-    stop_ids=(stop,),
-    reader=reader,
+    (stop,),
+    0,
+    chat_template.DEFAULT_STYLE,
+    reader,
+    encoded={'t': np.array([q, mark], np.int32)},
+  )
+  assert demonstrations.shown_length(codec, shown) == length
+  prompts, got = demonstrations.batch(
+    codec, [shown], [0], prompt_buckets=(4,), response_buckets=(64,)
   )
   np.testing.assert_array_equal(
     got.tokens[0, 0, :length], [*own, *between, *last]
@@ -162,4 +162,4 @@ def test_demonstrations_of_several_turns_by_hand(tokenizer):
     got.positions[0, 0, :length], 2 + np.arange(length)
   )
   with pytest.raises(ValueError, match='--environment'):
-    demonstrations.shown_length(tokenizer, shown)
+    demonstrations.shown_length(codecs.make(tokenizer), shown)

@@ -13,6 +13,7 @@ from awpo_jax.rollout.text import (
   prompts,
   tokenizers,
 )
+from tests.helpers import codecs
 
 TOOLS = (
   types.Tool(
@@ -161,17 +162,25 @@ def test_overlong_prompts_are_refused_or_cut_from_the_left():
     prompts.prompt_batch(*arguments, **options, overlong='cut')
 
 
-def make_demonstrations(tokenizer, responses, buckets=(4, 8), task_ids=None):
-  return demonstrations.demonstration_batch(
+def make_demonstrations(tokenizer, responses, buckets=(4, 8), task_ids='abc'):
+  shown = [
+    types.Demonstration(types.Task(name, '', '', (), '', 'any'), response)
+    for name, response in zip(task_ids, responses, strict=False)
+  ]
+  encoded = make_encoded(*range(2, 2 + len(responses)))
+  codec = codecs.Encoded(
     tokenizer,
-    make_encoded(*range(2, 2 + len(responses))),
-    responses,
+    (STOP,),
+    PAD,
+    chat_template.DEFAULT_STYLE,
+    encoded=dict(zip(task_ids, encoded, strict=False)),
+  )
+  return demonstrations.batch(
+    codec,
+    shown,
     range(len(responses)),
     prompt_buckets=(4,),
     response_buckets=buckets,
-    pad_id=PAD,
-    stop_ids=(STOP,),
-    task_ids=task_ids,
   )
 
 
@@ -217,40 +226,43 @@ def test_overlong_responses_are_refused_and_found_beforehand(tokenizer):
   # those of an empty task.
   tasks = [make_task('', '!' * count) for count in (2, 3, 4, 5)]
   empty = len(prompts.encode_prompt(tokenizer, make_task('', '')))
+  codec = codecs.make(tokenizer)
+  shown = [
+    types.Demonstration(task, response)
+    for task, response in zip(tasks, responses, strict=True)
+  ]
   fits = functools.partial(
     demonstrations.fits,
-    tokenizer,
+    codec,
     tasks,
     prompt_buckets=(empty + 4, 2),
     response_buckets=(4, 2),
   )
-  np.testing.assert_array_equal(fits(responses), [True, False, True, False])
+  np.testing.assert_array_equal(fits(shown), [True, False, True, False])
   np.testing.assert_array_equal(fits(), [True, True, True, False])
   # A prompt that is cut fits; a response is not cut.
   np.testing.assert_array_equal(
-    fits(responses, overlong='truncate_left'), [True, False, True, True]
+    fits(shown, overlong='truncate_left'), [True, False, True, True]
   )
   assert demonstrations.fits(
-    tokenizer, [], [], prompt_buckets=(4,), response_buckets=(4,)
+    codec, [], [], prompt_buckets=(4,), response_buckets=(4,)
   ).shape == (0,)
   make_demonstrations(tokenizer, ['!!!'], buckets=(4, 2))
   with pytest.raises(
     ValueError, match=r'task b: 4 tokens .*--response_buckets is 4'
   ):
-    make_demonstrations(
-      tokenizer, ['!', '!!!!'], buckets=(4, 2), task_ids=['a', 'b']
-    )
+    make_demonstrations(tokenizer, ['!', '!!!!'], buckets=(4, 2))
 
 
 def test_a_response_must_not_hold_the_stop_token(tokenizer):
-  with pytest.raises(ValueError, match='task 0: holds a stop token'):
+  with pytest.raises(ValueError, match='task a: holds a stop token'):
     make_demonstrations(tokenizer, ['!<|im_end|>!'])
 
 
 def test_decoding_undoes_the_batch(tokenizer):
   responses = ['<think> \u00e9 </think>', ' q ', '']
   _, completions = make_demonstrations(tokenizer, responses, (64,))
-  texts = prompts.decode_completions(tokenizer, completions, (STOP,))
+  texts = prompts.decode_completions(tokenizer, completions, (STOP,), [''] * 3)
   assert texts == [[response] for response in responses]
 
 
@@ -269,7 +281,9 @@ def test_decodes_the_tokens_the_policy_chose(tokenizer):
     tokens=jnp.reshape(jnp.array(tokens), shape),
     policy_mask=jnp.reshape(jnp.array(chosen, bool), shape),
   )
-  assert prompts.decode_completions(tokenizer, completions, (STOP,)) == [
+  assert prompts.decode_completions(
+    tokenizer, completions, (STOP,), ['', '']
+  ) == [
     ['q<|im_end|>!', 'q<|endoftext|><|im_start|>q'],
     ['!!', ''],
   ]

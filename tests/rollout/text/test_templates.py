@@ -17,7 +17,7 @@ from awpo_jax.rollout.text import (
   tokenizers,
   tool_calls,
 )
-from tests.helpers import hf_models, opened_thoughts
+from tests.helpers import codecs, hf_models, opened_thoughts
 
 CALLS = '<tool_call>\n{"name": "f", "parameters": {"a": 1}}\n</tool_call>'
 ANSWER = f'<think> Call f. </think>\n{CALLS}'
@@ -128,15 +128,13 @@ def test_prompt_and_demonstration_hold_the_tag_once(opened, thought):
   stops = tokenizers.stop_token_ids(tokenizer)
   answer = thought + CALLS
   encoded = prompts.encode_prompt(tokenizer, TASK)
-  asked, shown = demonstrations.demonstration_batch(
-    tokenizer,
-    [encoded],
-    [answer],
+  codec, imitated = codecs.make(tokenizer), types.Demonstration(TASK, answer)
+  asked, shown = demonstrations.batch(
+    codec,
+    [imitated],
     [0],
     prompt_buckets=(len(encoded),),
     response_buckets=(128,),
-    pad_id=0,
-    stop_ids=stops,
   )
   own = shown.tokens[0, 0][shown.policy_mask[0, 0]]
   told = tokenizer.decode([*asked.tokens[0], *own])
@@ -144,10 +142,10 @@ def test_prompt_and_demonstration_hold_the_tag_once(opened, thought):
   # Behind an empty thought a demonstration may think all the same.
   assert told.count('<think>') == 1 + (closed and bool(thought))
   assert told.count('</think>') == 1 + (closed and bool(thought))
-  length = demonstrations.shown_length(tokenizer, answer)
+  length = demonstrations.shown_length(codec, imitated)
   assert length == len(own)
   # Read back it is the same answer, and has the best reward.
-  ((text,),) = prompts.decode_completions(tokenizer, shown, stops)
+  ((text,),) = prompts.decode_completions(tokenizer, shown, stops, [opened])
   whole, wanted = tool_calls.parse(text), tool_calls.parse(answer)
   assert whole.calls == wanted.calls
   assert (whole.thought or '') == (wanted.thought or '')
@@ -156,23 +154,13 @@ def test_prompt_and_demonstration_hold_the_tag_once(opened, thought):
 
 
 def test_a_demonstration_is_behind_its_own_prompt(qwen):
-  encoded = prompts.encode_prompt(
-    qwen, TASK, chat_template.Style('rlla', False)
-  )
-  options = {
-    'prompt_buckets': (len(encoded),),
-    'response_buckets': (128,),
-    'pad_id': 0,
-    'stop_ids': tokenizers.stop_token_ids(qwen),
-  }
-  empty = f'<think> </think>\n{CALLS}'
-  _, shown = demonstrations.demonstration_batch(
-    qwen,
-    [encoded],
-    [empty],
+  codec = codecs.make(qwen, style=chat_template.Style('rlla', False))
+  _, shown = demonstrations.batch(
+    codec,
+    [types.Demonstration(TASK, f'<think> </think>\n{CALLS}')],
     [0],
-    opened=[prompts.opened(qwen, TASK, chat_template.Style('rlla', False))],
-    **options,
+    prompt_buckets=(len(codec.encode(TASK)),),
+    response_buckets=(128,),
   )
   own = shown.tokens[0, 0][shown.policy_mask[0, 0]]
   assert qwen.decode(own) == f'{CALLS}<|im_end|>'
@@ -186,14 +174,14 @@ def test_sampled_answers_have_their_reward_and_judge(opened):
   if opened in opened_thoughts.CLOSED:
     sampled = CALLS if opened.endswith('\n') else f'\n{CALLS}'
   ids = tokenizer.encode(sampled, add_special_tokens=False)
-  text = tokenizers.decode_answer(tokenizer, [*ids, stops[0]], stops)
+  text = tokenizers.decode_answer(tokenizer, [*ids, stops[0]], stops, opened)
   score = toolrl.toolrl(text, TASK)
   assert (score.value, score.solved) == (4.0, True)
   asked = types.JudgeRequest(TASK.user, (), text)
   assert (rubric.rubric([asked])[0] > 0) == (opened in opened_thoughts.OPEN)
   # Again by the policy itself: an answer as any other.
   ids = tokenizer.encode(ANSWER, add_special_tokens=False)
-  assert tokenizers.decode_answer(tokenizer, ids, stops) == ANSWER
+  assert tokenizers.decode_answer(tokenizer, ids, stops, opened) == ANSWER
 
 
 def _completions(tokenizer, text):
@@ -249,16 +237,12 @@ def test_later_turns_are_opened_as_their_prompts_are(style):
   shown = types.Demonstration(
     TASK, ANSWER, further=(types.Exchange(observed, ANSWER),)
   )
-  _, got = demonstrations.demonstration_batch(
-    tokenizer,
-    [prompts.encode_prompt(tokenizer, TASK)],
+  _, got = demonstrations.batch(
+    codecs.make(tokenizer, reader=reader),
     [shown],
     [0],
     prompt_buckets=(256,),
     response_buckets=(256,),
-    pad_id=0,
-    stop_ids=stops,
-    reader=reader,
   )
   turns = [
     tokenizer.decode(
@@ -297,7 +281,8 @@ def test_history_holds_the_tag_once():
   ],
 )
 def test_text_that_grows_begins_with_what_was_opened(text, wanted):
-  tokenizer = opened_thoughts.opening('<think>\n')
+  opened = '<think>\n'
+  tokenizer = opened_thoughts.opening(opened)
   ids = [
     token
     for letter in text
@@ -308,6 +293,6 @@ def test_text_that_grows_begins_with_what_was_opened(text, wanted):
     [(np.array(ids[:n], np.int32), n == len(ids))]
     for n in range(1, len(ids) + 1)
   )
-  got = [piece for _, piece in streaming.stream(tokenizer, grown, ())]
+  got = [piece for _, piece in streaming.stream(tokenizer, grown, (), opened)]
   assert got == wanted
-  assert ''.join(got) == tokenizers.decode_answer(tokenizer, ids, ())
+  assert ''.join(got) == tokenizers.decode_answer(tokenizer, ids, (), opened)

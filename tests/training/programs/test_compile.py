@@ -11,8 +11,7 @@ import pytest
 
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.distributed import device_checks, sharding
-from awpo_jax.ops import advantages, clipping, off_policy, selection
-from awpo_jax.ops import shaping as shaping_lib
+from awpo_jax.ops import advantages, aggregation, clipping, surrogate
 from awpo_jax.rollout.sampling import continuous_batching
 from awpo_jax.rollout.sampling import sampler as sampler_lib
 from awpo_jax.training.collection import sample
@@ -159,11 +158,11 @@ def test_every_mechanism_is_bound_by_its_flags():
     advantages.rollout_advantages,
     advantage | {'max_length': 16},
   )
-  _assert_bound(made.shape, shaping_lib.shape, _section('shaping'))
+  _assert_bound(made.shape, advantages.shape, _section('shaping'))
   _assert_bound(made.clip_radius, clipping.clip_radius, loss)
-  _assert_bound(made.select, selection.selected, _section('selection'))
+  _assert_bound(made.select, aggregation.selected, _section('selection'))
   _assert_bound(made.clip_high, clipping.upper_radius, loss)
-  _assert_bound(made.correction, off_policy.mismatch_weights, loss)
+  _assert_bound(made.correction, surrogate.mismatch_weights, loss)
   # 0.01 of k2 at u = 2: 0.01 * 2^2 / 2
   log_p = np.float32([[[-1]]])
   np.testing.assert_allclose(

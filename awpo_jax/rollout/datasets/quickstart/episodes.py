@@ -22,7 +22,7 @@ from awpo_jax.rollout.datasets.quickstart import tasks as tasks_lib
 from awpo_jax.rollout.environments import episodes, quickstart_values
 from awpo_jax.rollout.environments import quickstart as environment_lib
 from awpo_jax.rollout.environments import quickstart_tools as tables
-from awpo_jax.rollout.text import tool_calls
+from awpo_jax.rollout.text import prompts, tool_calls
 
 KINDS: Mapping[str, float] = {'chain': 0.4, 'retry': 0.3, 'report': 0.3}
 """Kind of task -> its share."""
@@ -194,7 +194,7 @@ def _draw(tasks: Tasks, index: int) -> _Draw:
   task = types.Task(
     task_id=f'quickstart_turns_{tasks.name}_{tasks.seed}_{index}',
     system=tasks_lib.system_text(tools),
-    user=tasks_lib.user_text(' '.join(sentences)),
+    user=prompts.rlla_user(' '.join(sentences)),
     tools=tools,
     ground_truth='',
     kind=kind,

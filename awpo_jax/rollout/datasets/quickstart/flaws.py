@@ -119,13 +119,17 @@ def spoil_calls(
     return wanted
   if error == 'dropped_call':
     return calls[:-1]
-  if error not in _SPOILERS:
+  if error in ('format', ''):
     return calls
   at = rng.randrange(len(calls))
   if error == 'mistyped_argument' and not _numbers(calls[at]):
     # A number is what is mistyped, if there is one in any of the calls.
     at = next((i for i, call in enumerate(calls) if _numbers(call)), at)
-  spoiled = _SPOILERS[error](rng, calls[at], offered)
+  if error == 'wrong_tool':
+    others = [tool.name for tool in offered if tool.name != calls[at].name]
+    spoiled = calls[at]._replace(name=rng.choice(others))
+  else:
+    spoiled = _SPOILERS[error](rng, calls[at])
   return (*calls[:at], spoiled, *calls[at + 1 :])
 
 
@@ -142,26 +146,17 @@ def spoil_format(rng: random.Random, answer: str) -> str:
   return cut(answer)
 
 
-def _wrong_tool(
-  rng: random.Random, call: tool_calls.ToolCall, offered: Offered
-) -> tool_calls.ToolCall:
-  names = [tool.name for tool in offered if tool.name != call.name]
-  return call._replace(name=rng.choice(names))
-
-
 def _missing_argument(
-  rng: random.Random, call: tool_calls.ToolCall, offered: Offered
+  rng: random.Random, call: tool_calls.ToolCall
 ) -> tool_calls.ToolCall:
-  del offered
   parameters = dict(call.parameters)
   del parameters[rng.choice(list(parameters))]
   return call._replace(parameters=parameters)
 
 
 def _wrong_value(
-  rng: random.Random, call: tool_calls.ToolCall, offered: Offered
+  rng: random.Random, call: tool_calls.ToolCall
 ) -> tool_calls.ToolCall:
-  del offered
   argument = rng.choice(tables.BY_NAME[call.name].arguments)
   value = _misread(rng, call.parameters[argument.name], argument)
   return call._replace(parameters={**call.parameters, argument.name: value})
@@ -181,10 +176,9 @@ def _misread(
 
 
 def _mistyped_argument(
-  rng: random.Random, call: tool_calls.ToolCall, offered: Offered
+  rng: random.Random, call: tool_calls.ToolCall
 ) -> tool_calls.ToolCall:
   """The right value as another type: the first number, if any, as text."""
-  del offered
   arguments = tables.BY_NAME[call.name].arguments
   name = [*_numbers(call), rng.choice(arguments).name][0]
   value = _mistype(call.parameters[name])
@@ -198,10 +192,9 @@ def _mistype(value: Any) -> Any:
 
 
 _Spoiler: TypeAlias = Callable[
-  [random.Random, tool_calls.ToolCall, Offered], tool_calls.ToolCall
+  [random.Random, tool_calls.ToolCall], tool_calls.ToolCall
 ]
 _SPOILERS: Mapping[str, _Spoiler] = {
-  'wrong_tool': _wrong_tool,
   'missing_argument': _missing_argument,
   'wrong_value': _wrong_value,
   'mistyped_argument': _mistyped_argument,

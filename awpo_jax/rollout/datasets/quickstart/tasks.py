@@ -17,7 +17,7 @@ from awpo_jax.rollout.datasets import drawn
 from awpo_jax.rollout.datasets.quickstart import flaws
 from awpo_jax.rollout.environments import quickstart_tools as tables
 from awpo_jax.rollout.environments import quickstart_values
-from awpo_jax.rollout.text import tool_calls
+from awpo_jax.rollout.text import prompts, tool_calls
 
 KINDS: Mapping[str, float] = {'single': 0.55, 'parallel': 0.25, 'none': 0.2}
 """Kind of task -> its share: one call, two calls, no tool for it."""
@@ -40,8 +40,6 @@ _SYSTEM = """\
 **Output Format**
 <think> reasoning </think>
 <tool_call> one JSON a line </tool_call> or <response> reply </response>"""
-_USER = '**Dialogue Records History**\n<user> {} </user>'
-_TOOL = '{}. Name: {}\nDescription: {}\nParameters: {}'
 
 _JOINER = 'Also'
 # A thought repeats each sentence before it says what that needs.
@@ -217,7 +215,7 @@ def _draw(tasks: Tasks, index: int) -> _Draw:
   task = types.Task(
     task_id=f'quickstart_{tasks.name}_{tasks.seed}_{index}',
     system=system_text(tools),
-    user=user_text(' '.join(joined)),
+    user=prompts.rlla_user(' '.join(joined)),
     tools=tools,
     ground_truth=_answer(rng, joined, made, calls[0].name),
     kind=kind,
@@ -287,19 +285,7 @@ def speak(value: quickstart_values.Value) -> str:
 
 def system_text(tools: Sequence[types.Tool]) -> str:
   """Tools and layout, shorter than RLLA's own text."""
-  return _SYSTEM.format(tools=_list_tools(tools))
-
-
-def user_text(request: str) -> str:
-  """A dialogue that opens with a request."""
-  return _USER.format(request)
-
-
-def _list_tools(tools: Sequence[types.Tool]) -> str:
-  return '\n'.join(
-    _TOOL.format(i, tool.name, tool.description, json.dumps(tool.parameters))
-    for i, tool in enumerate(tools, start=1)
-  )
+  return _SYSTEM.format(tools=prompts.render_tools(tools))
 
 
 def _answer(

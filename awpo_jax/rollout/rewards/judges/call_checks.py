@@ -250,14 +250,18 @@ def contradictions(
   "Paris"`) only with names or numbers that no call has for it; it takes itself
   back (`retracts`).
   """
-  words = english.words(thought)
-  text = f' {" ".join(words)} '
-  named = {tool.name for tool in tools if _phrase(tool.name) in text}
+  text = f' {" ".join(english.words(thought))} '
+  named = named_tools(text, tools)
   called = {call.name for call in answer.calls}
   other = bool(called and named and not called & named)
   denied = any(_denied(_phrase(name), text) for name in called & named)
   misstated = sum(_misstated(thought, answer.calls))
   return other + denied + misstated + retracts(thought)
+
+
+def named_tools(text: str, tools: Sequence[types.Tool]) -> set[str]:
+  """Names of the tools that a text names; its `english.words`, in blanks."""
+  return {tool.name for tool in tools if _phrase(tool.name) in text}
 
 
 def _phrase(name: str) -> str:

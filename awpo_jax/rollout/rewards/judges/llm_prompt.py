@@ -117,15 +117,7 @@ def messages(
 
 
 def _schema(tool: types.Tool) -> str:
-  return json.dumps(
-    {
-      'name': tool.name,
-      'description': tool.description,
-      'parameters': dict(tool.parameters),
-    },
-    ensure_ascii=False,
-    default=str,
-  )
+  return json.dumps(tool.to_json(), ensure_ascii=False, default=str)
 
 
 def _fence(texts: Sequence[str]) -> str:

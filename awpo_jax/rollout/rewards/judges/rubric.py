@@ -195,12 +195,7 @@ def tool_choice(
   ones called (to weigh up others is fine, to list them all is not reasoning).
   Without: half for a word of why, half for speaking of tools at all.
   """
-  text = f' {" ".join(words)} '
-  named = {
-    tool.name
-    for tool in tools
-    if f' {" ".join(english.words(tool.name))} ' in text
-  }
+  named = call_checks.named_tools(f' {" ".join(words)} ', tools)
   called = {call.name for call in answer.calls}
   if called:
     right = len(called & named)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from awpo_jax.checkpointing import policies
-from awpo_jax.evaluation import batch_sampler
+from awpo_jax.evaluation import policy_answers
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.rollout.sampling import streaming
 from awpo_jax.rollout.text import tokenizers
@@ -22,7 +22,7 @@ def policy(tmp_path_factory):
 
 
 def make(policy, **options):
-  return batch_sampler.Answerer(
+  return policy_answers.Answerer(
     policy.params,
     decoder_lib.Decoder(policy.config),
     policy.tokenizer,
@@ -58,7 +58,9 @@ def test_greedy_answers_are_those_of_one_prompt_alone(policy):
     )
     stop_ids = policy.stop_ids
     assert length == len(tokens)
-    assert text == tokenizers.decode_answer(policy.tokenizer, tokens, stop_ids)
+    assert text == tokenizers.decode_answer(
+      policy.tokenizer, tokens, stop_ids, ''
+    )
 
 
 def test_draws_hang_on_their_ids_alone(policy):

@@ -1,18 +1,24 @@
-"""Answers to batches of encoded prompts: the sampler, jitted once a shape."""
+"""Answers of a policy: to batches of prompts, and to one conversation."""
 
-import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from awpo_jax import types
+from awpo_jax.checkpointing import policies
 from awpo_jax.distributed import device_map, sharding
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.rollout.sampling import sampler
+from awpo_jax.rollout.sampling import sampler, streaming
+from awpo_jax.rollout.text import (
+  chat_template,
+  conversations,
+  templates,
+  tokenizers,
+)
 from awpo_jax.rollout.text import prompts as prompts_lib
-from awpo_jax.rollout.text import tokenizers
 
 
 class Answerer:
@@ -57,20 +63,16 @@ class Answerer:
     self._stop_ids, self._buckets, self._batch = stop_ids, buckets, batch
     self._pad_id = tokenizers.pad_token_id(tokenizer, stop_ids)
     self._facts = sampler.facts(seed, 'generate', 1)
-    sample = functools.partial(
-      sampler.sample,
-      decoder=decoder,
-      max_tokens=max_tokens,
-      stop_ids=stop_ids,
-      pad_id=self._pad_id,
-      temperature=temperature,
+    decoding = sampler.Decoding(
+      decoder, max_tokens, stop_ids, self._pad_id, temperature
     )
     self._mesh = _mesh(batch)
     self.devices = self._mesh.size
 
     def run(params, prompts, ids, facts, *, axis_name):
       del axis_name  # Rows of different devices have nothing to say to another.
-      return sample(params, prompts, ids, sampler.fact_key(facts))
+      key = sampler.fact_key(facts)
+      return sampler.sample(params, prompts, ids, key, decoding)
 
     self._sample = device_map.mapped(
       run, self._mesh, in_axes=(None, 0, 0, None), out_axes=0
@@ -80,21 +82,17 @@ class Answerer:
     self.compile_seconds = 0.0
 
   def answer(
-    self,
-    encoded: Sequence[np.ndarray],
-    sample_ids: np.ndarray,
-    opened: Sequence[str] | None = None,
+    self, encoded: Sequence[np.ndarray], sample_ids: np.ndarray
   ) -> list[list[tuple[str, int]]]:
     """Answers P prompts, `batch` of them at most.
 
     Args:
       encoded: P times i32[S].
       sample_ids: i32[P, G].
-      opened: P texts, what each prompt holds of its answers, of
-        `templates.opened`; None: what the chat template opens by itself.
 
     Returns:
-      The text and the number of tokens of each answer, [P][G].
+      The text and the number of tokens of each answer, [P][G], without what
+      the prompts hold of it.
     """
     rows = len(encoded)
     # Filled up with the first prompt: one shape, one program.
@@ -114,10 +112,8 @@ class Answerer:
     )
     completions = self._program(inputs)(*inputs)
     completions = sharding.merge(sharding.fetch_split(completions))
-    if opened is not None:
-      opened = [*opened, *(opened[i] for i in fill)]
     texts = prompts_lib.decode_completions(
-      self._tokenizer, completions, self._stop_ids, opened
+      self._tokenizer, completions, self._stop_ids, [''] * self._batch
     )
     lengths = completions.policy_mask.sum(axis=-1)
     return [
@@ -141,3 +137,53 @@ def _mesh(batch: int) -> jax.sharding.Mesh:
   devices = jax.local_devices()
   count = max(n for n in range(1, len(devices) + 1) if batch % n == 0)
   return sharding.data_mesh(devices[:count])
+
+
+def answers(
+  policy: policies.Policy,
+  talk: conversations.Conversation,
+  settings: streaming.Settings,
+  enable_thinking: str = 'default',
+  template_date: str = '',
+) -> Iterator[tuple[int, str]]:
+  """Answers to a conversation, as `streaming.stream` yields them.
+
+  Args:
+    policy: of `load`.
+    talk: what to answer.
+    settings: how to draw.
+    enable_thinking: key of `chat_template.THINKING`; `default` is the policy's
+      own.
+    template_date: as 2024-07-26; '' is the policy's own.
+
+  Raises:
+    ValueError: at once, before anything is sampled, where the template or the
+      model cannot take it.
+  """
+  style = policy.style
+  if enable_thinking != 'default':
+    style = style._replace(
+      enable_thinking=chat_template.THINKING[enable_thinking]
+    )
+  if template_date:
+    style = style._replace(date=template_date)
+  talk = conversations.in_style(talk, style)
+  # A prompt without tools asks nothing of the template.
+  chat_template.check_style(
+    policy.tokenizer,
+    style._replace(prompt_style='template' if talk.tools else 'rlla'),
+  )
+  options: dict[str, Any] = {'tools': talk.tools, **style.options()}
+  prompt = chat_template.encode(policy.tokenizer, talk.messages, **options)
+  opened = templates.opened(policy.tokenizer, talk.messages, **options)
+  streaming.check_settings(settings, len(prompt), policy.config.max_positions)
+  stop_ids = policy.stop_ids
+  grown = streaming.snapshots(
+    policy.params,
+    prompt,
+    settings,
+    decoder=decoder_lib.Decoder(policy.config),
+    stop_ids=stop_ids,
+    pad_id=tokenizers.pad_token_id(policy.tokenizer, stop_ids),
+  )
+  return streaming.stream(policy.tokenizer, grown, stop_ids, opened)

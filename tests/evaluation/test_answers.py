@@ -1,10 +1,10 @@
-"""Rows are asked once, in batches; multi-turn rows until they are over."""
+"""Rows are asked once, in batches; answers survive what ends a process."""
 
 import numpy as np
 import pytest
 
 from awpo_jax import types
-from awpo_jax.evaluation import answer_rows, answer_store
+from awpo_jax.evaluation import answers as answers_lib
 from awpo_jax.evaluation import items as items_lib
 from awpo_jax.rollout.text import conversations
 
@@ -54,16 +54,16 @@ class Policy:
     texts = [bytes(prompt).decode() for prompt in prompts]
     self.batches.append(texts)
     return [
-      [answer_rows.Reply(f'{text}/{number}', 3) for number in row]
+      [answers_lib.Reply(f'{text}/{number}', 3) for number in row]
       for text, row in zip(texts, ids, strict=True)
     ]
 
 
 def run(items, path, samples=1, policy=None, batch=2):
   policy = policy or Policy()
-  answers = answer_store.Answers(path / 'answers.jsonl')
+  answers = answers_lib.Answers(path / 'answers.jsonl')
   done = []
-  answer_rows.ask(
+  answers_lib.ask(
     items,
     answers,
     samples=samples,
@@ -87,7 +87,7 @@ def test_batches_hold_prompts_of_one_bucket(tmp_path):
   policy, texts, done = run(items, tmp_path)
   assert policy.batches == [['a', 'c'], ['e'], ['long b', 'long d']]
   assert done == len(texts) == 5
-  assert texts['r2', 0] == (f'c/{answer_rows.sample_id("r2", 0, 0)}',)
+  assert texts['r2', 0] == (f'c/{answers_lib.sample_id("r2", 0, 0)}',)
 
 
 def test_all_samples_of_a_row_share_its_prompt(tmp_path):
@@ -125,8 +125,8 @@ def test_multi_turn_rows_of_a_category_advance_together(tmp_path, samples):
   ]
   assert done == len(texts) == 2 * samples
   first, second = texts['p', 0]
-  assert first == f'p1/{answer_rows.sample_id("p", 0, 0)}'
-  assert second == f'p12/{answer_rows.sample_id("p", 0, 1)}'
+  assert first == f'p1/{answers_lib.sample_id("p", 0, 0)}'
+  assert second == f'p12/{answers_lib.sample_id("p", 0, 1)}'
   assert {first, second} <= set(seen)
 
 
@@ -145,12 +145,62 @@ def test_what_outgrows_the_prompt_ends_there(tmp_path):
 
   policy, texts, done = run([make_item('p', 'p', start=start)], tmp_path)
   assert policy.batches == [['p1']] and done == 1
-  assert texts['p', 0] == (f'p1/{answer_rows.sample_id("p", 0, 0)}',)
+  assert texts['p', 0] == (f'p1/{answers_lib.sample_id("p", 0, 0)}',)
 
 
 def test_sample_ids_are_facts():
   ids = {
-    answer_rows.sample_id(r, g, t) for r in 'ab' for g in (0, 1) for t in (0, 1)
+    answers_lib.sample_id(r, g, t) for r in 'ab' for g in (0, 1) for t in (0, 1)
   }
   assert len(ids) == 8 and all(0 <= x < 2**31 for x in ids)
-  assert answer_rows.sample_id('a', 1, 0) == answer_rows.sample_id('a', 1, 0)
+  assert answers_lib.sample_id('a', 1, 0) == answers_lib.sample_id('a', 1, 0)
+
+
+ROW = {'id': 'r', 'sample': 0, 'answers': ['a', 'b'], 'seconds': 2, 'tokens': 3}
+
+
+def _store(path, rows):
+  answers = answers_lib.Answers(path)
+  answers.append(rows)
+  answers.close()
+
+
+def test_what_was_written_is_read(tmp_path):
+  path = tmp_path / 'new' / 'answers.jsonl'
+  _store(path, [ROW, ROW | {'sample': 1, 'answers': ['\n"ä']}])
+  answers = answers_lib.Answers(path)
+  assert answers.texts == {('r', 0): ('a', 'b'), ('r', 1): ('\n"ä',)}
+  assert (answers.seconds, answers.tokens) == (4, 6)
+
+
+def test_half_a_line_is_cut_and_written_again(tmp_path):
+  path = tmp_path / 'answers.jsonl'
+  _store(path, [ROW, ROW | {'id': 's'}])
+  whole = path.read_bytes()
+  path.write_bytes(whole[:-5])
+  answers = answers_lib.Answers(path)
+  assert set(answers.texts) == {('r', 0)}
+  answers.append([ROW | {'id': 's'}])
+  answers.close()
+  assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+  'line', ['{}', 'words', '[]', '{"id": 1, "sample": []}']
+)
+def test_what_is_no_answer_is_named(tmp_path, line):
+  path = tmp_path / 'answers.jsonl'
+  _store(path, [ROW])
+  with path.open('a') as file:
+    file.write(line + '\n')
+  with pytest.raises(ValueError, match='answers.jsonl:2: not an answer'):
+    answers_lib.Answers(path)
+
+
+def test_one_writer_at_a_time(tmp_path):
+  path = tmp_path / 'answers.jsonl'
+  answers = answers_lib.Answers(path)
+  with pytest.raises(ValueError, match='another evaluation is writing'):
+    answers_lib.Answers(path)
+  answers.close()
+  answers_lib.Answers(path).close()

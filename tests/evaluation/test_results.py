@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from awpo_jax.evaluation import failure_page, results
 from awpo_jax.evaluation import items as items_lib
-from tests.evaluation import test_answer_rows
+from awpo_jax.evaluation import results
+from tests.evaluation import test_answers
 
 EVIL = (
   '</pre><script>alert(1)</script><img src=x onerror=alert(1)>"\'\x00\u202e'
@@ -38,14 +38,14 @@ class Reader(html.parser.HTMLParser):
 
 
 def scored(text, error='bad', row_id='r'):
-  item = test_answer_rows.make_item(row_id, f'asked {EVIL}')
+  item = test_answers.make_item(row_id, f'asked {EVIL}')
   result = items_lib.Result(error is None, error, [{text: {}}])
   return results.Scored(item, ((text,),), (result,))
 
 
 def read(*rows):
   reader = Reader()
-  page = failure_page.failures_page('a page', rows)
+  page = results.failures_page('a page', rows)
   reader.feed(page)
   return page, reader
 
@@ -103,7 +103,7 @@ def test_only_wrong_answers_are_there():
 
 
 def test_too_many_failures_are_said(monkeypatch):
-  monkeypatch.setattr(failure_page, 'MAX_FAILURES', 2)
+  monkeypatch.setattr(results, 'MAX_FAILURES', 2)
   page, reader = read(*(scored('a', row_id=f'r{i}') for i in range(3)))
   assert len([tag for tag, _ in reader.tags if tag == 'details']) == 2
   assert '3 wrong answers, of which the first 2 are here' in page

@@ -4,7 +4,7 @@ import pytest
 
 from awpo_jax import types
 from awpo_jax.config import experiment as config_lib
-from awpo_jax.evaluation import eval_sets
+from awpo_jax.evaluation import benchmarks
 from tests.helpers import benchmark_rows, tiny_dataset, whole_runs
 
 
@@ -19,7 +19,7 @@ def make_config(tmp_path, *further):
 
 def load(tmp_path, *further):
   config = make_config(tmp_path, *further)
-  return eval_sets.with_benchmarks(config, tiny_dataset.load(seed=0))
+  return benchmarks.with_benchmarks(config, tiny_dataset.load(seed=0))
 
 
 def test_without_the_flag_nothing_changes(tmp_path):
@@ -99,7 +99,7 @@ def test_bad_rows_are_refused_or_left_out(tmp_path, data):
   )
   dataset = tiny_dataset.load(seed=0)
   with pytest.raises(ValueError, match='no field "options"'):
-    eval_sets.with_benchmarks(config, dataset)
+    benchmarks.with_benchmarks(config, dataset)
   skipped = []
-  made, _ = eval_sets.with_benchmarks(config, dataset, skipped)
+  made, _ = benchmarks.with_benchmarks(config, dataset, skipped)
   assert made.evals['mmlu_pro'] and len(skipped) == 1

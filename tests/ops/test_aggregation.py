@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from awpo_jax.ops import collectives, selection
+from awpo_jax.ops import advantages as advantages_lib
+from awpo_jax.ops import aggregation, collectives
 from tests.helpers import flags
 
 
@@ -14,7 +15,7 @@ def _selected(**changed):
   # Two groups of two; the second has no advantage, one answer was cut off.
   mask = np.ones((2, 2, 2), bool)
   mask[0, 1, 1] = False
-  return selection.selected(
+  return aggregation.selected(
     mask,
     np.float32([[1, -1], [0, 0]]),
     np.array([[True, True], [False, True]]),
@@ -45,14 +46,16 @@ def test_by_hand(changed, want):
 def test_groups_with_an_advantage_of_any_token_count():
   advantages = np.zeros((2, 2, 3), np.float32)
   advantages[1, 0, 2] = 0.1
-  np.testing.assert_array_equal(selection.drop_empty(advantages), [False, True])
+  np.testing.assert_array_equal(
+    aggregation.drop_empty(advantages), [False, True]
+  )
 
 
 def test_highest_entropies_of_all_devices():
   rng = np.random.default_rng(0)
   entropy = rng.exponential(size=(4, 50)).astype(np.float32)
   mask = rng.random((4, 50)) < 0.7
-  run = functools.partial(selection.top_entropy, share=0.2)
+  run = functools.partial(aggregation.top_entropy, share=0.2)
   got = jax.pmap(
     functools.partial(run, all_sum=collectives.make_all_sum('data')),
     axis_name='data',
@@ -66,18 +69,18 @@ def test_highest_entropies_of_all_devices():
 
 def test_nothing_to_select_from():
   none = np.zeros((2, 3), bool)
-  got = selection.top_entropy(np.ones((2, 3)), none, share=0.5)
+  got = aggregation.top_entropy(np.ones((2, 3)), none, share=0.5)
   np.testing.assert_array_equal(got, none)
 
 
-def test_length_penalty_by_hand():
+def test_overlong_penalty_by_hand():
   # Limit 10, buffer 4: nothing up to 6, then a quarter a token.
-  got = selection.length_penalty(
+  got = advantages_lib.overlong_penalty(
     np.array([[0, 6, 7], [8, 9, 10]]), max_length=10, buffer=4, penalty=1.0
   )
   np.testing.assert_allclose(got, [[0, 0, -0.25], [-0.5, -0.75, -1]])
   # DAPO's own numbers, half of the penalty.
-  got = selection.length_penalty(
+  got = advantages_lib.overlong_penalty(
     np.array([[18432]]), max_length=20480, buffer=4096, penalty=0.5
   )
   np.testing.assert_allclose(got, [[-0.25]])

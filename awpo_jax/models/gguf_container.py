@@ -1,0 +1,75 @@
+"""The container of GGUF files: metadata and where each tensor lies."""
+
+import functools
+import pathlib
+import types
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Stored(NamedTuple):
+  """A tensor as the file has it."""
+
+  shape: tuple[int, ...]
+  kind: int  # Of `gguf.GGMLQuantizationType`.
+  offset: int
+  size: int  # Bytes.
+
+
+class Content(NamedTuple):
+  metadata: Mapping[str, Any]
+  tensors: Mapping[str, Stored]
+
+
+def content(file: pathlib.Path) -> Content:
+  """Metadata and tensors of a file, read once while it stays as it is.
+
+  Raises:
+    ValueError: it is no GGUF file, a corrupt one, or one of several parts; or
+      the package `gguf` is not installed.
+  """
+  state = file.stat()
+  return _read(file.absolute(), state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=2)
+def _read(file: pathlib.Path, size: int, changed: int) -> Content:
+  del size, changed  # They tell one state of the file from another.
+  gguf = package()
+  try:
+    reader = gguf.GGUFReader(file)
+    data = {key: field.contents() for key, field in reader.fields.items()}
+    found = {
+      x.name: Stored(
+        tuple(int(n) for n in reversed(x.shape)),
+        int(x.tensor_type),
+        int(x.data_offset),
+        int(x.n_bytes),
+      )
+      for x in reader.tensors
+    }
+  # A damaged file fails in whatever the package does next.
+  except Exception as error:
+    raise ValueError(
+      f'{file} is no GGUF file, or truncated or corrupt: download or copy it '
+      f'again ({type(error).__name__}: {error}).'
+    ) from error
+  if data.get('split.count', 1) > 1:
+    raise ValueError(
+      f'{file} is one of {data["split.count"]} parts: join them first, with '
+      '`llama-gguf-split --merge`.'
+    )
+  if reader.endianess != gguf.GGUFEndian.LITTLE:
+    raise ValueError(f'{file} is big-endian, which is not read.')
+  return Content(data, found)
+
+
+def package() -> types.ModuleType:
+  """The module `gguf`; a `ValueError` says how to get it."""
+  try:
+    import gguf
+  except ImportError as error:
+    raise ValueError(
+      'Reading GGUF files needs the package gguf: `pip install gguf`.'
+    ) from error
+  return gguf
