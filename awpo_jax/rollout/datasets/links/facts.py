@@ -43,19 +43,19 @@ class Riddle(NamedTuple):
     links: all facts.
     start: the name to begin with.
     kind: of the links to follow.
-    count: how many of them, k.
+    length: how many of them, k.
   """
 
   links: Links
   start: str
   kind: str
-  count: int
+  length: int
 
   def path(self) -> tuple[str, ...] | None:
     """The k names after the start; None where a link is missing."""
     names = []
     name = self.start
-    for _ in range(self.count):
+    for _ in range(self.length):
       following = self.links.get((name, self.kind))
       if following is None:
         return None

@@ -167,7 +167,7 @@ def _walk(
   asked = facts.KINDS.index(riddle.kind)
   habit, rare = facts.KINDS[asked - 2], facts.KINDS[asked - 1]
   name, walked = riddle.start, []
-  for _ in range(riddle.count):
+  for _ in range(riddle.length):
     kind = riddle.kind
     if rng.random() < wrong_rate:
       kind = habit if rng.random() < HABIT_SHARE else rare

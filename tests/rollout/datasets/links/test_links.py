@@ -29,7 +29,7 @@ def _ends(riddle, name, kinds):
 
 def test_read_by_hand():
   riddle = facts.read(f'**Dialogue**\n<user> {BY_HAND} </user>')
-  assert (riddle.start, riddle.kind, riddle.count) == ('ba_gi', 'blue', 2)
+  assert (riddle.start, riddle.kind, riddle.length) == ('ba_gi', 'blue', 2)
   assert riddle.links['da_hu', 'red'] == 'ka_pi'
   assert len(riddle.links) == 6
   assert riddle.path() == ('da_hu', 'fo_ji')
@@ -134,7 +134,7 @@ def test_the_reference_is_the_path():
     )
     first, *hops = answer.thought.split()[:-1]
     assert first == riddle.start
-    assert hops[::2] == [riddle.kind] * riddle.count
+    assert hops[::2] == [riddle.kind] * riddle.length
     assert tuple(hops[1::2]) == riddle.path()
 
 
