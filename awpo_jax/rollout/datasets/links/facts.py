@@ -120,7 +120,7 @@ def request_text(rng: random.Random, riddle: Riddle) -> str:
   """The facts in random order, and what is asked."""
   facts = [_FACT.format(*source, to) for source, to in riddle.links.items()]
   rng.shuffle(facts)
-  question = _QUESTION.format(riddle.start, riddle.kind, riddle.count)
+  question = _QUESTION.format(riddle.start, riddle.kind, riddle.length)
   return ''.join(facts) + question
 
 
