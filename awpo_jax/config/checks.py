@@ -142,6 +142,17 @@ def _environment_rules(environment, data) -> Iterator[Rule]:
 
 def judge_rules(judge, name: str) -> Iterator[Rule]:
   """What is wrong with the section `judge` where `--judge` is `name`."""
+  shares = judge.judge_noise + judge.judge_against + judge.judge_vain
+  yield (
+    round(shares, 9) > 1,
+    f'--judge_noise, --judge_against and --judge_vain sum to {shares:g}: they '
+    'are shares of the answers, so lower one of them.',
+  )
+  yield (
+    name == 'none' and shares > 0,
+    '--judge=none has no scores that --judge_noise, --judge_against or '
+    '--judge_vain could change: leave them out, or name a judge.',
+  )
   if name != 'llm':
     return
   for flag in ('judge_url', 'judge_model'):

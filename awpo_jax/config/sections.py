@@ -82,6 +82,13 @@ class RunConfig:
     'out of memory.',
     minimum=1,
   )
+  eval_temperature: float = flag(
+    0.0,
+    'Sampling temperature of evaluations. 0 is greedy: the most likely answer '
+    'is measured, not the policy that is trained. The draws of all evaluations '
+    'of a run are the same.',
+    minimum=0,
+  )
   checkpoint_every: int = flag(
     50,
     'Steps between checkpoints. The end of a phase is always saved.',

@@ -49,7 +49,7 @@ def evaluate(
     tasks = every[: sampler.config.run.eval_tasks]
     texts: list[Any] = []
     with processes.working(functools.partial(_shown, name, len(tasks), texts)):
-      sampler.greedy(params, tasks, texts)
+      sampler.answers(params, tasks, texts)
     scored = None
     with score_lib.ending_together():
       if processes.is_first():

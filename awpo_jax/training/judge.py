@@ -11,12 +11,18 @@ from awpo_jax.config import experiment as config_lib
 from awpo_jax.ops import advantages
 from awpo_jax.reporting import progress
 from awpo_jax.rollout import plugins
-from awpo_jax.rollout.rewards.judges import corrupted, llm_prompt, rubric
+from awpo_jax.rollout.rewards.judges import (
+  corrupted,
+  llm_prompt,
+  process,
+  rubric,
+)
 from awpo_jax.rollout.rewards.judges import patient as patient_lib
 
 LLM = 'llm'
 JUDGES = {
   'rubric': rubric.rubric,
+  'process': process.process,
   'noisy': corrupted.noisy,
   'vain': corrupted.vain,
 }
@@ -27,7 +33,7 @@ _MIN_JUDGED = 0.9
 def make_judge(
   name: str, flags: data.JudgeConfig, *, run: str
 ) -> types.Judge | None:
-  """The judge of `--judge`; calls no endpoint yet.
+  """The judge of `--judge`, corrupted as flags say; calls no endpoint yet.
 
   Args:
     name: value of the flag.
@@ -43,6 +49,16 @@ def make_judge(
   """
   if name == 'none':
     return None
+  judge = _load(name, flags, run)
+  shares = flags.judge_noise, flags.judge_against, flags.judge_vain
+  if not any(shares):
+    return judge
+  noise, against, vain = shares
+  return corrupted.Corrupted(judge, noise=noise, against=against, vain=vain)
+
+
+def _load(name: str, flags: data.JudgeConfig, run: str) -> types.Judge:
+  """The judge as it is."""
   if name != LLM:
     known = {**JUDGES, LLM: None, 'none': None}
     return plugins.load(name, known, flag='judge')

@@ -136,6 +136,7 @@ OTHERS = {
   'eval_benchmarks': ('bfcl', 'apibank'),
   'eval_data': 'benchmarks',
   'eval_batch': 9,
+  'eval_temperature': 0.5,
   'checkpoint_every': 10,
   'keep_checkpoints': 11,
   'best_metric': 'eval/x/accuracy',
@@ -174,6 +175,9 @@ OTHERS = {
   'judge_max_calls': 1000,
   'judge_max_tokens': 10**6,
   'judge_cache': '',
+  'judge_noise': 0.5,
+  'judge_against': 0.25,
+  'judge_vain': 0.125,
   'min_judged': 0.75,
   'judge_patience': 60.0,
   'environment': 'g.h:i',
@@ -413,6 +417,12 @@ WRONG = {
   ],
   '--judge_omit=temperature does not send --judge_temperature=0.5': [
     *(*LLM, '--judge_omit=temperature', '--judge_temperature=0.5'),
+  ],
+  '--judge_noise, --judge_against and --judge_vain sum to 1.1': [
+    *('--judge_noise=.5', '--judge_against=.3', '--judge_vain=.3'),
+  ],
+  '--judge=none has no scores that --judge_noise': [
+    *('--judge=none', '--gate=none', '--judge_vain=.3'),
   ],
   'set --judge_url': [*LLM, '--judge_url='],
   'set --judge_model': [*LLM, '--judge_model='],

@@ -22,6 +22,7 @@ from awpo_jax.config import experiment as config_lib
 from awpo_jax.config import flags as flags_lib
 from awpo_jax.config import sections as sections_lib
 from awpo_jax.evaluation import held_out
+from awpo_jax.rollout.sampling import sampler as sampler_lib
 from awpo_jax.rollout.text import tokenizers
 from awpo_jax.training import bookkeeping, loop, signals
 from awpo_jax.training.programs import compile as compile_lib
@@ -339,6 +340,29 @@ def _echo(params, prompts, sample_ids, facts):
   )
 
 
+def test_draws_of_evaluations_hang_on_seed_and_place_alone():
+  seen = []
+
+  def program(params, prompts, sample_ids, facts):
+    seen.append(jax.device_get((facts, sample_ids)))
+    return _echo(params, prompts, sample_ids, facts)
+
+  config = tiny_run.config()
+  programs = python_types.SimpleNamespace(
+    evaluate=dict.fromkeys(tiny_run.PROMPT_BUCKETS, program)
+  )
+  run = dataclasses.replace(config.run, seed=7)
+  sampler = tiny_run.sampler(
+    settings=dataclasses.replace(config, run=run), programs=programs
+  )
+  sampler.answers(None, [tiny_run.make_task(i) for i in range(8)])
+  # Two batches of four, over two devices.
+  facts, ids = zip(*seen, strict=True)
+  for got in facts:
+    np.testing.assert_array_equal(got, sampler_lib.facts(7, 'eval', 0, 0))
+  np.testing.assert_array_equal(np.concatenate(ids).ravel(), np.arange(8))
+
+
 @pytest.mark.parametrize('count', [1, 4, 6])
 def test_answers_come_in_order_whatever_the_batch(count):
   # Batches of four over two devices; the last is filled up.
@@ -350,7 +374,7 @@ def test_answers_come_in_order_whatever_the_batch(count):
     dataclasses.replace(tiny_run.make_task(0), user=f'{i}' * (1 + 3 * i))
     for i in range(count)
   ]
-  answers = tiny_run.sampler(programs=programs).greedy(None, tasks)
+  answers = tiny_run.sampler(programs=programs).answers(None, tasks)
   assert [text.split('user')[-1].split()[0] for text in answers] == [
     task.user for task in tasks
   ]

@@ -1,4 +1,4 @@
-"""Answers of the policy: rollouts to train on, greedy ones to be evaluated."""
+"""Answers of the policy: rollouts to train on, and those to be evaluated."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -136,24 +136,28 @@ class RolloutSampler:
     ids = sample_ids(prompts.ids, config.rl.samples)
     return [tasks[i] for i in rows], prompts, ids
 
-  def greedy(
+  def answers(
     self,
     params: types.ArrayTree,
     tasks: Sequence[types.Task],
     texts: list[Any] | None = None,
   ) -> list[Any]:
-    """A greedy answer or episode of each task, `--eval_batch` at a time.
+    """An answer or episode of each task, `--eval_batch` at a time.
 
-    They are added to `texts`, an empty list, as they come.
+    They are added to `texts`, an empty list, as they come. With
+    `--eval_temperature` the draws hang on the run's seed, on the place of the
+    task and on the token alone: evaluations of one run, and those of runs of
+    one seed, draw the same numbers.
     """
     size, texts = self.config.run.eval_batch, [] if texts is None else texts
+    facts = sampler.facts(self.config.run.seed, 'eval', 0, 0)
     every = np.arange(size).reshape(sharding.parts(self.mesh), -1)
     rows = every[sharding.own_parts(self.mesh)].ravel()
     for start in range(0, len(tasks), size):
       chosen = list(tasks[start : start + size])
       # The last batch is filled up with its first task: one shape, one program.
       chosen += chosen[:1] * (size - len(chosen))
-      prompts = self._encode(chosen, range(size))
+      prompts = self._encode(chosen, range(start, start + size))
       prompts = jax.tree.map(lambda x: x[rows], prompts)
       _, groups = self._sample(
         self.programs.evaluate[prompts.tokens.shape[-1]],
@@ -161,7 +165,7 @@ class RolloutSampler:
         [chosen[i] for i in rows],
         prompts,
         sample_ids(prompts.ids, 1),
-        sharding.place_replicated(sampler.facts(0, 'eval', 0, 0), self.mesh),
+        sharding.place_replicated(facts, self.mesh),
       )
       # Every process has the answers to its own tasks.
       found = [

@@ -52,7 +52,7 @@ class Programs:
 
   Attributes:
     sample: prompt length -> sampler of training rollouts.
-    evaluate: prompt length -> greedy sampler, one answer a prompt.
+    evaluate: prompt length -> sampler of evaluations, one answer a prompt.
     prepare: (prompt, response length) -> `prepare_rollout`.
     cut: (prompt, response length) -> `sharding.cut` of a prepared batch, where
       it lies; empty with a layout, of which the host makes mini-batches.
@@ -94,7 +94,7 @@ def compile_programs(
     optimizers: phase -> optimizer, for the phases the run has.
     stop_ids: tokens that end an answer; without any it has full length.
     pad_id: fills the columns after the end.
-    evaluation: False leaves out the greedy samplers.
+    evaluation: False leaves out the samplers of evaluations.
   """
   wanted = lower_programs(
     config,
@@ -180,7 +180,9 @@ def lower_programs(
   evaluate, sample, prepare, reference = {}, {}, {}, None
   for s in prompts if evaluation else ():
     arguments = shapes.sampler(config.run.eval_batch // devices, s, 1)
-    evaluate[s] = lower_sampler(arguments, temperature=0.0)
+    evaluate[s] = lower_sampler(
+      arguments, temperature=config.run.eval_temperature
+    )
   if 'rl' in optimizers:
     rows = config.rl.rollout_micro or config.rl.prompts_per_step // devices
     for s in prompts:

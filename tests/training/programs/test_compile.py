@@ -17,7 +17,7 @@ from awpo_jax.rollout.sampling import sampler as sampler_lib
 from awpo_jax.training.collection import sample
 from awpo_jax.training.programs import compile as compile_lib
 from awpo_jax.training.programs import from_flags, options
-from awpo_jax.training.update import objectives, prepare
+from awpo_jax.training.update import objectives, optimizer, prepare
 from tests.config import test_experiment
 from tests.helpers import decoder_reference, tiny_run
 
@@ -272,6 +272,30 @@ def test_rollouts_are_drawn_at_the_temperature_of_the_flags():
   # The most likely tokens are hardly ever drawn from 320 that are alike.
   _, greedy = _run(tiny_run.compiled().evaluate, 1)
   assert (got.tokens[:, 0] != greedy.tokens[:, 0]).any()
+
+
+def test_evaluations_are_drawn_at_their_own_temperature():
+  config, asked = tiny_run.config(), {}
+  run = dataclasses.replace(config.run, eval_temperature=0.25)
+
+  def note(*arguments, temperature, **others):
+    del others
+    asked[arguments[3]] = temperature
+    return {}
+
+  with mock.patch.object(compile_lib, '_lower_sampler', note):
+    compile_lib.lower_programs(
+      dataclasses.replace(config, run=run),
+      tiny_run.experiment().decoder,
+      tiny_run.mesh(),
+      tiny_run.new_state('rl'),
+      {'rl': optimizer.make_optimizers(config)['rl']},
+      lambda *arguments: None,
+    )
+  buckets = tiny_run.PROMPT_BUCKETS
+  assert asked == {('evaluate', s): 0.25 for s in buckets} | {
+    ('sample', s): 0.5 for s in buckets
+  }
 
 
 def test_slots_of_the_flags_draw_the_same():
