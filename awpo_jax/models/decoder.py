@@ -185,80 +185,33 @@ class Decoder(nn.Module):
     }
     x = activation_sharding.by_rows(self.embed_tokens(tokens))
     own = []
-
-    def arguments(i):
+    for i in range(c.layers):
       own_bias, prefix_bias = biases[bool(c.local_layers) and c.local_layers[i]]
-      return angles, own_bias, prefix_bias
-
-    def call(run, x, prefix, cache, shared):
-      angles, own_bias, prefix_bias = shared
       part = None
       if prefix is not None:
         part = attention.Part(
-          keys=prefix.keys, values=prefix.values, bias=prefix_bias
+          keys=prefix.layers[i].keys,
+          values=prefix.layers[i].values,
+          bias=prefix_bias,
         )
+      # A cache is for sampling, which is not differentiated.
+      run = self._block(
+        i,
+        tail=tail if i == c.layers - 1 else None,
+        remat=c.remat if cache is None else 'none',
+      )
       x, kv = run(
-        x, angles, own_bias, prefix=part, cache=cache, index=index, seen=seen
+        x,
+        angles,
+        own_bias,
+        prefix=part,
+        cache=None if cache is None else cache[i],
+        index=index,
+        seen=seen,
       )
-      return activation_sharding.by_rows(x), kv
-
-    remat = c.remat if cache is None else 'none'
-    for first, last in self._runs(tail, cache):
-      layers_ = range(first, last)
-      if len(layers_) == 1:
-        i = first
-        run = self._block(
-          i, tail=tail if i == c.layers - 1 else None, remat=remat
-        )
-        x, kv = call(
-          run,
-          x,
-          None if prefix is None else prefix.layers[i],
-          None if cache is None else cache[i],
-          arguments(i),
-        )
-        own.append(kv)
-        continue
-      stack = lambda trees: jax.tree.map(lambda *y: jnp.stack(y), *trees)
-      params = stack(
-        [
-          jax.tree.map(
-            lambda y: y.astype(c.dtype), self.layers[i].variables['params']
-          )
-          for i in layers_
-        ]
-      )
-      prefixes = (
-        None if prefix is None else stack([prefix.layers[i] for i in layers_])
-      )
-      caches = None if cache is None else stack([cache[i] for i in layers_])
-      shared = arguments(first)
-
-      def body(x, inputs):
-        params, prefix, cache = inputs
-        run = functools.partial(_run_block, config=c, tail=None)
-        if remat != 'none':
-          run = jax.checkpoint(
-            run, policy=config_lib.REMATS[remat], prevent_cse=False
-          )
-        return call(functools.partial(run, params), x, prefix, cache, shared)
-
-      x, kvs = jax.lax.scan(body, x, (params, prefixes, caches))
-      own.extend(
-        jax.tree.map(lambda y: y[j], kvs) for j in range(len(layers_))
-      )
+      x = activation_sharding.by_rows(x)
+      own.append(kv)
     return self.norm(x), tuple(own)
-
-  def _runs(self, tail, cache):
-    """Layers that are scanned together, as (first, last + 1)."""
-    import os
-    c = self.config
-    scan = not self.is_initializing() and (cache is None or os.environ.get('SCAN_DECODE')) and os.environ.get('SCAN', '1') == '1'
-    if not scan:
-      return [(i, i + 1) for i in range(c.layers)]
-    if tail is None and not os.environ.get('LASTOUT'):
-      return [(0, c.layers)]
-    return [(0, c.layers - 1), (c.layers - 1, c.layers)]
 
   def _block(self, i, *, tail, remat):
     """Block i as a function."""
