@@ -29,6 +29,7 @@ from typing import Any
 _STARTED = time.perf_counter()  # The imports below take seconds.
 os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
+import counts  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
@@ -48,7 +49,6 @@ from awpo_jax.training.update import (  # noqa: E402
   minibatches,  # noqa: E402
   optimizer,  # noqa: E402
 )
-from experiments.benchmarks import counts  # noqa: E402
 
 config_lib.define_flags()
 flags.DEFINE_string('json', None, 'File to which the result is written.')

@@ -20,6 +20,8 @@ import sys
 import tempfile
 from typing import Any
 
+import counts
+import iteration
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +39,6 @@ from awpo_jax.training import setup as setup_lib
 from awpo_jax.training.programs import compile as compile_lib
 from awpo_jax.training.programs import options
 from awpo_jax.training.programs import shapes as shapes_lib
-from experiments.benchmarks import counts, iteration
 
 
 def lengths_of(
