@@ -61,6 +61,11 @@ def source(config: config_lib.Config) -> str:
   return 'normal'
 
 
+def is_trained(config: config_lib.Config) -> bool:
+  """Whether a run starts from weights that were trained before."""
+  return bool(config.run.init_from) or source(config) == 'pretrained'
+
+
 def _holds_weights(model: str) -> bool:
   path = pathlib.Path(model)
   if path.is_dir():

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import optax
 
 from awpo_jax import types
 from awpo_jax.checkpointing import checkpoints, initial_params
@@ -97,7 +98,9 @@ class Book:
     if problems:
       raise flags_lib.ConfigError('\n'.join(problems))
     step = checkpoints.latest_step(self._manager)
-    tx = self._optimizers[phase_of(config, step or 1)]
+    phase = phase_of(config, step or 1)
+    # A run without steps has no phase.
+    tx = self._optimizers.get(phase, optax.identity())
     if step is None:
       with initial_params.refusing(*initial_params.ABSENT):
         params = initial_params.new_params(config, model, mesh)

@@ -355,6 +355,12 @@ WRONG = {
   '--model': ['--model='],
   '--init_weights=pretrained': ['--init_weights=pretrained', '--init_from=a'],
   '--sft_steps and --rl_steps': ['--rl_steps=0'],
+  'both 0, so there is': [
+    '--rl_steps=0',
+    '--model=pretrained',
+    '--init_weights=normal',
+  ],
+  'are both 0': ['--rl_steps=0', '--model=pretrained', '--dry_run=here'],
   '--sft_steps=-1': ['--sft_steps=-1'],
   '--rl_steps=-2': ['--rl_steps=-2', '--sft_steps=9'],
   '--pack_tokens=-1': ['--pack_tokens=-1'],
