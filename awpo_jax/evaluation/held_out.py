@@ -1,14 +1,14 @@
 """How many answers to held-out tasks are right."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from awpo_jax import types
 from awpo_jax.rollout.environments import episodes
-from awpo_jax.rollout.rewards import scoring
+from awpo_jax.rollout.rewards import scoring, toolrl
 
 
 def score(
@@ -31,7 +31,10 @@ def score(
 
   Returns:
     `accuracy`, `accuracy/<kind>`, `outcome` and `reasoning` (None where no
-    answer could be scored), and a row for each task.
+    answer could be scored); of a reward in ToolRL's parts `format`, the share
+    of the answers that have the right layout, and `exact_calls`, that of the
+    tasks that want calls whose answer has exactly these, in any layout; and a
+    row for each task.
   """
   rewards, parts = scoring.score(
     [[response] for response in responses], tasks, reward=reward, judge=judge
@@ -45,6 +48,7 @@ def score(
     'outcome': _mean(rewards.outcome, rewards.outcome_valid),
     'reasoning': _mean(rewards.reasoning, rewards.reasoning_valid),
   }
+  metrics |= _of_parts(parts, tasks)
   for kind in sorted(kinds):
     metrics[f'accuracy/{kind}'] = float(np.mean(kinds[kind]))
   rows = [
@@ -66,10 +70,35 @@ def score(
   return metrics, rows
 
 
-def metric_names(tasks: Sequence[types.Task], *, judged: bool) -> list[str]:
-  """What `score` reports on these tasks; `judged`: with a judge."""
+def _of_parts(
+  parts: Mapping[str, np.ndarray], tasks: Sequence[types.Task]
+) -> dict[str, float | None]:
+  """`format` and `exact_calls`; an answer that has no score has neither."""
+  metrics: dict[str, float | None] = {}
+  if 'format' in parts:
+    metrics['format'] = float((parts['format'][:, 0] == 1).mean())
+  wanted = np.array([scoring.wants_call(task) for task in tasks], bool)
+  if 'correctness' in parts and wanted.any():
+    exact = parts['correctness'][wanted, 0] == toolrl.BEST
+    metrics['exact_calls'] = float(exact.mean())
+  return metrics
+
+
+def metric_names(
+  tasks: Sequence[types.Task], *, judged: bool, in_parts: bool = False
+) -> list[str]:
+  """What `score` reports on these tasks.
+
+  Args:
+    tasks: as there.
+    judged: with a judge.
+    in_parts: of a reward in ToolRL's parts.
+  """
   kinds = sorted({task.kind for task in tasks})
   names = ['accuracy', 'outcome', *(['reasoning'] if judged else [])]
+  if in_parts:
+    calls = any(map(scoring.wants_call, tasks))
+    names += ['format', *(['exact_calls'] if calls else [])]
   return names + [f'accuracy/{kind}' for kind in kinds]
 
 

@@ -8,6 +8,7 @@ from awpo_jax.config import flags as flags_lib
 from awpo_jax.distributed import processes
 from awpo_jax.evaluation import held_out
 from awpo_jax.rollout.rewards import scorer as scorer_lib
+from awpo_jax.rollout.rewards import toolrl
 from awpo_jax.training.collection import sample
 from awpo_jax.training.collection import score as score_lib
 
@@ -20,8 +21,11 @@ def check_best_metric(
   known = [
     f'eval/{name}/{key}'
     for name, tasks in dataset.evals.items()
+    for reward, judge in [scorer.of_set(name)]
     for key in held_out.metric_names(
-      tasks[: run.eval_tasks], judged=scorer.of_set(name)[1] is not None
+      tasks[: run.eval_tasks],
+      judged=judge is not None,
+      in_parts=reward in toolrl.REWARDS.values(),
     )
   ]
   if run.best_metric and run.best_metric not in known:
