@@ -55,8 +55,21 @@ class DataConfig:
     'error',
     'What happens to a prompt longer than the last of --prompt_buckets: error '
     'refuses it, drop leaves it out and reports it, truncate_left cuts off its '
-    'beginning.',
+    'beginning. drop also leaves out training prompts whose reference answer '
+    'is longer than the last of --response_buckets.',
     prompts.OVERLONG,
+  )
+  max_prompt_tokens: int = flag(
+    0,
+    'Tokens of the longest prompt that is kept, in training and held-out data '
+    'alike. 0 is no limit.',
+    minimum=0,
+  )
+  max_answer_tokens: int = flag(
+    0,
+    'Tokens of the longest reference answer, its stop token included, whose '
+    'row is kept, in training and held-out data alike. 0 is no limit.',
+    minimum=0,
   )
   prompt_style: str = flag(
     'rlla',
