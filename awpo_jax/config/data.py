@@ -14,8 +14,8 @@ class DataConfig:
   dataset: str = flag(
     'quickstart',
     'Data sets, separated by commas: quickstart, quickstart_hard, '
-    'quickstart_turns, rlla, seal_tools, bfcl, or a function of your own as '
-    'package.module:function.',
+    'quickstart_turns, rlla, seal_tools, seal_tools_compact, bfcl, or a '
+    'function of your own as package.module:function.',
   )
   data: str = flag(
     '',
@@ -73,9 +73,10 @@ class DataConfig:
   )
   prompt_style: str = flag(
     'rlla',
-    "How the tools are given: in RLLA's system text (rlla), or to the chat "
-    'template as JSON schemas (template).',
-    ('rlla', 'template'),
+    "How the tools are given: in RLLA's system text (rlla), in a system text "
+    'of few words that takes its place (short), or to the chat template as '
+    'JSON schemas (template).',
+    ('rlla', 'short', 'template'),
   )
   enable_thinking: str = flag(
     'default',
