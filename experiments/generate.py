@@ -74,12 +74,14 @@ def answers(values: flags.FlagValues) -> Iterator[tuple[int, str]]:
     temperature=values.temperature,
     seed=values.seed,
   )
+  chosen = values.enable_thinking, values.template_date
+  # Before weights are read.
   if values.template_date:
-    templates.parse_date(values.template_date)  # Before a model is loaded.
+    templates.parse_date(values.template_date)
+  own = policies.text_side(values.model, tools=bool(talk.tools))
+  policy_answers.asked(*own, talk, *chosen)
   policy = policies.load(values.model, dtype=values.dtype)
-  return policy_answers.answers(
-    policy, talk, settings, values.enable_thinking, values.template_date
-  )
+  return policy_answers.answers(policy, talk, settings, *chosen)
 
 
 def main(arguments: list[str]) -> None:

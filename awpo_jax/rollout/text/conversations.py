@@ -179,9 +179,9 @@ def in_style(talk: Conversation, style: chat_template.Style) -> Conversation:
     return talk
   if [message['role'] for message in talk.messages] != ['user']:
     raise ValueError(
-      f'This model was trained with --prompt_style={style.prompt_style}: '
-      'beside "tools" it takes one user message and no system text. Write '
-      'earlier turns into that message, as RLLA does.'
+      'This model reads tools in its system text (--prompt_style='
+      f'{style.prompt_style}): beside "tools" it takes one user message and '
+      'no system text. Write earlier turns into that message, as RLLA does.'
     )
   tools = [_tool(schema['function']) for schema in talk.tools]
   return Conversation(
