@@ -256,8 +256,11 @@ def restore_reference(
     ) from error
 
 
-def use_compilation_cache(config: config_lib.Config) -> None:
-  """Compiled programs of this and later runs; a setting of the process."""
-  if config.run.compilation_cache:
-    path = pathlib.Path(config.run.compilation_cache).expanduser()
+def use_compilation_cache(folder: str) -> None:
+  """Keeps compiled programs for later processes there; '': none.
+
+  It is a setting of the process.
+  """
+  if folder:
+    path = pathlib.Path(folder).expanduser()
     jax.config.update('jax_compilation_cache_dir', str(path))

@@ -9,10 +9,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from awpo_jax.checkpointing import checkpoints, policies, run_folder
+from awpo_jax.checkpointing import (
+  checkpoints,
+  initial_params,
+  policies,
+  run_folder,
+)
 from awpo_jax.config import flags as flags_lib
 from awpo_jax.evaluation import answers as answers_lib
 from awpo_jax.evaluation import (
@@ -70,9 +74,7 @@ def evaluate(config: config_lib.EvaluationConfig) -> dict[str, Any]:
     ValueError, FileNotFoundError: rows or model are not there or do not fit.
   """
   clock = stopwatch.Clock(prefix='')
-  if config.compilation_cache:
-    cache = pathlib.Path(config.compilation_cache).expanduser()
-    jax.config.update('jax_compilation_cache_dir', str(cache))
+  initial_params.use_compilation_cache(config.compilation_cache)
   folder = pathlib.Path(config.output_dir)
   loaded: list[policies.Policy] = []
 

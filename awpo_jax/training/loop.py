@@ -61,7 +61,7 @@ def train(
   if config.run.wandb_project:
     with initial_params.refusing(ModuleNotFoundError):
       metrics_lib.import_wandb(config.run.wandb_project)
-  initial_params.use_compilation_cache(config)
+  initial_params.use_compilation_cache(config.run.compilation_cache)
   with (
     signals.handled_by(signals.stop_at_start),
     run_folder.claimed(folder, config)
