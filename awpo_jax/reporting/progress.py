@@ -89,6 +89,41 @@ class Progress:
       self._bar.close()
 
 
+def counted(
+  total: int,
+  tell: Callable[[str], None],
+  *,
+  unit: str = 'answer',
+  text: str = '',
+  interval: float = 10.0,
+  clock: Callable[[], float] = time.monotonic,
+) -> Callable[[int], None]:
+  """Counts what is done within a step; nothing is said of what is quick.
+
+  Args:
+    total: how many there will be.
+    tell: given a line.
+    unit, text: as of `Progress`.
+    interval: least number of seconds before a line.
+    clock: seconds that only grow.
+
+  Returns:
+    Called with how many more are done.
+  """
+  done, begun = 0, clock()
+  told = begun
+
+  def advance(count: int) -> None:
+    nonlocal done, told
+    done += count
+    now = clock()
+    if now - told >= interval and done < total:
+      told = now
+      tell(_line(done, total, done / (now - begun), text, unit))
+
+  return advance
+
+
 def _line(step: int, total: int, rate: float, text: str, unit: str) -> str:
   parts = [f'{unit} {step}/{total}']
   if rate > 0:

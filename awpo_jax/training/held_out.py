@@ -1,5 +1,6 @@
 """The evaluations of a run: what they report, and what they are asked for."""
 
+from collections.abc import Callable
 from typing import Any
 
 from awpo_jax import types
@@ -7,6 +8,7 @@ from awpo_jax.config import experiment as config_lib
 from awpo_jax.config import flags as flags_lib
 from awpo_jax.distributed import processes
 from awpo_jax.evaluation import held_out
+from awpo_jax.reporting import progress
 from awpo_jax.rollout.rewards import scorer as scorer_lib
 from awpo_jax.rollout.rewards import toolrl
 from awpo_jax.training.collection import sample
@@ -36,21 +38,29 @@ def check_best_metric(
 
 
 def evaluate(
-  params: types.ArrayTree, sampler: sample.RolloutSampler
+  params: types.ArrayTree,
+  sampler: sample.RolloutSampler,
+  tell: Callable[[str], None] = lambda line: None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
   """Metrics of every held-out set, and a row for each answer.
 
   No training hangs on them: a judge that cannot be had leaves its metric None.
-  All processes answer, the first one scores.
+  All processes answer, the first one scores. `tell` is given a line now and
+  then that says how many answers there are.
 
   Raises:
     types.BadReturn: as `scoring.score`.
   """
   metrics: dict[str, Any] = {}
   rows: list[dict[str, Any]] = []
-  for name, every in sampler.data.dataset.evals.items():
-    tasks = every[: sampler.config.run.eval_tasks]
-    texts = sampler.greedy(params, tasks)
+  asked = {
+    name: tasks[: sampler.config.run.eval_tasks]
+    for name, tasks in sampler.data.dataset.evals.items()
+  }
+  total = sum(map(len, asked.values()))
+  advance = progress.counted(total, tell, text='held-out')
+  for name, tasks in asked.items():
+    texts = sampler.greedy(params, tasks, advance)
     scored = None
     with score_lib.ending_together():
       if processes.is_first():

@@ -246,7 +246,11 @@ class _Run:
   def _evaluate(self, state, step: int) -> dict[str, Any]:
     """Accuracy on every held-out set; the answers go to the transcripts."""
     started = time.perf_counter()
-    metrics, rows = held_out.evaluate(state.params, self.sampler)
+    metrics, rows = held_out.evaluate(
+      state.params,
+      self.sampler,
+      self.book.bar.message if processes.is_first() else lambda line: None,
+    )
     self.book.log.write_transcripts(step, rows)
     return {**metrics, 'time/eval': time.perf_counter() - started}
 

@@ -266,6 +266,19 @@ def test_progress_in_plain_lines():
   ]
 
 
+def test_answers_are_counted_where_they_take_long():
+  clock, told = Clock(), []
+  advance = progress.counted(100, told.append, text='held-out', clock=clock)
+  for count, now in [(10, 9), (10, 10), (20, 19), (30, 35), (30, 60)]:
+    clock.now = now
+    advance(count)
+  # 20 in 10 s, 70 in 35 s; too early at 9 and 19; at 60 all are done.
+  assert told == [
+    'answer 20/100  2.00 answers/s  00:40 left  held-out',
+    'answer 70/100  2.00 answers/s  00:15 left  held-out',
+  ]
+
+
 def test_progress_bar_on_a_terminal():
   stream = io.StringIO()
   stream.isatty = lambda: True

@@ -348,7 +348,9 @@ def test_answers_come_in_order_whatever_the_batch(count):
     dataclasses.replace(tiny_run.make_task(0), user=f'{i}' * (1 + 3 * i))
     for i in range(count)
   ]
-  answers = tiny_run.sampler(programs=programs).greedy(None, tasks)
+  done = []
+  answers = tiny_run.sampler(programs=programs).greedy(None, tasks, done.append)
+  assert done == {1: [1], 4: [4], 6: [4, 2]}[count]
   assert [text.split('user')[-1].split()[0] for text in answers] == [
     task.user for task in tasks
   ]

@@ -150,9 +150,15 @@ class RolloutSampler:
     return [tasks[i] for i in rows], prompts, ids
 
   def greedy(
-    self, params: types.ArrayTree, tasks: Sequence[types.Task]
+    self,
+    params: types.ArrayTree,
+    tasks: Sequence[types.Task],
+    advance: Callable[[int], None] = lambda count: None,
   ) -> list[Any]:
-    """A greedy answer or episode of each task, `--eval_batch` at a time."""
+    """A greedy answer or episode of each task, `--eval_batch` at a time.
+
+    `advance` is called with how many more tasks have one.
+    """
     size, texts = self.config.run.eval_batch, []
     every = np.arange(size).reshape(sharding.parts(self.mesh), -1)
     rows = every[sharding.own_parts(self.mesh)].ravel()
@@ -176,6 +182,7 @@ class RolloutSampler:
       ]
       told = dict(pair for some in processes.gather(found) for pair in some)
       texts += [told[i] for i in range(size)]
+      advance(min(size, len(tasks) - start))
     return texts[: len(tasks)]
 
   def _encode(self, tasks, ids: Sequence[int]) -> types.Prompts:
