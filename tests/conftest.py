@@ -2,16 +2,8 @@
 
 import os
 
-# Most of the suite's time is compiling programs that run once, so nothing is
-# optimized, and XLA's newer code generators, which take twice as long, are off.
-# A jaxlib that has no such flag any more ends with a line that names it: take
-# it out here and in tests/helpers/whole_runs.py. What is also tested as it is
-# compiled for a run: tests/invariants/test_optimized.py.
-QUICK = (
-  '--xla_backend_optimization_level=0',
-  '--xla_llvm_disable_expensive_passes=true',
-  '--xla_cpu_use_fusion_emitters=false',
-)
+from tests.helpers import quick_compiling
+
 _DEVICES = '--xla_force_host_platform_device_count=4'
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -19,7 +11,7 @@ os.environ['XLA_FLAGS'] = ' '.join(
   [
     os.environ.get('XLA_FLAGS', ''),
     _DEVICES,
-    *(() if os.environ.get('AWPO_OPTIMIZED') else QUICK),
+    '' if os.environ.get('AWPO_OPTIMIZED') else quick_compiling.FLAGS,
   ]
 )
 

@@ -24,6 +24,7 @@ from awpo_jax.rollout.sampling import sampler
 from awpo_jax.training.programs import from_flags
 from awpo_jax.training.update import objectives, optimizer, prepare, train_step
 from tests.helpers import flags as flags_lib
+from tests.helpers import quick_compiling
 
 VOCAB, PROMPTS, SAMPLES, PROMPT, RESPONSE = 29, 32, 4, 7, 6
 MINIBATCH = 8
@@ -56,16 +57,7 @@ def quick():
   """Compiler options under which compiling takes a fifth of the time."""
   if os.environ.get('AWPO_OPTIMIZED'):
     return {}
-  options = {
-    'xla_backend_optimization_level': 0,
-    'xla_llvm_disable_expensive_passes': True,
-    'xla_cpu_use_fusion_emitters': False,
-  }
-  try:
-    jax.jit(jnp.negative, compiler_options=options)(1.0)
-  except jax.errors.JaxRuntimeError:  # Another XLA may not have them all.
-    return {}
-  return options
+  return quick_compiling.OPTIONS
 
 
 def jit(fn, **options):

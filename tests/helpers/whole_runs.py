@@ -27,6 +27,7 @@ from tensorboardX.proto import event_pb2
 
 from awpo_jax.checkpointing import checkpoints
 from awpo_jax.reporting import curves, metrics
+from tests.helpers import quick_compiling
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TRAIN = 'experiments/train.py'
@@ -40,9 +41,7 @@ _PRELOAD = (
 # asked for: `--cpu_devices` is.
 _ENVIRONMENT = {
   'JAX_PLATFORMS': 'cpu',
-  'XLA_FLAGS': '--xla_backend_optimization_level=0'
-  ' --xla_llvm_disable_expensive_passes=true'
-  ' --xla_cpu_use_fusion_emitters=false',
+  'XLA_FLAGS': quick_compiling.FLAGS,
   'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
 }
 _SECONDS = 300
