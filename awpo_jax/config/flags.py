@@ -155,7 +155,7 @@ def with_flagfiles(
     if file is None:
       result.append(argument)
     elif file not in within:  # Else it names itself.
-      lines = map(str.strip, file.read_text(encoding='utf-8').splitlines())
+      lines = map(str.strip, file.read_text(encoding='utf-8').split('\n'))
       kept = [x for x in lines if x and not x.startswith(('#', '//'))]
       result += with_flagfiles(kept, (*within, file))
   return result

@@ -152,6 +152,8 @@ OTHERS = {
   'vocab_size': 500,
   'prompt_buckets': (64, 96),
   'response_buckets': (4, 8, 16),
+  'max_prompt_tokens': 60,
+  'max_answer_tokens': 7,
   'overlong': 'drop',
   'prompt_style': 'template',
   'enable_thinking': 'false',
