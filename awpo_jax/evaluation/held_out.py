@@ -48,7 +48,8 @@ def score(
     'outcome': _mean(rewards.outcome, rewards.outcome_valid),
     'reasoning': _mean(rewards.reasoning, rewards.reasoning_valid),
   }
-  metrics |= _of_parts(parts, tasks)
+  if in_parts(reward):
+    metrics |= _of_parts(parts, tasks)
   for kind in sorted(kinds):
     metrics[f'accuracy/{kind}'] = float(np.mean(kinds[kind]))
   rows = [
@@ -70,33 +71,39 @@ def score(
   return metrics, rows
 
 
+def in_parts(reward: types.Reward) -> bool:
+  """Whether a reward reports ToolRL's parts, on ToolRL's scale."""
+  return reward in toolrl.REWARDS.values()
+
+
 def _of_parts(
   parts: Mapping[str, np.ndarray], tasks: Sequence[types.Task]
 ) -> dict[str, float | None]:
   """`format` and `exact_calls`; an answer that has no score has neither."""
-  metrics: dict[str, float | None] = {}
-  if 'format' in parts:
-    metrics['format'] = float((parts['format'][:, 0] == 1).mean())
+  # No part is there if no answer could be scored.
+  missing = np.full((len(tasks), 1), np.nan)
+  layout = parts.get('format', missing)[:, 0] == 1
+  metrics: dict[str, float | None] = {'format': float(layout.mean())}
   wanted = np.array([scoring.wants_call(task) for task in tasks], bool)
-  if 'correctness' in parts and wanted.any():
-    exact = parts['correctness'][wanted, 0] == toolrl.BEST
+  if wanted.any():
+    exact = parts.get('correctness', missing)[wanted, 0] == toolrl.BEST
     metrics['exact_calls'] = float(exact.mean())
   return metrics
 
 
 def metric_names(
-  tasks: Sequence[types.Task], *, judged: bool, in_parts: bool = False
+  tasks: Sequence[types.Task], *, judged: bool, laid_out: bool = False
 ) -> list[str]:
   """What `score` reports on these tasks.
 
   Args:
     tasks: as there.
     judged: with a judge.
-    in_parts: of a reward in ToolRL's parts.
+    laid_out: of a reward with `in_parts`.
   """
   kinds = sorted({task.kind for task in tasks})
   names = ['accuracy', 'outcome', *(['reasoning'] if judged else [])]
-  if in_parts:
+  if laid_out:
     calls = any(map(scoring.wants_call, tasks))
     names += ['format', *(['exact_calls'] if calls else [])]
   return names + [f'accuracy/{kind}' for kind in kinds]

@@ -10,7 +10,6 @@ from awpo_jax.distributed import processes
 from awpo_jax.evaluation import held_out
 from awpo_jax.reporting import progress
 from awpo_jax.rollout.rewards import scorer as scorer_lib
-from awpo_jax.rollout.rewards import toolrl
 from awpo_jax.training.collection import sample
 from awpo_jax.training.collection import score as score_lib
 
@@ -27,7 +26,7 @@ def check_best_metric(
     for key in held_out.metric_names(
       tasks[: run.eval_tasks],
       judged=judge is not None,
-      in_parts=reward in toolrl.REWARDS.values(),
+      laid_out=held_out.in_parts(reward),
     )
   ]
   if run.best_metric and run.best_metric not in known:

@@ -1,5 +1,7 @@
 """Accuracy on held-out tasks, by hand."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -127,10 +129,18 @@ def test_layout_and_calls():
   assert metrics['format'] == 3 / 4
   assert metrics['exact_calls'] == pytest.approx(2 / 3)
   assert metrics['accuracy'] == 2 / 4
-  names = held_out.metric_names(tasks, judged=False, in_parts=True)
-  assert set(names) == metrics.keys() - {'reasoning'}
+  # Another reward may call other things so.
+  metrics, _ = held_out.score(
+    tasks,
+    responses,
+    reward=functools.partial(toolrl.toolrl),
+    judge=None,
+  )
+  assert 'format' not in metrics and 'exact_calls' not in metrics
+  names = held_out.metric_names(tasks, judged=False, laid_out=True)
+  assert set(names) == {*metrics, 'format', 'exact_calls'} - {'reasoning'}
   assert 'exact_calls' not in held_out.metric_names(
-    tasks[3:], judged=False, in_parts=True
+    tasks[3:], judged=False, laid_out=True
   )
 
 
