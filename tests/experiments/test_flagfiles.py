@@ -7,7 +7,7 @@ import shlex
 import jax
 import pytest
 
-from awpo_jax.analysis import grid
+from awpo_jax.analysis import grid, tabular
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.distributed import device_checks
 from awpo_jax.evaluation import config as evaluation_config
@@ -36,9 +36,10 @@ FILES = [file for file in ALL_FILES if file not in EVALUATIONS]
 
 # Lines on top of any experiment: given after its own flags file.
 ALGORITHMS = [file for file in FILES if '/algorithms/' in file]
-# Grids, of flags of `ablate.py`.
-GRIDS = [file for file in FILES if '/ablations/' in file]
-FILES = [file for file in FILES if file not in (*ALGORITHMS, *GRIDS)]
+# Maps, of flags of `tabular.py`, and grids, of those of `ablate.py`.
+MAPS = [file for file in FILES if '/ablations/tabular' in file]
+GRIDS = [file for file in FILES if '/ablations/' in file and file not in MAPS]
+FILES = [file for file in FILES if file not in (*ALGORITHMS, *GRIDS, *MAPS)]
 QUICKSTART = '--flagfile=experiments/quickstart.flags'
 
 
@@ -216,8 +217,8 @@ def test_every_algorithm_that_flags_name_has_a_file(flag):
   assert found == {*NAMED[flag]}
 
 
-@pytest.mark.parametrize('file', GRIDS)
-def test_every_cell_of_a_grid_parses(file):
+def _values(file):
+  """Flag -> the values that a file gives it; the file opens with a comment."""
   lines = pathlib.Path(file).read_text().splitlines()
   assert lines[0].startswith('#')
   values = {}
@@ -225,6 +226,12 @@ def test_every_cell_of_a_grid_parses(file):
     if line.startswith('--'):
       name, _, value = line.removeprefix('--').partition('=')
       values.setdefault(name, []).append(value)
+  return values
+
+
+@pytest.mark.parametrize('file', GRIDS)
+def test_every_cell_of_a_grid_parses(file):
+  values = _values(file)
   seeds = values['seeds'][0].split(',')
   cells = [grid.parse_cell(text, len(seeds)) for text in values['cell']]
   assert values['baseline'][0] in [cell.name for cell in cells]
@@ -234,3 +241,15 @@ def test_every_cell_of_a_grid_parses(file):
     *(['--init_from=x', *cell.flags] for cell in cells),
   ):
     config_lib.parse([*base, *flags, '--output_dir=x', '--seed=1'])
+
+
+@pytest.mark.parametrize('file', MAPS)
+def test_every_algorithm_of_a_map_can_be_trained_in_a_table(file):
+  values = _values(file)
+  algorithms = [grid.parse_cell(text, 1) for text in values['algorithm']]
+  names = [x.name for x in algorithms]
+  assert len({*names}) == len(names)
+  assert {*values['baselines'][0].split(',')} <= {*names}
+  base = shlex.split(values['base'][0])
+  for x in algorithms:
+    tabular.check(config_lib.parse([*base, *x.flags]))

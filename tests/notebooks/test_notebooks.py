@@ -14,8 +14,13 @@ from tests.helpers import tiny_dataset, whole_runs
 
 FOLDER = whole_runs.ROOT / 'notebooks'
 FILES = sorted(FOLDER.glob('*.ipynb'))
-NAMES = ['clipping', 'gating', 'group_stats', 'theory', 'weighting']
+NAMES = ['clipping', 'gating', 'group_stats', 'tabular', 'theory', 'weighting']
 each_file = pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
+# This one trains what it shows, and looks at no run.
+TABULAR = FOLDER / 'tabular.ipynb'
+of_a_run = pytest.mark.parametrize(
+  'file', [x for x in FILES if x != TABULAR], ids=lambda file: file.stem
+)
 
 
 def _read(file):
@@ -61,7 +66,9 @@ def test_from_hand_written_groups_to_what_one_learns(file):
   ]
   assert [title for _, title in titles[1:]] == [
     '## Six hand-written groups',
-    '## The rollouts of a run',
+    '## Policies that are tables'
+    if file == TABULAR
+    else '## The rollouts of a run',
     '## What one learns',
   ]
   groups, run, end = (number for number, _ in titles[1:])
@@ -119,7 +126,7 @@ def run(tmp_path_factory):
   return base / 'run'
 
 
-@each_file
+@of_a_run
 def test_it_runs_on_a_run(file, run, monkeypatch):
   # In this process, from the root.
   monkeypatch.chdir(whole_runs.ROOT)
