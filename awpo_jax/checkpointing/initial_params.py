@@ -70,10 +70,10 @@ def _holds_weights(model: str) -> bool:
   path = pathlib.Path(model)
   if path.is_dir():
     return any(path.glob('*.safetensors'))
-  return gguf_files.find(model) is not None or _is_hub_name(model)
+  return gguf_files.find(model) is not None or is_hub_name(model)
 
 
-def _is_hub_name(model: str) -> bool:
+def is_hub_name(model: str) -> bool:
   """`owner/name` that is neither a file nor a folder here."""
   named = re.fullmatch(r'[\w-][\w.-]*/[\w.-]+', model)
   return bool(named) and not (
@@ -95,7 +95,7 @@ def read_hf_config(model: str) -> dict[str, Any]:
     hf = gguf_files.hf_config(gguf)
     model_config.from_hf_dict(hf)
     return hf
-  if _is_hub_name(model):
+  if is_hub_name(model):
     path = hf_files.find(model)
   model_config.load_config(path)
   file = path / 'config.json' if path.is_dir() else path

@@ -16,7 +16,7 @@ from awpo_jax import types
 from awpo_jax.checkpointing import checkpoints, initial_params, model_files
 from awpo_jax.checkpointing import run_folder as run_folder_lib
 from awpo_jax.models import config as model_config
-from awpo_jax.models import gguf_files, hf_weights, lora
+from awpo_jax.models import gguf_files, hf_files, hf_weights, lora
 from awpo_jax.rollout.text import chat_template, templates, tokenizers
 
 
@@ -162,9 +162,11 @@ def text_side(
       they do not go to the chat template, since that knows none.
 
   Raises:
-    ValueError: there is no tokenizer.
+    FileNotFoundError, ValueError: there is no model, or no tokenizer.
   """
   run = run_folder(pathlib.Path(path_or_name))
+  if run is None and not initial_params.is_hub_name(str(path_or_name)):
+    hf_files.find(path_or_name)
   flags = _flags(run) if run else {}
   tokenizer = tokenizers.load_tokenizer(
     run / model_files.TOKENIZER_FOLDER if run else path_or_name
@@ -193,11 +195,11 @@ def _style(
 
 
 def _load_hf(path_or_name: str, dtype, param_dtype) -> Policy:
-  tokenizer = tokenizers.load_tokenizer(path_or_name)
   param_dtype = param_dtype or initial_params.stored_dtype(path_or_name)
   config, params = hf_weights.load_pretrained(
     path_or_name, dtype=dtype or param_dtype, param_dtype=param_dtype
   )
+  tokenizer = tokenizers.load_tokenizer(path_or_name)
   return Policy(
     config=config,
     params=params,
