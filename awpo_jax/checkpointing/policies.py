@@ -169,7 +169,7 @@ def text_side(
     hf_files.find(path_or_name)
   flags = _flags(run) if run else {}
   tokenizer = tokenizers.load_tokenizer(
-    run / model_files.TOKENIZER_FOLDER if run else path_or_name
+    run / model_files.TOKENIZER_FOLDER if run else str(path_or_name)
   )
   style = _style(flags, tokenizer)
   if tools and not flags and style.prompt_style != 'template':
