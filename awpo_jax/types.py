@@ -277,7 +277,7 @@ class Rollout:
       the first update, beside the sampler's in `completions`; 0 where not
       chosen by the policy; None until `prepare_rollout`, and where it does not
       compute them (`--old_logprobs=sampler`).
-    rows: how its tokens are packed where they are to be read; None: padded.
+    layout: how its tokens lie where they are to be read, see `Batch`.
   """
 
   prompts: Prompts
@@ -286,40 +286,7 @@ class Rollout:
   sample_ids: Array
   thinking: Array | None = None
   trainer_logprobs: Array | None = None
-  rows: 'Rows | None' = None
-
-
-@record
-class Rows:
-  """How groups of a mini-batch lie in packed rows; see `update.packing`.
-
-  A row is made of blocks of B columns; a group, that is a prompt and then its
-  answers, stands in consecutive blocks. A part of the batch that is handled
-  apart, as that of a device, has rows of its own: D is 1, or the number of
-  parts that one program sees at once.
-
-  Attributes:
-    groups: i32[R, D, U], the groups of a row among the P of its part, in the
-      order they stand in; -1 for none. Rows with none come last.
-    tokens: i32[R, D, X, B], X blocks.
-    positions: i32[R, D, X, B].
-    segments: i32[R, D, X, B], 0 for no token, else 1 + u (G + 1) for the prompt
-      of the u-th group, and 1 + g more for its g-th answer.
-    targets: i32[R, D, X * B], columns of the tokens of answers, in order; -1
-      after the last.
-    sources: i32[R, D, X * B], the column before each of them, of the same
-      answer or the last of the prompt.
-    alone: i32[Q, D], groups that fit into no row; -1 for none. None in a
-      microbatch, where R is missing, too.
-  """
-
-  groups: Array
-  tokens: Array
-  positions: Array
-  segments: Array
-  targets: Array
-  sources: Array
-  alone: Array | None = None
+  layout: Any = None
 
 
 @record
@@ -349,8 +316,9 @@ class Batch:
     weights: f32[M, P, G, Sc]; None until the step has weighed it.
     pull: f32[M], factor of the mean of log ratios that a trust region over the
       whole mini-batch adds; None until the step has found it, or without one.
-    rows: how its tokens are packed; M is 1 then, as rows are the microbatches;
-      None where each prompt and each answer is padded.
+    layout: how its tokens lie, a record that knows how to read them and has
+      microbatches of its own, so that M is 1; None where each prompt and each
+      answer is padded. Those there are: `training.programs.options`.
   """
 
   prompt_tokens: Array
@@ -367,7 +335,7 @@ class Batch:
   correction: Array | None = None
   weights: Array | None = None
   pull: Array | None = None
-  rows: Rows | None = None
+  layout: Any = None
 
   @classmethod
   def of(cls, prompts: Prompts, completions: Completions) -> 'Batch':

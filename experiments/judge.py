@@ -15,6 +15,7 @@ of pairs of one prompt, low and high the ends of their 95% intervals. --output
 keeps the scores, one line a transcript.
 """
 
+import functools
 import logging
 import os
 import pathlib
@@ -31,8 +32,12 @@ from awpo_jax.config import (
 )
 from awpo_jax.config import flags as flags_lib  # noqa: E402
 from awpo_jax.evaluation import judge_agreement  # noqa: E402
-from awpo_jax.reporting import json_text  # noqa: E402
+from awpo_jax.reporting import (
+  json_text,  # noqa: E402
+  progress,  # noqa: E402
+)
 from awpo_jax.rollout.rewards import returned  # noqa: E402
+from awpo_jax.rollout.rewards.judges import patient  # noqa: E402
 from awpo_jax.training import judge as judge_lib  # noqa: E402
 
 flags.DEFINE_string(
@@ -70,7 +75,11 @@ def judged(values: flags.FlagValues) -> dict[str, float | None]:
   judge = judge_lib.make_judge(values.judge, settings, run=run)
   assert judge is not None
   answers = [f'transcript {number}' for number in range(1, len(rows) + 1)]
-  scores = returned.judged(judge, [row.request for row in rows], answers)
+  say = functools.partial(
+    patient.shown, judge, len(rows), patient.counts(judge)
+  )
+  with progress.working(say):
+    scores = returned.judged(judge, [row.request for row in rows], answers)
   labels = [row.label for row in rows]
   if values.output:
     with pathlib.Path(values.output).open('w', encoding='utf-8') as file:

@@ -6,19 +6,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib import figure as mpl_figure
-from matplotlib.backends import backend_agg
 
 from awpo_jax.analysis import comparison
 from awpo_jax.analysis import grid as grid_lib
 from awpo_jax.reporting import metrics as metrics_lib
+from awpo_jax.reporting import style as look
 
 REPORT_FILE = 'report.md'
-
-
-def _figure(width: float, height: float, count: int = 1):
-  figure = mpl_figure.Figure(figsize=(width, height), layout='constrained')
-  backend_agg.FigureCanvasAgg(figure)
-  return figure, figure.subplots(1, count, squeeze=False)[0]
 
 
 def plot_curves(
@@ -34,7 +28,7 @@ def plot_curves(
     path: where the PNG goes.
     label: of what is drawn.
   """
-  figure, (axes,) = _figure(7, 4.5)
+  figure, (axes,) = look.new_figure(7, 4.5)
   for index, (cell, seeds) in enumerate(curves.items()):
     if not seeds:
       continue
@@ -44,23 +38,19 @@ def plot_curves(
       for step in shared
     ]
     found = [comparison.estimate(row) for row in rows]
-    colour, style = f'C{index % 10}', ('-', '--', ':')[index // 10 % 3]
+    colour, style = look.colour(index), ('-', '--', ':')[index // 10 % 3]
     axes.plot(shared, [x.mean for x in found], style, color=colour, label=cell)
     if found and found[0].low is not None:
       axes.fill_between(
         shared,
-        [x.low for x in found],
-        [x.high for x in found],
+        np.array([x.low for x in found], float),
+        np.array([x.high for x in found], float),
         color=colour,
         alpha=0.15,
         lw=0,
       )
-  axes.set_xlabel('step')
-  axes.set_ylabel(label)
-  axes.grid(alpha=0.3)
-  if axes.lines:
-    axes.legend(fontsize='small')
-  figure.savefig(path, format='png', dpi=120)
+  look.finish(axes, x='step', y=label)
+  look.save(figure, path)
   return figure
 
 
@@ -86,7 +76,7 @@ def plot_overview(
     path: where the PNG goes.
     accuracy: the metric on the left.
   """
-  figure, panels = _figure(11, 3.6, 1 + len(_BESIDE))
+  figure, panels = look.new_figure(11, 3.6, columns=1 + len(_BESIDE))
   titles = {accuracy: 'held-out accuracy', **_BESIDE}
   for axes, (key, title) in zip(panels, titles.items(), strict=True):
     for index, (cell, seeds) in enumerate(rows.items()):
@@ -95,16 +85,20 @@ def plot_overview(
       found = [comparison.curve(lines, key) for lines in seeds.values()]
       found = [(x, y) for x, y in found if len(x) > 1]
       for steps, values in found:
-        axes.plot(_share(steps), values, color=f'C{index}', lw=0.7, alpha=0.35)
+        axes.plot(
+          _share(steps), values, color=look.colour(index), lw=0.7, alpha=0.35
+        )
       if found and len({len(x) for x, _ in found}) == 1:
         mean = np.mean([y for _, y in found], axis=0)
         label = f'{cell} ({len(found)} seeds)'
-        axes.plot(_share(found[0][0]), mean, color=f'C{index}', label=label)
-    axes.set(title=title, xlabel='share of the run', xlim=(0, 1))
-    axes.grid(alpha=0.3)
-  if panels[0].lines:
-    panels[0].legend(fontsize='small')
-  figure.savefig(path, format='png', dpi=120)
+        axes.plot(
+          _share(found[0][0]), mean, color=look.colour(index), label=label
+        )
+    axes.set_xlim(0, 1)
+    # The same cells have the same colours on the right.
+    first = axes is panels[0]
+    look.finish(axes, title=title, x='share of the run', legend=first)
+  look.save(figure, path)
   return figure
 
 
@@ -133,9 +127,8 @@ def plot_scores(
   metrics = comparison.metric_names(scores)
   cells = [cell for cell in scores if cell != baseline]
   size = 1.2 + 0.35 * max(len(cells), 1)
-  figure, panels = _figure(
-    3.4 * max(len(metrics), 1), size, max(len(metrics), 1)
-  )
+  columns = max(len(metrics), 1)
+  figure, panels = look.new_figure(3.4 * columns, size, columns=columns)
   for metric, axes in zip(metrics, panels, strict=False):
     for row, cell in enumerate(cells):
       if baseline is None:
@@ -148,16 +141,18 @@ def plot_scores(
         continue
       found = comparison.estimate(values)
       axes.plot(values, [row] * len(values), '|', color='0.6')
-      axes.plot([found.mean], [row], 'o', color='C0')
+      axes.plot([found.mean], [row], 'o', color=look.colour(0))
       if found.low is not None:
-        axes.plot([found.low, found.high], [row, row], color='C0')
+        ends = np.array([found.low, found.high], float)
+        axes.plot(ends, [row, row], color=look.colour(0))
     axes.set_yticks(range(len(cells)), cells if axes is panels[0] else [])
     axes.set_ylim(len(cells) - 0.5, -0.5)
-    axes.set_title(metric if baseline is None else f'{metric} - {baseline}')
-    axes.grid(alpha=0.3)
+    look.finish(
+      axes, title=metric if baseline is None else f'{metric} - {baseline}'
+    )
     if baseline is not None:
-      axes.axvline(0, color='0.4', lw=0.8)
-  figure.savefig(path, format='png', dpi=120)
+      axes.axvline(0, color=look.GREY, lw=0.8)
+  look.save(figure, path)
   return figure
 
 

@@ -47,10 +47,7 @@ class CheckpointError(ValueError):
   """A checkpoint cannot be read, or belongs to another model or optimizer."""
 
 
-class Manager(ocp.CheckpointManager):
-  """An orbax manager that knows the name of the metric it keeps the best of."""
-
-  best_metric: str | None = None
+Manager: TypeAlias = ocp.CheckpointManager
 
 
 def make_manager(
@@ -73,11 +70,8 @@ def make_manager(
     The manager; `wait_until_finished` before exiting, or `close`.
 
   Raises:
-    ValueError: `keep` is below 1.
     CheckpointError: the metrics of a checkpoint in the folder are damaged.
   """
-  if keep < 1:
-    raise ValueError(f'keep is {keep}; at least the last checkpoint must stay.')
   keepers: list[policies.PreservationPolicy] = [
     policies.LatestN(keep),
     policies.CustomSteps(list(keep_steps)),
@@ -99,9 +93,7 @@ def make_manager(
   directory.mkdir(parents=True, exist_ok=True)
   if not file_locks.work_in(directory):
     _write_without_locks()
-  manager = Manager(directory, options=options)
-  manager.best_metric = best_metric
-  return manager
+  return Manager(directory, options=options)
 
 
 def _write_without_locks() -> None:
@@ -134,15 +126,12 @@ def save_checkpoint(
     state: tree of arrays.
     position: JSON object; what of the run besides its state goes on from here.
     flags: JSON object; the resolved flags.
-    metrics: finite numbers measured at `step`, the best metric among them;
-      None where it was not measured.
+    metrics: finite numbers measured at `step`; of those without the best metric
+      none is the best.
 
   Raises:
-    ValueError: there is a checkpoint of this step, or `metrics` lacks the best
-      metric or holds a number that is not finite.
+    ValueError: there is a checkpoint of this step.
   """
-  if metrics is not None:
-    _check_metrics(metrics, manager.best_metric)
   manager.save(
     step,
     args=ocp.args.Composite(
@@ -155,11 +144,6 @@ def save_checkpoint(
     metrics={key: float(value) for key, value in (metrics or {}).items()},
     force=True,
   )
-
-
-def latest_step(manager: Manager) -> int | None:
-  """Step of the last checkpoint; None where there is none."""
-  return manager.latest_step()
 
 
 def restore_checkpoint(
@@ -182,7 +166,7 @@ def restore_checkpoint(
       message names the first difference.
   """
   manager.wait_until_finished()
-  step = latest_step(manager)
+  step = manager.latest_step()
   if step is None:
     raise FileNotFoundError(f'{manager.directory} has no checkpoint yet.')
   folder = pathlib.Path(manager.directory) / str(step)
@@ -270,20 +254,6 @@ def _check_readable(directory: pathlib.Path) -> None:
       continue  # Its deletion was cut short; the next save finishes it.
     except ValueError as error:
       raise _damaged(folder, error) from error
-
-
-def _check_metrics(
-  metrics: Mapping[str, float], best_metric: str | None
-) -> None:
-  for key, value in metrics.items():
-    if not math.isfinite(value):
-      raise ValueError(f'The metric {key!r} of a checkpoint is {value}.')
-  if best_metric is not None and best_metric not in metrics:
-    raise ValueError(
-      f'The best checkpoint is kept by {best_metric!r}, which is not among '
-      f'the metrics given: {sorted(metrics)}. Give metrics=None for a step '
-      'that was not evaluated.'
-    )
 
 
 def _named(tree: types.ArrayTree) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def initial_params(
     CheckpointError: `--init_from` does not fit the model.
   """
   key = sampler.fact_key(sampler.facts(config.run.seed, 'init'))
-  shapes = jax.eval_shape(lambda: decoder_lib.init_params(model, key))
+  shapes = param_shapes(model)
   if config.run.init_from:
     return checkpoints.restore_params(config.run.init_from, shapes)
   wanted = source(config)
@@ -176,20 +176,15 @@ def new_params(
   model: model_config.DecoderConfig,
   mesh: jax.sharding.Mesh,
 ) -> types.ArrayTree:
-  """Parameters before the first update.
+  """`initial_params` with the adapters of the model, if any.
 
-  Adapters are new ones beside the weights that the run starts from, unless
+  They are new ones beside the weights that the run starts from, unless
   `--init_from` has some: then it is these that are trained on. Prints a warning
   where bfloat16 will round updates away.
 
-  Args:
-    config: of the run.
-    model: with the adapters of the flags, if any.
-    mesh: as of `initial_params.initial_params`.
-
   Raises:
     ConfigError: `--init_from` has adapters of another `--lora_alpha`.
-    OSError, CheckpointError: as `initial_params.initial_params`.
+    OSError, CheckpointError: as `initial_params`.
   """
   warning = checks.rounding_warning(config)
   if warning:

@@ -17,6 +17,7 @@ from awpo_jax.checkpointing import checkpoints, initial_params, model_files
 from awpo_jax.checkpointing import run_folder as run_folder_lib
 from awpo_jax.models import config as model_config
 from awpo_jax.models import gguf_files, hf_files, hf_weights, lora
+from awpo_jax.reporting import progress
 from awpo_jax.rollout.text import chat_template, templates, tokenizers
 
 
@@ -74,6 +75,11 @@ def load(
   Raises:
     ValueError, FileNotFoundError: there is no policy, or its parts do not fit.
   """
+  with progress.working(lambda: f'Loading {path_or_name}'):
+    return _load(path_or_name, dtype, param_dtype)
+
+
+def _load(path_or_name: str | os.PathLike[str], dtype, param_dtype) -> Policy:
   path = pathlib.Path(path_or_name)
   run = run_folder(path)
   if run is not None:

@@ -12,7 +12,7 @@ from awpo_jax.checkpointing import checkpoints, model_files
 from awpo_jax.config import data
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.config import flags as flags_lib
-from awpo_jax.reporting import file_locks, profiler, rollout_archive
+from awpo_jax.reporting import file_locks, profiler, rollout_archive, trackers
 from awpo_jax.reporting import metrics as metrics_lib
 
 FLAGS_FILE = 'flags.json'
@@ -31,7 +31,8 @@ _FOLDERS = (
 _FILES = (
   metrics_lib.METRICS_FILE,
   metrics_lib.TRANSCRIPTS_FILE,
-  metrics_lib.WANDB_ID_FILE,
+  trackers.WANDB_ID_FILE,
+  trackers.TRACKIO_ID_FILE,
   model_files.MODEL_FILE,
   model_files.UNFINISHED_MODEL,
   FLAGFILE,

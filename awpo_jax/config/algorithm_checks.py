@@ -219,55 +219,6 @@ def _reward_rules(config: Any) -> Iterator[Rule]:
   )
 
 
-def overlap_rules(config: Any) -> Iterator[Rule]:
-  """Whether the next batch may be sampled while this one is trained on."""
-  overlap, devices = config.rl.overlap, config.devices
-  if devices.rollout_devices > 0:
-    many = f'--rollout_devices={devices.rollout_devices}'
-    yield (
-      not (overlap and config.run.rl_steps),
-      f'{many} sample while the others train: set --overlap and --rl_steps.',
-    )
-    yield (
-      devices.parallelism == 'sharded',
-      f'{many} hold all parameters: set --parallelism=pmap.',
-    )
-    yield (
-      bool(config.run.dry_run),
-      f'--dry_run looks at devices that do the same: leave out {many}.',
-    )
-  if not (overlap and config.run.rl_steps):
-    return
-  name, grouped = config.loss.loss, policy_losses.GROUP_LOSSES
-  yield (
-    name in grouped,
-    f'--overlap needs --mismatch, which --loss={name} does not know: leave it '
-    'out.',
-  )
-  yield (
-    name not in grouped and config.loss.mismatch == 'none',
-    '--overlap trains on answers of the parameters before: set --mismatch=tis '
-    '(with --old_logprobs=trainer) to correct for it.',
-  )
-  yield (
-    config.selection.sampling_rounds > 1,
-    f'--overlap samples before it scores: a further one of '
-    f'--sampling_rounds={config.selection.sampling_rounds} would need '
-    'parameters that are gone by then. Set it to 1.',
-  )
-  yield (
-    config.environment.environment != 'none',
-    f'--overlap keeps the batch under way in checkpoints, where what became of '
-    f'an episode has no place: leave out '
-    f'--environment={config.environment.environment}.',
-  )
-  yield (
-    devices.distributed != 'no',
-    '--overlap is for one process: what several tell one another must keep '
-    f'one order. Leave out --distributed={devices.distributed}.',
-  )
-
-
 def _token_rules(config: Any) -> Iterator[Rule]:
   """Advantages and selections of tokens, where a loss knows only answers."""
   name = config.loss.loss

@@ -30,10 +30,11 @@ def rules(config: Any) -> Iterator[Rule]:
   yield from _run_rules(config.run)
   yield from _nothing_to_do(config)
   yield from _devices_rules(config.devices)
-  yield from _data_rules(config.data)
+  for name in ('prompt_buckets', 'response_buckets'):
+    yield buckets_rule(name, getattr(config.data, name))
+  yield date_rule(config.data.template_date)
   yield from judge_rules(config.judge, config.data.judge)
   yield from _environment_rules(config.environment, config.data)
-  yield from algorithm_checks.overlap_rules(config)
   yield from _model_rules(config.model)
   yield (
     config.model.init_weights == 'pretrained' and bool(config.run.init_from),
@@ -118,12 +119,6 @@ def _devices_rules(devices) -> Iterator[Rule]:
   )
 
 
-def _data_rules(data) -> Iterator[Rule]:
-  for name in ('prompt_buckets', 'response_buckets'):
-    yield buckets_rule(name, getattr(data, name))
-  yield date_rule(data.template_date)
-
-
 def buckets_rule(name: str, lengths: tuple[int, ...]) -> Rule:
   """What is wrong with the lengths that programs are compiled for."""
   return (
@@ -158,6 +153,17 @@ def _environment_rules(environment, data) -> Iterator[Rule]:
 
 def judge_rules(judge, name: str) -> Iterator[Rule]:
   """What is wrong with the section `judge` where `--judge` is `name`."""
+  shares = judge.judge_noise + judge.judge_against + judge.judge_vain
+  yield (
+    round(shares, 9) > 1,
+    f'--judge_noise, --judge_against and --judge_vain sum to {shares:g}: they '
+    'are shares of the answers, so lower one of them.',
+  )
+  yield (
+    name == 'none' and shares > 0,
+    '--judge=none has no scores that --judge_noise, --judge_against or '
+    '--judge_vain could change: leave them out, or name a judge.',
+  )
   if name != 'llm':
     return
   for flag in ('judge_url', 'judge_model'):
@@ -203,16 +209,14 @@ def _model_rules(model) -> Iterator[Rule]:
     '--model is not set: name a Hugging Face model or a config.json, for '
     'example --model=experiments/models/quickstart.json.',
   )
-  if model.lora_rank > 0:
-    yield from _lora_rules(model)
-
-
-def _lora_rules(model) -> Iterator[Rule]:
   targets, known = model.lora_targets, lora_layers.LORA_TARGETS
   yield (
-    not targets
-    or not set(targets) <= set(known)
-    or len(set(targets)) < len(targets),
+    model.lora_rank > 0
+    and (
+      not targets
+      or not set(targets) <= set(known)
+      or len(set(targets)) < len(targets)
+    ),
     f'{flags.as_flag("lora_targets", targets)}: name some of '
     f'{",".join(known)}, each once. Set --lora_rank=0 for no adapters.',
   )

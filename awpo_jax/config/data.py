@@ -14,8 +14,10 @@ class DataConfig:
   dataset: str = flag(
     'quickstart',
     'Data sets, separated by commas: quickstart, quickstart_hard, '
-    'quickstart_turns, rlla, seal_tools, seal_tools_compact, bfcl, or a '
-    'function of your own as package.module:function.',
+    'quickstart_turns, links, rlla, seal_tools, seal_tools_compact, bfcl, or a '
+    'function of your own as package.module:function. links:K asks for K '
+    'links, and links:K:RATE also says how many of them demonstrations take '
+    'wrongly.',
   )
   data: str = flag(
     '',
@@ -92,15 +94,18 @@ class DataConfig:
   )
   reward: str = flag(
     'toolrl',
-    'Outcome reward: toolrl, or a function of your own as '
-    'package.module:function. With --environment it is given whole episodes.',
+    'Outcome reward: toolrl, exact (1 where the calls are exactly those of the '
+    'reference, else 0), or a function of your own as package.module:function. '
+    'With --environment your own is given whole episodes.',
   )
   judge: str = flag(
     'rubric',
     'Judge of the reasoning: rubric (counts words and checks calls, needs no '
     'model, and cannot tell whether a thought is sound), llm (a model at '
-    '--judge_url), none, or a function of your own as package.module:function. '
-    'noisy and vain are bad judges, to test an algorithm with.',
+    '--judge_url), process (the share of the steps of a thought that are '
+    'right, of tasks that imply them), none, or a function of your own as '
+    'package.module:function. noisy and vain are bad judges, to test an '
+    'algorithm with; see also --judge_noise.',
   )
 
 
@@ -246,6 +251,27 @@ class JudgeConfig:
     '~/.cache/awpo_jax/judge.sqlite',
     "SQLite file of the judge's scores, which several runs may share. Empty "
     'keeps none.',
+  )
+  judge_noise: float = flag(
+    0.0,
+    'Share of the answers whose score is a random number, whatever the judge '
+    'says: to test an algorithm with. The answers of this and of the next two '
+    'flags are drawn from a hash of request and answer; the shares sum to at '
+    'most 1.',
+    minimum=0,
+    maximum=1,
+  )
+  judge_against: float = flag(
+    0.0,
+    "Share of the answers whose score is one minus the judge's.",
+    minimum=0,
+    maximum=1,
+  )
+  judge_vain: float = flag(
+    0.0,
+    'Share of the answers whose score is that of --judge=vain.',
+    minimum=0,
+    maximum=1,
   )
   min_judged: float | None = flag(
     None,

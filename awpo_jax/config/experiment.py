@@ -17,6 +17,9 @@ from awpo_jax.config import algorithm, checks, flags
 from awpo_jax.config import data as data_lib
 from awpo_jax.config import sections as sections_lib
 
+# Flags of earlier versions without which a run has other numbers.
+_GONE = ('overlap',)
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -118,7 +121,13 @@ def to_json(config: Config) -> dict[str, Any]:
 
 def differences(old: dict[str, Any], new: Config) -> list[str]:
   """Flags of a stored run that a new command line would change, as text."""
-  return flags.differences(old, to_json(new), sections().values())
+  gone = [
+    f'--{name}: {old[name]!r} then, and no such flag now: go on with the '
+    'version that the run began with'
+    for name in _GONE
+    if old.get(name)
+  ]
+  return gone + flags.differences(old, to_json(new), sections().values())
 
 
 def check(config: Config) -> None:

@@ -1,14 +1,23 @@
 """Flags of the run: the model, devices, and both phases of training."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
+
+import optax
 
 from awpo_jax.config.flags import flag
 from awpo_jax.models import attention_kernels, induction_init, lora_layers
 from awpo_jax.models import config as model_config
-from awpo_jax.ops import schedules, surrogate
+from awpo_jax.ops import surrogate
 
 MAX_SEED = 2**31 - 1  # The key of the draws has 32 bits, one of them a sign.
 DTYPES = ('float32', 'bfloat16', 'float16')
+# (peak, updates that are left after the warm-up) -> learning rate by update.
+SCHEDULES: Mapping[str, Callable[[float, int], optax.Schedule]] = {
+  'constant': lambda peak, updates: optax.constant_schedule(peak),
+  'linear': lambda peak, updates: optax.linear_schedule(peak, 0.0, updates),
+  'cosine': optax.cosine_decay_schedule,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +82,13 @@ class RunConfig:
     'out of memory.',
     minimum=1,
   )
+  eval_temperature: float = flag(
+    0.0,
+    'Sampling temperature of evaluations. 0 is greedy: the most likely answer '
+    'is measured, not the policy that is trained. The draws of all evaluations '
+    'of a run are the same.',
+    minimum=0,
+  )
   checkpoint_every: int = flag(
     50,
     'Steps between checkpoints. The end of a phase is always saved.',
@@ -110,8 +126,14 @@ class RunConfig:
   )
   wandb_project: str = flag(
     '',
-    'Project of Weights & Biases to which metrics are also written. Empty '
-    'writes none there.',
+    'Project of Weights & Biases to which metrics and tables of answers are '
+    'also written. Empty writes none there.',
+    may_change=True,
+  )
+  trackio_project: str = flag(
+    '',
+    'Project of trackio to which metrics and traces of answers are also '
+    'written. Empty writes none there.',
     may_change=True,
   )
   compilation_cache: str = flag(
@@ -227,13 +249,6 @@ class DevicesConfig:
     'takes all devices along data.',
     may_change=True,
   )
-  rollout_devices: int = flag(
-    0,
-    'With --overlap, the number of devices that only sample while the others '
-    'train. With 0 all devices do both.',
-    minimum=0,
-    may_change=True,
-  )
   distributed: str = flag(
     'no',
     'Whether several processes train together: no, auto (JAX finds them on a '
@@ -274,7 +289,7 @@ class SftConfig:
   )
   sft_learning_rate: float = flag(1e-3, 'Peak learning rate.', minimum=0)
   sft_schedule: str = flag(
-    'cosine', 'Learning rate after the warm-up.', schedules.SCHEDULES
+    'cosine', 'Learning rate after the warm-up.', SCHEDULES
   )
   sft_warmup: int = flag(
     10,
@@ -314,12 +329,6 @@ class RlConfig:
     'answers when all of them are finished.',
     minimum=1,
   )
-  overlap: bool = flag(
-    False,
-    'Whether the next batch is sampled from the parameters before the updates '
-    'on this one, and scored while they run. Answers are then one step old, '
-    'which --mismatch has to correct.',
-  )
   minibatches: int = flag(
     4,
     'Updates on each rollout batch. With one no clip radius matters, as every '
@@ -347,7 +356,7 @@ class RlConfig:
   # 0 is the control in which sampling alone makes the numbers move.
   learning_rate: float = flag(1e-6, 'Peak learning rate.', minimum=0)
   schedule: str = flag(
-    'constant', 'Learning rate after the warm-up.', schedules.SCHEDULES
+    'constant', 'Learning rate after the warm-up.', SCHEDULES
   )
   warmup: int = flag(
     0,

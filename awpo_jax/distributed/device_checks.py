@@ -1,5 +1,6 @@
 """What of a run its devices cannot do, before anything compiles."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -38,38 +39,23 @@ def check_devices(config: Any, devices: int) -> Iterable[str]:
     for flag, used in (
       ('--environment', config.environment.environment != 'none'),
       ('--archive', config.run.archive),
-      ('--overlap', config.rl.overlap),
       ('--sampling_rounds', config.selection.sampling_rounds > 1),
     ):
       if used:
         yield f'{flag} is for one process, here are {jax.process_count()}.'
-  unit = devices * config.rl.micro * config.rl.minibatches
-  if config.run.rl_steps and config.rl.prompts_per_step % unit:
-    yield (
-      f'--prompts_per_step={config.rl.prompts_per_step} does not divide over '
-      f'{devices} devices x --minibatches={config.rl.minibatches} x '
-      f'--micro={config.rl.micro}.'
-    )
-  apart = config.devices.rollout_devices
-  unit = (apart or devices) * max(config.rl.rollout_micro, 1)
-  if (
-    config.run.rl_steps
-    and (config.rl.rollout_micro or apart)
-    and (config.rl.prompts_per_step % unit)
+  run, rl, sft = config.run, config.rl, config.sft
+  updates = {'minibatches': rl.minibatches, 'micro': rl.micro}
+  for wanted, flag, size, units in (
+    (run.rl_steps, 'prompts_per_step', rl.prompts_per_step, updates),
+    (
+      run.rl_steps and rl.rollout_micro,
+      'prompts_per_step',
+      rl.prompts_per_step,
+      {'rollout_micro': rl.rollout_micro},
+    ),
+    (run.sft_steps, 'sft_batch', sft.sft_batch, {'sft_micro': sft.sft_micro}),
+    (True, 'eval_batch', run.eval_batch, {}),
   ):
-    yield (
-      f'--prompts_per_step={config.rl.prompts_per_step} does not divide over '
-      f'{apart or devices} devices x '
-      f'--rollout_micro={config.rl.rollout_micro}.'
-    )
-  unit = devices * config.sft.sft_micro
-  if config.run.sft_steps and config.sft.sft_batch % unit:
-    yield (
-      f'--sft_batch={config.sft.sft_batch} does not divide over {devices} '
-      f'devices x --sft_micro={config.sft.sft_micro}.'
-    )
-  if config.run.eval_batch % devices:
-    yield (
-      f'--eval_batch={config.run.eval_batch} does not divide over {devices} '
-      'devices.'
-    )
+    if wanted and size % (devices * math.prod(units.values())):
+      over = [f'{devices} devices', *(f'--{k}={x}' for k, x in units.items())]
+      yield f'--{flag}={size} does not divide over {" x ".join(over)}.'

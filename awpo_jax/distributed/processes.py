@@ -7,7 +7,7 @@ on the devices goes through `gather`.
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 
 from awpo_jax.config import flags as flags_lib
 from awpo_jax.config import sections
+from awpo_jax.reporting import progress
 
 # A process that is gone is noticed, and the others end, within this time.
 _HEARTBEAT_SECONDS = 30
@@ -56,6 +57,13 @@ def join(flags: sections.DevicesConfig) -> None:
 def is_first() -> bool:
   """Whether this process is the one that writes."""
   return jax.process_index() == 0
+
+
+def working(
+  say: Callable[[], str],
+) -> contextlib.AbstractContextManager[None]:
+  """`progress.working`, where the first process alone speaks."""
+  return progress.working(say, silent=not is_first())
 
 
 @contextlib.contextmanager

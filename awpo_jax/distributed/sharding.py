@@ -25,14 +25,10 @@ AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
 # (regular expression, rule): how an array whose path ends in a match is cut.
 # The first match counts. The moments of the optimizer are named like their
 # parameters. What matches none (norms, counters, adapters) is whole everywhere.
-Rules = tuple[tuple[str, PartitionSpec], ...]
-RULES: Rules = (
+RULES = (
   (r'embed_tokens/embedding$', PartitionSpec(MODEL_AXIS, DATA_AXIS)),
   (r'lm_head$', PartitionSpec(DATA_AXIS, MODEL_AXIS)),
-  (
-    r'(q|k|v|gate|up)_proj/kernel$',
-    PartitionSpec(DATA_AXIS, MODEL_AXIS),
-  ),
+  (r'(q|k|v|gate|up)_proj/kernel$', PartitionSpec(DATA_AXIS, MODEL_AXIS)),
   (r'(o|down)_proj/kernel$', PartitionSpec(MODEL_AXIS, DATA_AXIS)),
   (r'(q|k|v|gate|up)_proj/bias$', PartitionSpec(MODEL_AXIS)),
 )
@@ -65,18 +61,12 @@ def make_mesh(
   flags: sections.DevicesConfig,
   devices: Sequence[jax.Device] | None = None,
 ) -> jax.sharding.Mesh:
-  """The mesh that `--parallelism` and `--mesh` ask for, of what trains.
+  """The mesh that `--parallelism` and `--mesh` ask for.
 
   Raises:
     ConfigError: there are more devices, or fewer.
   """
   devices = jax.devices() if devices is None else list(devices)
-  if flags.rollout_devices >= len(devices):
-    raise flags_lib.ConfigError(
-      f'--rollout_devices={flags.rollout_devices} leaves none of '
-      f'{len(devices)} devices to train on.'
-    )
-  devices = devices[: len(devices) - flags.rollout_devices]
   if flags.parallelism == 'pmap':
     return data_mesh(devices)
   data, model = checks.parse_mesh(flags.mesh) or (len(devices), 1)
@@ -84,14 +74,6 @@ def make_mesh(
     return model_mesh(data, model, devices)
   except ValueError as error:
     raise flags_lib.ConfigError(str(error)) from error
-
-
-def rollout_mesh(
-  flags: sections.DevicesConfig,
-) -> jax.sharding.Mesh | None:
-  """That of `--rollout_devices`; None where what trains samples, too."""
-  count = flags.rollout_devices
-  return data_mesh(jax.devices()[-count:]) if count else None
 
 
 def _mesh(devices, axes: dict[str, int]) -> jax.sharding.Mesh:
@@ -112,45 +94,31 @@ def parts(mesh: AnyMesh) -> int:
   return mesh.shape[DATA_AXIS]
 
 
-def replicated(
-  mesh: AnyMesh,
-) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
   """The sharding of what is whole on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
-def state_shardings(
-  tree: types.ArrayTree,
-  mesh: AnyMesh,
-  rules: Rules = RULES,
-) -> types.ArrayTree:
-  """The sharding of each array of a state, by its path.
-
-  Args:
-    tree: arrays or `jax.ShapeDtypeStruct`s.
-    mesh: see the module.
-    rules: see `RULES`.
-  """
+def state_shardings(tree: types.ArrayTree, mesh: AnyMesh) -> types.ArrayTree:
+  """The sharding of each array, or `jax.ShapeDtypeStruct`, by its path."""
   if not is_sharded(mesh):
     return jax.tree.map(lambda _: replicated(mesh), tree)
   return jax.tree.map_with_path(
-    lambda path, _: NamedSharding(mesh, _rule(path, rules)), tree
+    lambda path, _: NamedSharding(mesh, _rule(path)), tree
   )
 
 
-def _rule(path: Any, rules: Rules) -> PartitionSpec:
+def _rule(path: Any) -> PartitionSpec:
   name = jax.tree_util.keystr(path, simple=True, separator='/')
-  matches = (spec for pattern, spec in rules if re.search(pattern, name))
+  matches = (spec for pattern, spec in RULES if re.search(pattern, name))
   return next(matches, PartitionSpec())
 
 
-def misfits(
-  tree: types.ArrayTree, mesh: jax.sharding.Mesh, rules: Rules = RULES
-) -> Iterator[str]:
+def misfits(tree: types.ArrayTree, mesh: jax.sharding.Mesh) -> Iterator[str]:
   """What of a state does not divide over the mesh, as text."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   for path, leaf in leaves:
-    spec = _rule(path, rules) if is_sharded(mesh) else ()
+    spec = _rule(path) if is_sharded(mesh) else ()
     for size, axis in zip(leaf.shape, spec, strict=False):
       if axis is not None and size % mesh.shape[axis]:
         name = jax.tree_util.keystr(path, simple=True, separator='/')
@@ -158,11 +126,7 @@ def misfits(
         yield f'{name} {list(leaf.shape)}: {size} over {axis}:{count}'
 
 
-def bytes_of_each(
-  tree: types.ArrayTree,
-  *,
-  mesh: AnyMesh,
-) -> int:
+def bytes_of_each(tree: types.ArrayTree, *, mesh: AnyMesh) -> int:
   """Bytes of a state on each device."""
   return sum(
     math.prod(where.shard_shape(x.shape)) * x.dtype.itemsize

@@ -45,12 +45,10 @@ class Benchmark:
   """A benchmark.
 
   Attributes:
-    folder: its name among several in one folder.
     load: a source -> its items; raises `ValueError` as the readers do.
     columns: by aggregation, of the main table.
   """
 
-  folder: str
   load: Callable[[Source], list[items_lib.Item]]
   columns: Mapping[str, tables.Columns]
 
@@ -82,7 +80,7 @@ def load_bfcl(source: Source) -> list[items_lib.Item]:
 
 def _environment() -> environments.BfclEnvironment:
   try:
-    return multi_turn.make_environment()
+    return environments.BfclEnvironment(multi_turn.LIMITS, only_offered=False)
   except environments.MissingPackage as error:
     raise environments.MissingPackage(
       f'{error}; or leave the rows of several turns out: --categories='
@@ -185,16 +183,16 @@ def _score_mmlu_pro(row, texts: Sequence[str], sample: int):
 
 
 BENCHMARKS: Mapping[str, Benchmark] = {
-  'bfcl': Benchmark('bfcl', load_bfcl, tables.BFCL),
-  'apibank': Benchmark('apibank', load_api_bank, tables.API_BANK),
-  'mmlu_pro': Benchmark('mmlu_pro', load_mmlu_pro, tables.MMLU_PRO),
+  'bfcl': Benchmark(load_bfcl, tables.BFCL),
+  'apibank': Benchmark(load_api_bank, tables.API_BANK),
+  'mmlu_pro': Benchmark(load_mmlu_pro, tables.MMLU_PRO),
 }
 """Choices of `--benchmarks`."""
 
 
 def place(data: str, name: str) -> str:
   """Where a benchmark's rows are: in its own folder within `data`, if any."""
-  inner = pathlib.Path(data).expanduser() / BENCHMARKS[name].folder
+  inner = pathlib.Path(data).expanduser() / name
   return str(inner) if inner.is_dir() else data
 
 

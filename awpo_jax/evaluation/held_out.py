@@ -54,12 +54,7 @@ def score(
     metrics[f'accuracy/{kind}'] = float(np.mean(kinds[kind]))
   rows = [
     {
-      'task_id': task.task_id,
-      'kind': task.kind,
-      'user': task.user,
-      'tools': [tool.to_json() for tool in task.tools],
-      'ground_truth': task.ground_truth,
-      **episodes.transcript(response),
+      **episodes.transcript(task, response),
       'outcome': scoring.had(rewards.outcome, rewards.outcome_valid, (p, 0)),
       'reasoning': scoring.had(
         rewards.reasoning, rewards.reasoning_valid, (p, 0)

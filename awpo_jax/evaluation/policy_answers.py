@@ -11,6 +11,7 @@ from awpo_jax import types
 from awpo_jax.checkpointing import policies
 from awpo_jax.distributed import device_map, sharding
 from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.reporting import progress
 from awpo_jax.rollout.sampling import sampler, streaming
 from awpo_jax.rollout.text import (
   chat_template,
@@ -127,7 +128,8 @@ class Answerer:
     shape = prompts.tokens.shape[-1], ids.shape[-1]
     if shape not in self._programs:
       begun = time.perf_counter()
-      self._programs[shape] = self._sample.lower(*inputs).compile()
+      with progress.working(lambda: f'Compiling for prompts of {shape[0]}'):
+        self._programs[shape] = self._sample.lower(*inputs).compile()
       self.compile_seconds += time.perf_counter() - begun
     return self._programs[shape]
 

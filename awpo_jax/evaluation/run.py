@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import json
 import pathlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -80,7 +79,6 @@ def evaluate(config: config_lib.EvaluationConfig) -> dict[str, Any]:
 
   def load() -> policies.Policy:
     if not loaded:
-      print(f'Loading {config.model}', file=sys.stderr)
       dtype = config.dtype or None
       loaded.append(policies.load(config.model, dtype=dtype))
       clock.lap('load_model')

@@ -107,14 +107,6 @@ class DecoderConfig:
       raise ValueError(f'sliding_window={self.window} is not positive.')
     if self.head_width % 2:
       raise ValueError(f'RoPE needs an even head_dim, got {self.head_width}.')
-    if self.family not in (None, *hf_families.BLOCKS):
-      raise ValueError(
-        f'family={self.family!r} is not one of {", ".join(hf_families.BLOCKS)}.'
-      )
-    if self.remat not in REMATS:
-      raise ValueError(
-        f'remat={self.remat!r} is not one of {", ".join(REMATS)}.'
-      )
 
 
 def from_hf_dict(

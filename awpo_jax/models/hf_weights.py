@@ -8,28 +8,18 @@ a projection's `weight` [out, in].
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 
 from awpo_jax import types
 from awpo_jax.models import config as config_lib
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import hf_files, rope
-
-# One for all parameters; a tree of them shaped like the parameters; or a
-# function of a parameter's dotted name and its shape, as in
-# ('layers_0.mlp.up_proj.kernel', (2560, 9728)).
-Sharding: TypeAlias = (
-  jax.sharding.Sharding
-  | Mapping[str, Any]
-  | Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
-)
 
 _HEAD = 'lm_head.weight'
 _DTYPES = {'F64': 8, 'F32': 4, 'F16': 2, 'BF16': 2}
@@ -77,7 +67,7 @@ def load_pretrained(
   *,
   dtype: Any,
   param_dtype: Any,
-  sharding: Sharding | None = None,
+  sharding: types.ArrayTree = None,
 ) -> tuple[config_lib.DecoderConfig, types.ArrayTree]:
   """Reads a checkpoint, one tensor at a time, straight to its devices.
 
@@ -87,63 +77,28 @@ def load_pretrained(
       GGUF file, or 'smollm2', see `gguf_files.find`.
     dtype: of activations, e.g. 'bfloat16'.
     param_dtype: of the parameters returned; the file's are converted.
-    sharding: where they go (see `Sharding`); None: the default device.
+    sharding: where they go, a tree shaped like them; None: the default device.
 
   Returns:
     The config and the parameters of `decoder.Decoder(config)`.
 
   Raises:
     FileNotFoundError, PermissionError, ConnectionError: it cannot be had.
-    ValueError: a config, a dtype or a file that cannot be used; of tensors
-      all that are unknown, missing or of the wrong shape.
+    ValueError: a config or a file that cannot be used; of tensors all that are
+      unknown, missing or of the wrong shape.
   """
-  dtype, param_dtype = (
-    _usable('dtype', dtype),
-    _usable('param_dtype', param_dtype),
-  )
   folder = hf_files.find(path_or_name)
   config = config_lib.load_config(folder, dtype=dtype, param_dtype=param_dtype)
   stored = hf_files.tensors(folder)
   wanted = _parameters(config)
   _check(stored, wanted, config, folder)
-  place = _placer(sharding)
+  where = flax.traverse_util.flatten_dict(sharding or {})
   params = {}
   for name in sorted(wanted, key=lambda x: (stored[x].file, x)):
     parameter = wanted[name]
-    params[parameter.path] = place(
-      parameter.path, _read(stored[name], parameter, param_dtype)
-    )
+    value = _read(stored[name], parameter, jnp.dtype(param_dtype))
+    params[parameter.path] = _placed(value, where.get(parameter.path))
   return config, flax.traverse_util.unflatten_dict(params)
-
-
-def _usable(name: str, dtype: Any) -> jnp.dtype:
-  """The dtype, if this platform computes with it."""
-  try:
-    result = jnp.dtype(dtype)
-  except TypeError:
-    result = None
-  if result is None or result not in (
-    np.float32,
-    np.float16,
-    np.float64,
-    ml_dtypes.bfloat16,
-  ):
-    raise ValueError(
-      f'{name}={dtype!r} is not a dtype of weights: use float32, bfloat16 or '
-      'float16.'
-    )
-  if result == np.float64 and not jax.config.read('jax_enable_x64'):
-    raise ValueError(
-      f'{name}=float64 needs JAX_ENABLE_X64=1; use float32 or bfloat16.'
-    )
-  try:
-    jax.block_until_ready(jnp.ones(2, result) * 2)
-  except jax.errors.JaxRuntimeError as error:
-    raise ValueError(
-      f'{name}={result} does not work on {jax.default_backend()} ({error}): '
-      'use float32.'
-    ) from error
-  return result
 
 
 def _read(
@@ -154,34 +109,15 @@ def _read(
   return value.astype(dtype, copy=False)
 
 
-def _placer(
-  sharding: Sharding | None,
-) -> Callable[[tuple[str, ...], np.ndarray], jax.Array]:
-  """Puts a parameter on its devices and waits, so that one is on the way."""
-  flat = (
-    flax.traverse_util.flatten_dict(sharding)
-    if isinstance(sharding, Mapping)
-    else None
+def _placed(
+  value: np.ndarray, sharding: jax.sharding.Sharding | None
+) -> jax.Array:
+  """A parameter on its devices; waited for, so that one is on the way."""
+  if sharding is None:
+    return jax.block_until_ready(jax.device_put(value))
+  return jax.block_until_ready(
+    jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
   )
-
-  def where(path, shape):
-    if flat is not None:
-      if path not in flat:
-        raise ValueError(f'The sharding lacks the parameter {".".join(path)}.')
-      return flat[path]
-    if sharding is None or isinstance(sharding, jax.sharding.Sharding):
-      return sharding
-    return sharding('.'.join(path), shape)
-
-  def place(path, value):
-    target = where(path, value.shape)
-    if target is None:
-      return jax.block_until_ready(jax.device_put(value))
-    return jax.block_until_ready(
-      jax.make_array_from_callback(value.shape, target, value.__getitem__)
-    )
-
-  return place
 
 
 def _check(

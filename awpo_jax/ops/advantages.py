@@ -25,7 +25,6 @@ from awpo_jax.ops import (
   masked,
   rivals,
 )
-from awpo_jax.ops import group_stats as group_stats_lib
 from awpo_jax.ops import samples as samples_lib
 
 Array = types.Array
@@ -147,7 +146,7 @@ def papo(
   score = functools.partial(estimators.standardize, ddof=ddof, eps=eps)
   a_out = score(samples.correct.astype(jnp.float32), samples.valid)
   right = samples.valid & samples.correct
-  spread = group_stats_lib.group_stats(rewards.reasoning, right, ddof=ddof).std
+  spread = masked.group_stats(rewards.reasoning, right, ddof=ddof).std
   a_proc = score(rewards.reasoning, right, std_floor=mix_std_floor)
   a_proc = masked.fill(a_proc, (spread > eps)[:, None])
   return awpo_lib.ungated(a_out + mix_weight * a_proc, rewards, samples)

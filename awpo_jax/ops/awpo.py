@@ -30,7 +30,7 @@ import chex
 import jax.numpy as jnp
 
 from awpo_jax import types
-from awpo_jax.ops import choices, gates, group_stats, masked
+from awpo_jax.ops import choices, gates, masked
 from awpo_jax.ops import difficulty as difficulty_lib
 from awpo_jax.ops import samples as samples_lib
 from awpo_jax.ops import trust as trust_lib
@@ -61,11 +61,6 @@ def convex_mix(
   outcome: Array, reasoning: Array, *, mix_weight: float, **_
 ) -> Array:
   """R_mix = (1 - mix_weight) R_out + mix_weight R_rea, 0 < mix_weight < 1."""
-  if not 0 < mix_weight < 1:
-    raise ValueError(
-      'mix=convex needs mix_weight strictly between 0 and 1, got '
-      f'{mix_weight!r}; set mix_weight, or mix=sum'
-    )
   return (1 - mix_weight) * outcome + mix_weight * reasoning
 
 
@@ -275,7 +270,7 @@ def awpo_advantages(
     `Advantages`; a group with fewer than two valid samples is 0 throughout.
 
   Raises:
-    ValueError: if a flag value is unknown or `mix_weight` out of range.
+    ValueError: if a flag value is unknown.
   """
   pick, valid, counted = choices.pick, samples.valid, samples.comparable
   chex.assert_equal_shape([rewards.outcome, rewards.reasoning, valid])
@@ -289,8 +284,7 @@ def awpo_advantages(
   gated = pick('mix_advantage', MIX_ADVANTAGES, mix_advantage)(r_mix, r_rea)
   # Gate and difficulty weight of a group.
   s_out, s_mix, s_rea = (
-    group_stats.group_stats(r, valid, ddof=ddof).std
-    for r in (r_out, r_mix, r_rea)
+    masked.group_stats(r, valid, ddof=ddof).std for r in (r_out, r_mix, r_rea)
   )
   rate = pick('difficulty_of', difficulty_lib.SOLVE_RATES, difficulty_of)
   p = rate(rewards, samples)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from awpo_jax import types
-from awpo_jax.ops import group_stats, masked
+from awpo_jax.ops import masked
 from awpo_jax.ops import samples as samples_lib
 
 Array = types.Array
@@ -27,7 +27,7 @@ def solve_rate(rewards: types.Rewards, samples: samples_lib.Samples) -> Array:
 
   It is 0 where no two samples are valid.
   """
-  mean = group_stats.group_stats(rewards.outcome, samples.valid).mean
+  mean = masked.group_stats(rewards.outcome, samples.valid).mean
   low = masked.fill(rewards.outcome_min, samples.comparable)
   p = jnp.clip((mean - low) / outcome_span(rewards, samples), 0.0, 1.0)
   return masked.fill(p, samples.comparable)

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 from awpo_jax import types
 from awpo_jax.ops import choices, collectives, masked
-from awpo_jax.ops import group_stats as group_stats_lib
 from awpo_jax.ops import samples as samples_lib
 
 Array = types.Array
@@ -38,7 +37,7 @@ def standardize(
   A group that differs by less than the floor keeps small advantages; all others
   have what they have without it.
   """
-  stats = group_stats_lib.group_stats(rewards, valid, ddof=ddof)
+  stats = masked.group_stats(rewards, valid, ddof=ddof)
   deviation = masked.fill(rewards, valid) - stats.mean[:, None]
   std = jnp.maximum(stats.std, std_floor)[:, None]
   return masked.fill(deviation, valid) / (std + eps)
@@ -46,7 +45,7 @@ def standardize(
 
 def centered(rewards: Array, samples: Samples) -> Array:
   """r - mu; 0 where not valid or alone."""
-  stats = group_stats_lib.group_stats(rewards, samples.valid)
+  stats = masked.group_stats(rewards, samples.valid)
   return masked.fill(rewards - stats.mean[:, None], samples.counted)
 
 
@@ -181,7 +180,7 @@ def opo(rewards: Array, samples: Samples, **_) -> Array:
   """r - sum(len r) / sum(len) (arXiv:2505.23585): long answers weigh more."""
   total = jnp.sum(samples.length * rewards, axis=1)
   length = jnp.sum(samples.length, axis=1)
-  stats = group_stats_lib.group_stats(rewards, samples.valid)
+  stats = masked.group_stats(rewards, samples.valid)
   # Rounded, the mean of equal rewards need not equal them.
   baseline = jnp.where(stats.flat, stats.mean, total / jnp.maximum(length, 1))
   return masked.fill(rewards - baseline[:, None], samples.counted)
@@ -225,7 +224,7 @@ def dgpo(rewards: Array, samples: Samples, *, all_sum, **_) -> Array:
   Of the n groups of the batch that differ at all each weighs n softmax(-mu /
   2), with mu for the accuracy: rewards are to span one unit.
   """
-  stats = group_stats_lib.group_stats(rewards, samples.valid)
+  stats = masked.group_stats(rewards, samples.valid)
   deviation = centered(rewards, samples)
   count = masked.count(samples.valid, axis=1)
   size = jnp.sum(jnp.abs(deviation), axis=1)

@@ -2,9 +2,10 @@
 
 Masked values are replaced before any arithmetic, so that a NaN or an infinity
 in a masked place reaches neither the value nor the gradient (0 * NaN is NaN).
-A reduction over nothing is 0.
+A reduction over nothing is 0. `group_stats` are those of a prompt's rewards.
 """
 
+import chex
 import jax.numpy as jnp
 
 from awpo_jax import types
@@ -108,3 +109,53 @@ def min(
   """Smallest value under the mask; arguments as for `sum`."""
   smallest = jnp.min(fill(values, mask, jnp.inf), axis=axis, keepdims=keepdims)
   return fill(smallest, jnp.any(mask, axis=axis, keepdims=keepdims))
+
+
+@types.record
+class GroupStats:
+  """Statistics over the valid samples of each group.
+
+  Attributes:
+    mean: f32[P]; 0 where no sample is valid.
+    std: f32[P]; exactly 0 where `flat`.
+    flat: bool[P], True where the group cannot rank its samples: all rewards
+      equal, or fewer than two valid.
+  """
+
+  mean: Array
+  std: Array
+  flat: Array
+
+
+def group_stats(rewards: Array, valid: Array, *, ddof: int = 1) -> GroupStats:
+  """Mean and standard deviation of the valid rewards of each group.
+
+    mean = sum(r) / n,   std = sqrt(sum((r - mean)^2) / (n - ddof))
+
+  In float32 the mean of equal rewards need not equal them (ten times 0.1), and
+  that residue divided by a small epsilon is an advantage of some percent. So
+  where max == min the mean is the reward itself and the std exactly 0.
+
+  Args:
+    rewards: float[P, G]; anything, even NaN, where not valid.
+    valid: bool[P, G].
+    ddof: 1 for the unbiased variance, 0 for the biased one.
+
+  Returns:
+    `GroupStats`, differentiable with finite gradients.
+
+  Raises:
+    ValueError: if `ddof` is neither 0 nor 1.
+  """
+  chex.assert_rank([rewards, valid], 2)
+  chex.assert_equal_shape([rewards, valid])
+  if ddof not in (0, 1):
+    raise ValueError(f'unknown ddof={ddof!r}; choose one of: 0, 1')
+  maximum = max(rewards, valid, axis=1)
+  flat = maximum == min(rewards, valid, axis=1)
+  spread = std(rewards, valid, ddof=ddof, axis=1)
+  return GroupStats(
+    mean=jnp.where(flat, maximum, mean(rewards, valid, axis=1)),
+    std=jnp.where(flat, 0.0, spread),
+    flat=flat,
+  )

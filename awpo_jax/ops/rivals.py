@@ -17,7 +17,6 @@ from awpo_jax.ops import (
   choices,
   difficulty,
   estimators,
-  group_stats,
   masked,
 )
 from awpo_jax.ops import samples as samples_lib
@@ -55,7 +54,7 @@ def dvao(
   """
   total = rewards.outcome + mix_weight * rewards.reasoning
   s_out, s_rea = (
-    group_stats.group_stats(r, samples.valid, ddof=ddof).std
+    masked.group_stats(r, samples.valid, ddof=ddof).std
     for r in (rewards.outcome, rewards.reasoning)
   )
   spread = (s_out + mix_weight * s_rea)[:, None]

@@ -18,7 +18,7 @@ import chex
 import jax.numpy as jnp
 
 from awpo_jax import types
-from awpo_jax.ops import choices, collectives, group_stats, masked
+from awpo_jax.ops import choices, collectives, masked
 
 Array = types.Array
 
@@ -111,7 +111,7 @@ def correlations(
   chex.assert_equal_shape([outcome, reasoning, valid])
   scores, varies = [], []
   for rewards in (outcome, reasoning):
-    stats = group_stats.group_stats(rewards, valid, ddof=0)
+    stats = masked.group_stats(rewards, valid, ddof=0)
     deviation = masked.fill(rewards, valid) - stats.mean[:, None]
     std = jnp.where(stats.std > 0, stats.std, 1.0)[:, None]
     scores.append(deviation / std)

@@ -1,4 +1,4 @@
-"""The record of a run: JSON lines, TensorBoard events, transcripts, W&B.
+"""The record of a run: JSON lines, TensorBoard events, transcripts.
 
 `metrics.jsonl` is the record; everything else is a view of it. A run that was
 killed and restarted writes each step once: what stands past the restored
@@ -8,24 +8,22 @@ and no view that fails, ends it.
 """
 
 import contextlib
-import importlib
+import functools
 import json
 import os
 import pathlib
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO, TypeAlias
 
 import tensorboardX
 from absl import logging
 
-from awpo_jax.reporting import json_text
+from awpo_jax.reporting import json_text, trackers
 
 METRICS_FILE = 'metrics.jsonl'
 TRANSCRIPTS_FILE = 'transcripts.jsonl'
 TENSORBOARD_FOLDER = 'tensorboard'
-WANDB_ID_FILE = 'wandb_id.txt'
 
 Row: TypeAlias = dict[str, Any]
 
@@ -120,8 +118,9 @@ class MetricsLog:
     output_dir: str | os.PathLike[str],
     *,
     resume_step: int,
-    tensorboard: bool = True,
     wandb_project: str | None = None,
+    trackio_project: str | None = None,
+    chat: trackers.Chat = lambda row, limit: [],
   ) -> None:
     """Opens the files and cuts what stands past the restored checkpoint.
 
@@ -129,22 +128,30 @@ class MetricsLog:
       output_dir: the run's folder; made if missing.
       resume_step: step of the restored checkpoint; its own rows stay. 0 means
         that nothing was restored: no row stays, one of step 0 neither.
-      tensorboard: whether events are written to `tensorboard/`.
       wandb_project: Weights & Biases project to log to, None for no logging.
         After a restart that service keeps the points it already has.
+      trackio_project: likewise of trackio.
+      chat: messages of a transcript, for traces of trackio.
 
     Raises:
       ValueError: a kept file has a damaged line before its last.
-      ModuleNotFoundError: `wandb_project` is given, `wandb` not installed.
+      ModuleNotFoundError: a project is given, its package not installed.
     """
     folder = pathlib.Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     self._said: set[str] = set()
-    self._wandb = None
-    if wandb_project is not None:
-      wandb = import_wandb(wandb_project)
-      with self._view('Weights & Biases'):
-        self._wandb = _start_wandb(wandb, wandb_project, folder, resume_step)
+    self._trackers: dict[str, trackers.Tracker] = {}
+    start: dict[str, Any] = {
+      'wandb': trackers.Wandb,
+      'trackio': functools.partial(trackers.Trackio, chat=chat),
+    }
+    projects = {'wandb': wandb_project, 'trackio': trackio_project}
+    for name, project in projects.items():
+      if project is not None:
+        module, title = trackers.load(name, project), trackers.TITLES[name]
+        with self._view(title):
+          begun = start[name](module, project, folder, resume_step)
+          self._trackers[title] = begun
     rows = _cut(folder / METRICS_FILE, resume_step)
     _cut(folder / TRANSCRIPTS_FILE, resume_step)
     self._last_step = rows[-1]['step'] if rows else -1
@@ -152,11 +159,10 @@ class MetricsLog:
     self._transcripts = _open(folder / TRANSCRIPTS_FILE)
     shutil.rmtree(folder / TENSORBOARD_FOLDER, ignore_errors=True)
     self._events = None
-    if tensorboard:
-      with self._view('TensorBoard'):
-        self._events = tensorboardX.SummaryWriter(
-          str(folder / TENSORBOARD_FOLDER)
-        )
+    with self._view('TensorBoard'):
+      self._events = tensorboardX.SummaryWriter(
+        str(folder / TENSORBOARD_FOLDER)
+      )
     for row in rows:
       self._write_events(row)
 
@@ -185,9 +191,9 @@ class MetricsLog:
     self._metrics.flush()
     self._last_step = step
     self._write_events(row)
-    if self._wandb is not None:
-      with self._view('Weights & Biases'):
-        self._wandb.log(row, step=step)
+    for title, tracker in self._trackers.items():
+      with self._view(title):
+        tracker.log(row)
 
   def write_transcripts(
     self, step: int, rows: Sequence[Mapping[str, Any]]
@@ -202,6 +208,10 @@ class MetricsLog:
     lines = [_line({'step': int(step), **row}) for row in rows]
     self._transcripts.writelines(lines)
     self._transcripts.flush()
+    for title, tracker in self._trackers.items():
+      for name, some in trackers.by_set(rows).items():
+        with self._view(title):
+          tracker.show(int(step), name, some)
 
   def close(self) -> None:
     """Flushes and closes every file; nothing can be written after it."""
@@ -210,9 +220,9 @@ class MetricsLog:
     if self._events is not None:
       with self._view('TensorBoard'):
         self._events.close()
-    if self._wandb is not None:
-      with self._view('Weights & Biases'):
-        self._wandb.finish()
+    for title, tracker in self._trackers.items():
+      with self._view(title):
+        tracker.finish()
 
   def __enter__(self) -> 'MetricsLog':
     return self
@@ -255,31 +265,3 @@ class MetricsLog:
 
 def _open(path: pathlib.Path) -> TextIO:
   return path.open('a', encoding='utf-8')
-
-
-def _start_wandb(
-  wandb: Any, project: str, folder: pathlib.Path, resume_step: int
-) -> Any:
-  """A Weights & Biases run that a restart of the same folder continues."""
-  id_file = folder / WANDB_ID_FILE
-  if not (resume_step and id_file.exists()):
-    id_file.write_text(uuid.uuid4().hex[:8])
-  return wandb.init(
-    project=project,
-    id=id_file.read_text(),
-    name=folder.name,
-    dir=str(folder),
-    resume='allow',
-  )
-
-
-def import_wandb(project: str) -> Any:
-  """The package, or a `ModuleNotFoundError` that says how to have it."""
-  try:
-    return importlib.import_module('wandb')
-  except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-      f'Logging to the Weights & Biases project {project!r} needs the package '
-      "`wandb`: pip install -e '.[wandb]', or leave --wandb_project empty.",
-      name='wandb',
-    ) from error

@@ -1,8 +1,15 @@
-"""Progress of a run for whoever watches it: a bar, or plain lines."""
+"""Progress for whoever watches: a bar of steps, and what long work does.
 
+All of it goes to standard error: one line that is rewritten on a terminal,
+plain lines elsewhere, at most one every ten seconds or so.
+"""
+
+import contextlib
+import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 import tqdm
@@ -89,41 +96,6 @@ class Progress:
       self._bar.close()
 
 
-def counted(
-  total: int,
-  tell: Callable[[str], None],
-  *,
-  unit: str = 'answer',
-  text: str = '',
-  interval: float = 10.0,
-  clock: Callable[[], float] = time.monotonic,
-) -> Callable[[int], None]:
-  """Counts what is done within a step; nothing is said of what is quick.
-
-  Args:
-    total: how many there will be.
-    tell: given a line.
-    unit, text: as of `Progress`.
-    interval: least number of seconds before a line.
-    clock: seconds that only grow.
-
-  Returns:
-    Called with how many more are done.
-  """
-  done, begun = 0, clock()
-  told = begun
-
-  def advance(count: int) -> None:
-    nonlocal done, told
-    done += count
-    now = clock()
-    if now - told >= interval and done < total:
-      told = now
-      tell(_line(done, total, done / (now - begun), text, unit))
-
-  return advance
-
-
 def _line(step: int, total: int, rate: float, text: str, unit: str) -> str:
   parts = [f'{unit} {step}/{total}']
   if rate > 0:
@@ -135,6 +107,95 @@ def _line(step: int, total: int, rate: float, text: str, unit: str) -> str:
   if text:
     parts.append(text)
   return '  '.join(parts)
+
+
+@contextlib.contextmanager
+def working(
+  say: Callable[[], str],
+  *,
+  stream: TextIO | None = None,
+  silent: bool = False,
+  interval: float = 10.0,
+) -> Iterator[None]:
+  """Says what the work in the block does, if it takes long.
+
+  On a terminal the line is rewritten ten times in an interval, over a bar if
+  there is one, and cleared in the end. What lasted an interval leaves a last
+  line, unless it failed. A thread writes, which ends with the block and
+  touches neither JAX nor signals.
+
+  Args:
+    say: what is done by now, e.g. `Judging: 3 of 64 answers have a score`;
+      called by that thread.
+    stream: where to write; standard error by default.
+    silent: says nothing, e.g. in all processes of a run but the first.
+    interval: seconds before the first plain line, and between two.
+  """
+  if silent:
+    yield
+    return
+  line = _Line(say, sys.stderr if stream is None else stream, interval)
+  thread = threading.Thread(target=line.keep, name='progress', daemon=True)
+  thread.start()
+  done = False
+  try:
+    yield
+    done = True
+  finally:
+    line.ended.set()
+    thread.join()
+    line.leave(done)
+
+
+class _Line:
+  """The line of one work; a stream that is gone ends it silently."""
+
+  def __init__(
+    self, say: Callable[[], str], stream: TextIO, interval: float
+  ) -> None:
+    self._say, self._stream, self._interval = say, stream, interval
+    self._terminal = stream.isatty()
+    self._shown = False
+    self._begun = time.monotonic()
+    self.ended = threading.Event()
+
+  def keep(self) -> None:
+    pause = self._interval / 10 if self._terminal else self._interval
+    while not self.ended.wait(pause):
+      self._write(f'{self._say()}, {self._seconds():.0f} s')
+
+  def leave(self, done: bool) -> None:
+    if self._terminal and self._shown:
+      # Which also draws the bar again.
+      with _broken_off(), tqdm.tqdm.external_write_mode(file=self._stream):
+        self._stream.write(self._whole(''))
+    if done and self._seconds() >= self._interval:
+      with _broken_off():
+        text = f'{self._say()}, done after {self._seconds():.0f} s'
+        tqdm.tqdm.write(text, file=self._stream)
+        self._stream.flush()
+
+  def _write(self, text: str) -> None:
+    with _broken_off(), tqdm.tqdm.get_lock():
+      self._stream.write(self._whole(text) if self._terminal else f'{text}\n')
+      self._stream.flush()
+      self._shown = True
+
+  def _whole(self, text: str) -> str:
+    """A line of the terminal over what stands there, and its beginning."""
+    width = 80
+    with contextlib.suppress(OSError, ValueError):
+      # Not the last column, which would begin another line.
+      width = os.get_terminal_size(self._stream.fileno()).columns or width
+    return f'\r{text[: width - 1]:<{width - 1}}\r'
+
+  def _seconds(self) -> float:
+    return time.monotonic() - self._begun
+
+
+def _broken_off() -> contextlib.AbstractContextManager[None]:
+  """Nobody reads any more, or the stream is closed: nothing is said."""
+  return contextlib.suppress(OSError, ValueError)
 
 
 def headline(metrics: Mapping[str, Any]) -> str:

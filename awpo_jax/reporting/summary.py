@@ -23,7 +23,6 @@ _PARTS = (
   'compile',
   'sample',
   'score',
-  'wait',
   'prepare',
   'update',
   'eval',

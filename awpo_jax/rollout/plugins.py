@@ -43,5 +43,10 @@ def load(spec: str, builtin: Mapping[str, Any], *, flag: str) -> Any:
     raise ValueError(
       f'--{flag}={spec}: a {type(part).__name__}, not callable; name a function'
     )
-  returned.check_plain(part, flag=flag, spec=spec)
+  if returned.is_asynchronous(part):
+    raise ValueError(
+      f'--{flag}={spec}: {returned.name_of(part)} is a coroutine function '
+      '(async def), which nobody awaits. Name a plain function that runs it, '
+      'by asyncio.run, say; a judge may so ask about all its answers at once.'
+    )
   return part

@@ -1,7 +1,6 @@
 """What a run keeps: where it starts from, its lines, and its checkpoints."""
 
 import contextlib
-import functools
 import math
 import pathlib
 import time
@@ -11,7 +10,6 @@ from typing import Any
 import jax
 import optax
 
-from awpo_jax import types
 from awpo_jax.checkpointing import checkpoints, initial_params
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.config import flags as flags_lib
@@ -20,8 +18,8 @@ from awpo_jax.models import config as model_config
 from awpo_jax.reporting import metrics as metrics_lib
 from awpo_jax.reporting import progress as progress_lib
 from awpo_jax.reporting import rollout_archive
+from awpo_jax.rollout import messages
 from awpo_jax.training import steps as steps_lib
-from awpo_jax.training.collection import prefetch, sample
 from awpo_jax.training.programs import compile as compile_lib
 from awpo_jax.training.programs import shapes
 from awpo_jax.training.update import divergence, optimizer, train_step
@@ -76,8 +74,6 @@ class Book:
     self._schedules = optimizer.make_schedules(config)
     self.reference: Any = None
     self.last_saved: int | None = None
-    self._ahead: prefetch.Ahead | None = None
-    self._under_way: types.Completions | None = None
     self.elapsed = 0.0
     self.clock = self._fetched = started
     self.once: dict[str, float] = {}
@@ -97,12 +93,16 @@ class Book:
     )
     if problems:
       raise flags_lib.ConfigError('\n'.join(problems))
-    step = checkpoints.latest_step(self._manager)
-    phase = phase_of(config, step or 1)
+    step = self._manager.latest_step()
     # A run without steps has no phase.
+    phase = phase_of(config, step or 1)
     tx = self._optimizers.get(phase, optax.identity())
     if step is None:
-      with initial_params.refusing(*initial_params.ABSENT):
+      source = config.run.init_from or config.model.model
+      with (
+        initial_params.refusing(*initial_params.ABSENT),
+        processes.working(lambda: f'Initial weights of {source}'),
+      ):
         params = initial_params.new_params(config, model, mesh)
       init = compile_lib.make_init(mesh, tx)
       return 0, init(sharding.place_state(params, mesh))
@@ -110,10 +110,10 @@ class Book:
       lambda p: train_step.init_state(p, tx), initial_params.param_shapes(model)
     )
     example = shapes.Shapes(config, mesh).like(state)
-    found, position, _ = checkpoints.restore_checkpoint(
-      self._manager, prefetch.stored(config, example, step)
-    )
-    state, self._under_way = prefetch.apart(found)
+    with processes.working(lambda: f'Loading the checkpoint of step {step}'):
+      state, position, _ = checkpoints.restore_checkpoint(
+        self._manager, example
+      )
     self.elapsed, self.last_saved = position['elapsed'], step
     self.reference = initial_params.restore_reference(
       self._manager, config, step, example.params
@@ -129,7 +129,9 @@ class Book:
       metrics_lib.MetricsLog(
         run.output_dir,
         resume_step=step,
+        chat=messages.chat,
         wandb_project=run.wandb_project or None,
+        trackio_project=run.trackio_project or None,
       )
       if first
       else metrics_lib.NoLog() as self.log,
@@ -137,8 +139,6 @@ class Book:
       contextlib.closing(
         progress_lib.Progress(total, step, silent=not first)
       ) as self.bar,
-      # Closed after the judge, for whose scores it may be waiting.
-      prefetch.ahead(self._config, self._under_way) as self._ahead,
     ):
       yield
 
@@ -146,19 +146,6 @@ class Book:
     """Compiles the few operations that lines are made with."""
     for schedule in self._schedules.values():
       schedule(0)
-
-  def rollouts(
-    self, sampler: sample.RolloutSampler, collect: sample.Collect
-  ) -> sample.Rollouts:
-    """Where the steps have their batches from, while it is `opened`."""
-    if self._ahead:
-      return functools.partial(self._ahead.collect, sampler, collect)
-    return sampler.in_turn(collect)
-
-  def settle(self) -> None:
-    """Waits until there is nothing under way that hangs on the same judge."""
-    if self._ahead:
-      self._ahead.settle()
 
   def metrics(self, step: int, report: steps_lib.Report) -> dict[str, Any]:
     """The updates' numbers, fetched.
@@ -207,7 +194,6 @@ class Book:
     evaluated: Mapping[str, Any] | None = None,
   ) -> None:
     """Saves the state after a step, with what it was evaluated to."""
-    best = self._config.run.best_metric
     metrics = {
       k: v
       for k, v in (evaluated or {}).items()
@@ -217,11 +203,10 @@ class Book:
     checkpoints.save_checkpoint(
       self._manager,
       step,
-      self._ahead.saved(state) if self._ahead else state,
+      state,
       position={'phase': phase, 'elapsed': self.elapsed},
       flags=config_lib.to_json(self._config),
-      # It may not be had this once: no judge answered, or it is infinite.
-      metrics=metrics if not best or best in metrics else None,
+      metrics=metrics,
     )
     self.last_saved = step
 

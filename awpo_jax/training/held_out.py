@@ -1,6 +1,6 @@
 """The evaluations of a run: what they report, and what they are asked for."""
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 from awpo_jax import types
@@ -8,7 +8,6 @@ from awpo_jax.config import experiment as config_lib
 from awpo_jax.config import flags as flags_lib
 from awpo_jax.distributed import processes
 from awpo_jax.evaluation import held_out
-from awpo_jax.reporting import progress
 from awpo_jax.rollout.rewards import scorer as scorer_lib
 from awpo_jax.training.collection import sample
 from awpo_jax.training.collection import score as score_lib
@@ -37,29 +36,23 @@ def check_best_metric(
 
 
 def evaluate(
-  params: types.ArrayTree,
-  sampler: sample.RolloutSampler,
-  tell: Callable[[str], None] = lambda line: None,
+  params: types.ArrayTree, sampler: sample.RolloutSampler
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
   """Metrics of every held-out set, and a row for each answer.
 
   No training hangs on them: a judge that cannot be had leaves its metric None.
-  All processes answer, the first one scores. `tell` is given a line now and
-  then that says how many answers there are.
+  All processes answer, the first one scores.
 
   Raises:
     types.BadReturn: as `scoring.score`.
   """
   metrics: dict[str, Any] = {}
   rows: list[dict[str, Any]] = []
-  asked = {
-    name: tasks[: sampler.config.run.eval_tasks]
-    for name, tasks in sampler.data.dataset.evals.items()
-  }
-  total = sum(map(len, asked.values()))
-  advance = progress.counted(total, tell, text='held-out')
-  for name, tasks in asked.items():
-    texts = sampler.greedy(params, tasks, advance)
+  for name, every in sampler.data.dataset.evals.items():
+    tasks = every[: sampler.config.run.eval_tasks]
+    texts: list[Any] = []
+    with processes.working(functools.partial(_shown, name, len(tasks), texts)):
+      sampler.answers(params, tasks, texts)
     scored = None
     with score_lib.ending_together():
       if processes.is_first():
@@ -69,3 +62,8 @@ def evaluate(
     metrics |= {f'eval/{name}/{key}': value for key, value in values.items()}
     rows += [{'set': name, **row} for row in answers]
   return metrics, rows
+
+
+def _shown(name: str, asked: int, texts: list[Any]) -> str:
+  # A last batch that is not full is filled up.
+  return f'Evaluating {name}: {min(len(texts), asked)} of {asked} answered'

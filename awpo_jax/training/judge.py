@@ -1,6 +1,7 @@
 """The judge that flags name, and how a run asks it."""
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Iterator
 
@@ -8,13 +9,20 @@ from awpo_jax import types
 from awpo_jax.config import data
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.ops import advantages
+from awpo_jax.reporting import progress
 from awpo_jax.rollout import plugins
-from awpo_jax.rollout.rewards.judges import corrupted, llm_prompt, rubric
+from awpo_jax.rollout.rewards.judges import (
+  corrupted,
+  llm_prompt,
+  process,
+  rubric,
+)
 from awpo_jax.rollout.rewards.judges import patient as patient_lib
 
 LLM = 'llm'
 JUDGES = {
   'rubric': rubric.rubric,
+  'process': process.process,
   'noisy': corrupted.noisy,
   'vain': corrupted.vain,
 }
@@ -25,7 +33,7 @@ _MIN_JUDGED = 0.9
 def make_judge(
   name: str, flags: data.JudgeConfig, *, run: str
 ) -> types.Judge | None:
-  """The judge of `--judge`; calls no endpoint yet.
+  """The judge of `--judge`, corrupted as flags say; calls no endpoint yet.
 
   Args:
     name: value of the flag.
@@ -41,32 +49,29 @@ def make_judge(
   """
   if name == 'none':
     return None
+  judge = _load(name, flags, run)
+  shares = flags.judge_noise, flags.judge_against, flags.judge_vain
+  if not any(shares):
+    return judge
+  noise, against, vain = shares
+  return corrupted.Corrupted(judge, noise=noise, against=against, vain=vain)
+
+
+def _load(name: str, flags: data.JudgeConfig, run: str) -> types.Judge:
+  """The judge as it is."""
   if name != LLM:
     known = {**JUDGES, LLM: None, 'none': None}
     return plugins.load(name, known, flag='judge')
   # Its client takes half a second to import, which most runs need not wait for.
   from awpo_jax.rollout.rewards.judges import llm
 
-  settings = llm.Settings(
-    url=flags.judge_url,
-    model=flags.judge_model,
-    template=llm_prompt.read_template(flags.judge_prompt),
-    scale=flags.judge_scale,
-    samples=flags.judge_samples,
-    temperature=flags.judge_temperature,
-    reply_tokens=flags.judge_reply_tokens,
-    token_limit_name=flags.judge_token_limit_name,
-    omit=flags.judge_omit,
-    concurrency=flags.judge_concurrency,
-    timeout=flags.judge_timeout,
-    retries=flags.judge_retries,
-    backoff=flags.judge_backoff,
-    patience=flags.judge_patience,
-    max_calls=flags.judge_max_calls,
-    max_tokens=flags.judge_max_tokens,
-    cache=flags.judge_cache,
-    run=run,
-  )
+  given = {
+    field.name: getattr(flags, f'judge_{field.name}')
+    for field in dataclasses.fields(llm.Settings)
+    if field.name not in ('template', 'run')
+  }
+  template = llm_prompt.read_template(flags.judge_prompt)
+  settings = llm.Settings(**given, template=template, run=run)
   return llm.LlmJudge(settings, os.environ.get(llm.KEY_VARIABLE))
 
 
@@ -75,6 +80,7 @@ def patient(
   judge: types.Judge | None,
   config: config_lib.Config,
   tell: Callable[[str], None],
+  working: patient_lib.Working = progress.working,
 ) -> Iterator[patient_lib.Judging | None]:
   """The judge as the steps of a run ask it; it is closed in the end.
 
@@ -95,6 +101,7 @@ def patient(
       advantage=config.advantage.advantage, gate=config.advantage.gate
     ),
     tell=tell,
+    working=working,
   )
   with contextlib.closing(asked):
     yield asked

@@ -16,8 +16,7 @@ from awpo_jax.checkpointing import initial_params, run_folder
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.config import flags as flags_lib
 from awpo_jax.distributed import device_checks, processes, sharding
-from awpo_jax.reporting import metrics as metrics_lib
-from awpo_jax.reporting import profiler
+from awpo_jax.reporting import profiler, trackers
 from awpo_jax.rollout.rewards.judges import patient
 from awpo_jax.training import bookkeeping, held_out, idle, judge, signals
 from awpo_jax.training import setup as setup_lib
@@ -58,9 +57,10 @@ def train(
   problems = list(device_checks.check_devices(config, sharding.parts(mesh)))
   if problems:
     raise flags_lib.ConfigError('\n'.join(problems))
-  if config.run.wandb_project:
-    with initial_params.refusing(ModuleNotFoundError):
-      metrics_lib.import_wandb(config.run.wandb_project)
+  with initial_params.refusing(ModuleNotFoundError):
+    trackers.check(
+      wandb=config.run.wandb_project, trackio=config.run.trackio_project
+    )
   initial_params.use_compilation_cache(config.run.compilation_cache)
   with (
     signals.handled_by(signals.stop_at_start),
@@ -72,6 +72,7 @@ def train(
     # type, and `experiments/train.py` its traceback.
     with (
       initial_params.refusing(ValueError, *initial_params.ABSENT),
+      processes.working(lambda: 'Reading the data and the tokenizer'),
       processes.one_after_another(),
     ):
       experiment = setup_lib.make_experiment(config)
@@ -120,7 +121,10 @@ class _Run:
     with (
       self.book.opened(step),
       judge.patient(
-        self.experiment.scorer.judge, self.config, self.book.bar.message
+        self.experiment.scorer.judge,
+        self.config,
+        self.book.bar.message,
+        processes.working,
       ) as self.patient,
       signals.handled_by(self._on_signal),
       jax.transfer_guard('disallow'),
@@ -158,13 +162,11 @@ class _Run:
     self.sampler = sample.RolloutSampler(
       self.config, data, codec, scorer, rules, *common
     )
-    collect = steps_lib.make_collect(self.sampler, self.programs)
     return {
       'sft': steps_lib.make_sft_step(self.config, data, codec, *common),
       'rl': steps_lib.make_rl_step(
-        self.config,
-        self.book.rollouts(self.sampler, collect),
-        *common,
+        self.sampler,
+        self.programs,
         lambda: self.book.reference,
       ),
     }
@@ -190,7 +192,6 @@ class _Run:
       pending = step, report
       self._look_for_ends(step, report)
       if self._pauses(step):
-        self.book.settle()
         self._write(*pending, state=state)
         pending = None
       if self.stopping:
@@ -246,11 +247,7 @@ class _Run:
   def _evaluate(self, state, step: int) -> dict[str, Any]:
     """Accuracy on every held-out set; the answers go to the transcripts."""
     started = time.perf_counter()
-    metrics, rows = held_out.evaluate(
-      state.params,
-      self.sampler,
-      self.book.bar.message if processes.is_first() else lambda line: None,
-    )
+    metrics, rows = held_out.evaluate(state.params, self.sampler)
     self.book.log.write_transcripts(step, rows)
     return {**metrics, 'time/eval': time.perf_counter() - started}
 

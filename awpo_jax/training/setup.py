@@ -27,8 +27,9 @@ from awpo_jax.rollout.environments import (
   registry,
   sandbox,
 )
+from awpo_jax.rollout.rewards import exact
 from awpo_jax.rollout.rewards import scorer as scorer_lib
-from awpo_jax.rollout.rewards import toolrl
+from awpo_jax.rollout.rewards.judges import process
 from awpo_jax.rollout.text import chat_template, demonstrations, tokenizers
 from awpo_jax.rollout.text import codec as codec_lib
 from awpo_jax.training import judge as judge_lib
@@ -100,6 +101,9 @@ def make_experiment(config: config_lib.Config) -> Experiment:
   loaded, eval_rewards = _load(config)
   environment = _environment(config, loaded)
   scorer = _make_scorer(config, environment, eval_rewards)
+  if config.data.judge == 'process':
+    judged = loaded.evals.keys() - eval_rewards.keys()
+    process.check([loaded.evals[name][0] for name in sorted(judged)])
   codec = _make_codec(config, loaded)
   data = _make_data(config, loaded, codec, eval_rewards)
   decoder = _make_decoder(config, codec)
@@ -133,7 +137,7 @@ def _make_scorer(
 ) -> scorer_lib.Scorer:
   """With an environment, reward and judge are of whole episodes."""
   data = config.data
-  reward = plugins.load(data.reward, toolrl.REWARDS, flag='reward')
+  reward = plugins.load(data.reward, exact.REWARDS, flag='reward')
   judge = judge_lib.make_judge(
     data.judge, config.judge, run=os.path.abspath(config.run.output_dir)
   )
@@ -209,11 +213,12 @@ def _rules(
 
 
 def _episode_reward(config: config_lib.Config, environment, reward):
-  if config.data.reward != 'toolrl':
+  if config.data.reward not in exact.REWARDS:
     return episode_rewards.available(reward)
-  return episode_rewards.make_reward(
+  graded = episode_rewards.make_reward(
     environment, config.environment.episode_reward
   )
+  return exact.made_exact(graded) if reward is exact.exact else graded
 
 
 def _environment(

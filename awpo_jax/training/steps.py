@@ -7,6 +7,7 @@ and an update on each mini-batch (`update/train_step.py`). One of the phase
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from awpo_jax.training.collection import dynamic_sampling, sample
 from awpo_jax.training.collection import score as score_lib
 from awpo_jax.training.collection import transcripts as transcripts_lib
 from awpo_jax.training.programs import compile as compile_lib
+from awpo_jax.training.programs import options
 from awpo_jax.training.update import minibatches, train_step
 
 Step = Callable[
@@ -47,7 +49,8 @@ def make_collect(
   config, scorer, codec = sampler.config, sampler.scorer, sampler.codec
 
   def useful(rollout: types.Rollout):
-    return programs.useful[_lengths(rollout)](rollout)
+    program = programs.useful[_lengths(rollout)]
+    return jax.device_get(program(jax.device_put(rollout)))
 
   def collect(draw, clock):
     rounds = dynamic_sampling.Rounds(
@@ -64,29 +67,29 @@ def make_collect(
 
 
 def make_rl_step(
-  config: config_lib.Config,
-  rollouts: sample.Rollouts,
+  sampler: sample.RolloutSampler,
   programs: compile_lib.Programs,
-  mesh: jax.sharding.Mesh,
   reference: Callable[[], types.ArrayTree] | None = None,
 ) -> Step:
   """A rollout batch, its rewards and advantages, and the updates on it.
 
   Args:
-    config: of the run.
-    rollouts: has the batch of a step, sampled and scored by `make_collect`.
+    sampler: of the run.
     programs: its programs.
-    mesh: see `sharding`.
     reference: what `compile.reference` gave at the start of RL; only called
       where `--kl_coef` is not 0.
   """
-  dealer = minibatches.Dealer(config, mesh)
-  referred = algorithm.has_reference(config)
+  collect = make_collect(sampler, programs)
+  dealer = minibatches.Dealer(
+    sampler.config, sampler.mesh, options.make_layout(sampler.config)
+  )
+  referred = algorithm.has_reference(sampler.config)
 
   def step(state, index):
     clock = stopwatch.Clock()
     # Sample and score.
-    scored, metrics, transcripts = rollouts(state.params, index, clock)
+    draw = functools.partial(sampler.rollout, state.params, index)
+    scored, metrics, transcripts = collect(draw, clock)
     # Advantages, and what else all updates on the batch have in common.
     shape, placed = _lengths(scored.rollout), dealer.place(scored.rollout)
     references = (reference(),) if reference and referred else ()
@@ -119,7 +122,7 @@ def make_sft_step(
   mesh: jax.sharding.Mesh,
 ) -> Step:
   """One update on the next demonstrations."""
-  size = config.sft.sft_batch
+  size, layout = config.sft.sft_batch, options.make_layout(config)
 
   def step(state, index):
     started = time.perf_counter()
@@ -133,7 +136,9 @@ def make_sft_step(
       response_buckets=config.data.response_buckets,
       overlong=config.data.overlong,
     )
-    batch = minibatches.of_demonstrations(prompts, completions, config, mesh)
+    batch = minibatches.of_demonstrations(
+      prompts, completions, config, mesh, layout
+    )
     shape = batch.prompt_tokens.shape[-1], batch.tokens.shape[-1]
     state, metrics = programs.update['sft'][shape](state, batch)
     return state, Report(

@@ -19,10 +19,11 @@ from awpo_jax.distributed import sharding
 from awpo_jax.models import attention_kernels, lora
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.rollout.sampling import sampler
-from awpo_jax.training.dry_run import flops, memory
+from awpo_jax.training.dry_run import memory
 from awpo_jax.training.programs import compile as compile_lib
 from awpo_jax.training.programs import shapes as shapes_lib
 from awpo_jax.training.update import optimizer
+from experiments.benchmarks import counts
 
 _GIB = 2**30
 
@@ -59,7 +60,7 @@ class Bench:
   """Sampler, preparation and update of one size on one device."""
 
   def __init__(self, config: config_lib.Config, peaks: dict[str, Any]) -> None:
-    initial_params.use_compilation_cache(config)
+    initial_params.use_compilation_cache(config.run.compilation_cache)
     self.config = config
     self.mesh = sharding.data_mesh(jax.devices()[:1])
     # No token ends an answer.
@@ -168,7 +169,7 @@ class Bench:
     prompt, response = self.lengths()
     rl = self.config.rl
     wave = rl.rollout_micro or rl.prompts_per_step
-    read = response * flops.decode_bytes(
+    read = response * counts.decode_bytes(
       dataclasses.replace(self.model, param_dtype=self.model.dtype),
       rows=wave * rl.samples,
       prompts=wave,
@@ -276,7 +277,7 @@ class Bench:
   def _share(self, took, passes, minibatches) -> dict[str, Any]:
     """Of the peak: products once, causal ones at half, nothing twice."""
     rl, (prompt, response) = self.config.rl, self.lengths()
-    work = passes * flops.forward(
+    work = passes * counts.forward(
       self.model,
       prompts=minibatches * rl.prompts_per_step // rl.minibatches,
       samples=rl.samples,

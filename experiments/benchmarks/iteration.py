@@ -41,16 +41,14 @@ from awpo_jax.config import flags as flags_lib  # noqa: E402
 from awpo_jax.distributed import sharding  # noqa: E402
 from awpo_jax.models import decoder as decoder_lib  # noqa: E402
 from awpo_jax.rollout.sampling import sampler  # noqa: E402
-from awpo_jax.training.dry_run import (  # noqa: E402
-  flops,  # noqa: E402
-  memory,  # noqa: E402
-)
+from awpo_jax.training.dry_run import memory  # noqa: E402
 from awpo_jax.training.programs import compile as compile_lib  # noqa: E402
+from awpo_jax.training.programs import options  # noqa: E402
 from awpo_jax.training.update import (  # noqa: E402
   minibatches,  # noqa: E402
   optimizer,  # noqa: E402
-  packing,  # noqa: E402
 )
+from experiments.benchmarks import counts  # noqa: E402
 
 config_lib.define_flags()
 flags.DEFINE_string('json', None, 'File to which the result is written.')
@@ -91,7 +89,9 @@ class Bench:
   def __init__(self, config: config_lib.Config) -> None:
     self.config, self.mesh = config, sharding.make_mesh(config.devices)
     self.parts = sharding.parts(self.mesh)
-    self.dealer = minibatches.Dealer(config, self.mesh)
+    self.dealer = minibatches.Dealer(
+      config, self.mesh, options.make_layout(config)
+    )
     # No token ends an answer.
     plan = memory.make_plan(config)
     self.model = plan.decoder.config
@@ -159,7 +159,7 @@ class Bench:
     program = self.programs.cut.get(shape)
     batches = list(self.dealer.cut(prepared.batch, program))
     parts = sharding.fetch_split(batches)
-    self.tokens = np.sum([packing.tokens_and_columns(x) for x in parts], axis=0)
+    self.tokens = np.sum([counts.tokens_and_columns(x) for x in parts], axis=0)
     return batches
 
   def update(self, batches: list[types.Batch]) -> None:
@@ -268,7 +268,7 @@ def measure(config: config_lib.Config, repeats: int) -> dict[str, Any]:
     'response': response,
   }
   rows = rl.prompts_per_step * rl.samples
-  read = response * flops.decode_bytes(
+  read = response * counts.decode_bytes(
     bench.model,
     rows=rows,
     prompts=rl.prompts_per_step,
@@ -294,9 +294,9 @@ def measure(config: config_lib.Config, repeats: int) -> dict[str, Any]:
     'compiled_while_timed': compile_lib.compile_count() - count,
     'matmul_gflops': peak / 1e9,
     'bandwidth_gb_per_second': band / 1e9,
-    'update_share_of_matmul': flops.update(bench.model, **sizes)
+    'update_share_of_matmul': counts.update(bench.model, **sizes)
     / (median['update'] * peak),
-    'sample_share_of_matmul': flops.forward(bench.model, **sizes, causal=True)
+    'sample_share_of_matmul': counts.forward(bench.model, **sizes, causal=True)
     / (median['sample'] * peak),
     'sample_share_of_bandwidth': read / (median['sample'] * band),
     'peak_gib': _peak_bytes() / 2**30,
@@ -355,7 +355,7 @@ def main(arguments: list[str]) -> None:
     sys.exit(f'ConfigError: {error}')
   if config.devices.cpu_devices > 1:
     jax.config.update('jax_num_cpu_devices', config.devices.cpu_devices)
-  initial_params.use_compilation_cache(config)
+  initial_params.use_compilation_cache(config.run.compilation_cache)
   if values.once:
     Bench(config).iteration()
     print(f'{time.perf_counter() - _STARTED:.2f}')

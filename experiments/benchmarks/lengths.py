@@ -31,14 +31,13 @@ from awpo_jax.config import experiment as config_lib
 from awpo_jax.config import flags as flags_lib
 from awpo_jax.distributed import device_checks, sharding
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.rollout.sampling import continuous_batching
 from awpo_jax.rollout.sampling import sampler as sampler_lib
 from awpo_jax.rollout.text import prompts as prompts_lib
 from awpo_jax.training import setup as setup_lib
-from awpo_jax.training.dry_run import flops
 from awpo_jax.training.programs import compile as compile_lib
+from awpo_jax.training.programs import options
 from awpo_jax.training.programs import shapes as shapes_lib
-from experiments.benchmarks import iteration
+from experiments.benchmarks import counts, iteration
 
 
 def lengths_of(
@@ -94,7 +93,9 @@ class Sampler:
         decoder,
         mesh,
         temperature=rl.temperature,
-        refill=refill,
+        sample=options.rollout_sampler(config, mesh)
+        if refill
+        else sampler_lib.sample,
         limited=True,
       )
       .lower(shapes.like(params), *arguments, arguments[1])
@@ -125,7 +126,7 @@ class Sampler:
       return int(by_device.max(axis=(1, 2, 3)).sum())
     rl = self._rl
     return max(
-      continuous_batching.steps(x, slots=rl.slots, shared=rl.slots_shared)
+      counts.steps_in_slots(x, slots=rl.slots, shared=rl.slots_shared)
       for x in by_device[0]
     )
 
@@ -175,7 +176,7 @@ def measure(config: config_lib.Config, repeats: int) -> dict[str, Any]:
     'matmul_gflops': peak / 1e9,
   }
   for kind, limits in limits_of.items():
-    work = flops.forward(
+    work = counts.forward(
       decoder.config,
       prompts=rl.prompts_per_step,
       samples=rl.samples,
@@ -221,7 +222,7 @@ def main(arguments: list[str]) -> None:
     sys.exit(f'ConfigError: {error}')
   if config.devices.cpu_devices > 1:
     jax.config.update('jax_num_cpu_devices', config.devices.cpu_devices)
-  initial_params.use_compilation_cache(config)
+  initial_params.use_compilation_cache(config.run.compilation_cache)
   with initial_params.refusing(ValueError, FileNotFoundError):
     result = measure(config, values.repeats)
   text = json.dumps(result, indent=2)

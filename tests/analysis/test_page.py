@@ -168,6 +168,28 @@ def test_a_ratio_is_held_to_the_radius_of_its_own_group():
   assert met == {(True, True), (True, False), (False, True), (False, False)}
 
 
+def test_a_ratio_is_held_to_the_upper_radius_of_its_own_sample():
+  folder = examples.carried_run()
+  kept = rollout_archive.open_archive(folder)
+  kept.__class__ = _Drifted
+  flags = ('--clip=fixed', '--clip_min=0.1', '--clip_max=0.1')
+  upper = ('--clip_high=adaptive', '--clip_high_delta=0.06')
+  config = replay.variant(folder, *flags, *upper)
+  step = kept.steps[-1]
+  rollout = kept.rollout(step)
+  groups = tokens.Tokens(kept, config, None).joined(step, [])
+  answers = [answer for group in groups for answer in group['samples']]
+  advantages = np.float64([answer['advantage'] for answer in answers])
+  assert np.all(rollout.rewards.outcome_valid)
+  normed = (advantages - advantages.mean()) / advantages.std(ddof=1)
+  # 1.15 > 1 + 0.1 + 0.06 Phi(A) where Phi(A) < 5/6, which is Phi(0.967).
+  outside = (advantages > 0) & (normed < 0.967)
+  assert 0 < outside.sum() < (advantages > 0).sum()
+  for answer, wanted in zip(answers, outside, strict=True):
+    told = answer['tokens']
+    assert told['clipped'] == [int(wanted and x) for x in told['policy']]
+
+
 @pytest.mark.parametrize('read', [reading.read_run, reading.read_grid])
 def test_another_folder_is_named(tmp_path, read):
   with pytest.raises(FileNotFoundError, match=str(tmp_path)):

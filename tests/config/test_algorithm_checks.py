@@ -15,8 +15,6 @@ def _parse(*flags):
 
 REWARD = ('--kl_placement=reward', '--kl_coef=0.1')
 DISCO = ('--loss=disco', '--estimator=sign', '--correct=1')
-OVERLAP = ('--overlap', '--mismatch=tis')
-APART = (*OVERLAP, '--rollout_devices=1')
 PER_ROW = '--aggregation=seq-mean-token-mean'
 WRONG = {
   # What the sources leave open has no default.
@@ -104,24 +102,7 @@ WRONG = {
   '--mismatch=icepop corrects': [
     *('--mismatch=icepop', '--old_logprobs=sampler'),
   ],
-  # The next batch made ahead.
-  '--overlap trains on answers of the parameters before': ['--overlap'],
-  '--overlap needs --mismatch, which --loss=disco': [*DISCO, '--overlap'],
-  '--sampling_rounds=3 would need parameters that are gone': [
-    *(*OVERLAP, '--sampling_rounds=3'),
-  ],
-  'leave out --environment=quickstart': [
-    *(*OVERLAP, '--environment=quickstart', '--observation_tokens=8'),
-  ],
-  'Leave out --distributed=auto': [*OVERLAP, '--distributed=auto'],
-  '--mismatch=tis corrects': [*OVERLAP, '--old_logprobs=sampler'],
-  '--rollout_devices=1 sample while the others train': [
-    '--rollout_devices=1',
-  ],
-  '--rollout_devices=1 hold all parameters': [
-    *(*APART, '--parallelism=sharded'),
-  ],
-  'leave out --rollout_devices=1': [*APART, '--dry_run=here'],
+  '--mismatch=tis corrects': ['--mismatch=tis', '--old_logprobs=sampler'],
   # KL.
   '--loss=apa holds to the policy': ['--loss=apa', '--kl_coef=0.1'],
   '--kl_placement=reward needs --kl_coef': ['--kl_placement=reward'],
@@ -190,10 +171,10 @@ def test_what_makes_no_sense_is_refused_by_name(named):
     [*REWARD, '--estimator=rloo', '--kl_estimator=k1'],
     [*REWARD, '--estimator=reinforce_pp', '--empty_groups=drop'],
     [*DISCO, '--unfinished=drop', '--sampling_rounds=4'],
-    [*OVERLAP, '--mismatch_level=row', '--parallelism=sharded'],
-    [*APART, '--loss=gspo', PER_ROW],
+    ['--mismatch=tis', '--mismatch_level=row', '--parallelism=sharded'],
+    ['--mismatch=tis', '--loss=gspo', PER_ROW],
     # What belongs to a phase that the run does not have does not matter.
-    ['--overlap', '--rl_steps=0', '--sft_steps=1'],
+    ['--loss=disco', '--rl_steps=0', '--sft_steps=1'],
   ],
 )
 def test_what_goes_together_is_let_through(flags):

@@ -9,6 +9,7 @@ from absl import flags as absl_flags
 
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.config import flags as flags_lib
+from awpo_jax.config import sections
 from awpo_jax.models import attention_kernels
 from awpo_jax.ops import (
   advantages,
@@ -20,7 +21,6 @@ from awpo_jax.ops import (
   gates,
   policy_losses,
   rivals,
-  schedules,
   surrogate,
   trust,
 )
@@ -106,8 +106,8 @@ def test_choices_are_the_keys_of_the_functions():
     'mismatch': surrogate.MISMATCHES,
     'mismatch_level': surrogate.LEVELS,
     'old_logprobs': surrogate.OLD_LOGPROBS,
-    'schedule': schedules.SCHEDULES,
-    'sft_schedule': schedules.SCHEDULES,
+    'schedule': sections.SCHEDULES,
+    'sft_schedule': sections.SCHEDULES,
     'overlong': prompts.OVERLONG,
     'attention': attention_kernels.KERNELS,
   }.items():
@@ -126,7 +126,6 @@ OTHERS = {
   'coordinator': 'localhost:1234',
   'processes': 4,
   'process_id': 3,
-  'rollout_devices': 1,
   'seed': 3,
   'init_from': 'old',
   'sft_steps': 5,
@@ -137,6 +136,7 @@ OTHERS = {
   'eval_benchmarks': ('bfcl', 'apibank'),
   'eval_data': 'benchmarks',
   'eval_batch': 9,
+  'eval_temperature': 0.5,
   'checkpoint_every': 10,
   'keep_checkpoints': 11,
   'best_metric': 'eval/x/accuracy',
@@ -144,6 +144,7 @@ OTHERS = {
   'archive': True,
   'profile_steps': (2, 4),
   'wandb_project': 'w',
+  'trackio_project': 't',
   'compilation_cache': '',
   'dry_run': 'here',
   'dataset': 'rlla,seal_tools',
@@ -176,6 +177,9 @@ OTHERS = {
   'judge_max_calls': 1000,
   'judge_max_tokens': 10**6,
   'judge_cache': '',
+  'judge_noise': 0.5,
+  'judge_against': 0.25,
+  'judge_vain': 0.125,
   'min_judged': 0.75,
   'judge_patience': 60.0,
   'environment': 'g.h:i',
@@ -207,7 +211,6 @@ OTHERS = {
   'rollout_micro': 8,
   'slots': 10,
   'slots_shared': 5,
-  'overlap': True,
   'minibatches': 3,
   'micro': 2,
   'temperature': 0.7,
@@ -410,7 +413,6 @@ WRONG = {
     '--environment=quickstart',
     '--response_buckets=512',
   ],
-  '--rollout_devices=-1': ['--rollout_devices=-1'],
   '--samples=1': ['--samples=1'],
   '--temperature=0.0': ['--temperature=0'],
   '--judge=none': ['--judge=none'],
@@ -423,6 +425,12 @@ WRONG = {
   ],
   '--judge_omit=temperature does not send --judge_temperature=0.5': [
     *(*LLM, '--judge_omit=temperature', '--judge_temperature=0.5'),
+  ],
+  '--judge_noise, --judge_against and --judge_vain sum to 1.1': [
+    *('--judge_noise=.5', '--judge_against=.3', '--judge_vain=.3'),
+  ],
+  '--judge=none has no scores that --judge_noise': [
+    *('--judge=none', '--gate=none', '--judge_vain=.3'),
   ],
   'set --judge_url': [*LLM, '--judge_url='],
   'set --judge_model': [*LLM, '--judge_model='],
@@ -558,3 +566,7 @@ def test_which_flags_a_run_may_change():
     '--seed: 1 then, 2 now',
     '--band: [0.1, 0.9] then, [0.2, 0.9] now',
   ]
+  # Of flags that are gone those are told that had changed the numbers.
+  assert config_lib.differences(old | {'overlap': False}, config) == []
+  (told,) = config_lib.differences(old | {'overlap': True}, config)
+  assert told.startswith('--overlap: True then, and no such flag now')

@@ -33,7 +33,7 @@ def test_transcripts_of_a_run_are_read_by_the_judge(tmp_path, mark):
     {'user': TEXT, 'tools': [], 'response': f'<think> {i} {TEXT} </think>'}
     for i in range(3)
   ]
-  with metrics.MetricsLog(tmp_path, resume_step=0, tensorboard=False) as log:
+  with metrics.MetricsLog(tmp_path, resume_step=0) as log:
     log.write_transcripts(1, rows)
   path = tmp_path / 'transcripts.jsonl'
   # As another program writes them: separators as they are, CRLF, a mark.

@@ -6,6 +6,7 @@ import shlex
 
 import jax
 import pytest
+from absl import flags
 
 from awpo_jax.analysis import grid, tabular
 from awpo_jax.config import experiment as config_lib
@@ -218,29 +219,30 @@ def test_every_algorithm_that_flags_name_has_a_file(flag):
 
 
 def _values(file):
-  """Flag -> the values that a file gives it; the file opens with a comment."""
-  lines = pathlib.Path(file).read_text().splitlines()
-  assert lines[0].startswith('#')
+  """Flag -> the values that a file and those that it names give it.
+
+  Of what is given twice the last counts. The file opens with a comment.
+  """
+  assert pathlib.Path(file).read_text().startswith('#')
   values = {}
-  for line in lines:
-    if line.startswith('--'):
-      name, _, value = line.removeprefix('--').partition('=')
-      values.setdefault(name, []).append(value)
+  for line in flags.FlagValues().read_flags_from_files([f'--flagfile={file}']):
+    name, _, value = line.removeprefix('--').partition('=')
+    values.setdefault(name, []).append(value)
   return values
 
 
 @pytest.mark.parametrize('file', GRIDS)
 def test_every_cell_of_a_grid_parses(file):
   values = _values(file)
-  seeds = values['seeds'][0].split(',')
+  seeds = values['seeds'][-1].split(',')
   cells = [grid.parse_cell(text, len(seeds)) for text in values['cell']]
-  assert values['baseline'][0] in [cell.name for cell in cells]
-  base = shlex.split(values['base'][0])
-  for flags in (
-    shlex.split(values['warm_start'][0]),
+  assert values['baseline'][-1] in [cell.name for cell in cells]
+  base = shlex.split(values['base'][-1])
+  for own in (
+    shlex.split(values['warm_start'][-1]),
     *(['--init_from=x', *cell.flags] for cell in cells),
   ):
-    config_lib.parse([*base, *flags, '--output_dir=x', '--seed=1'])
+    config_lib.parse([*base, *own, '--output_dir=x', '--seed=1'])
 
 
 @pytest.mark.parametrize('file', MAPS)
@@ -249,7 +251,7 @@ def test_every_algorithm_of_a_map_can_be_trained_in_a_table(file):
   algorithms = [grid.parse_cell(text, 1) for text in values['algorithm']]
   names = [x.name for x in algorithms]
   assert len({*names}) == len(names)
-  assert {*values['baselines'][0].split(',')} <= {*names}
-  base = shlex.split(values['base'][0])
+  assert {*values['baselines'][-1].split(',')} <= {*names}
+  base = shlex.split(values['base'][-1])
   for x in algorithms:
     tabular.check(config_lib.parse([*base, *x.flags]))

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from awpo_jax.analysis import doctor
 from tests.helpers import browser, whole_runs
 
 pytestmark = pytest.mark.skipif(
@@ -124,6 +125,20 @@ def test_from_the_curves_to_the_tokens(quiet, written, reference):
       assert colour.startswith(
         'rgba(31, 119, 180' if row['advantage'] > 0 else 'rgba(214, 39, 40'
       )
+
+
+def test_what_the_doctor_says_stands_above_the_curves(
+  quiet, written, reference
+):
+  wanted = doctor.diagnose(doctor.read_record(reference.folder))
+  quiet.open(written)
+  (head,) = quiet.run(_texts('details.diagnosis summary'))
+  assert head == f'run: {wanted.heading()}'
+  titles = [x.check.title for x in wanted.findings]
+  assert 'Samples are invalid' in titles  # Its judge leaves some out.
+  assert quiet.run(_texts('details.diagnosis[open] h3')) == titles
+  text = ' '.join(quiet.run(_texts('details.diagnosis p')))
+  assert all(x.check.remedy in text for x in wanted.findings)
 
 
 def test_filters_and_search(quiet, written):

@@ -150,10 +150,8 @@ def sampler(
 
 
 def rl_step(sampler: sample.RolloutSampler) -> steps_lib.Step:
-  """The step of RL whose batches come from a sampler when their turn comes."""
-  programs, mesh = sampler.programs, sampler.mesh
-  rollouts = sampler.in_turn(steps_lib.make_collect(sampler, programs))
-  return steps_lib.make_rl_step(sampler.config, rollouts, programs, mesh)
+  """The step of RL of a sampler."""
+  return steps_lib.make_rl_step(sampler, sampler.programs)
 
 
 def make_step(

@@ -11,7 +11,12 @@ import pytest
 from awpo_jax.distributed import sharding
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.ops import collectives
-from awpo_jax.training.update import objectives, packed_forward, packing
+from awpo_jax.training.update import (
+  microbatches,
+  objectives,
+  packed_forward,
+  packing,
+)
 from tests.helpers import row_by_row, tiny_training
 from tests.helpers import tiny_decoder as models_tiny
 from tests.invariants import (
@@ -67,7 +72,7 @@ def _batch():
   ('columns', 'block', 'alone'), [(40, 4, 0), (20, 4, 2), (256, 16, 0)]
 )
 def test_one_device(columns, block, alone):
-  rows = _pack(_batch(), columns=columns, block=block).rows
+  rows = _pack(_batch(), columns=columns, block=block).layout
   assert (rows.groups >= 0).sum() == 8 - alone == 8 - (rows.alone >= 0).sum()
   assert rows.groups[..., 1:].max(initial=-1) >= 0 or alone
   want = row_by_row.rl(tiny_training.params(), _batch())
@@ -152,7 +157,7 @@ def _row_gradient():
     def add(total, micro):
       return total + tiny_training.RL_TERMS(params, micro)[0]
 
-    return packed_forward.fold(add, jnp.zeros(()), batch)
+    return microbatches.fold(add, jnp.zeros(()), batch)
 
   # A loop of as many turns as are needed is not differentiable, its body is.
   def first(params, batch):
@@ -166,15 +171,15 @@ def test_padding_has_no_gradient_and_no_effect():
   batch = objectives.weigh(
     batch, collectives.identity, aggregation='token-mean'
   )
-  rows = batch.rows
+  rows = batch.layout
   unused = tiny_training.VOCAB - 1
   tokens = np.where(rows.tokens == unused, 1, rows.tokens)
   empty = rows.segments == 0
   assert empty[0].any() and (rows.groups[0, 0, 1] >= 0).all()
-  plain = batch.replace(rows=rows.replace(tokens=tokens))
+  plain = batch.replace(layout=rows.replace(tokens=tokens))
   # A token that nothing but padding has, at positions that nothing else has.
   spoiled = batch.replace(
-    rows=rows.replace(
+    layout=rows.replace(
       tokens=np.where(empty, unused, tokens),
       positions=np.where(empty, 999, rows.positions),
     )
@@ -201,7 +206,7 @@ def test_layers_that_see_the_last_tokens_only():
   whole = jax.tree.map(lambda x: x[0], _pack(batch, columns=256))
   row = packed_forward.row(whole, 0)
   got = run(params, row)
-  order = np.asarray(whole.rows.groups[0, 0])
+  order = np.asarray(whole.layout.groups[0, 0])
   assert sorted(order) == list(range(8))
   for new, old in zip(got, want, strict=True):
     np.testing.assert_allclose(
@@ -220,7 +225,7 @@ def test_one_program_takes_however_many_rows_are_filled():
   for mask in (batch.mask, short):
     cut = batch.replace(mask=mask, policy_mask=batch.policy_mask & mask)
     made = jax.tree.map(lambda x: x[0], _pack(cut, columns=40))
-    filled.append(int((made.rows.groups >= 0).any(axis=(1, 2)).sum()))
+    filled.append(int((made.layout.groups >= 0).any(axis=(1, 2)).sum()))
     _, metrics = step(tiny_training.initial_state(), made, 0)
     results.append(float(metrics.sums['weight']))
   assert filled[1] < filled[0] < 8

@@ -111,16 +111,6 @@ def test_keys_for_tools_that_do_not_know_the_newer_ones():
   assert config.to_hf_dict(plain)['max_window_layers'] == 3
 
 
-def test_an_unknown_family():
-  with pytest.raises(ValueError, match="family='gemma' is not one of llama"):
-    config.DecoderConfig(**BLOCK, family='gemma')
-
-
-def test_a_rematerialisation_that_there_is_none_of():
-  with pytest.raises(ValueError, match="remat='layers' is not one of none"):
-    config.DecoderConfig(**BLOCK, remat='layers')
-
-
 def test_the_family_is_kept_and_compares_equal():
   mistral = hf_cases.CASES['mistral_head_dim']
   got = config.from_hf_dict(mistral)

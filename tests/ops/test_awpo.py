@@ -273,11 +273,6 @@ class EveryFlagTest(chex.TestCase):
     with self.assertRaisesRegex(ValueError, f"{flag}='typo'.*choose one of"):
       cases.advantages(*cases.GROUPS, **{flag: 'typo'})
 
-  @parameterized.parameters(0.0, 1.0, -0.1, 1.5, float('nan'))
-  def test_convex_mix_needs_a_weight_inside(self, mix_weight):
-    with self.assertRaisesRegex(ValueError, 'strictly between 0 and 1'):
-      cases.advantages(*cases.GROUPS, mix='convex', mix_weight=mix_weight)
-
 
 class InvarianceTest(chex.TestCase):
   def test_masked_equals_removed(self):

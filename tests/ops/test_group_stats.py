@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
 
-from awpo_jax.ops import group_stats
+from awpo_jax.ops import masked
 
-GroupStats = group_stats.GroupStats
+GroupStats = masked.GroupStats
 
 
 class GroupStatsTest(chex.TestCase):
@@ -28,7 +28,7 @@ class GroupStatsTest(chex.TestCase):
         [np.nan] * 4,
       ]
     )
-    got = self.variant(group_stats.group_stats)(rewards, np.isfinite(rewards))
+    got = self.variant(masked.group_stats)(rewards, np.isfinite(rewards))
     want = GroupStats(
       mean=np.float32([3, 3, 0.9, 1.7, 2, 0]),
       std=np.float32([np.sqrt(14 / 3), np.sqrt(8), 0, 0, 0, 0]),
@@ -45,7 +45,7 @@ class GroupStatsTest(chex.TestCase):
     rewards = rng.normal(0.0, 3.0, (6, 4))
     valid = rng.random((6, 4)) < 0.8
     valid[:, :2] = True
-    got = group_stats.group_stats(rewards, valid, ddof=ddof)
+    got = masked.group_stats(rewards, valid, ddof=ddof)
     for p in range(6):
       kept = rewards[p][valid[p]]
       np.testing.assert_allclose(got.mean[p], kept.mean(), rtol=1e-4)
@@ -66,7 +66,7 @@ class GroupStatsTest(chex.TestCase):
     valid = np.isfinite(rewards)
 
     def total(rewards):
-      stats = group_stats.group_stats(rewards, valid)
+      stats = masked.group_stats(rewards, valid)
       return jnp.sum(stats.mean) + jnp.sum(stats.std)
 
     gradient = self.variant(jax.grad(total))(rewards)
@@ -78,4 +78,4 @@ class GroupStatsTest(chex.TestCase):
 
   def test_unknown_ddof_is_refused(self):
     with self.assertRaisesRegex(ValueError, 'ddof=2.*0, 1'):
-      group_stats.group_stats(np.ones((1, 2)), np.ones((1, 2), bool), ddof=2)
+      masked.group_stats(np.ones((1, 2)), np.ones((1, 2), bool), ddof=2)

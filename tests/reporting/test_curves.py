@@ -47,35 +47,71 @@ def lines_of(axes):
   return lines
 
 
+def panels_of(figure):
+  return {axes.get_title('left'): axes for axes in figure.axes}
+
+
 def test_panels_with_data_are_drawn(tmp_path):
   figure = curves.plot_curves(rows(), tmp_path / 'curves.png')
-  panels = {axes.get_title(): axes for axes in figure.axes}
+  panels = panels_of(figure)
   assert list(panels) == [
-    'reward',
-    'held-out accuracy',
-    'clip radius',
-    'loss',
-    'gradient norm',
+    'Solved tasks',
+    'Rewards',
+    'Weight of the reasoning',
+    'Loss',
   ]
-  assert lines_of(panels['reward']) == {
-    'reward/outcome': [[(4, 0.4), (5, 0.5), (6, 0.6)]],
-    'reward/reasoning': [[(4, 0.5), (6, 0.5)]],
+  assert lines_of(panels['Rewards']) == {
+    'outcome': [[(4, 0.4), (5, 0.5), (6, 0.6)]],
+    'reasoning': [[(4, 0.5), (6, 0.5)]],
   }
-  assert lines_of(panels['held-out accuracy']) == {
-    'eval/values/accuracy': [[(3, 0.4), (6, 0.9)]],
-    'eval/phrasings/accuracy': [[(6, 0.8)]],
+  assert lines_of(panels['Solved tasks']) == {
+    'held out: values': [[(3, 0.4), (6, 0.9)]],
+    'held out: phrasings': [[(6, 0.8)]],
   }
   # The phases are lines of their own.
-  assert lines_of(panels['loss']) == {
+  assert lines_of(panels['Loss']) == {
     'loss': [[(1, 3.0), (2, 2.0), (3, 1.0)], [(4, 0.1), (5, 0.1), (6, 0.1)]]
   }
+  assert panels['Loss'].get_legend() is None  # The title says it.
+  shown = panels['Rewards'].get_legend().get_texts()
+  assert [text.get_text() for text in shown] == ['outcome', 'reasoning']
+
+
+def test_of_many_panels_the_first_four_are_drawn(tmp_path):
+  every = [{**row, 'entropy': 1.0, 'trust/mean': 0.3} for row in rows()]
+  panels = panels_of(curves.plot_curves(every, tmp_path / 'curves.png'))
+  assert list(panels) == [*curves.PANELS][:4]
+  assert 'trust t' in lines_of(panels['Weight of the reasoning'])
+
+
+def test_a_gate_that_is_never_open_has_no_panel(tmp_path):
+  every = [{**row, 'gate/mean': 0.0} for row in rows()]
+  panels = panels_of(curves.plot_curves(every, tmp_path / 'curves.png'))
+  assert list(panels) == ['Solved tasks', 'Rewards', 'Loss']
+
+
+def test_a_long_line_is_smoothed_over_its_points(tmp_path):
+  values = [float(x % 3) for x in range(40)]
+  many = [
+    {'step': x, 'phase': 'rl', 'entropy': value}
+    for x, value in enumerate(values)
+  ]
+  figure = curves.plot_curves(many, tmp_path / 'curves.png')
+  points, line = figure.axes[0].get_lines()
+  assert list(points.get_ydata()) == values
+  assert points.get_alpha() < 0.5
+  # Two neighbours on each side, at the ends as many as there are.
+  smoothed = line.get_ydata()
+  np.testing.assert_allclose(smoothed[:3], [0, 1, (0 + 1 + 2 + 0 + 1) / 5])
+  np.testing.assert_allclose(smoothed[20], (0 + 1 + 2 + 0 + 1) / 5)
+  np.testing.assert_allclose(smoothed[-2:], [(1 + 2 + 0) / 3, 0])
 
 
 def test_the_parts_of_the_built_in_reward_are_shown():
   task = types.Task('a', '', '', (), '<think> a </think>', 'kind')
   parts = toolrl.toolrl('anything', task).parts
   assert {'format', 'correctness'} == set(parts)
-  assert {f'reward/{name}' for name in parts} <= set(curves.PANELS['reward'])
+  assert {f'reward/{name}' for name in parts} <= set(curves.PANELS['Rewards'])
 
 
 def test_picture_is_a_png_with_something_on_it(tmp_path):
@@ -86,17 +122,16 @@ def test_picture_is_a_png_with_something_on_it(tmp_path):
   assert np.std(picture[..., :3]) > 0.05
 
 
-def test_the_phases_are_marked_where_both_have_data(tmp_path):
-  figure = curves.plot_curves(rows(), tmp_path / 'curves.png')
-  panels = {axes.get_title(): axes for axes in figure.axes}
-  (span,) = panels['loss'].patches
-  box = span.get_extents().transformed(panels['loss'].transData.inverted())
+def test_the_phases_are_marked_where_they_are_seen(tmp_path):
+  panels = panels_of(curves.plot_curves(rows(), tmp_path / 'curves.png'))
+  (span,) = panels['Loss'].patches
+  box = span.get_extents().transformed(panels['Loss'].transData.inverted())
   np.testing.assert_allclose([box.x0, box.x1], [0.5, 3.5])
-  assert [text.get_text() for text in panels['loss'].texts] == ['sft | rl']
-  assert not panels['reward'].patches
-  assert panels['reward'].get_xlim()[0] > 3
-  assert len(panels['gradient norm'].patches) == 1
-  assert not panels['gradient norm'].texts
+  for axes in panels.values():
+    assert [text.get_text() for text in axes.texts] == ['SFT', 'RL']
+  # Of what was before RL the last step is seen, with its held-out accuracy.
+  left, right = panels['Solved tasks'].get_xlim()
+  assert left == 3 and 6 < right < 7
 
 
 @pytest.mark.parametrize('data', [[], [{'step': 1, 'phase': 'sft'}]])

@@ -202,12 +202,6 @@ def test_a_step_is_written_once_and_in_order(tmp_path, step):
     log.write(step, {})
 
 
-def test_tensorboard_is_optional(tmp_path):
-  with metrics.MetricsLog(tmp_path, resume_step=0, tensorboard=False) as log:
-    log.write(1, {'loss': 1.0})
-  assert not (tmp_path / 'tensorboard').exists()
-
-
 def test_wandb_missing(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'wandb', None)
   write_run(tmp_path, [1])
@@ -263,19 +257,6 @@ def test_progress_in_plain_lines():
     'step 31/100  2.00 steps/s  00:34 left  loss 31',
     'step 32/100  20.0 s/step  22:40 left  loss 32',
     'step 100/100  34.00 steps/s  00:00 left  loss 100',
-  ]
-
-
-def test_answers_are_counted_where_they_take_long():
-  clock, told = Clock(), []
-  advance = progress.counted(100, told.append, text='held-out', clock=clock)
-  for count, now in [(10, 9), (10, 10), (20, 19), (30, 35), (30, 60)]:
-    clock.now = now
-    advance(count)
-  # 20 in 10 s, 70 in 35 s; too early at 9 and 19; at 60 all are done.
-  assert told == [
-    'answer 20/100  2.00 answers/s  00:40 left  held-out',
-    'answer 70/100  2.00 answers/s  00:15 left  held-out',
   ]
 
 

@@ -1,7 +1,9 @@
 """The judge that flags name: built, refused, patient as they say."""
 
+import numpy as np
 import pytest
 
+from awpo_jax import types
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.rollout.rewards.judges import llm, llm_prompt, rubric
 from awpo_jax.training import judge as judge_lib
@@ -34,9 +36,26 @@ def test_by_name():
   assert _make('--judge=none', '--gate=none') is None
   assert _make('--judge=tests.helpers.tiny_dataset:judge') is tiny_dataset.judge
   with pytest.raises(
-    ValueError, match=r'known name \(llm, noisy, none, rubric, vain\)'
+    ValueError, match=r'known name \(llm, noisy, none, process, rubric, vain\)'
   ):
     _make('--judge=nobody')
+
+
+def test_a_judge_is_corrupted_as_flags_say():
+  asked = [
+    types.JudgeRequest('', (), f'<think> {"x" * n} </think>')
+    for n in range(1, 2001)
+  ]
+  true = np.float64(tiny_dataset.judge(asked))  # None becomes NaN.
+  own = '--judge=tests.helpers.tiny_dataset:judge'
+  # One word of 60, no praise.
+  want = {'against': 1 - true, 'vain': np.where(np.isnan(true), true, 1 / 60)}
+  for name, scores in want.items():
+    got = np.float64(_make(own, f'--judge_{name}=1')(asked))
+    np.testing.assert_allclose(got, scores)
+  got = np.float64(_make(own, '--judge_noise=.5')(asked))
+  # Of 1,600 scores: four standard deviations of a half are .05.
+  assert (got == true).sum() / 1600 == pytest.approx(0.5, abs=0.05)
 
 
 def test_every_flag_of_the_model_reaches_it(tmp_path, monkeypatch):

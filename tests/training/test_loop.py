@@ -21,6 +21,7 @@ from awpo_jax.checkpointing import (
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.config import flags as flags_lib
 from awpo_jax.evaluation import held_out
+from awpo_jax.rollout.sampling import sampler as sampler_lib
 from awpo_jax.rollout.text import tokenizers
 from awpo_jax.training import bookkeeping, loop, signals
 from awpo_jax.training.programs import compile as compile_lib
@@ -139,12 +140,13 @@ def test_a_mistake_does_not_undo_a_run(tmp_path, monkeypatch):
   assert (folder / model_files.TOKENIZER_FOLDER).is_dir()
 
 
-def test_wandb_without_its_package(tmp_path, monkeypatch):
-  monkeypatch.setitem(sys.modules, 'wandb', None)
+@pytest.mark.parametrize('name', ['wandb', 'trackio'])
+def test_a_tracker_without_its_package(tmp_path, monkeypatch, name):
+  monkeypatch.setitem(sys.modules, name, None)
   with pytest.raises(
-    flags_lib.ConfigError, match='pip install.*--wandb_project'
+    flags_lib.ConfigError, match=f'pip install.*--{name}_project'
   ):
-    loop.train(_config(tmp_path / 'run', '--wandb_project=p'))
+    loop.train(_config(tmp_path / 'run', f'--{name}_project=p'))
   assert not (tmp_path / 'run').exists()
 
 
@@ -337,6 +339,29 @@ def _echo(params, prompts, sample_ids, facts):
   )
 
 
+def test_draws_of_evaluations_hang_on_seed_and_place_alone():
+  seen = []
+
+  def program(params, prompts, sample_ids, facts):
+    seen.append(jax.device_get((facts, sample_ids)))
+    return _echo(params, prompts, sample_ids, facts)
+
+  config = tiny_run.config()
+  programs = python_types.SimpleNamespace(
+    evaluate=dict.fromkeys(tiny_run.PROMPT_BUCKETS, program)
+  )
+  run = dataclasses.replace(config.run, seed=7)
+  sampler = tiny_run.sampler(
+    settings=dataclasses.replace(config, run=run), programs=programs
+  )
+  sampler.answers(None, [tiny_run.make_task(i) for i in range(8)])
+  # Two batches of four, over two devices.
+  facts, ids = zip(*seen, strict=True)
+  for got in facts:
+    np.testing.assert_array_equal(got, sampler_lib.facts(7, 'eval', 0, 0))
+  np.testing.assert_array_equal(np.concatenate(ids).ravel(), np.arange(8))
+
+
 @pytest.mark.parametrize('count', [1, 4, 6])
 def test_answers_come_in_order_whatever_the_batch(count):
   # Batches of four over two devices; the last is filled up.
@@ -348,9 +373,7 @@ def test_answers_come_in_order_whatever_the_batch(count):
     dataclasses.replace(tiny_run.make_task(0), user=f'{i}' * (1 + 3 * i))
     for i in range(count)
   ]
-  done = []
-  answers = tiny_run.sampler(programs=programs).greedy(None, tasks, done.append)
-  assert done == {1: [1], 4: [4], 6: [4, 2]}[count]
+  answers = tiny_run.sampler(programs=programs).answers(None, tasks)
   assert [text.split('user')[-1].split()[0] for text in answers] == [
     task.user for task in tasks
   ]

@@ -10,7 +10,7 @@ import pytest
 
 from awpo_jax import types
 from awpo_jax.config import experiment as config_lib
-from awpo_jax.rollout.rewards import toolrl
+from awpo_jax.rollout.rewards import exact, toolrl
 from awpo_jax.rollout.rewards.judges import rubric
 from awpo_jax.rollout.text import prompts
 from awpo_jax.training import setup as setup_lib
@@ -41,6 +41,13 @@ def test_names_of_what_is_built_in(tmp_path):
   assert made.scorer.judge is rubric.rubric
   made = _make(tmp_path / 'other', '--judge=none', '--gate=none')
   assert made.scorer.judge is None
+  made = _make(tmp_path / 'exact', '--reward=exact')
+  assert made.scorer.reward is exact.exact
+
+
+def test_a_judge_of_steps_needs_tasks_with_steps(tmp_path):
+  with pytest.raises(ValueError, match='--judge=process knows'):
+    _make(tmp_path / 'run', '--judge=process')
 
 
 def test_each_demonstration_once_a_round_and_the_order_is_the_seeds(tmp_path):

@@ -131,8 +131,23 @@ function overview(parent) {
   }
 }
 
+// What experiments/doctor.py says of each run.
+function diagnosis(parent) {
+  for (const run of DATA.runs) {
+    const box = element('details', parent, undefined, 'diagnosis');
+    append(element('summary', box), `${run.name}: ${run.found}`);
+    for (const finding of run.findings) {
+      element('h3', box, finding.title);
+      element('p', box, `${finding.what} ${finding.why}`);
+      element('p', box, `What to do: ${finding.remedy} (${finding.link})`);
+    }
+    box.open = DATA.runs.length === 1 && run.findings.length > 0;
+  }
+}
+
 function showCurves(main) {
   for (const note of DATA.notes) append(element('p', main, undefined, 'note'), note);
+  diagnosis(main);
   legend(main);
   overview(main);
   DATA.runs.forEach((run, index) => {

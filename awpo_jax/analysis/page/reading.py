@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from awpo_jax.analysis import grid
+from awpo_jax.analysis import doctor, grid, records
 from awpo_jax.analysis.page import tokens
 from awpo_jax.reporting import metrics as metrics_lib
 from awpo_jax.rollout.rewards.judges import rubric
@@ -38,7 +38,7 @@ class Run:
     name: on the page.
     cell: runs of one cell have one colour.
     folder: of the run.
-    metrics: rows of `metrics.jsonl`.
+    record: its metrics and flags.
     rows: step -> rows of `transcripts.jsonl`.
     archive: with tokens; None where the run kept none.
   """
@@ -46,7 +46,7 @@ class Run:
   name: str
   cell: str
   folder: pathlib.Path
-  metrics: Sequence[Json]
+  record: records.Record
   rows: dict[int, list[Json]]
   archive: tokens.Tokens | None
 
@@ -79,12 +79,7 @@ def read_run(
     ValueError: a file of it is damaged.
   """
   folder = pathlib.Path(folder)
-  path = folder / metrics_lib.METRICS_FILE
-  if not path.is_file():
-    raise FileNotFoundError(
-      f'{folder} is not the folder of a run: there is no {path.name} in it. '
-      'Name the --output_dir of train.py.'
-    )
+  record = doctor.read_record(folder)
   answers = folder / metrics_lib.TRANSCRIPTS_FILE
   rows: dict[int, list[Json]] = {}
   for row in metrics_lib.read_metrics(answers) if answers.is_file() else []:
@@ -94,7 +89,7 @@ def read_run(
     name,
     cell or name,
     folder,
-    metrics_lib.read_metrics(path),
+    record,
     rows,
     tokens.read(folder),
   )

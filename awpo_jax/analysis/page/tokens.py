@@ -13,9 +13,10 @@ from awpo_jax.analysis import replay
 from awpo_jax.checkpointing import model_files
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.reporting import rollout_archive
-from awpo_jax.rollout.rewards import scoring
 from awpo_jax.rollout.text import tokenizers
+from awpo_jax.training.collection import transcripts
 from awpo_jax.training.programs import from_flags
+from awpo_jax.training.update import prepare
 
 Json = dict[str, Any]
 
@@ -72,10 +73,7 @@ class Tokens:
           'prompt': int(rollout.prompts.ids[p]),
           'task_id': name,
           'rendered': ''.join(self._pieces(prompt)),
-          'outcome_bounds': [
-            float(rewards.outcome_min[p]),
-            float(rewards.outcome_max[p]),
-          ],
+          'outcome_bounds': transcripts.bounds(rewards, p),
           **{key: float(x[p]) for key, x in found.items() if x.ndim == 1},
           'samples': [
             self._sample(rollout, parts, found, p, g)
@@ -113,19 +111,11 @@ class Tokens:
       gap = rollout.trainer_logprobs[at] - completions.logprobs[at]
       told['log_ratio'] = numbers(gap)
       told['clipped'] = found['clipped'][at][mask].astype(int).tolist()
-    solved = parts['solved'][at] if 'solved' in parts else np.nan
     names = ('outcome_advantage', 'mix_advantage', 'advantage')
     return {
       'response': ''.join(pieces),
       'finished': bool(completions.finished[at]),
-      'outcome': scoring.had(rewards.outcome, rewards.outcome_valid, at),
-      'reasoning': scoring.had(rewards.reasoning, rewards.reasoning_valid, at),
-      'solved': None if np.isnan(solved) else bool(solved),
-      'parts': {
-        name: float(x[at])
-        for name, x in parts.items()
-        if name != 'solved' and np.isfinite(x[at])
-      },
+      **transcripts.scores(rewards, parts, p, g),
       **{name: float(found[name][at]) for name in names if name in found},
       'tokens': told,
     }
@@ -169,9 +159,13 @@ def _numbers(
   made = algorithm.advantages(rollout.rewards, samples)
   final = algorithm.shape(made.advantages, samples)
   # Of the batch, or of each group.
-  radius = np.reshape(
-    algorithm.clip_radius(made.gate, made.counted), (-1, 1, 1)
-  )
+  radius = algorithm.clip_radius(made.gate, made.counted)
+  low = np.reshape(radius, (-1, 1, 1))
+  high: types.Array = low * config.loss.clip_high_factor
+  if algorithm.clip_high is not None:  # Of each sample.
+    high = algorithm.clip_high(
+      final, radius, samples, all_sum=lambda tree: tree
+    )[..., None]
   trained = algorithm.select(
     completions.policy_mask & np.asarray(samples.valid)[..., None],
     final,
@@ -182,34 +176,16 @@ def _numbers(
   final = np.asarray(final)
   sign = final if final.ndim == 3 else final[..., None]
   ratio = np.exp(old - completions.logprobs)
-  low = 1 - radius
-  high = 1 + radius * config.loss.clip_high_factor
   found: dict[str, Any] = {
-    'gate': np.broadcast_to(made.gate, made.counted.shape),
-    'difficulty': np.broadcast_to(made.difficulty, made.counted.shape),
-    'solve_rate': made.solve_rate,
+    **prepare.told(made, final, completions.policy_mask),
     'trained': trained,
-    'clipped': np.where(sign > 0, ratio > high, ratio < low)
+    'clipped': np.where(sign > 0, ratio > 1 + high, ratio < 1 - low)
     & (sign != 0)
     & completions.policy_mask,
   }
-  for name, values in {
-    'outcome_advantage': made.outcome_advantages,
-    'mix_advantage': made.mix_advantages,
-    'advantage': final,
-  }.items():
-    if values is not None:
-      found[name] = _per_sample(np.asarray(values), completions.policy_mask)
   if final.ndim == 3:
     found['tokens'] = final
   return jax.tree.map(np.asarray, found)
-
-
-def _per_sample(values: np.ndarray, mask: types.Array) -> np.ndarray:
-  """Of values per token their mean over the policy's."""
-  if values.ndim == 2:
-    return values
-  return (values * mask).sum(-1) / np.maximum(mask.sum(-1), 1)
 
 
 def _merged(kept: Json, told: Json) -> Json:

@@ -15,6 +15,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from awpo_jax.analysis import doctor
 from awpo_jax.analysis.page import reading
 from awpo_jax.reporting import json_text
 
@@ -70,10 +71,11 @@ def write_page(
 
 
 def _curves(run: reading.Run) -> dict[str, Any]:
-  """Name -> [steps, values] of every metric that is a number."""
-  every = -(-len(run.metrics) // _MAX_POINTS)
+  """Every metric that is a number as [steps, values], and what they tell."""
+  lines = run.record.rows
+  every = -(-len(lines) // _MAX_POINTS)
   series: dict[str, tuple[list[int], list[float]]] = {}
-  for index, row in enumerate(run.metrics):
+  for index, row in enumerate(lines):
     for name, value in row.items():
       # An evaluation is rare: all of it stays.
       kept = index % every == 0 or name.startswith('eval/')
@@ -82,10 +84,13 @@ def _curves(run: reading.Run) -> dict[str, Any]:
         steps, values = series.setdefault(name, ([], []))
         steps.append(row['step'])
         values.append(float(f'{value:.5g}'))
-  sft = [row['step'] for row in run.metrics if row.get('phase') == 'sft']
+  sft = [row['step'] for row in lines if row.get('phase') == 'sft']
+  diagnosis = doctor.diagnose(run.record)
   return {
     'name': run.name,
     'cell': run.cell,
+    'found': diagnosis.heading(),
+    'findings': [x.to_json() for x in diagnosis.findings],
     'series': series,
     'sft': max(sft, default=0),
     'archive': run.archive is not None,

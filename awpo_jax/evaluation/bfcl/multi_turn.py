@@ -31,16 +31,11 @@ UNFINISHED = 'multi_turn:inference_error'
 """Error of an episode that a prompt without room has ended."""
 
 # Results are compared whole, and a slow machine is not the model's mistake.
-_LIMITS = sandbox.Limits(seconds=60.0, chars=1 << 22)
+LIMITS = sandbox.Limits(seconds=60.0, chars=1 << 22)
 
 # Turns so far -> what is to be answered next.
 _Talk = Callable[[Sequence[protocol.Turn]], conversations.Conversation]
 _Decode = Callable[[str], Any]
-
-
-def make_environment() -> bfcl.BfclEnvironment:
-  """Where the calls of all rows run; raises `checker.MissingPackage`."""
-  return bfcl.BfclEnvironment(_LIMITS, only_offered=False)
 
 
 def item(

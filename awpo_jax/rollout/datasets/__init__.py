@@ -1,17 +1,20 @@
 """What an experiment trains and is measured on, by name."""
 
+import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from awpo_jax import types
 from awpo_jax.rollout import plugins
 from awpo_jax.rollout.datasets import rlla, seal_tools
 from awpo_jax.rollout.datasets.bfcl import episodes
+from awpo_jax.rollout.datasets.links import tasks as links_lib
 from awpo_jax.rollout.datasets.quickstart import episodes as episodes_lib
 from awpo_jax.rollout.datasets.quickstart import tasks as tasks_lib
 
 DATASETS = {
   'bfcl': episodes.load,
+  'links': links_lib.load,
   'quickstart': tasks_lib.load,
   'quickstart_hard': tasks_lib.load_hard,
   'quickstart_turns': episodes_lib.load,
@@ -20,6 +23,9 @@ DATASETS = {
   'seal_tools_compact': seal_tools.load_compact,
 }
 """Choices of `--dataset`: `load(*, seed, data)` gives a `types.Dataset`."""
+
+WITH_SPEC = {'links': links_lib.load}
+"""Those that also read what follows their name and a colon, as `spec`."""
 
 _ENDLESS = 10**7
 
@@ -58,11 +64,19 @@ def load(
     )
   loaded = {}
   for name, place in zip(names, places, strict=True):
-    function = plugins.load(name, DATASETS, flag='dataset')
+    function = _function(name)
     takes = 'skipped' in inspect.signature(function).parameters
     options = {'skipped': skipped} if takes else {}
     loaded[name] = function(seed=seed, data=place or None, **options)
   return loaded[spec] if len(names) == 1 else merge(loaded)
+
+
+def _function(name: str) -> Callable[..., types.Dataset]:
+  """What loads one data set."""
+  head, colon, spec = name.partition(':')
+  if colon and head in WITH_SPEC:
+    return functools.partial(WITH_SPEC[head], spec=spec)
+  return plugins.load(name, DATASETS, flag='dataset')
 
 
 def merge(datasets: Mapping[str, types.Dataset]) -> types.Dataset:

@@ -262,11 +262,19 @@ def _padded(
   return tokens, lengths
 
 
-def transcript(response: str | Episode) -> dict[str, Any]:
-  """What the transcripts say of an answer or an episode."""
-  if isinstance(response, str):
-    return {'response': response}
-  return {'response': str(response), 'episode': to_json(response)}
+def transcript(task: types.Task, response: str | Episode) -> dict[str, Any]:
+  """What the transcripts say of a task and an answer or an episode."""
+  row: dict[str, Any] = {
+    'task_id': task.task_id,
+    'kind': task.kind,
+    'user': task.user,
+    'tools': [tool.to_json() for tool in task.tools],
+    'ground_truth': task.ground_truth,
+    'response': str(response),
+  }
+  if isinstance(response, Episode):
+    row['episode'] = to_json(response)
+  return row
 
 
 def to_json(episode: Episode) -> dict[str, Any]:

@@ -241,17 +241,3 @@ def _shown(value: Any) -> str:
   if len(text) > _MAX_SHOWN:
     text = text[:_MAX_SHOWN] + '...'
   return f'{text} (a {kind})'
-
-
-def check_plain(part: Any, *, flag: str, spec: str) -> None:
-  """Refuses at the start what would have to be awaited.
-
-  Raises:
-    ValueError: names the flag and the remedy.
-  """
-  if is_asynchronous(part):
-    raise ValueError(
-      f'--{flag}={spec}: {name_of(part)} is a coroutine function (async def), '
-      'which nobody awaits. Name a plain function that runs it, by '
-      'asyncio.run, say; a judge may so ask about all its answers at once.'
-    )

@@ -12,12 +12,10 @@ no query sees a column behind its own.
 """
 
 import dataclasses
-import heapq
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from awpo_jax import types
 from awpo_jax.models import cache as cache_lib
@@ -143,20 +141,6 @@ def sample(
   return jax.tree.map(
     lambda x: x.reshape(*sample_ids.shape, *x.shape[3:]), work.completions
   )
-
-
-def steps(lengths: np.ndarray, *, slots: int, shared: int = 1) -> int:
-  """Decoding steps that one part takes for samples of known lengths.
-
-  Args:
-    lengths: i[P, G], tokens of each.
-    slots: as of `sample`.
-    shared: as of `sample`.
-  """
-  lanes = [0] * max(slots // shared, 1)
-  for longest in lengths.reshape(-1, shared).max(axis=1):
-    heapq.heapreplace(lanes, lanes[0] + int(longest))
-  return max(lanes)
 
 
 def _cut(x: types.Array, parts: int) -> types.Array:

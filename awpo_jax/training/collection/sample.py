@@ -1,7 +1,6 @@
-"""Answers of the policy: rollouts to train on, greedy ones to be evaluated."""
+"""Answers of the policy: rollouts to train on, and those to be evaluated."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -57,10 +56,6 @@ class Collected(NamedTuple):
 Collect: TypeAlias = Callable[
   [Callable[[int], Sampled], stopwatch.Clock], Collected
 ]
-# (parameters, index of a step, clock) -> its batch.
-Rollouts: TypeAlias = Callable[
-  [types.ArrayTree, int, stopwatch.Clock], Collected
-]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +69,7 @@ class RolloutSampler:
     scorer: whose judge may begin while the rest is sampled.
     rules: how episodes are played; None where an answer is one turn.
     programs: compiled.
-    mesh: of what samples.
+    mesh: see `sharding`.
   """
 
   config: config_lib.Config
@@ -121,14 +116,6 @@ class RolloutSampler:
     whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     return Sampled(tasks, prompts, samples, whole, texts)
 
-  def in_turn(self, collect: Collect) -> Rollouts:
-    """Each batch is sampled from the parameters that are then trained on it."""
-
-    def rollouts(params, index, clock):
-      return collect(functools.partial(self.rollout, params, index), clock)
-
-    return rollouts
-
   def next_prompts(
     self, index: int, number: int = 0
   ) -> tuple[list[types.Task], types.Prompts, np.ndarray]:
@@ -149,24 +136,28 @@ class RolloutSampler:
     ids = sample_ids(prompts.ids, config.rl.samples)
     return [tasks[i] for i in rows], prompts, ids
 
-  def greedy(
+  def answers(
     self,
     params: types.ArrayTree,
     tasks: Sequence[types.Task],
-    advance: Callable[[int], None] = lambda count: None,
+    texts: list[Any] | None = None,
   ) -> list[Any]:
-    """A greedy answer or episode of each task, `--eval_batch` at a time.
+    """An answer or episode of each task, `--eval_batch` at a time.
 
-    `advance` is called with how many more tasks have one.
+    They are added to `texts`, an empty list, as they come. With
+    `--eval_temperature` the draws hang on the run's seed, on the place of the
+    task and on the token alone: evaluations of one run, and those of runs of
+    one seed, draw the same numbers.
     """
-    size, texts = self.config.run.eval_batch, []
+    size, texts = self.config.run.eval_batch, [] if texts is None else texts
+    facts = sampler.facts(self.config.run.seed, 'eval', 0, 0)
     every = np.arange(size).reshape(sharding.parts(self.mesh), -1)
     rows = every[sharding.own_parts(self.mesh)].ravel()
     for start in range(0, len(tasks), size):
       chosen = list(tasks[start : start + size])
       # The last batch is filled up with its first task: one shape, one program.
       chosen += chosen[:1] * (size - len(chosen))
-      prompts = self._encode(chosen, range(size))
+      prompts = self._encode(chosen, range(start, start + size))
       prompts = jax.tree.map(lambda x: x[rows], prompts)
       _, groups = self._sample(
         self.programs.evaluate[prompts.tokens.shape[-1]],
@@ -174,7 +165,7 @@ class RolloutSampler:
         [chosen[i] for i in rows],
         prompts,
         sample_ids(prompts.ids, 1),
-        sharding.place_replicated(sampler.facts(0, 'eval', 0, 0), self.mesh),
+        sharding.place_replicated(facts, self.mesh),
       )
       # Every process has the answers to its own tasks.
       found = [
@@ -182,8 +173,8 @@ class RolloutSampler:
       ]
       told = dict(pair for some in processes.gather(found) for pair in some)
       texts += [told[i] for i in range(size)]
-      advance(min(size, len(tasks) - start))
-    return texts[: len(tasks)]
+    del texts[len(tasks) :]
+    return texts
 
   def _encode(self, tasks, ids: Sequence[int]) -> types.Prompts:
     data = self.config.data

@@ -48,13 +48,9 @@ def rows(
       row = {
         'prompt': number,
         'sample': g,
-        'task_id': task.task_id,
-        'kind': task.kind,
-        'user': task.user,
-        'tools': [tool.to_json() for tool in task.tools],
-        'ground_truth': task.ground_truth,
-        **episodes.transcript(text),
+        **episodes.transcript(task, text),
         'finished': bool(sampled.completions.finished[p, g]),
+        'outcome_bounds': bounds(rewards, p),
         **scores(rewards, parts, p, g),
       }
       made.append((number, row if said[g] is None else row | {'said': said[g]}))
@@ -64,15 +60,11 @@ def rows(
 def scores(
   rewards: types.Rewards, parts: Mapping[str, np.ndarray], p: int, g: int
 ) -> Row:
-  """What an answer was paid: both rewards, their bounds and parts."""
-  solved = parts['solved'][p, g]
+  """What an answer was paid: both rewards, parts, and whether it is solved."""
+  solved = parts['solved'][p, g] if 'solved' in parts else np.nan
   had = {name: float(values[p, g]) for name, values in parts.items()}
   return {
     'outcome': scoring.had(rewards.outcome, rewards.outcome_valid, (p, g)),
-    'outcome_bounds': [
-      float(rewards.outcome_min[p]),
-      float(rewards.outcome_max[p]),
-    ],
     'parts': {
       name: value
       for name, value in had.items()
@@ -83,6 +75,11 @@ def scores(
     ),
     'solved': None if np.isnan(solved) else bool(solved),
   }
+
+
+def bounds(rewards: types.Rewards, p: int) -> list[float]:
+  """The worst and the best outcome that a prompt allows."""
+  return [float(rewards.outcome_min[p]), float(rewards.outcome_max[p])]
 
 
 def with_advantages(

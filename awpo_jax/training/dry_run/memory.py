@@ -180,10 +180,13 @@ def _phases(plan: Plan) -> Mapping[str, optax.GradientTransformation]:
 def lowerings(
   plan: Plan, mesh: jax.sharding.Mesh
 ) -> dict[tuple[Any, ...], Lower]:
-  """Each program of the run by its key, lowered when it is called."""
+  """Each program of the run by its key, lowered when it is called.
+
+  Those that a device does in no time, `cut` and `useful`, are left out.
+  """
   tx = _phases(plan)
   state = state_shapes(plan, next(iter(tx)))
-  return compile_lib.lower_programs(
+  programs = compile_lib.lower_programs(
     plan.config,
     plan.decoder,
     mesh,
@@ -191,6 +194,7 @@ def lowerings(
     tx,
     lower=lambda program, *args: functools.partial(program.lower, *args),
   )
+  return compile_lib.by_name(dataclasses.replace(programs, cut={}, useful={}))
 
 
 def dry_run(config: config_lib.Config) -> Iterator[str]:

@@ -1,10 +1,10 @@
 """The compiled programs of a run: every bucket, before the first step."""
 
 import concurrent.futures
-import dataclasses
 import functools
+import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,16 +14,13 @@ import optax
 from awpo_jax import types
 from awpo_jax.config import algorithm
 from awpo_jax.config import experiment as config_lib
-from awpo_jax.distributed import device_map, sharding
+from awpo_jax.distributed import device_map, processes, sharding
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import lora
 from awpo_jax.ops import collectives
 from awpo_jax.rollout.environments import registry
-from awpo_jax.rollout.sampling import (
-  continuous_batching as continuous_batching_lib,
-)
 from awpo_jax.rollout.sampling import sampler as sampler_lib
-from awpo_jax.training.programs import from_flags, multi_turn
+from awpo_jax.training.programs import from_flags, multi_turn, options
 from awpo_jax.training.programs import shapes as shapes_lib
 from awpo_jax.training.update import prepare as prepare_lib
 from awpo_jax.training.update import train_step
@@ -49,19 +46,19 @@ def compile_count() -> int:
   return _compiles
 
 
-@dataclasses.dataclass(frozen=True)
+@types.record
 class Programs:
-  """Compiled functions by the shapes they were compiled for.
+  """Compiled functions by the shapes they were compiled for; a tree of them.
 
   Attributes:
     sample: prompt length -> sampler of training rollouts.
-    evaluate: prompt length -> greedy sampler, one answer a prompt.
+    evaluate: prompt length -> sampler of evaluations, one answer a prompt.
     prepare: (prompt, response length) -> `prepare_rollout`.
     cut: (prompt, response length) -> `sharding.cut` of a prepared batch, where
-      it lies; empty where mini-batches are packed, which the host does.
+      it lies; empty with a layout, of which the host makes mini-batches.
     update: phase -> (prompt, response length) -> `train_step`.
-    useful: (prompt, response length) -> `from_flags.make_useful`, of NumPy
-      arrays to one; empty with one round of sampling, which asks for none.
+    useful: (prompt, response length) -> `from_flags.make_useful`, of one
+      device; empty with one round of sampling, which asks for none.
     init: phase -> parameters to the state before its first update.
     reference: parameters to what the KL term keeps of them; None without one.
   """
@@ -71,9 +68,9 @@ class Programs:
   prepare: Mapping[tuple[int, int], Callable[..., Any]]
   cut: Mapping[tuple[int, int], Callable[..., Any]]
   update: Mapping[str, Mapping[tuple[int, int], Callable[..., Any]]]
-  useful: Mapping[tuple[int, int], Callable[..., Any]]
   init: Mapping[str, Callable[..., Any]]
   reference: Callable[..., Any] | None
+  useful: Mapping[tuple[int, int], Callable[..., Any]]
 
 
 def compile_programs(
@@ -97,47 +94,61 @@ def compile_programs(
     optimizers: phase -> optimizer, for the phases the run has.
     stop_ids: tokens that end an answer; without any it has full length.
     pad_id: fills the columns after the end.
-    evaluation: False leaves out the greedy samplers.
+    evaluation: False leaves out the samplers of evaluations.
   """
-  # More at once than cores would only take more memory.
-  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-
-    def lower(program, *arguments):
-      # The next one is traced while this one compiles.
-      return pool.submit(program.lower(*arguments).compile)
-
-    started = lower_programs(
-      config,
-      decoder,
-      mesh,
-      state,
-      optimizers,
-      lower,
-      stop_ids=stop_ids,
-      pad_id=pad_id,
-      evaluation=evaluation,
-    )
-    if 'rl' in optimizers:
-      started |= _lower_useful(config, mesh, lower)
-      started |= _lower_cut(config, mesh, lower)
-    compiled = {key: program.result() for key, program in started.items()}
-  return Programs(
-    sample=_samplers(compiled, 'sample'),
-    evaluate=_samplers(compiled, 'evaluate'),
-    prepare=_under(compiled, 'prepare'),
-    cut=_under(compiled, 'cut'),
-    update={phase: _under(compiled, 'update', phase) for phase in optimizers},
-    useful={
-      shape: functools.partial(_on_one_device, program)
-      for shape, program in _under(compiled, 'useful').items()
-    },
-    init=_under(compiled, 'init'),
-    reference=compiled.get(('reference',)),
+  wanted = lower_programs(
+    config,
+    decoder,
+    mesh,
+    state,
+    optimizers,
+    lambda program, *arguments: functools.partial(program.lower, *arguments),
+    stop_ids=stop_ids,
+    pad_id=pad_id,
+    evaluation=evaluation,
   )
+  tree = jax.tree.structure(wanted)
+  return jax.tree.unflatten(tree, _compiled(by_name(wanted)).values())
 
 
-def _lower(program: Any, *arguments: Any) -> jax.stages.Lowered:
-  return program.lower(*arguments)
+def by_name(programs: Programs) -> dict[tuple[Any, ...], Any]:
+  """The leaves by their names: `('update', 'rl', 192, 40)`, in tree order."""
+
+  def parts(step: Any) -> tuple[Any, ...]:
+    key = step.key if hasattr(step, 'key') else step.name
+    return key if isinstance(key, tuple) else (key,)
+
+  return {
+    tuple(itertools.chain(*map(parts, path))): program
+    for path, program in jax.tree.leaves_with_path(programs)
+  }
+
+
+def _compiled(
+  wanted: Mapping[tuple[Any, ...], Callable[[], jax.stages.Lowered]],
+) -> dict[tuple[Any, ...], jax.stages.Compiled]:
+  """Programs compiled by several threads; says which are ready."""
+  names = [' '.join(map(str, name)) for name in wanted]
+  started: list[concurrent.futures.Future[jax.stages.Compiled]] = []
+
+  def say() -> str:
+    done = [program.done() for program in started]
+    text = f'Compiling: {sum(done)} of {len(names)} programs are ready'
+    for name, ready in itertools.zip_longest(names, done, fillvalue=False):
+      if not ready:
+        return f'{text}, now {name}'
+    return text
+
+  # More at once than cores would only take more memory.
+  with (
+    processes.working(say),
+    concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+  ):
+    for lower in wanted.values():
+      # The next one is traced while this one compiles.
+      started.append(pool.submit(lower().compile))
+    results = [program.result() for program in started]
+  return dict(zip(wanted, results, strict=True))
 
 
 def lower_programs(
@@ -146,64 +157,86 @@ def lower_programs(
   mesh: jax.sharding.Mesh,
   state: train_step.TrainState,
   optimizers: Mapping[str, optax.GradientTransformation],
-  lower: Callable[..., Any] = _lower,
+  lower: Callable[..., Any],
   *,
   stop_ids: tuple[int, ...] = (),
   pad_id: int = 0,
   evaluation: bool = True,
-) -> dict[tuple[Any, ...], Any]:
-  """What `compile_programs` compiles, by field of `Programs` and key in it.
+) -> Programs:
+  """What `compile_programs` compiles: of each program what `lower` makes.
 
-  `lower` makes a value of a program and its arguments.
+  `lower` is given a program and its arguments.
   """
   devices, shapes = sharding.parts(mesh), shapes_lib.Shapes(config, mesh)
   state, params = shapes.like(state), shapes.like(state.params)
-  prompts, responses = config.data.prompt_buckets, config.data.response_buckets
-  pairs = [(s, r) for s in prompts for r in responses]
-  lowered: dict[tuple[Any, ...], Any] = {}
-  lower_sampler = functools.partial(
-    _lower_sampler, config, decoder, lower, stop_ids=stop_ids, pad_id=pad_id
-  )
+  prompts, pairs = config.data.prompt_buckets, _pairs(config)
+
+  def lower_sampler(arguments, **bound):
+    bound |= {'stop_ids': stop_ids, 'pad_id': pad_id}
+    return _lower_sampler(
+      config, decoder, mesh, params, lower, arguments, **bound
+    )
+
+  evaluate, sample, prepare, reference = {}, {}, {}, None
   for s in prompts if evaluation else ():
-    rows = config.run.eval_batch // devices
-    arguments = shapes.sampler(rows, s, 1)
-    lowered |= lower_sampler(
-      ('evaluate', s), mesh, params, arguments, temperature=0.0
+    arguments = shapes.sampler(config.run.eval_batch // devices, s, 1)
+    evaluate[s] = lower_sampler(
+      arguments, temperature=config.run.eval_temperature
     )
   if 'rl' in optimizers:
-    preparer = make_preparer(config, decoder, mesh)
-    rows, samples = config.rl.prompts_per_step // devices, config.rl.samples
-    referred = algorithm.has_reference(config)
-    references = (lora.split(params)[0],) if referred else ()
-    if references:
-      lowered['reference',] = lower(make_reference(mesh), params)
-    there = sharding.rollout_mesh(config.devices) or mesh
-    their = shapes_lib.Shapes(config, there)
-    share = config.rl.prompts_per_step // sharding.parts(there)
+    rows = config.rl.rollout_micro or config.rl.prompts_per_step // devices
     for s in prompts:
-      lowered |= lower_sampler(
-        ('sample', s),
-        there,
-        their.like(params),
-        their.sampler(config.rl.rollout_micro or share, s, samples),
+      sample[s] = lower_sampler(
+        shapes.sampler(rows, s, config.rl.samples),
         temperature=config.rl.temperature,
-        refill=config.rl.slots > 0,
+        sample=options.rollout_sampler(config, mesh),
       )
-    for s, r in pairs:
-      rollout = shapes.rollout(rows, s, samples, r)
-      lowered['prepare', s, r] = lower(preparer, params, rollout, *references)
+    prepare = _lower_prepare(config, decoder, mesh, params, lower)
+    if algorithm.has_reference(config):
+      reference = lower(make_reference(mesh), params)
+  update: dict[str, dict[Any, Any]] = {}
+  init = {}
   for phase, tx in optimizers.items():
-    update = make_update(config, decoder, mesh, phase, tx)
-    lowered['init', phase] = lower(make_init(mesh, tx), params)
-    for s, r in pairs:
-      batch = shapes.batch(phase, s, r)
-      lowered['update', phase, s, r] = lower(update, state, batch)
-  return lowered
+    init[phase] = lower(make_init(mesh, tx), params)
+    step = make_update(config, decoder, mesh, phase, tx)
+    update[phase] = {
+      pair: lower(step, state, shapes.batch(phase, *pair)) for pair in pairs
+    }
+  return Programs(
+    sample=sample,
+    evaluate=evaluate,
+    prepare=prepare,
+    cut=_lower_cut(config, mesh, lower) if sample else {},
+    update=update,
+    init=init,
+    reference=reference,
+    useful=_lower_useful(config, mesh, lower) if sample else {},
+  )
 
 
-def _lower_useful(
-  config: config_lib.Config, mesh: jax.sharding.Mesh, lower: Callable[..., Any]
-) -> dict[tuple[Any, ...], Any]:
+def _pairs(config: config_lib.Config) -> list[tuple[int, int]]:
+  """Lengths of prompts with lengths of responses."""
+  data = config.data
+  return [(s, r) for s in data.prompt_buckets for r in data.response_buckets]
+
+
+def _lower_prepare(
+  config, decoder, mesh, params, lower
+) -> dict[tuple[int, int], Any]:
+  shapes, rl = shapes_lib.Shapes(config, mesh), config.rl
+  program = make_preparer(config, decoder, mesh)
+  rows = rl.prompts_per_step // sharding.parts(mesh)
+  referred = algorithm.has_reference(config)
+  references = (lora.split(params)[0],) if referred else ()
+  return {
+    (s, r): lower(
+      program, params, shapes.rollout(rows, s, rl.samples, r), *references
+    )
+    for s, r in _pairs(config)
+  }
+
+
+def _lower_useful(config, mesh, lower) -> dict[tuple[int, int], Any]:
   """What finds useful groups, of one device; none for one round of sampling."""
   if config.selection.sampling_rounds == 1:
     return {}
@@ -211,22 +244,19 @@ def _lower_useful(
   program = jax.jit(from_flags.make_useful(config))
   rows = rl.prompts_per_step // sharding.parts(mesh)
   return {
-    ('useful', s, r): lower(
+    (s, r): lower(
       program, shapes.on_host(shapes.rollout(rows, s, rl.samples, r))
     )
-    for s in config.data.prompt_buckets
-    for r in config.data.response_buckets
+    for s, r in _pairs(config)
   }
 
 
-def _lower_cut(
-  config: config_lib.Config, mesh: jax.sharding.Mesh, lower: Callable[..., Any]
-) -> dict[tuple[Any, ...], Any]:
-  """What cuts prepared batches into mini-batches; none where these are packed.
+def _lower_cut(config, mesh, lower) -> dict[tuple[int, int], Any]:
+  """What cuts prepared batches into mini-batches; none where there is a layout.
 
   Each device cuts what it holds, so that nothing moves.
   """
-  if config.model.pack_tokens:
+  if options.make_layout(config):
     return {}
   shapes, rl = shapes_lib.Shapes(config, mesh), config.rl
   program = jax.jit(
@@ -234,50 +264,28 @@ def _lower_cut(
     out_shardings=shapes.where_split,
   )
   return {
-    ('cut', s, r): lower(program, shapes.prepared(s, r))
-    for s in config.data.prompt_buckets
-    for r in config.data.response_buckets
+    pair: lower(program, shapes.prepared(*pair)) for pair in _pairs(config)
   }
 
 
 def _lower_sampler(
-  config, decoder, lower, key, mesh, params, arguments, *, refill=False, **bound
-) -> dict[Any, Any]:
-  """By key the sampler, or by (key, number) the programs of several turns."""
+  config,
+  decoder,
+  mesh,
+  params,
+  lower,
+  arguments,
+  *,
+  sample=sampler_lib.sample,
+  **bound,
+) -> Any:
+  """The sampler, or the two programs of several turns."""
   if config.environment.environment == registry.NONE:
-    sampler = make_sampler(config, decoder, mesh, refill=refill, **bound)
-    return {key: lower(sampler, params, *arguments)}
-  parts: Iterable[Any] = multi_turn.lower(
+    sampler = make_sampler(config, decoder, mesh, sample=sample, **bound)
+    return lower(sampler, params, *arguments)
+  return multi_turn.lower(
     config, decoder, mesh, params, lower, arguments, **bound
   )
-  return {(*key, number): part for number, part in enumerate(parts)}
-
-
-def _samplers(compiled: Mapping[Any, Any], kind: str) -> dict[int, Any]:
-  """By prompt length: the program, or the two of several turns."""
-  found = _under(compiled, kind)
-  single = {key: x for key, x in found.items() if isinstance(key, int)}
-  turns = {
-    key[0]: multi_turn.TurnPrograms(begin, found[key[0], 1])
-    for key, begin in found.items()
-    if key not in single and key[1] == 0
-  }
-  return single | turns
-
-
-def _under(compiled: Mapping[Any, Any], *prefix: str) -> dict[Any, Any]:
-  """Entries whose key starts with `prefix`, by the rest of the key."""
-  rest = {
-    key[len(prefix) :]: value
-    for key, value in compiled.items()
-    if key[: len(prefix)] == prefix
-  }
-  return {key[0] if len(key) == 1 else key: v for key, v in rest.items()}
-
-
-def _on_one_device(program: Callable[..., Any], tree: Any) -> Any:
-  """Calls a program of one device with NumPy arrays; gives NumPy arrays."""
-  return jax.device_get(program(jax.device_put(tree)))
 
 
 def make_init(
@@ -316,23 +324,14 @@ def make_sampler(
   temperature: float,
   stop_ids: tuple[int, ...] = (),
   pad_id: int = 0,
-  refill: bool = False,
+  sample: Callable[..., types.Completions] = sampler_lib.sample,
   limited: bool = False,
 ) -> jax.stages.Wrapped:
   """(params, prompts, sample ids, facts) -> completions, over all devices.
 
-  With `refill` in `--slots` that take one answer after another; where it is
-  `limited` a last argument says how many tokens each answer may have.
+  `sample` takes the arguments of `sampler.sample`; where it is `limited` a last
+  argument says how many tokens each answer may have.
   """
-  sample: Callable[..., types.Completions] = sampler_lib.sample
-  if refill:
-    sample = functools.partial(
-      continuous_batching_lib.sample,
-      slots=config.rl.slots,
-      shared=config.rl.slots_shared,
-      # Under `pmap` each device sees its own part alone.
-      parts=sharding.parts(mesh) if sharding.is_sharded(mesh) else 1,
-    )
 
   decoding = sampler_lib.Decoding(
     decoder, config.data.response_buckets[-1], stop_ids, pad_id, temperature

@@ -23,27 +23,18 @@ def bound_prepare(
   config: config_lib.Config, decoder: decoder_lib.Decoder, *, parts: int = 1
 ) -> functools.partial[prepare.Prepared]:
   """`prepare.prepare_rollout` with its flags bound; `parts`: of `Scores`."""
-  return functools.partial(
-    prepare.prepare_rollout,
-    algorithm=make_algorithm(config),
-    scores=_scores(config, decoder, parts),
-  )
-
-
-def _scores(
-  config: config_lib.Config, decoder: decoder_lib.Decoder, parts: int
-) -> prepare.Scores:
-  model = _model(config, decoder)
-  prompt = None
-  if config.shaping.shaper == 'arm':
-    prompt = functools.partial(objectives.prompt_logprob, **model)
-  return prepare.Scores(
+  bind, model = functools.partial, _model(config, decoder)
+  asks = config.shaping.shaper == 'arm'
+  scores = prepare.Scores(
     old=surrogate.OLD_LOGPROBS[config.rl.old_logprobs],
-    logprobs=functools.partial(objectives.completion_logprobs, **model),
-    prompt=prompt,
+    logprobs=bind(objectives.completion_logprobs, **model),
+    prompt=bind(objectives.prompt_logprob, **model) if asks else None,
     reference=algorithm_lib.has_reference(config),
     micro=config.rl.micro,
     parts=parts,
+  )
+  return bind(
+    prepare.prepare_rollout, algorithm=make_algorithm(config), scores=scores
   )
 
 

@@ -10,7 +10,7 @@ from awpo_jax import types
 from awpo_jax.config import algorithm
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.distributed import sharding
-from awpo_jax.training.update import packing
+from awpo_jax.training.programs import options
 
 
 class Shapes:
@@ -26,6 +26,7 @@ class Shapes:
     self._config = config
     self._mesh = mesh
     self._devices = sharding.parts(mesh)
+    self._layout = options.make_layout(config)
     self._whole = sharding.replicated(mesh)
     self.where_split = jax.sharding.NamedSharding(
       mesh, jax.sharding.PartitionSpec(sharding.DATA_AXIS)
@@ -101,7 +102,7 @@ class Shapes:
         if algorithm.needs_thinking(self._config)
         else None
       ),
-      rows=self._rows(rows),
+      layout=self._laid_out(rows),
     )
 
   def _parts(self, group: tuple[int, int]) -> dict[str, Any] | None:
@@ -116,18 +117,15 @@ class Shapes:
       lambda x: jax.ShapeDtypeStruct(
         (x.shape[0] * x.shape[1], *x.shape[2:]), x.dtype
       ),
-      dataclasses.replace(rollout, rows=None),
+      dataclasses.replace(rollout, layout=None),
     )
 
-  def _rows(self, prompts: int) -> types.Rows | None:
-    """Packed rows of that many prompts of each device."""
-    columns = self._config.model.pack_tokens
-    if not columns:
+  def _laid_out(self, prompts: int) -> Any:
+    """The layout of that many prompts of each device; None: padded."""
+    if self._layout is None:
       return None
-    shapes = packing.row_shapes(prompts, columns=columns)
-    return types.Rows(
-      **{name: self.array(jnp.int32, *x) for name, x in shapes.items()}
-    )
+    like = self._layout.like(prompts)
+    return jax.tree.map(lambda x: self.array(x.dtype, *x.shape), like)
 
   def prepared(self, prompt: int, response: int) -> types.Batch:
     """A prepared rollout batch: the groups of its mini-batches in one axis."""
@@ -145,7 +143,7 @@ class Shapes:
     else:
       prompts, micro = rl.prompts_per_step // rl.minibatches, rl.micro
       samples = rl.samples
-    if self._config.model.pack_tokens:
+    if self._layout is not None:
       micro = prompts // self._devices
     group = (prompts // self._devices // micro, micro)
     row, token = (*group, samples), (*group, samples, response)
@@ -170,5 +168,5 @@ class Shapes:
       ref_logprobs=optional(referred, token),
       clip_high=optional(rl_phase and loss.clip_high != 'factor', row),
       correction=optional(rl_phase and loss.mismatch != 'none', token),
-      rows=self._rows(prompts // self._devices),
+      layout=self._laid_out(prompts // self._devices),
     )

@@ -1,11 +1,8 @@
-"""Batches on their way to the devices, and the mini-batches of an update.
-
-Where `--pack_tokens` is set, groups of several prompts share a row; the host
-does that, and nobody outside of this module knows.
-"""
+"""Batches on their way to the devices, and the mini-batches of an update."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -13,7 +10,45 @@ import numpy as np
 from awpo_jax import types
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.distributed import sharding
-from awpo_jax.training.update import packing
+
+
+class Layout(Protocol):
+  """How tokens lie where they are not padded; the host lays them out."""
+
+  def rollout(self, rollout: types.Rollout) -> types.Rollout:
+    """A rollout batch [parts, P, ...] with its `layout`."""
+
+  def minibatch(self, batch: types.Batch) -> types.Batch:
+    """A mini-batch [parts, 1, P, ...] with its `layout`."""
+
+  def like(self, prompts: int) -> Any:
+    """`jax.ShapeDtypeStruct`s of the `layout` of a part of so many prompts."""
+
+
+def cut(
+  batch: types.Batch,
+  config: config_lib.Config,
+  phase: str,
+  layout: Layout | None,
+) -> Iterator[types.Batch]:
+  """The mini-batches of a phase by `sharding.cut`, laid out.
+
+  One is laid out when it is asked for, while the update before it may still
+  run.
+
+  Args:
+    batch: NumPy arrays [parts, P, ...] in the order of `sharding.deal`.
+    config: of the run.
+    phase: `sft` or `rl`.
+    layout: of `options.make_layout`.
+  """
+  minibatches, micro = 1, config.sft.sft_micro
+  if phase == 'rl':
+    minibatches, micro = config.rl.minibatches, config.rl.micro
+  if layout is not None:
+    micro = batch.tokens.shape[1] // minibatches
+  for part in sharding.cut(batch, minibatches=minibatches, micro=micro):
+    yield part if layout is None else layout.minibatch(part)
 
 
 def of_demonstrations(
@@ -21,6 +56,7 @@ def of_demonstrations(
   completions: types.Completions,
   config: config_lib.Config,
   mesh: jax.sharding.Mesh,
+  layout: Layout | None = None,
 ) -> types.Batch:
   """The one mini-batch of a step of SFT, placed [parts, M, P, ...].
 
@@ -29,13 +65,14 @@ def of_demonstrations(
     completions: [P, 1, Sc], likewise; their advantages are 0 and of no use.
     config: of the run.
     mesh: see `sharding`.
+    layout: of `options.make_layout`.
   """
   batch = sharding.split(
     types.Batch.of(prompts, completions), sharding.parts(mesh)
   )
   own = sharding.own_parts(mesh)
   batch = jax.tree.map(lambda x: x[own], batch)
-  (batch,) = packing.cut(batch, config, 'sft')
+  (batch,) = cut(batch, config, 'sft', layout)
   return sharding.place_split(batch, mesh)
 
 
@@ -46,15 +83,19 @@ class Dealer:
   Attributes:
     config: of the run.
     mesh: see `sharding`.
+    layout: of `options.make_layout`.
   """
 
   config: config_lib.Config
   mesh: jax.sharding.Mesh
+  layout: Layout | None = None
 
   def place(self, rollout: types.Rollout) -> types.Rollout:
     """A rollout batch [P, ...] of this process, placed [parts, P, ...]."""
     dealt = jax.tree.map(lambda x: x[self._order()], rollout)
-    return sharding.place_split(packing.read(dealt, self.config), self.mesh)
+    if self.layout is not None:
+      dealt = self.layout.rollout(dealt)
+    return sharding.place_split(dealt, self.mesh)
 
   def fetch(self, placed: types.ArrayTree) -> types.ArrayTree:
     """The inverse of `place`, of anything that has its axes."""
@@ -67,11 +108,12 @@ class Dealer:
 
     Args:
       batch: as it came from the devices, [parts, P, ...].
-      program: cuts it where it lies, unless they are packed.
+      program: cuts it where it lies, unless there is a layout.
     """
-    if not self.config.model.pack_tokens:
+    if self.layout is None:
       return program(batch)
-    parts = packing.cut(sharding.fetch_split(batch), self.config, 'rl')
+    fetched = sharding.fetch_split(batch)
+    parts = cut(fetched, self.config, 'rl', self.layout)
     return (sharding.place_split(part, self.mesh) for part in parts)
 
   def _order(self) -> np.ndarray:

@@ -20,7 +20,7 @@ from awpo_jax.ops import aggregation as aggregation_lib
 from awpo_jax.ops import logprobs as logprobs_lib
 from awpo_jax.ops import masked, policy_losses
 from awpo_jax.ops import surrogate as surrogate_lib
-from awpo_jax.training.update import packed_forward
+from awpo_jax.training.update import microbatches
 
 
 @types.record
@@ -61,8 +61,8 @@ def completion_logprobs(
     `batch.mask` is False.
   """
   chex.assert_rank([batch.prompt_tokens, batch.tokens], [2, 3])
-  if batch.rows is not None:
-    return packed_forward.completion_logprobs(
+  if batch.layout is not None:
+    return batch.layout.completion_logprobs(
       params, batch, decoder=decoder, temperature=temperature, chunk=chunk
     )
   shape = batch.tokens.shape
@@ -330,7 +330,7 @@ def find_pull(
     return kl - jnp.sum(_rows(micro.weights) * tokens.log_ratio)
 
   nothing: types.Array = jnp.zeros(())
-  total = all_sum(packed_forward.fold(add, nothing, batch))
+  total = all_sum(microbatches.fold(add, nothing, batch))
   slope = jax.grad(
     lambda x: policy_losses.kl_penalty(x, beta=disco_beta, delta=disco_delta)
   )

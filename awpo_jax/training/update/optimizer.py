@@ -1,13 +1,12 @@
 """The optimizer: global-norm clipping, AdamW, a warm-up and decay schedule."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
 from awpo_jax.config import experiment as config_lib
-from awpo_jax.ops import choices, schedules
+from awpo_jax.config import sections
+from awpo_jax.ops import choices
 
 
 def make_schedule(
@@ -17,7 +16,7 @@ def make_schedule(
 
   Args:
     peak: after the warm-up.
-    schedule: a key of `schedules.SCHEDULES`, from the end of the warm-up.
+    schedule: a key of `sections.SCHEDULES`, from the end of the warm-up.
     warmup: updates of linear rise from 0.
     total: updates in all; after them `linear` and `cosine` are 0.
 
@@ -25,7 +24,7 @@ def make_schedule(
     update number (from 0) -> learning rate.
   """
   rest = max(total - warmup, 1)
-  make = choices.pick('schedule', schedules.SCHEDULES, schedule)
+  make = choices.pick('schedule', sections.SCHEDULES, schedule)
   decay = make(peak, rest)
   # The first update moves too: the rise starts at 1 / (warmup + 1).
   rise = optax.linear_schedule(peak / (warmup + 1), peak, max(warmup, 1))
@@ -33,14 +32,7 @@ def make_schedule(
 
 
 def make_optimizer(
-  learning_rate: optax.Schedule,
-  *,
-  b1: float = 0.9,
-  b2: float = 0.999,
-  eps: float = 1e-8,
-  weight_decay: float = 0.0,
-  max_grad_norm: float = 1.0,
-  first_moment_dtype: Any = jnp.float32,
+  learning_rate: optax.Schedule, flags: sections.OptimizerConfig
 ) -> optax.GradientTransformation:
   """AdamW (arXiv:1711.05101) on gradients clipped to a global norm.
 
@@ -49,25 +41,21 @@ def make_optimizer(
 
   Args:
     learning_rate: of each update.
-    b1: decay of the first moment.
-    b2: decay of the second moment.
-    eps: added to the root of the second moment.
-    weight_decay: decoupled.
-    max_grad_norm: global norm gradients are clipped to.
-    first_moment_dtype: the first moment is rounded to it between updates. The
-      second stays float32: it moves by 1 - b2, a thousandth, of the difference
-      to the squared gradient, and bfloat16 rounds away what is below 1/512.
+    flags: its numbers. To `first_moment_dtype` the first moment is rounded
+      between updates; the second stays float32: it moves by 1 - b2, a
+      thousandth, of the difference to the squared gradient, and bfloat16 rounds
+      away what is below 1/512.
   """
   return _in_float32(
     optax.chain(
-      optax.clip_by_global_norm(max_grad_norm),
+      optax.clip_by_global_norm(flags.max_grad_norm),
       optax.adamw(
         learning_rate,
-        b1=b1,
-        b2=b2,
-        eps=eps,
-        weight_decay=weight_decay,
-        mu_dtype=first_moment_dtype,
+        b1=flags.adam_b1,
+        b2=flags.adam_b2,
+        eps=flags.adam_eps,
+        weight_decay=flags.weight_decay,
+        mu_dtype=flags.first_moment_dtype,
       ),
     )
   )
@@ -103,15 +91,7 @@ def make_optimizers(
 ) -> dict[str, optax.GradientTransformation]:
   """Phase -> optimizer, for the phases the run has; and their schedules."""
   return {
-    phase: make_optimizer(
-      schedule,
-      b1=config.optimizer.adam_b1,
-      b2=config.optimizer.adam_b2,
-      eps=config.optimizer.adam_eps,
-      weight_decay=config.optimizer.weight_decay,
-      max_grad_norm=config.optimizer.max_grad_norm,
-      first_moment_dtype=config.optimizer.first_moment_dtype,
-    )
+    phase: make_optimizer(schedule, config.optimizer)
     for phase, schedule in make_schedules(config).items()
   }
 

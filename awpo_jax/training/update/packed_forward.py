@@ -1,4 +1,4 @@
-"""What programs do with packed rows: see `packing`."""
+"""Packed rows and what programs do with them: see `packing`."""
 
 import dataclasses
 import functools
@@ -19,48 +19,95 @@ _WIDTH = 8
 _T = TypeVar('_T')
 
 
-def fold(
-  add: Callable[[_T, types.Batch], _T], start: _T, batch: types.Batch
-) -> _T:
-  """`add` to `start` each microbatch of a mini-batch, one after another.
+@types.record
+class Rows:
+  """How groups of a mini-batch lie in packed rows; see `packing`.
 
-  Args:
-    add: (sum, microbatch [P, ...]) -> sum.
-    start: the sum of nothing.
-    batch: [M, P, ...]. Packed, its microbatches are the rows that are filled,
-      and then the groups that fit into none, by themselves.
+  A row is made of blocks of B columns; a group, that is a prompt and then its
+  answers, stands in consecutive blocks. A part of the batch that is handled
+  apart, as that of a device, has rows of its own: D is 1, or the number of
+  parts that one program sees at once.
+
+  Attributes:
+    groups: i32[R, D, U], the groups of a row among the P of its part, in the
+      order they stand in; -1 for none. Rows with none come last.
+    tokens: i32[R, D, X, B], X blocks.
+    positions: i32[R, D, X, B].
+    segments: i32[R, D, X, B], 0 for no token, else 1 + u (G + 1) for the prompt
+      of the u-th group, and 1 + g more for its g-th answer.
+    targets: i32[R, D, X * B], columns of the tokens of answers, in order; -1
+      after the last.
+    sources: i32[R, D, X * B], the column before each of them, of the same
+      answer or the last of the prompt.
+    alone: i32[Q, D], groups that fit into no row; -1 for none. None in a
+      microbatch, where R is missing, too.
   """
-  if not isinstance(batch, types.Batch) or batch.rows is None:
-    total, _ = jax.lax.scan(lambda t, x: (add(t, x), None), start, batch)
-    return total
-  return _every(lambda total, micro, _: add(total, micro), start, batch)
 
+  groups: types.Array
+  tokens: types.Array
+  positions: types.Array
+  segments: types.Array
+  targets: types.Array
+  sources: types.Array
+  alone: types.Array | None = None
 
-def gather(
-  fn: Callable[[types.Batch], types.Array], batch: types.Batch
-) -> types.Array:
-  """`fn`, of every microbatch of a packed one, for all its groups.
+  def first(self, batch: types.Batch) -> types.Batch:
+    """As `microbatches.first`."""
+    return row(batch, 0)
 
-  Args:
-    fn: microbatch [P, ...] -> f32[P, G, Sc].
-    batch: [1, P, ...].
+  def fold(
+    self,
+    add: Callable[[_T, types.Batch], _T],
+    start: _T,
+    batch: types.Batch,
+  ) -> _T:
+    """As `microbatches.fold`.
 
-  Returns:
-    f32[P, G, Sc].
-  """
-  assert batch.rows is not None
-  parts, shape = batch.rows.groups.shape[1], batch.mask.shape[1:]
-  out = jnp.zeros((parts, shape[0] // parts, *shape[1:]), jnp.float32)
+    Microbatches are the rows that are filled, and then the groups that fit into
+    none, by themselves.
+    """
+    return _every(lambda total, micro, _: add(total, micro), start, batch)
 
-  def put(out, micro, groups):
-    values = fn(micro).reshape(*groups.shape, *shape[1:])
-    # What is no group is written nowhere.
-    at = jnp.where(groups >= 0, groups, out.shape[1])
-    return jax.vmap(lambda o, i, x: o.at[i].set(x, mode='drop'))(
-      out, at, values
+  def gather(
+    self,
+    fn: Callable[[types.Batch], types.Array],
+    batch: types.Batch,
+    *,
+    parts: int,
+  ) -> types.Array:
+    """`fn`, of every microbatch of a batch that these rows are of.
+
+    Args:
+      fn: microbatch [P, ...] -> f32[P, G, Sc].
+      batch: [P, ...].
+      parts: D, into which P is cut.
+
+    Returns:
+      f32[P, G, Sc].
+    """
+    rows = jax.tree.map(
+      lambda x: x.reshape(parts, -1, *x.shape[2:]).swapaxes(0, 1), self
     )
+    shape = batch.mask.shape
+    out = jnp.zeros((parts, shape[0] // parts, *shape[1:]), jnp.float32)
 
-  return _every(put, out, batch).reshape(shape)
+    def put(out, micro, groups):
+      values = fn(micro).reshape(*groups.shape, *shape[1:])
+      # What is no group is written nowhere.
+      at = jnp.where(groups >= 0, groups, out.shape[1])
+      return jax.vmap(lambda o, i, x: o.at[i].set(x, mode='drop'))(
+        out, at, values
+      )
+
+    batch = jax.tree.map(lambda x: x[None], batch)
+    batch = dataclasses.replace(batch, layout=rows)
+    return _every(put, out, batch).reshape(shape)
+
+  def completion_logprobs(
+    self, params: types.ArrayTree, batch: types.Batch, **numbers: Any
+  ) -> tuple[types.Array, types.Array]:
+    """`completion_logprobs` below."""
+    return completion_logprobs(params, batch, **numbers)
 
 
 def _every(
@@ -69,7 +116,7 @@ def _every(
   batch: types.Batch,
 ) -> _T:
   """As `fold`, of a packed batch; `add` is given the groups, too: i32[D, U]."""
-  rows = batch.rows
+  rows = batch.layout
   assert rows is not None and rows.alone is not None
   for groups, pick in ((rows.groups, row), (rows.alone[..., None], alone)):
 
@@ -82,25 +129,18 @@ def _every(
   return start
 
 
-def first(batch: types.Batch) -> types.Batch:
-  """The first microbatch of a mini-batch, for its shapes."""
-  if isinstance(batch, types.Batch) and batch.rows is not None:
-    return row(batch, 0)
-  return jax.tree.map(lambda x: x[0], batch)
-
-
 def row(batch: types.Batch, index: types.Array | int) -> types.Batch:
   """A row of a packed mini-batch as a microbatch [D * U, ...]."""
-  assert batch.rows is not None
-  rows = dataclasses.replace(batch.rows, alone=None)
+  assert batch.layout is not None
+  rows = dataclasses.replace(batch.layout, alone=None)
   rows = jax.tree.map(lambda x: x[index], rows)
-  return dataclasses.replace(_groups(batch, rows.groups), rows=rows)
+  return dataclasses.replace(_groups(batch, rows.groups), layout=rows)
 
 
 def alone(batch: types.Batch, index: types.Array | int) -> types.Batch:
   """A group of each part that fits into no row: a microbatch [D, ...]."""
-  assert batch.rows is not None and batch.rows.alone is not None
-  return _groups(batch, batch.rows.alone[index][:, None])
+  assert batch.layout is not None and batch.layout.alone is not None
+  return _groups(batch, batch.layout.alone[index][:, None])
 
 
 def _groups(batch: types.Batch, chosen: types.Array) -> types.Batch:
@@ -113,7 +153,9 @@ def _groups(batch: types.Batch, chosen: types.Array) -> types.Batch:
     return x.reshape(-1, *x.shape[2:])
 
   pull = batch.pull
-  picked = jax.tree.map(pick, dataclasses.replace(batch, pull=None, rows=None))
+  picked = jax.tree.map(
+    pick, dataclasses.replace(batch, pull=None, layout=None)
+  )
   used = chosen.reshape(-1, 1, 1) >= 0
   fields: dict[str, Any] = {
     'mask': picked.mask & used,
@@ -135,7 +177,7 @@ def completion_logprobs(
   chunk: int,
 ) -> tuple[types.Array, types.Array]:
   """As `objectives.completion_logprobs`, of a packed row."""
-  rows = batch.rows
+  rows = batch.layout
   assert rows is not None
   parts, blocks, block = rows.tokens.shape
   samples, length = batch.tokens.shape[1:]

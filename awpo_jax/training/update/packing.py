@@ -12,60 +12,56 @@ the blocks before it that an answer can reach back to, and those of its prompt.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from awpo_jax import types
-from awpo_jax.config import experiment as config_lib
-from awpo_jax.distributed import sharding
+from awpo_jax.training.update import packed_forward
 
 BLOCK = 64
 
 
-def cut(
-  batch: types.Batch, config: config_lib.Config, phase: str
-) -> Iterator[types.Batch]:
-  """The mini-batches of a phase by `sharding.cut`, packed if the flags say so.
+@dataclasses.dataclass(frozen=True)
+class Packing:
+  """A `minibatches.Layout`.
 
-  One is packed when it is asked for, while the update before it may still run.
-
-  Args:
-    batch: NumPy arrays [parts, P, ...] in the order of `sharding.deal`.
-    config: whose `--pack_tokens` are the columns of a row; 0 for no packing.
-    phase: `sft` or `rl`.
+  Attributes:
+    columns: of a row, `--pack_tokens`.
   """
-  minibatches, micro = 1, config.sft.sft_micro
-  if phase == 'rl':
-    minibatches, micro = config.rl.minibatches, config.rl.micro
-  columns = config.model.pack_tokens
-  if columns:
-    micro = batch.tokens.shape[1] // minibatches
-  for part in sharding.cut(batch, minibatches=minibatches, micro=micro):
-    yield pack(part, columns=columns) if columns else part
 
+  columns: int
 
-def read(rollout: types.Rollout, config: config_lib.Config) -> types.Rollout:
-  """A rollout batch [parts, P, ...] with its `rows`, if the flags say so."""
-  columns = config.model.pack_tokens
-  if not columns:
-    return rollout
-  prompts, completions = rollout.prompts, rollout.completions
-  shapes = row_shapes(prompts.mask.shape[1], columns=columns)
-  parts = zip(
-    prompts.tokens,
-    prompts.mask,
-    completions.tokens,
-    completions.mask,
-    completions.positions,
-    strict=True,
-  )
-  rows = [_rows(_Groups(*part), shapes) for part in parts]
-  return dataclasses.replace(
-    rollout, rows=jax.tree.map(lambda *x: np.stack(x), *rows)
-  )
+  def rollout(self, rollout: types.Rollout) -> types.Rollout:
+    """A rollout batch [parts, P, ...] with its rows."""
+    prompts, completions = rollout.prompts, rollout.completions
+    shapes = row_shapes(prompts.mask.shape[1], columns=self.columns)
+    parts = zip(
+      prompts.tokens,
+      prompts.mask,
+      completions.tokens,
+      completions.mask,
+      completions.positions,
+      strict=True,
+    )
+    rows = [_rows(_Groups(*part), shapes) for part in parts]
+    return dataclasses.replace(
+      rollout, layout=jax.tree.map(lambda *x: np.stack(x), *rows)
+    )
+
+  def minibatch(self, batch: types.Batch) -> types.Batch:
+    """`pack`."""
+    return pack(batch, columns=self.columns)
+
+  def like(self, prompts: int) -> packed_forward.Rows:
+    """Shapes of the rows of a part with so many prompts."""
+    shapes = row_shapes(prompts, columns=self.columns)
+    rows: Any = packed_forward.Rows  # Shapes in place of arrays.
+    return rows(
+      **{k: jax.ShapeDtypeStruct(x, np.int32) for k, x in shapes.items()}
+    )
 
 
 class _Groups(NamedTuple):
@@ -81,7 +77,7 @@ class _Groups(NamedTuple):
 def row_shapes(
   prompts: int, *, columns: int, block: int = BLOCK
 ) -> dict[str, tuple[int, ...]]:
-  """Shapes of the fields of `types.Rows` for one part of a mini-batch.
+  """Shapes of the fields of `packed_forward.Rows` for one part of a mini-batch.
 
   Args:
     prompts: of the part; there are as many rows, should each need one.
@@ -105,7 +101,7 @@ def row_shapes(
 def pack(
   batch: types.Batch, *, columns: int, block: int = BLOCK
 ) -> types.Batch:
-  """A mini-batch with its `rows`; groups may move to another part.
+  """A mini-batch with its rows; groups may move to another part.
 
   Args:
     batch: NumPy arrays [parts, 1, P, ...] of `sharding.cut`.
@@ -113,8 +109,8 @@ def pack(
     block: likewise.
 
   Returns:
-    The same groups, as many in each part as before, and `types.Rows` of
-    [parts, ...].
+    The same groups, as many in each part as before, and as its layout
+    `packed_forward.Rows` of [parts, ...].
   """
   parts, _, prompts, *_ = batch.tokens.shape
   order = deal(_sizes(batch, block).ravel(), parts)
@@ -127,26 +123,8 @@ def pack(
     for i in range(parts)
   ]
   return dataclasses.replace(
-    batch, rows=jax.tree.map(lambda *x: np.stack(x), *rows)
+    batch, layout=jax.tree.map(lambda *x: np.stack(x), *rows)
   )
-
-
-def tokens_and_columns(batch: types.Batch) -> tuple[int, int]:
-  """Tokens of a mini-batch of `cut`, and columns that are computed for them.
-
-  Args:
-    batch: NumPy arrays [parts, M, P, ...], packed or not.
-  """
-  tokens = int(batch.prompt_mask.sum() + batch.mask.sum())
-  padded = batch.prompt_mask.size + batch.mask.size
-  rows = batch.rows
-  if rows is None:
-    return tokens, padded
-  assert rows.alone is not None
-  # What does not fit into a row is padded, as without packing.
-  alone = int((rows.alone >= 0).sum()) * padded // batch.clip_radius.size
-  filled = int((rows.groups >= 0).any(axis=-1).sum())
-  return tokens, alone + filled * rows.targets.shape[-1]
 
 
 def _sizes(batch: types.Batch | _Groups, block: int) -> np.ndarray:
@@ -195,7 +173,9 @@ def assign(
   return rows, alone
 
 
-def _rows(batch: _Groups, shapes: dict[str, tuple[int, ...]]) -> types.Rows:
+def _rows(
+  batch: _Groups, shapes: dict[str, tuple[int, ...]]
+) -> packed_forward.Rows:
   """The rows of the groups of a part, [P, ...]."""
   rows = {name: np.zeros(shape, np.int32) for name, shape in shapes.items()}
   for name in ('groups', 'targets', 'alone'):
@@ -206,7 +186,7 @@ def _rows(batch: _Groups, shapes: dict[str, tuple[int, ...]]) -> types.Rows:
     rows['groups'][row, 0, : len(groups)] = groups
     _fill(batch, groups, {name: x[row, 0] for name, x in rows.items()})
   rows['alone'][: len(alone), 0] = alone
-  return types.Rows(**rows)
+  return packed_forward.Rows(**rows)
 
 
 def _fill(

@@ -14,7 +14,6 @@ from awpo_jax.ops import awpo as awpo_lib
 from awpo_jax.ops import collectives, masked
 from awpo_jax.ops import samples as samples_lib
 from awpo_jax.ops import trust as trust_lib
-from awpo_jax.training.update import packed_forward
 
 LogprobsFn = Callable[
   [types.ArrayTree, types.Batch], tuple[types.Array, types.Array]
@@ -144,7 +143,7 @@ def prepare_rollout(
     batch=batch,
     trainer_logprobs=None if own else batch.old_logprobs,
     metrics=all_sum(_metrics(rollout, batch, made, samples)),
-    groups=_groups(batch, made, completions.policy_mask),
+    groups=told(made, advantages, completions.policy_mask),
   )
 
 
@@ -157,12 +156,11 @@ def _scored(params, rollout, reference, scores: Scores) -> types.Batch:
     return scores.logprobs(policy, piece)[0]
 
   def logprobs(policy):
-    if rollout.rows is None:
+    if rollout.layout is None:
       values = _in_pieces(score, policy, batch, scores)
     else:
-      values = packed_forward.gather(
-        functools.partial(score, policy), _packed(batch, rollout.rows, scores)
-      )
+      read = functools.partial(score, policy)
+      values = rollout.layout.gather(read, batch, parts=scores.parts)
     return jnp.where(batch.policy_mask, values, 0.0)
 
   old = scores.old(completions.logprobs, lambda: logprobs(params))
@@ -170,17 +168,6 @@ def _scored(params, rollout, reference, scores: Scores) -> types.Batch:
   if scores.reference:
     frozen = logprobs(lora.join(reference, lora.split(params)[1]))
   return dataclasses.replace(batch, old_logprobs=old, ref_logprobs=frozen)
-
-
-def _packed(
-  batch: types.Batch, rows: types.Rows, scores: Scores
-) -> types.Batch:
-  """The batch as a packed mini-batch, its rows as `packed` has them."""
-  rows = jax.tree.map(
-    lambda x: x.reshape(scores.parts, -1, *x.shape[2:]).swapaxes(0, 1), rows
-  )
-  batch = jax.tree.map(lambda x: x[None], batch)
-  return dataclasses.replace(batch, rows=rows)
 
 
 def _samples(
@@ -220,11 +207,17 @@ def _in_pieces(
   return join(jax.lax.map(lambda piece: fn(params, piece), pieces))
 
 
-def _groups(
-  batch: types.Batch, made: awpo_lib.Advantages, policy: types.Array
+def told(
+  made: awpo_lib.Advantages, advantages: types.Array, policy: types.Array
 ) -> dict[str, types.Array]:
-  """What of each group is told beside its answers."""
-  told: dict[str, types.Array] = {
+  """What of each group is told beside its answers, see `Prepared.groups`.
+
+  Args:
+    made: of the algorithm.
+    advantages: as they are trained on, shaped.
+    policy: bool[P, G, T], tokens that the policy chose.
+  """
+  found: dict[str, types.Array] = {
     name: jnp.broadcast_to(number, made.counted.shape)
     for name, number in {
       'gate': made.gate,
@@ -235,12 +228,14 @@ def _groups(
   for name, values in {
     'outcome_advantage': made.outcome_advantages,
     'mix_advantage': made.mix_advantages,
-    'advantage': batch.advantages,
+    'advantage': advantages,
   }.items():
     if values is not None:
       per_token = values.ndim == 3
-      told[name] = masked.mean(values, policy, axis=-1) if per_token else values
-  return told
+      found[name] = (
+        masked.mean(values, policy, axis=-1) if per_token else values
+      )
+  return found
 
 
 def _metrics(

@@ -11,7 +11,7 @@ import optax
 from awpo_jax import types
 from awpo_jax.models import lora
 from awpo_jax.ops import collectives
-from awpo_jax.training.update import objectives, packed_forward
+from awpo_jax.training.update import microbatches, objectives
 
 Constrain = Callable[[types.ArrayTree], types.ArrayTree]
 Weigh = Callable[[types.Batch, types.AllSum], types.Batch]
@@ -163,7 +163,7 @@ def accumulate(
     grads = jax.tree.map(lambda x: x.astype(jnp.float32), grads)
     return constrain(grads), metrics
 
-  first = packed_forward.first(batch)
+  first = microbatches.first(batch)
   zeros = jax.tree.map(
     lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad, params, first)
   )
@@ -179,7 +179,7 @@ def accumulate(
       ),
     )
 
-  return packed_forward.fold(add, zeros, batch)
+  return microbatches.fold(add, zeros, batch)
 
 
 def _apply(

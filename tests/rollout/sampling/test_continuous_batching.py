@@ -9,6 +9,7 @@ from absl.testing import parameterized
 
 from awpo_jax.rollout.sampling import continuous_batching
 from awpo_jax.rollout.sampling import sampler as sampler_lib
+from experiments.benchmarks import counts
 from tests.helpers import sampling_cases as cases
 from tests.helpers.tiny_training import jit
 
@@ -104,7 +105,7 @@ class StepsTest(chex.TestCase):
     (9, 1, 4),
   )
   def test_counted_by_hand(self, count, shared, steps):
-    got = continuous_batching.steps(self.LIMITS, slots=count, shared=shared)
+    got = counts.steps_in_slots(self.LIMITS, slots=count, shared=shared)
     self.assertEqual(got, steps)
 
   @parameterized.parameters(

@@ -276,6 +276,6 @@ def test_episodes_have_the_programs_of_turns(tiny_plan):
   plan = memory.make_plan(config_lib.parse([x for x in flags if x]))
   made = memory.lowerings(plan, tiny_run.mesh())
   assert {key for key in made if key[0] == 'sample'} == {
-    ('sample', 20, 0),
-    ('sample', 20, 1),
+    ('sample', 20, 'begin'),
+    ('sample', 20, 'go_on'),
   }

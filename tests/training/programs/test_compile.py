@@ -16,8 +16,8 @@ from awpo_jax.rollout.sampling import continuous_batching
 from awpo_jax.rollout.sampling import sampler as sampler_lib
 from awpo_jax.training.collection import sample
 from awpo_jax.training.programs import compile as compile_lib
-from awpo_jax.training.programs import from_flags
-from awpo_jax.training.update import objectives, prepare
+from awpo_jax.training.programs import from_flags, options
+from awpo_jax.training.update import objectives, optimizer, prepare
 from tests.config import test_experiment
 from tests.helpers import decoder_reference, tiny_run
 
@@ -83,9 +83,6 @@ def _config(*flags):
   )
 
 
-_APART = ('--overlap', '--mismatch=tis', '--rollout_devices=2')
-
-
 @pytest.mark.parametrize(
   ('flags', 'devices', 'named'),
   [
@@ -100,7 +97,6 @@ _APART = ('--overlap', '--mismatch=tis', '--rollout_devices=2')
       4,
       ['--prompts_per_step=8'],
     ),
-    ([*_APART, '--rollout_micro=2'], 1, []),
     (['--rl_steps=0', '--prompts_per_step=3'], 2, []),
     (['--sft_steps=0', '--sft_batch=3'], 2, []),
   ],
@@ -110,18 +106,6 @@ def test_what_does_not_divide_is_named(flags, devices, named):
   assert len(problems) == len(named)
   for problem, flag in zip(problems, named, strict=True):
     assert problem.startswith(flag) and f'{devices} devices' in problem
-
-
-@pytest.mark.parametrize(
-  ('flag', 'named'),
-  [
-    ('--rollout_devices=3', '3 devices x --rollout_micro=0.'),
-    ('--rollout_micro=4', '2 devices x --rollout_micro=4.'),
-  ],
-)
-def test_what_does_not_divide_over_those_that_only_sample(flag, named):
-  (problem,) = device_checks.check_devices(_config(*_APART, flag), 1)
-  assert problem == f'--prompts_per_step=4 does not divide over {named}'
 
 
 @functools.cache
@@ -290,6 +274,30 @@ def test_rollouts_are_drawn_at_the_temperature_of_the_flags():
   assert (got.tokens[:, 0] != greedy.tokens[:, 0]).any()
 
 
+def test_evaluations_are_drawn_at_their_own_temperature():
+  config, asked = tiny_run.config(), {}
+  run = dataclasses.replace(config.run, eval_temperature=0.25)
+
+  def note(*arguments, temperature, **others):
+    del others
+    asked[arguments[3]] = temperature
+    return {}
+
+  with mock.patch.object(compile_lib, '_lower_sampler', note):
+    compile_lib.lower_programs(
+      dataclasses.replace(config, run=run),
+      tiny_run.experiment().decoder,
+      tiny_run.mesh(),
+      tiny_run.new_state('rl'),
+      {'rl': optimizer.make_optimizers(config)['rl']},
+      lambda *arguments: None,
+    )
+  buckets = tiny_run.PROMPT_BUCKETS
+  assert asked == {('evaluate', s): 0.25 for s in buckets} | {
+    ('sample', s): 0.5 for s in buckets
+  }
+
+
 def test_slots_of_the_flags_draw_the_same():
   _, want = _run(tiny_run.compiled().sample, 2)
   config, experiment = tiny_run.config(), tiny_run.experiment()
@@ -297,14 +305,15 @@ def test_slots_of_the_flags_draw_the_same():
   with mock.patch.object(
     continuous_batching, 'sample', wraps=continuous_batching.sample
   ) as refilled:
+    config = dataclasses.replace(config, rl=rl)
     program = compile_lib.make_sampler(
-      dataclasses.replace(config, rl=rl),
+      config,
       experiment.decoder,
       tiny_run.mesh(),
       temperature=0.5,
       stop_ids=experiment.codec.stop_ids,
       pad_id=experiment.codec.pad_id,
-      refill=True,
+      sample=options.rollout_sampler(config, tiny_run.mesh()),
     )
     _, got = _run(dict.fromkeys(tiny_run.PROMPT_BUCKETS, program), 2)
   # Of each device, which under `pmap` sees its own part alone.

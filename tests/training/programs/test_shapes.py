@@ -66,10 +66,10 @@ def test_packed():
     'alone': ((2, 2, 1), 'int32'),
   }
   sft = made.batch('sft', 20, 8)
-  assert _leaves(sft.rows) == wanted
+  assert _leaves(sft.layout) == wanted
   assert sft.tokens.shape == (2, 1, 2, 1, 8)
   assert made.batch('rl', 20, 8).tokens.shape == (2, 1, 1, 2, 8)
-  assert _leaves(made.rollout(2, 20, 2, 8).rows) == wanted
+  assert _leaves(made.rollout(2, 20, 2, 8).layout) == wanted
 
 
 def test_rollouts():

@@ -36,7 +36,7 @@ def test_a_batch_is_cut_where_it_lies_as_the_host_cuts_it():
   )
   placed = sharding.place_split(batch, mesh)
   with jax.transfer_guard('disallow'):
-    got = list(_dealer().cut(placed, programs['cut', *shape]))
+    got = list(_dealer().cut(placed, programs[shape]))
   want = sharding.cut(
     batch, minibatches=config.rl.minibatches, micro=config.rl.micro
   )

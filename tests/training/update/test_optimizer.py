@@ -87,11 +87,13 @@ def test_adamw_with_clipping(scale):
   rates = [0.1, 0.2, 0.3]
   tx = optimizer.make_optimizer(
     optimizer.make_schedule(peak=0.3, schedule='constant', warmup=2, total=3),
-    b1=0.8,
-    b2=0.9,
-    eps=0.01,
-    weight_decay=0.05,
-    max_grad_norm=2.0,
+    sections.OptimizerConfig(
+      adam_b1=0.8,
+      adam_b2=0.9,
+      adam_eps=0.01,
+      weight_decay=0.05,
+      max_grad_norm=2.0,
+    ),
   )
   want = _adamw(
     weights, grads, rates=rates, b1=0.8, b2=0.9, eps=0.01, decay=0.05, norm=2.0
@@ -112,7 +114,8 @@ def test_moments_move_whatever_the_dtypes(dtype):
   # A gradient of 1, then zeros: the first moment is .1 .9^n, the second
   # .001 .999^n, which bfloat16 could not tell from .001 at all.
   tx = optimizer.make_optimizer(
-    lambda _: 1e-3, max_grad_norm=9.0, first_moment_dtype=dtype
+    lambda _: 1e-3,
+    sections.OptimizerConfig(max_grad_norm=9.0, first_moment_dtype=dtype),
   )
   params = {'x': jnp.ones((1,), jnp.bfloat16)}
   state = tx.init(params)
@@ -140,7 +143,7 @@ def test_the_flag_of_the_first_moment(monkeypatch):
   monkeypatch.setattr(
     optimizer,
     'make_optimizer',
-    lambda schedule, **options: seen.append(options['first_moment_dtype']),
+    lambda schedule, flags: seen.append(flags.first_moment_dtype),
   )
   for dtype in ('float32', 'bfloat16'):
     config = config_lib.Config(

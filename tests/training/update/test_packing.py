@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from awpo_jax import types
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.distributed import sharding
-from awpo_jax.training.update import packing
+from awpo_jax.training.programs import options
+from awpo_jax.training.update import minibatches, packed_forward, packing
+from experiments.benchmarks import counts
 from tests.helpers import row_by_row, tiny_training
 
 
@@ -80,11 +81,11 @@ def _sequences(batch):
 )
 def test_a_row_holds_its_groups_one_after_another(parts, columns, block):
   packed = packing.pack(_cut(parts), columns=columns, block=block)
-  assert packed.rows.tokens.shape[-2] * block >= columns
+  assert packed.layout.tokens.shape[-2] * block >= columns
   for part in range(parts):
     batch, rows = (
       jax.tree.map(lambda x, i=part: x[i], x)
-      for x in (packed.replace(rows=None), packed.rows)
+      for x in (packed.replace(layout=None), packed.layout)
     )
     wanted = _sequences(jax.tree.map(lambda x: x[0], batch))
     seen = [g for g in rows.alone.ravel().tolist() if g >= 0]
@@ -118,21 +119,21 @@ def test_a_row_holds_its_groups_one_after_another(parts, columns, block):
     assert sorted(seen) == list(range(8 // parts))
   # Groups take from 16 columns to 24, so that two share a row, or some or all
   # of them fit into none.
-  assert (packed.rows.groups[..., 1:] >= 0).any() == (columns >= 40)
-  assert (packed.rows.alone >= 0).sum() == {20: 2, 1: 8}.get(columns, 0)
+  assert (packed.layout.groups[..., 1:] >= 0).any() == (columns >= 40)
+  assert (packed.layout.alone >= 0).sum() == {20: 2, 1: 8}.get(columns, 0)
 
 
 def test_what_is_computed_is_counted():
   plain = _cut(2)
   tokens = int(plain.mask.sum() + plain.prompt_mask.sum())
   # 8 prompts of 7 columns with 4 answers of 6.
-  assert packing.tokens_and_columns(plain) == (tokens, 8 * (7 + 4 * 6))
+  assert counts.tokens_and_columns(plain) == (tokens, 8 * (7 + 4 * 6))
   packed = packing.pack(plain, columns=20, block=4)
-  filled = sum(x.any() for x in packed.rows.segments.reshape(8, -1))
-  alone = (packed.rows.alone >= 0).sum()
+  filled = sum(x.any() for x in packed.layout.segments.reshape(8, -1))
+  alone = (packed.layout.alone >= 0).sum()
   assert 0 < alone < 8
   columns = 20 * filled + 31 * alone
-  assert packing.tokens_and_columns(packed) == (tokens, columns)
+  assert counts.tokens_and_columns(packed) == (tokens, columns)
   assert tokens <= columns
 
 
@@ -143,7 +144,7 @@ def test_packing_is_the_same_every_time():
 
 def test_a_group_keeps_all_that_belongs_to_it():
   before = _cut(2)
-  after = packing.pack(before, columns=24, block=4).replace(rows=None)
+  after = packing.pack(before, columns=24, block=4).replace(layout=None)
   marks = [x.reshape(8, -1).tolist() for x in jax.tree.leaves(before)]
   moved = [x.reshape(8, -1).tolist() for x in jax.tree.leaves(after)]
   order = [marks[0].index(prompt) for prompt in moved[0]]
@@ -160,17 +161,18 @@ def test_mini_batches_are_packed_if_the_flags_say_so():
     config = config_lib.parse(
       [*flags, '--sft_micro=2', f'--pack_tokens={columns}']
     )
-    updates = list(packing.cut(batch, config, 'rl'))
-    (demonstrations,) = packing.cut(batch, config, 'sft')
+    layout = options.make_layout(config)
+    updates = list(minibatches.cut(batch, config, 'rl', layout))
+    (demonstrations,) = minibatches.cut(batch, config, 'sft', layout)
     micro = (2, 1, 2) if columns else (2, 2, 1)
     assert [x.tokens.shape[:3] for x in updates] == [micro] * 2
     shape = (2, 1, 4) if columns else (2, 2, 2)
     assert demonstrations.tokens.shape[:3] == shape
     for made in (*updates, demonstrations):
-      assert (made.rows is not None) == bool(columns)
+      assert (made.layout is not None) == bool(columns)
       if columns:
         shapes = packing.row_shapes(made.tokens.shape[2], columns=columns)
         assert {
-          field.name: getattr(made.rows, field.name).shape
-          for field in dataclasses.fields(types.Rows)
+          field.name: getattr(made.layout, field.name).shape
+          for field in dataclasses.fields(packed_forward.Rows)
         } == {name: (2, *shape) for name, shape in shapes.items()}

@@ -88,12 +88,6 @@ class Tasks(drawn.DrawnTasks):
     default_factory=lambda: dict(KINDS)
   )
 
-  def __post_init__(self):
-    if not set(self.kinds) <= set(KINDS):
-      raise ValueError(f'kinds {list(self.kinds)}: choose among {list(KINDS)}')
-    if abs(sum(self.kinds.values()) - 1) > 1e-6:
-      raise ValueError(f'kinds {dict(self.kinds)}: the shares must sum to 1')
-
   def draw(self, index: int) -> types.Task:
     return _draw(self, index).task
 

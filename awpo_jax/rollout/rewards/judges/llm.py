@@ -42,24 +42,10 @@ _T = TypeVar('_T')
 class Settings:
   """What is asked of whom, how often, how patiently.
 
+  The fields are the flags `--judge_<name>`, but for these.
+
   Attributes:
-    url: base of the endpoint, `http://localhost:8000/v1`, say.
-    model: its name there.
     template: of `llm_prompt.read_template`.
-    scale: the best score; it becomes 1.
-    samples: replies a judgement is the mean of.
-    temperature: of the judge.
-    reply_tokens: of a reply, at most.
-    token_limit_name: parameter that says so.
-    omit: parameters that are not sent.
-    concurrency: calls under way at once.
-    timeout: seconds of a call.
-    retries: further calls for a reply that failed or could not be read.
-    backoff: seconds before the first of these; doubled each time.
-    patience: seconds for which every call may fail.
-    max_calls: of the run; 0 for no bound.
-    max_tokens: of the run, prompts and replies; 0 for no bound.
-    cache: SQLite file; empty for one in memory.
     run: whose budget it is, and whose lost scores are remembered.
   """
 
@@ -128,6 +114,7 @@ class LlmJudge:
     self._failing_since: float | None = None
     self._not_before = 0.0
     self._problem = ''
+    self._scored = self._failures = 0
     self._closed = False
     # Now, for a mistake in the path; then again by the thread that uses it.
     score_cache_lib.Cache(settings.cache, settings.run).close()
@@ -168,6 +155,10 @@ class LlmJudge:
     """The endpoint and what went wrong with it last."""
     last = f' (last: {self._problem})' if self._problem else ''
     return f'{self._settings.url}, {self._settings.model}{last}'
+
+  def counts(self) -> tuple[int, int]:
+    """Answers scored so far, stored ones too, and calls without a score."""
+    return self._scored, self._failures
 
   def close(self) -> None:
     """Ends the calls under way; the judge is not to be used any more."""
@@ -226,10 +217,15 @@ class LlmJudge:
     if not self._tasks:  # What failed before says nothing about now.
       self._failure = self._failing_since = None
       self._ended.clear()
-    scores = await asyncio.gather(*map(self._judgement, requests))
+    scores = await asyncio.gather(*map(self._counted, requests))
     if self._failure is not None:
       raise type(self._failure)(str(self._failure))
     return scores
+
+  async def _counted(self, request: types.JudgeRequest) -> float | None:
+    score = await self._judgement(request)
+    self._scored += score is not None
+    return score
 
   async def _judgement(self, request: types.JudgeRequest) -> float | None:
     """The mean of a request's replies; None unless all of them were had."""
@@ -307,6 +303,7 @@ class LlmJudge:
       verdict = llm_prompt.parse_reply(answer.text, scale=settings.scale)
       if verdict is not None:
         return self._cache.add(key, *verdict, settings.model)
+      self._failures += 1
       self._problem = refusals.shown(answer.problem, self._key)
       if answer.status:
         answer = self._told_off(answer)

@@ -6,9 +6,12 @@ what is missing, after growing pauses, until the patience is over.
 """
 
 import concurrent.futures
+import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from awpo_jax import types
 from awpo_jax.rollout.rewards import returned
@@ -17,15 +20,46 @@ _ROUNDING = 1e-6
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
 Requests = Sequence[types.JudgeRequest]
+Working: TypeAlias = Callable[
+  [Callable[[], str]], contextlib.AbstractContextManager[None]
+]
+
+
+def counts(judge: types.Judge) -> tuple[int, int] | None:
+  """Answers that a judge has scored so far, and calls of it that failed.
+
+  None where it does not tell.
+  """
+  told = getattr(judge, 'counts', None)
+  return None if told is None else told()
+
+
+def shown(
+  judge: types.Judge, asked: int, before: tuple[int, int] | None
+) -> str:
+  """What a judge has done, in words.
+
+  Args:
+    judge: at work.
+    asked: answers it was given.
+    before: its `counts` then.
+  """
+  now = counts(judge)
+  if now is None or before is None:
+    return f'Judging {asked} answers'
+  scored, failed = now[0] - before[0], now[1] - before[1]
+  return (
+    f'Judging: {scored} of {asked} answers have a score, {failed} calls failed'
+  )
 
 
 class Judging:
-  """A `types.Judge` around another one, which may have four more methods.
+  """A `types.Judge` around another one, which may have five more methods.
 
   `problem() -> str` names it and what went wrong last; `give_up(requests)` is
   told which scores the run goes on without; `refused(requests)` says of each
   whether no further call can bring its score; `reasons(requests)` gives what it
-  said of each, or None.
+  said of each, or None; `counts()` is that of the function of this name.
   """
 
   def __init__(
@@ -36,6 +70,7 @@ class Judging:
     patience: float = 0.0,
     needed: bool = True,
     tell: Callable[[str], None] = lambda _: None,
+    working: Working = lambda _: contextlib.nullcontext(),
   ) -> None:
     """Asks nothing yet.
 
@@ -45,12 +80,14 @@ class Judging:
       patience: seconds without a further score until the batch is given up.
       needed: False: nothing hangs on the scores; none is waited for.
       tell: given a line where a batch waits or is without its scores.
+      working: such as `progress.working`; given what is judged by now.
     """
     self._judge = self.__wrapped__ = judge
     self._min_judged = min_judged
     self._patience = patience
     self._needed = needed
-    self._tell = tell
+    self._tell, self._working = tell, working
+    self._counts = counts(judge)  # When the last batch was done.
     self._begun: list[concurrent.futures.Future[list[float | None]]] = []
     self._pool: concurrent.futures.ThreadPoolExecutor | None = None
     self._hurried = threading.Event()
@@ -83,6 +120,14 @@ class Judging:
         further call can bring those that are missing.
       types.BadReturn: the judge returned another number of scores.
     """
+    say = functools.partial(shown, self._judge, len(requests), self._counts)
+    try:
+      with self._working(say):
+        return self._scores(requests)
+    finally:
+      self._counts = counts(self._judge)
+
+  def _scores(self, requests: Requests) -> list[float | None]:
     if not self._needed:
       return self._or_without(self._first, requests)
     scores = self._first(requests)

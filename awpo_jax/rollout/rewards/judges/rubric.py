@@ -12,14 +12,9 @@ break the schemas on offer or hold what nobody asked for, and thoughts that say
 other than the calls do (`call_checks`). It reads English, never the gold
 answer, and is a stand-in for a judge model, for tests and small runs.
 
-What it can tell, measured on 1,288 answers that a warm start of the quickstart
-gave to 161 new prompts at temperature 1 (43% solved; the rubric was made on
-other prompts): a solved answer scores higher than one that is not in 91% of
-pairs (AUC, 95% interval 88 to 94%), and in 91% (88 to 94%) of pairs of one
-prompt. The breaches of schemas alone have 87%, the counts on the thought, which
-were all of the rubric once, 67%. These answers break schemas often, since their
-demonstrations do: of a policy that does not, expect less. Measure it on yours:
-`experiments/judge.py --label=solved`.
+What it can tell was measured, see docs/rewards.md: of the quickstart's answers
+a solved one scores higher than one that is not in 91% of pairs. Measure it on
+yours: `experiments/judge.py --label=solved`.
 
 What it cannot tell: whether a thought is reasoning at all. A template that
 repeats the request and spells out whatever call follows scores high if the call

@@ -72,17 +72,17 @@ class Cache:
 
   def score(self, key: str) -> float | None:
     """The score of a key; None where none is stored."""
-    row = self._db.execute(
-      'SELECT score FROM scores WHERE key = ?', (key,)
-    ).fetchone()
-    return None if row is None else row[0]
+    return self._stored(key)[0]
 
   def reason(self, key: str) -> str | None:
     """What the judge said with the score of a key; None without one."""
+    return self._stored(key)[1]
+
+  def _stored(self, key: str) -> tuple[float | None, str | None]:
     row = self._db.execute(
-      'SELECT reason FROM scores WHERE key = ?', (key,)
+      'SELECT score, reason FROM scores WHERE key = ?', (key,)
     ).fetchone()
-    return None if row is None else row[0]
+    return row or (None, None)
 
   def add(self, key: str, score: float, reason: str, model: str) -> float:
     """Stores a score; returns the one that counts, which may be older."""

@@ -1,11 +1,17 @@
 """The judge model against a server that is slow, fails and talks nonsense."""
 
 import concurrent.futures
+import contextlib
+import functools
+import io
+import re
+import threading
 import time
 
 import pytest
 
 from awpo_jax import types
+from awpo_jax.reporting import progress
 from awpo_jax.rollout.rewards.judges import llm, llm_prompt, patient
 from tests.helpers import judge_server
 
@@ -552,3 +558,53 @@ def test_what_was_said_is_there_after_the_score_and_asks_nobody(endpoint, make):
   assert judge.reasons(asked) == ['a rule\na rule', None]
   assert len(endpoint.bodies) == 2
   judge.close()
+
+
+def test_a_judge_that_is_killed_is_seen_and_leaves_no_thread(make):
+  threads = set(threading.enumerate())
+  said = io.StringIO()
+  with judge_server.serving() as endpoint:
+    # Five are judged; then whatever is asked is cut off.
+    endpoint.behave = lambda number, body: (
+      'good' if sum(endpoint.seen.values()) <= 5 else 'reset'
+    )
+    judge = make(url=endpoint.url, patience=0.3, concurrency=1)
+    asked = patient.Judging(
+      judge,
+      min_judged=0.9,
+      working=functools.partial(progress.working, stream=said, interval=0.02),
+    )
+    with pytest.raises(types.JudgeUnavailable):
+      asked(REQUESTS)
+  scored, failed = judge.counts()
+  assert scored == 5 and 0 < failed <= len(endpoint.bodies) - 5
+  *_, last = said.getvalue().splitlines()
+  found = re.fullmatch(
+    r'Judging: 5 of 20 answers have a score, (\d+) calls failed, \d+ s', last
+  )
+  assert found and 0 < int(found[1]) <= failed, last
+  asked.close()
+  left = {x.name for x in threading.enumerate() if x not in threads}
+  assert not left & {'progress', 'judge'}
+
+
+def test_counts_are_those_of_a_batch_also_where_it_was_begun(endpoint, make):
+  said = []
+
+  @contextlib.contextmanager
+  def working(say):
+    yield
+    said.append(say())
+
+  asked = patient.Judging(make(), working=working)
+  endpoint.behave = lambda number, body: 'prose' if number == 0 else 'good'
+  asked.begin(REQUESTS[:2])
+  asked(REQUESTS[:2])
+  asked.begin(REQUESTS[2:5])
+  asked(REQUESTS[2:5])
+  asked(REQUESTS[:5])  # All are stored.
+  assert said == [
+    'Judging: 2 of 2 answers have a score, 2 calls failed',
+    'Judging: 3 of 3 answers have a score, 3 calls failed',
+    'Judging: 5 of 5 answers have a score, 0 calls failed',
+  ]

@@ -1,5 +1,6 @@
 """Asked ahead, in order; a batch with too few scores is waited for."""
 
+import contextlib
 import threading
 import time
 
@@ -216,3 +217,15 @@ def test_its_name():
 
 def test_a_judge_that_says_nothing_has_no_reasons():
   assert patient.Judging(Flaky(())).reasons(REQUESTS[:2]) == [None, None]
+
+
+def test_what_is_said_of_a_judge_that_does_not_count():
+  said = []
+
+  @contextlib.contextmanager
+  def working(say):
+    said.append(say())
+    yield
+
+  patient.Judging(Flaky(set()), working=working)(REQUESTS)
+  assert said == ['Judging 10 answers']

@@ -1,12 +1,16 @@
-"""Floating-point operations of a rollout and of an update, by formula.
+"""Rollouts and updates by formula: operations, bytes, columns, steps.
 
 A multiplication and its addition are two. Matrix products alone are counted,
 prompts once per group, nothing that is computed a second time, a causal mask at
 full width: what the work asks for, however a program does it.
 """
 
+import heapq
 from typing import Any
 
+import numpy as np
+
+from awpo_jax import types
 from awpo_jax.models import config as model_config
 
 
@@ -75,3 +79,35 @@ def decode_bytes(
   return float(
     weights * model.param_dtype.itemsize + cache * model.dtype.itemsize
   )
+
+
+def tokens_and_columns(batch: types.Batch) -> tuple[int, int]:
+  """Tokens of a mini-batch, and columns that are computed for them.
+
+  Args:
+    batch: of `minibatches.cut`, [parts, M, P, ...], packed or not.
+  """
+  tokens = int(batch.prompt_mask.sum() + batch.mask.sum())
+  padded = batch.prompt_mask.size + batch.mask.size
+  rows = batch.layout
+  if rows is None:
+    return tokens, padded
+  assert rows.alone is not None
+  # What does not fit into a row is padded, as without packing.
+  alone = int((rows.alone >= 0).sum()) * padded // batch.clip_radius.size
+  filled = int((rows.groups >= 0).any(axis=-1).sum())
+  return tokens, alone + filled * rows.targets.shape[-1]
+
+
+def steps_in_slots(lengths: np.ndarray, *, slots: int, shared: int = 1) -> int:
+  """Decoding steps that one part takes for samples of known lengths.
+
+  Args:
+    lengths: i[P, G], tokens of each.
+    slots: as of `continuous_batching.sample`.
+    shared: likewise.
+  """
+  lanes = [0] * max(slots // shared, 1)
+  for longest in lengths.reshape(-1, shared).max(axis=1):
+    heapq.heapreplace(lanes, lanes[0] + int(longest))
+  return max(lanes)

@@ -3,7 +3,7 @@
 import pytest
 
 from awpo_jax.models import config as model_config
-from awpo_jax.training.dry_run import flops
+from experiments.benchmarks import counts
 
 # The size that others were measured at: 236 GFLOP an update, 76 a rollout.
 REFERENCE = model_config.DecoderConfig(
@@ -20,11 +20,11 @@ SIZES = {'prompts': 8, 'samples': 8, 'prompt': 64, 'response': 128}
 
 
 def test_the_reference_size():
-  assert flops.update(REFERENCE, **SIZES) == pytest.approx(236e9, rel=0.01)
-  rollout = flops.forward(REFERENCE, **SIZES, causal=True)
+  assert counts.update(REFERENCE, **SIZES) == pytest.approx(236e9, rel=0.01)
+  rollout = counts.forward(REFERENCE, **SIZES, causal=True)
   assert rollout == pytest.approx(76e9, rel=0.01)
   longer = SIZES | {'prompt': 512}
-  assert flops.update(REFERENCE, **longer) == pytest.approx(374e9, rel=0.03)
+  assert counts.update(REFERENCE, **longer) == pytest.approx(374e9, rel=0.03)
 
 
 def test_one_token_by_hand():
@@ -42,8 +42,8 @@ def test_one_token_by_hand():
   # The prompt's token sees itself, the response's both: scores and values.
   scores = 2 * 8 * (1 + 2)
   want = 2 * (2 * weights + scores + 22)
-  got = flops.forward(model, prompts=1, samples=1, prompt=1, response=1)
+  got = counts.forward(model, prompts=1, samples=1, prompt=1, response=1)
   assert got == want
   # Two rows with four tokens each of their own, beside one prompt of seven.
-  got = flops.decode_bytes(model, rows=2, prompts=1, prompt=7, own=4)
+  got = counts.decode_bytes(model, rows=2, prompts=1, prompt=7, own=4)
   assert got == 4 * (weights + 22 + 2 * 4 * (8 + 7))

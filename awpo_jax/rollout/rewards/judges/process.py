@@ -1,0 +1,100 @@
+"""A judge that checks the steps of a thought, where the request implies them.
+
+It knows no gold answer: the states that a right thought passes are computed
+from the text of the request alone, by a reader of the task.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+from awpo_jax import types
+from awpo_jax.rollout.datasets.links import facts
+from awpo_jax.rollout.text import tool_calls
+
+# (user text, thought) -> share of the states, None: the text is no such task.
+Reader: TypeAlias = Callable[[str, str], float | None]
+
+MAX_THOUGHT = 1 << 14
+_MAX_SHOWN = 200
+_WORD = re.compile(r'[a-z_]+')
+
+
+def links(user: str, thought: str) -> float | None:
+  """Share of the k names along the path that a thought names in order.
+
+  Read are those words of the thought that are names of the request; the start
+  may stand in front, and a name may be repeated at once. Up to the first that
+  is not the next of the path counts. A thought that goes on behind the last has
+  not got the last right.
+
+  Args:
+    user: text of the request.
+    thought: of the answer, anything.
+
+  Returns:
+    In {0, 1 / k, .., 1}; None where the request is no riddle of `facts`.
+  """
+  riddle = facts.read(user)
+  path = riddle and riddle.path()
+  if not riddle or not path:
+    return None
+  known = {name for name, _ in riddle.links} | set(riddle.links.values())
+  names = [riddle.start]
+  for word in _WORD.findall(thought):
+    if word in known and word != names[-1]:
+      names.append(word)
+  said = names[1:]
+  if tuple(said[: len(path)]) == path:
+    return 1.0 if len(said) == len(path) else 1.0 - 1.0 / len(path)
+  right = next(i for i, x in enumerate(path) if said[i : i + 1] != [x])
+  return right / len(path)
+
+
+READERS: Mapping[str, Reader] = {'links': links}
+"""Task -> its reader; the first that knows a request scores its answer."""
+
+
+def process(requests: Sequence[types.JudgeRequest]) -> list[float]:
+  """Shares of the intermediate states that thoughts get right, up to a mistake.
+
+  An answer without a closed thought gets nothing right.
+
+  Args:
+    requests: with the text of a task that has a reader.
+
+  Returns:
+    A score in [0, 1] for each.
+
+  Raises:
+    types.BadReturn: a request is no task with a reader.
+  """
+  scores = []
+  for request in requests:
+    # Behind the limit it is as if the thought were cut.
+    thought = tool_calls.section(request.response, 'think') or ''
+    score = _read(request.user, thought[:MAX_THOUGHT])
+    if score is None:
+      raise types.BadReturn(_refusal(request.user))
+    scores.append(score)
+  return scores
+
+
+def check(tasks: Sequence[types.Task]) -> None:
+  """Raises `ValueError` where a task has no reader, so that no run begins."""
+  for task in tasks:
+    if _read(task.user, '') is None:
+      raise ValueError(_refusal(task.user))
+
+
+def _read(user: str, thought: str) -> float | None:
+  read = (reader(user, thought) for reader in READERS.values())
+  return next((score for score in read if score is not None), None)
+
+
+def _refusal(user: str) -> str:
+  return (
+    '--judge=process knows the intermediate states of no such request: '
+    f'{user[:_MAX_SHOWN]!r}. It has readers of: {", ".join(READERS)}. Choose '
+    'the --dataset of one of these, or another --judge.'
+  )
