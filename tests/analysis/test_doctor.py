@@ -51,7 +51,7 @@ def _written(folder, change, flags=FLAGS):
   rows = [start, *(_healthy(step) for step in range(STEPS))]
   rows[-1]['eval/values/accuracy'] = 0.7
   change(rows)
-  with metrics.MetricsLog(folder, resume_step=0, tensorboard=False) as log:
+  with metrics.MetricsLog(folder, resume_step=0) as log:
     for step, row in enumerate(rows, start=1):
       log.write(step, row)
   (folder / 'flags.json').write_text(json.dumps(flags))

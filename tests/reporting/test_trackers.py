@@ -56,7 +56,6 @@ for resume_step in (0, 1):
     folder,
     resume_step=resume_step,
     chat=messages.chat,
-    tensorboard=False,
     **{f'{service}_project': 'p'},
   ) as log:
     log.write_transcripts(resume_step + 1, rollout)
