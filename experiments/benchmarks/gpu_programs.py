@@ -60,7 +60,7 @@ class Bench:
   """Sampler, preparation and update of one size on one device."""
 
   def __init__(self, config: config_lib.Config, peaks: dict[str, Any]) -> None:
-    initial_params.use_compilation_cache(config)
+    initial_params.use_compilation_cache(config.run.compilation_cache)
     self.config = config
     self.mesh = sharding.data_mesh(jax.devices()[:1])
     # No token ends an answer.

@@ -381,7 +381,7 @@ def main(arguments: list[str]) -> None:
     sys.exit(f'ConfigError: {error}')
   if config.devices.cpu_devices > 1:
     jax.config.update('jax_num_cpu_devices', config.devices.cpu_devices)
-  initial_params.use_compilation_cache(config)
+  initial_params.use_compilation_cache(config.run.compilation_cache)
   if values.once:
     Bench(config).iteration()
     print(f'{time.perf_counter() - _STARTED:.2f}')
