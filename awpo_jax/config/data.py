@@ -14,10 +14,11 @@ class DataConfig:
   dataset: str = flag(
     'quickstart',
     'Data sets, separated by commas: quickstart, quickstart_hard, '
-    'quickstart_turns, links, rlla, seal_tools, seal_tools_compact, bfcl, or a '
-    'function of your own as package.module:function. links:K asks for K '
-    'links, and links:K:RATE also says how many of them demonstrations take '
-    'wrongly.',
+    'quickstart_turns, links, reasoning_gym:NAME,..., rlla, seal_tools, '
+    'seal_tools_compact, bfcl, or a function of your own as '
+    'package.module:function. links:K asks for K links, and links:K:RATE also '
+    'says how many of them demonstrations take wrongly. reasoning_gym:NAME '
+    'names generators of the package reasoning-gym, separated by commas.',
   )
   data: str = flag(
     '',

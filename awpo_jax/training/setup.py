@@ -103,7 +103,8 @@ def make_experiment(config: config_lib.Config) -> Experiment:
   scorer = _make_scorer(config, environment, eval_rewards)
   if config.data.judge == 'process':
     judged = loaded.evals.keys() - eval_rewards.keys()
-    process.check([loaded.evals[name][0] for name in sorted(judged)])
+    for name in sorted(judged):
+      process.check([*{x.kind: x for x in loaded.evals[name]}.values()])
   codec = _make_codec(config, loaded)
   data = _make_data(config, loaded, codec, eval_rewards)
   decoder = _make_decoder(config, codec)

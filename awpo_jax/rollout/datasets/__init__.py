@@ -8,6 +8,7 @@ from awpo_jax import types
 from awpo_jax.rollout import plugins
 from awpo_jax.rollout.datasets import rlla, seal_tools
 from awpo_jax.rollout.datasets.bfcl import episodes
+from awpo_jax.rollout.datasets.gym import tasks as gym
 from awpo_jax.rollout.datasets.links import tasks as links_lib
 from awpo_jax.rollout.datasets.quickstart import episodes as episodes_lib
 from awpo_jax.rollout.datasets.quickstart import tasks as tasks_lib
@@ -18,13 +19,14 @@ DATASETS = {
   'quickstart': tasks_lib.load,
   'quickstart_hard': tasks_lib.load_hard,
   'quickstart_turns': episodes_lib.load,
+  'reasoning_gym': gym.load,
   'rlla': rlla.load,
   'seal_tools': seal_tools.load,
   'seal_tools_compact': seal_tools.load_compact,
 }
 """Choices of `--dataset`: `load(*, seed, data)` gives a `types.Dataset`."""
 
-WITH_SPEC = {'links': links_lib.load}
+WITH_SPEC = {'links': links_lib.load, 'reasoning_gym': gym.load}
 """Those that also read what follows their name and a colon, as `spec`."""
 
 _ENDLESS = 10**7
@@ -41,7 +43,8 @@ def load(
 
   Args:
     spec: a key of `DATASETS` or `package.module:function` of the same
-      signature; or several, separated by commas.
+      signature; or several, separated by commas. What follows
+      `reasoning_gym:` may be several names, too.
     seed: of everything drawn.
     data: handed on as it is; with several data sets as many places, separated
       by commas, one each (empty for one that reads no files).
@@ -55,7 +58,7 @@ def load(
     ValueError: an unknown name, another number of places than of data sets, or
       what the data sets themselves refuse.
   """
-  names = spec.split(',')
+  names = _names(spec)
   places = [data] if len(names) == 1 else (data or '').split(',')
   if len(places) != len(names) or len(set(names)) != len(names):
     raise ValueError(
@@ -69,6 +72,21 @@ def load(
     options = {'skipped': skipped} if takes else {}
     loaded[name] = function(seed=seed, data=place or None, **options)
   return loaded[spec] if len(names) == 1 else merge(loaded)
+
+
+def _names(spec: str) -> list[str]:
+  """The data sets; a generator's name behind a comma is part of the one before.
+
+  So `reasoning_gym:gcd,lcm,links` is two data sets.
+  """
+  names: list[str] = []
+  for part in spec.split(','):
+    known = part in DATASETS or ':' in part
+    if names and not known and names[-1].startswith('reasoning_gym:'):
+      names[-1] += f',{part}'
+    else:
+      names.append(part)
+  return names
 
 
 def _function(name: str) -> Callable[..., types.Dataset]:

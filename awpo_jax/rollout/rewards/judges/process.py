@@ -4,11 +4,14 @@ It knows no gold answer: the states that a right thought passes are computed
 from the text of the request alone, by a reader of the task.
 """
 
+import functools
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from awpo_jax import types
+from awpo_jax.rollout.datasets.gym import steps
 from awpo_jax.rollout.datasets.links import facts
 from awpo_jax.rollout.text import tool_calls
 
@@ -44,14 +47,51 @@ def links(user: str, thought: str) -> float | None:
   for word in _WORD.findall(thought):
     if word in known and word != names[-1]:
       names.append(word)
-  said = names[1:]
-  if tuple(said[: len(path)]) == path:
-    return 1.0 if len(said) == len(path) else 1.0 - 1.0 / len(path)
-  right = next(i for i, x in enumerate(path) if said[i : i + 1] != [x])
-  return right / len(path)
+  return _share(names[1:], path)
 
 
-READERS: Mapping[str, Reader] = {'links': links}
+def generated(name: str, user: str, thought: str) -> float | None:
+  """Share of the steps of a generator's task that a thought gets right.
+
+  Read is what stands behind equals signs, see `steps.said`; as with `links` up
+  to the first mistake, of which one value too many is one.
+
+  Args:
+    name: of the generator, a key of `steps.READERS`.
+    user: text of the request.
+    thought: of the answer, anything.
+
+  Returns:
+    In {0, 1 / k, .., 1}; None where the request is none of this generator.
+  """
+  found = steps.READERS[name](user)
+  if found is None:
+    return None
+  return _share(steps.said(thought), found.states, steps.same)
+
+
+def _share(
+  said: Sequence[str],
+  path: Sequence[str],
+  same: Callable[[str, str], bool] = operator.eq,
+) -> float:
+  """Share of the path that is said in order, up to a mistake."""
+  pairs = zip(said, path, strict=False)
+  right = next((i for i, x in enumerate(pairs) if not same(*x)), None)
+  if right is None:
+    right = min(len(said), len(path))
+  if right < len(path):
+    return right / len(path)
+  return 1.0 if len(said) == len(path) else 1.0 - 1.0 / len(path)
+
+
+READERS: Mapping[str, Reader] = {
+  'links': links,
+  **{
+    f'reasoning_gym:{name}': functools.partial(generated, name)
+    for name in steps.READERS
+  },
+}
 """Task -> its reader; the first that knows a request scores its answer."""
 
 

@@ -1,0 +1,140 @@
+"""Generators' questions as requests, whose answer is the argument of a call.
+
+Rows for training, demonstrations and held-out rows are drawn from numbers that
+no other part draws from. Yet many generators have few questions, so that the
+same would come up: a hash of its text also says on which side a question is.
+"""
+
+import dataclasses
+import zlib
+
+from awpo_jax import types
+from awpo_jax.rollout.datasets import drawn
+from awpo_jax.rollout.datasets.gym import package, steps
+from awpo_jax.rollout.text import prompts, tool_calls
+
+ROWS = 20_000
+"""Training prompts of each generator."""
+
+_DEMONSTRATIONS = 2000  # Of each generator that has steps.
+_EVAL_TASKS = 512
+_HELD_OUT = 4  # One question in so many is held out.
+_TRIES = 64  # Drawn until a question is on its side: .75^64 = 1e-8.
+_PARTS = {'train': 0, 'demonstration': 1 << 30, 'held_out': 1 << 31}
+_KEY = 'reasoning_gym'  # Of the scenario: which generator's row it is.
+
+TOOL = types.Tool(
+  'submit', 'Submits the final answer.', {'answer': {'type': 'string'}}
+)
+_HINT = '\nIn the thought, write = and the result of each step, in order.'
+
+
+@dataclasses.dataclass(frozen=True)
+class Tasks(drawn.DrawnTasks):
+  """Tasks of one turn, of each generator in turn.
+
+  Attributes:
+    generators: names of generators of the package.
+  """
+
+  generators: tuple[str, ...] = ()
+
+  def draw(self, index: int) -> types.Task:
+    turn, which = divmod(index, len(self.generators))
+    name = self.generators[which]
+    # The package draws row i of seed s from s + i, so seeds must lie apart.
+    seed = (self.seed << 32) + _PARTS[self.name]
+    for tried in range(_TRIES):
+      found = turn + tried * ROWS
+      question = package.row(name, seed, found)['question']
+      if _is_held_out(question) == (self.name == 'held_out'):
+        return _task(self.name, name, seed, found)
+    raise ValueError(
+      f'--dataset=reasoning_gym:{name}: {_TRIES} questions drawn, and none for '
+      f'{self.name}; it has too few'
+    )
+
+
+def load(
+  *, seed: int, data: str | None = None, spec: str | None = None
+) -> types.Dataset:
+  """The data set of `--dataset=reasoning_gym:NAME,...`.
+
+  Args:
+    seed: of everything drawn.
+    data: refused; the task needs no files.
+    spec: names of generators, separated by commas.
+
+  Returns:
+    20,000 training prompts and 2,000 demonstrations of each generator, these
+    only where `steps` can write a thought, and the held-out set `held_out` of
+    512 tasks, the generators in turn.
+
+  Raises:
+    ValueError: `data` is given, a name is missing or no generator that can be
+      scored, or the package is not installed.
+  """
+  if data is not None:
+    raise ValueError(
+      f'--data={data}: reasoning_gym generates its tasks and reads no files; '
+      'drop --data or choose another --dataset'
+    )
+  names = tuple((spec or '').split(','))
+  package.check(names)
+  shown = tuple(x for x in names if x in steps.READERS)
+  count = _DEMONSTRATIONS * len(shown)
+  return types.Dataset(
+    demonstrations=[
+      types.Demonstration(task, task.ground_truth)
+      for task in Tasks('demonstration', seed, count, shown)[:]
+    ],
+    train=Tasks('train', seed, ROWS * len(names), names),
+    evals={'held_out': Tasks('held_out', seed, _EVAL_TASKS, names)[:]},
+  )
+
+
+def reference(response: str, task: types.Task) -> str:
+  """The reference answer that an answer is to be compared with.
+
+  Of a generator's task it says what the answer submits, where the package takes
+  that as right, so that `007` or another order of factors is not wrong.
+
+  Args:
+    response: model output, anything.
+    task: any; only a generator's has more than one right answer.
+  """
+  if _KEY not in task.scenario:
+    return task.ground_truth
+  answer = tool_calls.parse(response)
+  if isinstance(answer, tool_calls.ParseFailure) or len(answer.calls) != 1:
+    return task.ground_truth
+  submitted = answer.calls[0].parameters.get('answer')
+  if not isinstance(submitted, str):
+    return task.ground_truth
+  if package.accepts(*task.scenario[_KEY], submitted):
+    return _answer('', submitted)
+  return task.ground_truth
+
+
+def _task(part: str, name: str, seed: int, index: int) -> types.Task:
+  row = package.row(name, seed, index)
+  found = steps.READERS[name](row['question']) if name in steps.READERS else None
+  request = row['question'].strip() + (_HINT if found else '')
+  return types.Task(
+    task_id=f'reasoning_gym_{name}_{part}_{seed}_{index}',
+    system=prompts.rlla_system([TOOL]),
+    user=prompts.rlla_user(request),
+    tools=(TOOL,),
+    ground_truth=_answer(found.thought if found else '', row['answer']),
+    kind=name,
+    scenario={_KEY: [name, seed, index]},
+  )
+
+
+def _answer(thought: str, submitted: str) -> str:
+  call = tool_calls.ToolCall(TOOL.name, {'answer': submitted})
+  return tool_calls.render_answer(thought, [call])
+
+
+def _is_held_out(question: str) -> bool:
+  return zlib.crc32(question.encode()) % _HELD_OUT == 0
