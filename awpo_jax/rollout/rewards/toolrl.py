@@ -17,7 +17,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from awpo_jax import types
-from awpo_jax.rollout.datasets.gym import tasks as gym
+from awpo_jax.rollout.rewards import generators
 from awpo_jax.rollout.text import tool_calls
 
 WORST, BEST = -3.0, 3.0
@@ -91,7 +91,7 @@ def _is_solved(response: str, outcome: Outcome, best: float) -> bool:
 
 def toolrl(response: str, task: types.Task) -> types.Score:
   """`outcome_reward` as a `types.Reward`, and whether the task is solved."""
-  outcome = outcome_reward(response, gym.reference(response, task))
+  outcome = outcome_reward(response, generators.reference(response, task))
   worst, best = outcome_bounds(task.ground_truth)
   return types.Score(
     value=outcome.total,

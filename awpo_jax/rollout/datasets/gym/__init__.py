@@ -1,5 +1,6 @@
 """Generators of the package `reasoning-gym` as tasks of one tool call.
 
-Start with `tasks.py`, which makes tasks of what `package.py` generates and
-scores; `steps.py` reads the intermediate states off a request.
+Start with `tasks.py`; `steps.py` reads the intermediate states off a request.
+The package itself is met in `rollout/rewards/generators.py`, which also says
+what answers are right.
 """

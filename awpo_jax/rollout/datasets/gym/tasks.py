@@ -10,8 +10,9 @@ import zlib
 
 from awpo_jax import types
 from awpo_jax.rollout.datasets import drawn
-from awpo_jax.rollout.datasets.gym import package, steps
-from awpo_jax.rollout.text import prompts, tool_calls
+from awpo_jax.rollout.datasets.gym import steps
+from awpo_jax.rollout.rewards import generators
+from awpo_jax.rollout.text import prompts
 
 ROWS = 20_000
 """Training prompts of each generator."""
@@ -21,11 +22,7 @@ _EVAL_TASKS = 512
 _HELD_OUT = 4  # One question in so many is held out.
 _TRIES = 64  # Drawn until a question is on its side: .75^64 = 1e-8.
 _PARTS = {'train': 0, 'demonstration': 1 << 30, 'held_out': 1 << 31}
-_KEY = 'reasoning_gym'  # Of the scenario: which generator's row it is.
 
-TOOL = types.Tool(
-  'submit', 'Submits the final answer.', {'answer': {'type': 'string'}}
-)
 _HINT = '\nIn the thought, write = and the result of each step, in order.'
 
 
@@ -34,7 +31,7 @@ class Tasks(drawn.DrawnTasks):
   """Tasks of one turn, of each generator in turn.
 
   Attributes:
-    generators: names of generators of the package.
+    generators: their names in the package.
   """
 
   generators: tuple[str, ...] = ()
@@ -46,7 +43,7 @@ class Tasks(drawn.DrawnTasks):
     seed = (self.seed << 32) + _PARTS[self.name]
     for tried in range(_TRIES):
       found = turn + tried * ROWS
-      question = package.row(name, seed, found)['question']
+      question = generators.row(name, seed, found)['question']
       if _is_held_out(question) == (self.name == 'held_out'):
         return _task(self.name, name, seed, found)
     raise ValueError(
@@ -80,7 +77,7 @@ def load(
       'drop --data or choose another --dataset'
     )
   names = tuple((spec or '').split(','))
-  package.check(names)
+  generators.check(names)
   shown = tuple(x for x in names if x in steps.READERS)
   count = _DEMONSTRATIONS * len(shown)
   return types.Dataset(
@@ -93,47 +90,22 @@ def load(
   )
 
 
-def reference(response: str, task: types.Task) -> str:
-  """The reference answer that an answer is to be compared with.
-
-  Of a generator's task it says what the answer submits, where the package takes
-  that as right, so that `007` or another order of factors is not wrong.
-
-  Args:
-    response: model output, anything.
-    task: any; only a generator's has more than one right answer.
-  """
-  if _KEY not in task.scenario:
-    return task.ground_truth
-  answer = tool_calls.parse(response)
-  if isinstance(answer, tool_calls.ParseFailure) or len(answer.calls) != 1:
-    return task.ground_truth
-  submitted = answer.calls[0].parameters.get('answer')
-  if not isinstance(submitted, str):
-    return task.ground_truth
-  if package.accepts(*task.scenario[_KEY], submitted):
-    return _answer('', submitted)
-  return task.ground_truth
-
-
 def _task(part: str, name: str, seed: int, index: int) -> types.Task:
-  row = package.row(name, seed, index)
-  found = steps.READERS[name](row['question']) if name in steps.READERS else None
+  row = generators.row(name, seed, index)
+  reader = steps.READERS.get(name)
+  found = reader(row['question']) if reader else None
   request = row['question'].strip() + (_HINT if found else '')
   return types.Task(
     task_id=f'reasoning_gym_{name}_{part}_{seed}_{index}',
-    system=prompts.rlla_system([TOOL]),
+    system=prompts.rlla_system([generators.TOOL]),
     user=prompts.rlla_user(request),
-    tools=(TOOL,),
-    ground_truth=_answer(found.thought if found else '', row['answer']),
+    tools=(generators.TOOL,),
+    ground_truth=generators.answer(
+      found.thought if found else '', row['answer']
+    ),
     kind=name,
-    scenario={_KEY: [name, seed, index]},
+    scenario={generators.KEY: [name, seed, index]},
   )
-
-
-def _answer(thought: str, submitted: str) -> str:
-  call = tool_calls.ToolCall(TOOL.name, {'answer': submitted})
-  return tool_calls.render_answer(thought, [call])
 
 
 def _is_held_out(question: str) -> bool:

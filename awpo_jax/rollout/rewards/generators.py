@@ -1,4 +1,4 @@
-"""What the package `reasoning-gym` generates and what it takes as right.
+"""What the package `reasoning-gym` generates, and what it takes as right.
 
 Some of its scorers evaluate an answer as Python or SymPy, compute without end
 on a few characters (`Fraction('1e999999999')`), or take anything as right. An
@@ -11,26 +11,34 @@ import types as python_types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-GENERATORS = frozenset(
-  """
-  ab aiw arc_1d base_conversion binary_alternation caesar_cipher
-  calendar_arithmetic chain_sum circuit_logic color_cube_rotation count_bits
-  count_primes course_schedule cryptarithm decimal_arithmetic decimal_chain_sum
-  dice family_relationships fraction_simplification gcd gsm_symbolic
-  isomorphic_strings largest_island lcm leg_counting letter_counting
-  manipulate_matrix maze mini_sudoku number_filtering number_format
-  number_sequence palindrome_generation path_star power_function
-  prime_factorization products ransom_note rotate_matrix self_reference
-  sentence_reordering shortest_path simple_equations simple_geometry
-  spell_backward string_manipulation string_splitting string_synthesis syllogism
-  time_intervals word_sequence_reversal word_sorting
-  """.split()
-)
+from awpo_jax import types
+from awpo_jax.rollout.text import tool_calls
+
+_READ = """
+ab aiw arc_1d base_conversion binary_alternation caesar_cipher
+calendar_arithmetic chain_sum circuit_logic color_cube_rotation count_bits
+count_primes course_schedule cryptarithm decimal_arithmetic decimal_chain_sum
+dice family_relationships fraction_simplification gcd gsm_symbolic
+isomorphic_strings largest_island lcm leg_counting letter_counting
+manipulate_matrix maze mini_sudoku number_filtering number_format
+number_sequence palindrome_generation path_star power_function
+prime_factorization products ransom_note rotate_matrix self_reference
+sentence_reordering shortest_path simple_equations simple_geometry
+spell_backward string_manipulation string_splitting string_synthesis syllogism
+time_intervals word_sequence_reversal word_sorting
+"""
+GENERATORS = frozenset(_READ.split())
 """Generators whose scorer is bounded, evaluates nothing and has a reference."""
 MAX_ANSWER = 1024
 """Characters of an answer that is scored; a longer one is wrong."""
 SIZE = 1 << 21
 """Rows of a generator; row i of seed s is drawn from the number s + i."""
+KEY = 'reasoning_gym'
+"""Of a task's scenario: generator, seed and index of its row."""
+TOOL = types.Tool(
+  'submit', 'Submits the final answer.', {'answer': {'type': 'string'}}
+)
+"""What an answer has to call."""
 
 
 def load() -> python_types.ModuleType:
@@ -74,20 +82,20 @@ def row(name: str, seed: int, index: int) -> Mapping[str, Any]:
   return _generator(name, seed)[index]
 
 
-def accepts(name: str, seed: int, index: int, answer: str) -> bool:
+def accepts(name: str, seed: int, index: int, submitted: str) -> bool:
   """Whether the package's `score_answer` gives an answer to a row all it can.
 
   Args:
     name: of the generator.
     seed: of its rows.
     index: of the row.
-    answer: of a model, anything; what the scorer fails on is wrong.
+    submitted: of a model, anything; what the scorer fails on is wrong.
   """
-  if not 0 < len(answer) <= MAX_ANSWER:
+  if not 0 < len(submitted) <= MAX_ANSWER:
     return False
   entry = row(name, seed, index)
   try:
-    return float(_generator(name, seed).score_answer(answer, entry)) >= 1.0
+    return float(_generator(name, seed).score_answer(submitted, entry)) >= 1.0
   except Exception:  # It may raise anything at what it does not expect.
     return False
 
@@ -95,3 +103,32 @@ def accepts(name: str, seed: int, index: int, answer: str) -> bool:
 @functools.lru_cache(maxsize=256)
 def _generator(name: str, seed: int) -> Any:
   return load().create_dataset(name, seed=seed, size=SIZE)
+
+
+def reference(response: str, task: types.Task) -> str:
+  """The reference answer that an answer is to be compared with.
+
+  Of a generator's task it says what the answer submits, where the package takes
+  that as right, so that `007` or another order of factors is not wrong.
+
+  Args:
+    response: model output, anything.
+    task: any; only a generator's has more than one right answer.
+  """
+  if KEY not in task.scenario:
+    return task.ground_truth
+  parsed = tool_calls.parse(response)
+  if isinstance(parsed, tool_calls.ParseFailure) or len(parsed.calls) != 1:
+    return task.ground_truth
+  submitted = parsed.calls[0].parameters.get('answer')
+  if not isinstance(submitted, str):
+    return task.ground_truth
+  if accepts(*task.scenario[KEY], submitted):
+    return answer('', submitted)
+  return task.ground_truth
+
+
+def answer(thought: str, submitted: str) -> str:
+  """An answer that submits a text, in RLLA's layout."""
+  call = tool_calls.ToolCall(TOOL.name, {'answer': submitted})
+  return tool_calls.render_answer(thought, [call])
