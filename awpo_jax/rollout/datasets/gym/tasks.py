@@ -14,7 +14,7 @@ from awpo_jax.rollout.datasets.gym import steps
 from awpo_jax.rollout.rewards import generators
 from awpo_jax.rollout.text import prompts
 
-ROWS = 20_000
+ROWS = 10_000
 """Training prompts of each generator."""
 
 _DEMONSTRATIONS = 2000  # Of each generator that has steps.
@@ -63,7 +63,7 @@ def load(
     spec: names of generators, separated by commas.
 
   Returns:
-    20,000 training prompts and 2,000 demonstrations of each generator, these
+    10,000 training prompts and 2,000 demonstrations of each generator, these
     only where `steps` can write a thought, and the held-out set `held_out` of
     512 tasks, the generators in turn.
 
