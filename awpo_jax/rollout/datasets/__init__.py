@@ -77,7 +77,7 @@ def load(
 def _names(spec: str) -> list[str]:
   """The data sets; a generator's name behind a comma is part of the one before.
 
-  So `reasoning_gym:gcd,lcm,links` is two data sets.
+  So `reasoning_gym:gcd,lcm,rlla` is two data sets.
   """
   names: list[str] = []
   for part in spec.split(','):

@@ -135,14 +135,22 @@ def test_every_rule_is_worked_out_above():
 def test_the_first_rule_applies_until_a_state_repeats():
   # abb: 'ab' to 'ca': cab; 'ca' to 'bb' and c: bbbc; 'bb' to 'b': bbc, bc; then
   # 'bc' goes and aa comes: aa, which nothing changes.
-  rules = "prefix is 'ab'", "prefix is 'ca'", "starts with 'bb'", "prefix is 'bc'"
+  rules = (
+    "prefix is 'ab'",
+    "prefix is 'ca'",
+    "starts with 'bb'",
+    "prefix is 'bc'",
+  )
   assert _string('abb', *rules).states == ('cab', 'bbbc', 'bbc', 'bc', 'aa')
   # acb: bca; gone. An empty string is a state as well.
   found = _string('acb', "contains 'acb'", "contains 'bca'")
   assert found.states == ('bca', '')
   assert steps.said(found.thought) == ['bca', '']
   # ba to ab and no rule leads back; with one that does it ends before.
-  assert _string('ba', "ends with 'ba'", "prefix is 'ab'").states == ('ab', 'ca')
+  assert _string('ba', "ends with 'ba'", "prefix is 'ab'").states == (
+    'ab',
+    'ca',
+  )
   assert _string('aa', "prefix is 'aa'", "ends with 'aa'").states == ('a',)
   assert _string('bacb', "contains 'acb'", "contains 'bca'").states == (
     *('bbca', 'b'),

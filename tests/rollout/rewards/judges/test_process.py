@@ -88,6 +88,33 @@ def test_work_on_hostile_thoughts_is_bounded(thought):
   assert time.perf_counter() - begun < 2
 
 
+SUM = (
+  '<user> State the final answer to the following arithmetic problem: '
+  '4 + 3 - 9 + 1 - 1 =\nIn the thought, write = .. </user>'
+)
+
+
+@pytest.mark.parametrize(
+  ('thought', 'score'),
+  [
+    # 7, -2, -1, -2, one after another.
+    ('4 + 3 = 7 - 9 = -2 + 1 = -1 - 1 = -2', 1.0),
+    ('4 + 3 = 7.0. Then 7 - 9 = -2, -2 + 1 = -1, and -1 - 1 = -2.', 1.0),
+    ('= 7 = -2 = -1', 0.75),
+    ('= 7 = -2 = 1 = -2', 0.5),
+    ('= 7 = 2 = -1 = -2', 0.25),
+    ('= 8 = -2 = -1 = -2', 0.0),
+    # A state left out is a mistake, and so is one too many.
+    ('= -2 = -1 = -2', 0.0),
+    ('= 7 = -2 = -1 = -2 = -2', 0.75),
+    ('The answer is -2', 0.0),
+    ('', 0.0),
+  ],
+)
+def test_steps_of_a_generator_by_hand(thought, score):
+  assert _score(thought, user=SUM) == score
+
+
 def test_a_request_that_is_no_such_task_is_refused():
   (task,) = quickstart.Tasks('train', 0)[:1]
   with pytest.raises(types.BadReturn, match='--judge=process knows .*links'):
