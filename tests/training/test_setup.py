@@ -50,6 +50,23 @@ def test_a_judge_of_steps_needs_tasks_with_steps(tmp_path):
     _make(tmp_path / 'run', '--judge=process')
 
 
+def two_kinds(*, seed, data=None):
+  """A data set whose second kind of held-out task has no steps."""
+  made = tiny_dataset.load(seed=seed, data=data)
+  (name, (task, *_)) = next(iter(made.evals.items()))
+  question = 'the following arithmetic problem: 1 + 2 ='
+  first = dataclasses.replace(
+    task, user=f'State the final answer to {question}', kind='sum'
+  )
+  return dataclasses.replace(made, evals={name: [first, first, task]})
+
+
+def test_each_kind_of_task_needs_steps(tmp_path):
+  flags = '--judge=process', f'--dataset={__name__}:two_kinds'
+  with pytest.raises(ValueError, match='--judge=process knows'):
+    _make(tmp_path / 'run', *flags)
+
+
 def test_each_demonstration_once_a_round_and_the_order_is_the_seeds(tmp_path):
   first = _make(tmp_path / 'a')
   order = [first.data.demonstration_order[i] for i in range(60)]
