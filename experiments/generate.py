@@ -64,7 +64,7 @@ flags.DEFINE_string(
 
 
 def answers(values: flags.FlagValues) -> Iterator[tuple[int, str]]:
-  """What the flags ask for; `ValueError` or `OSError` if it cannot be had."""
+  """The answers; raises `ValueError` or `OSError` for what flags do not allow."""
   if not values.model:
     raise ValueError('Set --model to a run or a Hugging Face model.')
   talk = conversations.read(values.prompt, values.messages, values.system)

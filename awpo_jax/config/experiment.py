@@ -1,4 +1,4 @@
-"""Configuration: frozen dataclasses from whose fields the flags are made.
+"""Configuration: frozen dataclasses, whose fields define the flags.
 
 What is said of a flag stands at its field, see `flags.py`. The choices of a
 mechanism are the keys of its dict of functions, so one more entry there is one

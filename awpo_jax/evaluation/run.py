@@ -52,7 +52,7 @@ class _Policy(NamedTuple):
 
 
 def evaluate(config: config_lib.EvaluationConfig) -> dict[str, Any]:
-  """Answers what is unanswered, scores all, writes the results.
+  """Answers the rows without an answer, scores all, writes the results.
 
   Killed and started again it goes on; started again when all is answered it
   only scores, and loads no model.
@@ -134,7 +134,7 @@ def _claim(
   config: config_lib.EvaluationConfig,
   own_style: Callable[[], chat_template.Style],
 ) -> chat_template.Style:
-  """The style of the prompts; keeps the settings, refuses other ones."""
+  """The style of the prompts; stores the settings and refuses changed ones."""
   settings = dataclasses.asdict(config)
   settings['model_state'] = model_state(config)
   settings = json.loads(json.dumps(settings))
@@ -184,7 +184,7 @@ def _style(
 
 
 def model_state(config: config_lib.EvaluationConfig) -> str:
-  """Which state of the model at that path it is: a run may go on."""
+  """Identifies the state of the model: a run may be trained further."""
   path = pathlib.Path(config.model)
   if config.policy != 'model' or not path.exists():
     return ''
