@@ -14,9 +14,10 @@ class DataConfig:
   dataset: str = flag(
     'quickstart',
     'Data sets, separated by commas: quickstart, quickstart_hard, '
-    'quickstart_turns, links, rlla, seal_tools, bfcl, or a function of your '
-    'own as package.module:function. links:K asks for K links, and '
-    'links:K:RATE also says how many of them demonstrations take wrongly.',
+    'quickstart_turns, links, rlla, seal_tools, seal_tools_compact, bfcl, or a '
+    'function of your own as package.module:function. links:K asks for K '
+    'links, and links:K:RATE also says how many of them demonstrations take '
+    'wrongly.',
   )
   data: str = flag(
     '',
@@ -56,14 +57,28 @@ class DataConfig:
     'error',
     'What happens to a prompt longer than the last of --prompt_buckets: error '
     'refuses it, drop leaves it out and reports it, truncate_left cuts off its '
-    'beginning.',
+    'beginning. drop also leaves out training prompts whose reference answer '
+    'is longer than the last of --response_buckets.',
     prompts.OVERLONG,
+  )
+  max_prompt_tokens: int = flag(
+    0,
+    'Tokens of the longest prompt that is kept, in training and held-out data '
+    'alike. 0 is no limit.',
+    minimum=0,
+  )
+  max_answer_tokens: int = flag(
+    0,
+    'Tokens of the longest reference answer, its stop token included, whose '
+    'row is kept, in training and held-out data alike. 0 is no limit.',
+    minimum=0,
   )
   prompt_style: str = flag(
     'rlla',
-    "How the tools are given: in RLLA's system text (rlla), or to the chat "
-    'template as JSON schemas (template).',
-    ('rlla', 'template'),
+    "How the tools are given: in RLLA's system text (rlla), in a system text "
+    'of few words that takes its place (short), or to the chat template as '
+    'JSON schemas (template).',
+    ('rlla', 'short', 'template'),
   )
   enable_thinking: str = flag(
     'default',

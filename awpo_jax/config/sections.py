@@ -35,7 +35,7 @@ class RunConfig:
   sft_steps: int = flag(
     0,
     'Steps of supervised fine-tuning on demonstrations, which come before any '
-    'RL. A step is one update.',
+    'RL. A step is one update. 0, with --rl_steps=0, only evaluates.',
     minimum=0,
   )
   rl_steps: int = flag(

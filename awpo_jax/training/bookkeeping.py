@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import optax
 
 from awpo_jax.checkpointing import checkpoints, initial_params
 from awpo_jax.config import experiment as config_lib
@@ -93,7 +94,9 @@ class Book:
     if problems:
       raise flags_lib.ConfigError('\n'.join(problems))
     step = self._manager.latest_step()
-    tx = self._optimizers[phase_of(config, step or 1)]
+    # A run without steps has no phase.
+    phase = phase_of(config, step or 1)
+    tx = self._optimizers.get(phase, optax.identity())
     if step is None:
       source = config.run.init_from or config.model.model
       with (

@@ -21,8 +21,11 @@ def check_best_metric(
   known = [
     f'eval/{name}/{key}'
     for name, tasks in dataset.evals.items()
+    for reward, judge in [scorer.of_set(name)]
     for key in held_out.metric_names(
-      tasks[: run.eval_tasks], judged=scorer.of_set(name)[1] is not None
+      tasks[: run.eval_tasks],
+      judged=judge is not None,
+      laid_out=held_out.in_parts(reward),
     )
   ]
   if run.best_metric and run.best_metric not in known:

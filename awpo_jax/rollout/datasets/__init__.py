@@ -24,6 +24,7 @@ DATASETS = {
   'quickstart_turns': episodes_lib.load,
   'rlla': rlla.load,
   'seal_tools': seal_tools.load,
+  'seal_tools_compact': seal_tools.load_compact,
 }
 """Choices of `--dataset`: `load(*, seed, data)` gives a `types.Dataset`."""
 
