@@ -56,6 +56,7 @@ def plot_curves(
 
 # What `plot_overview` draws beside the accuracy: metric -> title.
 _BESIDE = {'gate/mean': 'mean gate w', 'clip/radius': 'clip radius'}
+_TRUST = {'trust/mean': 'mean trust t'}
 
 
 def plot_overview(
@@ -65,6 +66,8 @@ def plot_overview(
   accuracy: str,
 ) -> mpl_figure.Figure:
   """Accuracy of each cell along its run, AWPO's gate and radius beside it.
+
+  And the trust, where some cell has it.
 
   The horizontal axis is the share of a run that is over, so that cells whose
   steps differ in kind (rollouts, updates on demonstrations) can be compared. A
@@ -76,8 +79,12 @@ def plot_overview(
     path: where the PNG goes.
     accuracy: the metric on the left.
   """
-  figure, panels = look.new_figure(11, 3.6, columns=1 + len(_BESIDE))
   titles = {accuracy: 'held-out accuracy', **_BESIDE}
+  every = [row for seeds in rows.values() for x in seeds.values() for row in x]
+  if any(row.get('trust/mean') is not None for row in every):
+    titles |= _TRUST
+  width = 3.7 * len(titles)
+  figure, panels = look.new_figure(width, 3.6, columns=len(titles))
   for axes, (key, title) in zip(panels, titles.items(), strict=True):
     for index, (cell, seeds) in enumerate(rows.items()):
       if key != accuracy and not _leans(seeds.values()):
