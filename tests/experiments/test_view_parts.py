@@ -169,6 +169,40 @@ def test_a_prompt_at_an_earlier_step_as_a_difference(quiet, tmp_path):
   assert 'The prompt is not among the answers there.' in said
 
 
+def test_what_a_model_made_up_is_told_from_what_a_tool_said(quiet, tmp_path):
+  turn = {
+    'text': '<obs> 7 </obs><think> so </think>',
+    'calls': [],
+    'observations': [['obs', '9'], ['user', 'thanks']],
+  }
+  answer = _sample(0.5, 0.5, episode={'turns': [turn]})
+  folder = _folder(tmp_path / 'x', {1: {'p': ({}, [answer])}})
+  path = _written(folder, output=tmp_path / 'x.html')
+  quiet.open(path, '#step=1&prompt=0')
+  quiet.wait("document.querySelector('.sample')")
+  shown = quiet.run(browser.texts('.sample h3, .sample pre'))
+  assert shown == [
+    *('turn 1', 'observation, written by the model', '7', 'thought', 'so'),
+    *('observation', '9', 'user', 'thanks'),
+  ]
+  assert quiet.run(browser.texts('.sample pre.obs')) == ['9', 'thanks']
+
+
+def test_trust_is_in_the_table_and_the_curves(quiet, tmp_path):
+  folder = _folder(tmp_path / 'x', {1: {}, 2: {}})
+  lines = [{'step': x, 'phase': 'rl', 'trust/mean': x / 8} for x in (1, 2)]
+  text = ''.join(json.dumps(x) + '\n' for x in lines)
+  (folder / 'metrics.jsonl').write_text(text)
+  quiet.open(_written(folder, output=tmp_path / 'x.html'))
+  assert quiet.run(browser.texts('.overview th')) == [
+    'last value',
+    'trust/mean',
+  ]
+  assert quiet.run(browser.texts('.overview td')) == ['x', '0.250']
+  charts = "[...document.querySelectorAll('.chart')].map(x => x.dataset.metric)"
+  assert quiet.run(charts) == ['trust/mean']
+
+
 def test_more_cells_than_colours_have_broken_lines(quiet, tmp_path):
   folders = [
     _folder(tmp_path / f'r{number}', {1: {}, 2: {}}) for number in range(12)

@@ -6,11 +6,10 @@ from awpo_jax.analysis import grid as grid_lib
 from tests.helpers import browser, tiny_dataset, tiny_turns, whole_runs
 
 pytestmark = browser.needed
+GRPO = '--flagfile=experiments/algorithms/grpo.flags'
 CELLS = {
-  'grpo': grid_lib.Cell(
-    'grpo', ('--flagfile=experiments/algorithms/grpo.flags',), 1
-  ),
-  'trusting': grid_lib.Cell('trusting', ('--trust=agreement',), 2),
+  'awpo': grid_lib.Cell('awpo', (), 2),
+  'grpo': grid_lib.Cell('grpo', (GRPO,), 1),
 }
 LAST = tiny_dataset.SFT_STEPS + tiny_dataset.RL_STEPS
 
@@ -42,7 +41,7 @@ def _strokes(metric):
 def test_cells_of_a_grid_lie_side_by_side(quiet, grid):
   runs, path = grid
   quiet.open(path)
-  assert list(runs) == ['grpo, seed 3', 'trusting, seed 3', 'trusting, seed 4']
+  assert list(runs) == ['awpo, seed 3', 'awpo, seed 4', 'grpo, seed 3']
   assert quiet.run(browser.texts('.legend span')) == list(CELLS)
   # One row of last values for each run.
   head, *rows = quiet.run(
@@ -52,16 +51,12 @@ def test_cells_of_a_grid_lie_side_by_side(quiet, grid):
   assert [row[0] for row in rows] == list(runs)
   for row, folder in zip(rows, runs.values(), strict=True):
     last = whole_runs.rows(folder)[-1]
-    for name in ('eval/held_out/outcome', 'gate/mean', 'trust/mean'):
-      shown = row[head.index(name)]
-      assert (shown == '-') == (name not in last)
-      if name in last:
-        assert float(shown) == pytest.approx(last[name], abs=6e-4)
-  assert {row[head.index('trust/mean')] == '-' for row in rows} == {True, False}
-  # Seeds of a cell have its colour; a cell without a metric has no line.
-  grpo, *trusting = quiet.run(_strokes('reward/outcome'))
-  assert trusting == trusting[:1] * 2 and grpo != trusting[0]
-  assert quiet.run(_strokes('trust/mean')) == trusting
+    for name in ('eval/held_out/outcome', 'gate/mean', 'reward/reasoning'):
+      shown = float(row[head.index(name)])
+      assert shown == pytest.approx(last[name], abs=6e-4)
+  # Seeds of a cell have its colour.
+  first, second, grpo = quiet.run(_strokes('reward/outcome'))
+  assert first == second != grpo
 
 
 def test_a_click_opens_the_run_whose_line_it_hits(quiet, grid):
@@ -71,7 +66,7 @@ def test_a_click_opens_the_run_whose_line_it_hits(quiet, grid):
     quiet.run("location.hash = ''")
     quiet.wait("document.querySelector('.chart')")
     quiet.run(f"""(() => {{
-      const svg = document.querySelector('[data-metric="length/mean"] svg');
+      const svg = document.querySelector('[data-metric="grad_norm"] svg');
       const line = svg.querySelectorAll('polyline')[{number}];
       const [x, y] = line.getAttribute('points').split(' ').at(-1).split(',');
       const box = svg.getBoundingClientRect();
@@ -91,13 +86,13 @@ def test_a_held_out_answer_is_compared_with_that_of_another_cell(quiet, grid):
       for row in whole_runs.rows(folder, 'transcripts.jsonl')
       if row['step'] == LAST and 'set' in row
     ]
-    for folder in list(runs.values())[:2]
+    for folder in list(runs.values())[::2]
   )
   # Before the held-out answers stand the groups of the rollout.
   prompt = 4
   quiet.open(path, f'#step={LAST}&prompt={prompt}')
   quiet.wait("document.querySelector('select[name=compare]')")
-  quiet.run(browser.chosen('compare', f'1 {LAST}'))
+  quiet.run(browser.chosen('compare', f'2 {LAST}'))
   assert ours[0]['task_id'] == theirs[0]['task_id']
   (head,) = quiet.run(browser.texts('.difference h3'))
   assert head == (
@@ -135,15 +130,23 @@ def test_the_observations_of_each_turn_are_shown(quiet, turns):
   quiet.wait("document.querySelectorAll('.sample').length === 4")
   shown = quiet.run(
     "[...document.querySelectorAll('.sample')].map(sample => "
-    "[...sample.querySelectorAll('h3, pre.obs')].map(x => x.textContent))"
+    "[...sample.querySelectorAll('h3, pre.obs')].map(x => [x.tagName, "
+    'x.textContent]))'
   )
   for parts, row in zip(shown, group, strict=True):
     wanted = []
     for number, turn in enumerate(row['episode']['turns'], start=1):
-      wanted.append(f'turn {number}')
+      wanted.append(['H3', f'turn {number}'])
       for role, text in turn['observations']:
-        wanted += [role, text]
-    assert [x for x in parts if x not in ('text', 'thought')] == wanted
+        assert role == 'user'
+        wanted += [['H3', 'user'], ['PRE', text]]
+    # The model's own text stands under headings of its own.
+    got = [
+      x
+      for x in parts
+      if x[0] == 'PRE' or x[1] == 'user' or x[1].startswith('turn ')
+    ]
+    assert got == wanted
 
 
 def test_tokens_that_the_policy_did_not_choose_are_grey(quiet, turns):

@@ -260,9 +260,9 @@ function showSample(box, group, sample, index, tone) {
   if (tone && sample.tokens) showTokens(box, group, sample.tokens, tone);
   else if (sample.turns) sample.turns.forEach((turn, i) => {
     element('h3', box, `turn ${i + 1}`);
-    showAnswer(box, turn.text ?? '');
+    showAnswer(box, turn.text ?? '', true);
     for (const [role, text] of turn.observations ?? []) {
-      append(element('h3', box), role);
+      append(element('h3', box), TITLES[role] ?? role);
       showText(box, String(text), 'obs');
     }
   });
