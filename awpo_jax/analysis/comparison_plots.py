@@ -72,7 +72,7 @@ def plot_overview(
   The horizontal axis is the share of a run that is over, so that cells whose
   steps differ in kind (rollouts, updates on demonstrations) can be compared. A
   faint line is a seed, a strong one the mean over seeds. A cell whose gate is 0
-  throughout has no line in the panels on the right.
+  throughout has no line in the panels of gate and radius.
 
   Args:
     rows: cell -> seed -> lines of `metrics.jsonl`.
@@ -87,7 +87,7 @@ def plot_overview(
   figure, panels = look.new_figure(width, 3.6, columns=len(titles))
   for axes, (key, title) in zip(panels, titles.items(), strict=True):
     for index, (cell, seeds) in enumerate(rows.items()):
-      if key != accuracy and not _leans(seeds.values()):
+      if key in _BESIDE and not _leans(seeds.values()):
         continue
       found = [comparison.curve(lines, key) for lines in seeds.values()]
       found = [(x, y) for x, y in found if len(x) > 1]
@@ -186,7 +186,7 @@ def write_report(
   folder = grid.folder
   folder.mkdir(parents=True, exist_ok=True)
   (folder / REPORT_FILE).write_text(text + '\n', encoding='utf-8')
-  comparison.write_csv(scores, failed, folder / 'runs.csv')
+  comparison.write_csv(scores, failed, folder / grid_lib.RUNS_FILE)
   key = f'eval/{name}/accuracy'
   rows: dict[str, dict[int, list[dict[str, Any]]]] = {}
   for run in grid_lib.runs(grid)[1]:

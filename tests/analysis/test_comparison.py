@@ -173,8 +173,8 @@ def test_overview(tmp_path):
   np.testing.assert_allclose(gate.lines[2].get_ydata(), [0.4] * 3)
   np.testing.assert_allclose(radius.lines[2].get_ydata(), [0.16] * 3)
   # Trust has a panel where a cell has it.
-  for step, row in enumerate(rows['awpo'][1][1:]):
-    row['trust/mean'] = step / 4
+  for step, row in enumerate(rows['grpo'][1][1:]):
+    row['trust/mean'] = step / 4  # Even where the gate is 0.
   figure = comparison_plots.plot_overview(
     rows, tmp_path / 'o.png', accuracy='eval/a/accuracy'
   )

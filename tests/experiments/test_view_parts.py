@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from awpo_jax.analysis.page import reading, writing
 from tests.helpers import browser
 
 pytestmark = browser.needed
@@ -84,10 +85,7 @@ def _folder(path, steps):
 
 
 def _written(*folders, output):
-  done = browser.view(
-    *(f'--run={folder}' for folder in folders), f'--output={output}'
-  )
-  assert done.returncode == 0, done.stderr
+  writing.write_page([reading.read_run(x) for x in folders], output)
   return output
 
 

@@ -33,7 +33,7 @@ def grid(tmp_path_factory, cache):
 
 def _strokes(metric):
   return (
-    f"[...document.querySelectorAll('[data-metric=\"{metric}\"] polyline')]"
+    f'[...document.querySelectorAll(\'[data-metric="{metric}"] polyline\')]'
     ".map(x => x.getAttribute('stroke'))"
   )
 

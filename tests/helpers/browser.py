@@ -55,7 +55,8 @@ def chosen(name: str, value: str) -> str:
   """The expression that chooses a value of a `select`."""
   return (
     f"(() => {{ const x = document.querySelector('select[name={name}]'); "
-    f"x.value = {json.dumps(value)}; x.dispatchEvent(new Event('change')); }})()"
+    f'x.value = {json.dumps(value)}; '
+    "x.dispatchEvent(new Event('change')); })()"
   )
 
 
