@@ -143,6 +143,19 @@ def test_the_button_leads_to_where_the_reasoning_changed_most(quiet, groups):
   assert quiet.run('location.hash') == '#step=7&prompt=2'
 
 
+def test_prompts_of_an_archive_show_what_they_do_not_share(quiet, groups):
+  quiet.open(groups)
+  prompts = ['tools\nWarm tea?\n<end>\nanswer:', 'tools\nCold?\n<end>\nanswer:']
+  every = json.dumps([{'rendered': x} for x in prompts])
+  shown = quiet.run(f'{every}.map(x => preview(x, ending({every})))')
+  assert shown == ['Warm tea', 'Cold']
+  # Of one alone, and of two that are the same, the last line.
+  for same in (prompts[:1], prompts[:1] * 2):
+    every = json.dumps([{'rendered': x} for x in same])
+    shown = quiet.run(f'preview({every}[0], ending({every}))')
+    assert shown == 'answer:'
+
+
 def test_a_prompt_at_an_earlier_step_as_a_difference(quiet, tmp_path):
   def answers(*texts):
     return {}, [_sample(0.5, 0.5, response=text) for text in texts]
