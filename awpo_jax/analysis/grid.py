@@ -17,6 +17,7 @@ from awpo_jax.reporting import summary
 WARM_FOLDER = 'warm_starts'
 CELL_FOLDER = 'cells'
 LOG_FILE = 'ablate.log'
+RUNS_FILE = 'runs.csv'
 _CELL = re.compile(r'\s*([\w.+-]+)\s*(?:x(\d+))?\s*:(.*)', re.DOTALL)
 
 

@@ -69,6 +69,7 @@ class Rounds:
     """
     filled = fill(self._rounds, self._found, pad_id=pad_id)
     metrics = score.part_means(filled.parts)
+    metrics |= score.reasoning_std(filled.rollout.rewards)
     metrics['selection/rounds'] = len(self._rounds)
     if self._found:
       metrics['selection/useful'] = float(np.mean(self._found))

@@ -161,6 +161,21 @@ def thinking_of(
   )
 
 
+def reasoning_std(rewards: types.Rewards) -> dict[str, float | None]:
+  """Mean standard deviation (ddof 1) of the judge's scores within groups.
+
+  Of the groups with two scores or more; None where there is none.
+  """
+  had = np.asarray(rewards.reasoning_valid)
+  found = [
+    np.std(scores[valid].astype(np.float64), ddof=1)
+    for scores, valid in zip(np.asarray(rewards.reasoning), had, strict=True)
+    if valid.sum() > 1
+  ]
+  told = processes.gather(sum_and_count(np.array(found, np.float64)))
+  return {'reward/reasoning_std': mean(*np.sum(told, axis=0))}
+
+
 def part_means(parts: Mapping[str, np.ndarray]) -> dict[str, Any]:
   """Mean of each part of the outcome that is there, as `reward/<part>`."""
   told = processes.gather({name: sum_and_count(x) for name, x in parts.items()})
