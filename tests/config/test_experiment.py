@@ -301,7 +301,7 @@ OTHERS = {
 def unchecked(flags):
   """Parses values that contradict each other, as all of `OTHERS` do.
 
-  What goes with which is the matter of `tests/test_config_algorithms.py`.
+  What goes with which is the matter of `tests/config/test_algorithm_checks.py`.
   """
   with mock.patch.object(config_lib, 'check', lambda config: None):
     return config_lib.parse(flags)
