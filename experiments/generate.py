@@ -18,7 +18,8 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
 from absl import app, flags  # noqa: E402
 
-from awpo_jax.checkpointing import policies  # noqa: E402
+from awpo_jax.checkpointing import initial_params, policies  # noqa: E402
+from awpo_jax.config import sections  # noqa: E402
 from awpo_jax.evaluation import policy_answers  # noqa: E402
 from awpo_jax.rollout.sampling import streaming  # noqa: E402
 from awpo_jax.rollout.text import (
@@ -63,8 +64,16 @@ flags.DEFINE_string(
 )
 
 
+flags.DEFINE_string(
+  'compilation_cache',
+  sections.RunConfig.compilation_cache,
+  'Folder in which compiled programs are kept, so that the next answer begins '
+  'sooner. Empty keeps none.',
+)
+
+
 def answers(values: flags.FlagValues) -> Iterator[tuple[int, str]]:
-  """What the flags ask for; `ValueError` or `OSError` if it cannot be had."""
+  """The answers; raises `ValueError` or `OSError` if flags forbid it."""
   if not values.model:
     raise ValueError('Set --model to a run or a Hugging Face model.')
   talk = conversations.read(values.prompt, values.messages, values.system)
@@ -74,12 +83,15 @@ def answers(values: flags.FlagValues) -> Iterator[tuple[int, str]]:
     temperature=values.temperature,
     seed=values.seed,
   )
+  chosen = values.enable_thinking, values.template_date
+  # Before weights are read.
   if values.template_date:
-    templates.parse_date(values.template_date)  # Before a model is loaded.
+    templates.parse_date(values.template_date)
+  own = policies.text_side(values.model, tools=bool(talk.tools))
+  policy_answers.asked(*own, talk, *chosen)
+  initial_params.use_compilation_cache(values.compilation_cache)
   policy = policies.load(values.model, dtype=values.dtype)
-  return policy_answers.answers(
-    policy, talk, settings, values.enable_thinking, values.template_date
-  )
+  return policy_answers.answers(policy, talk, settings, *chosen)
 
 
 def main(arguments: list[str]) -> None:

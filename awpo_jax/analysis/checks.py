@@ -63,7 +63,7 @@ def _recent(name: str) -> Callable[[records.Record], float | None]:
 
 
 def _judged(record: records.Record) -> bool:
-  """Whether the run has a judge; one without flags, whether it ever scored."""
+  """Whether the run has a judge. Without flags: whether a judge ever scored."""
   if 'judge' in record.flags:
     return record.flags['judge'] != 'none'
   return record.values('reward/reasoning').size > 0
@@ -120,7 +120,7 @@ def largest_move(record: records.Record) -> float | None:
 
 
 def rounded_away(record: records.Record) -> float | None:
-  """Of the last phase alone, as phases have learning rates of their own."""
+  """The last phase alone is looked at: each phase has its own learning rate."""
   phase = record.rows[-1].get('phase', '') if record.rows else ''
   return record.recent('update/rounded_away', phase)
 

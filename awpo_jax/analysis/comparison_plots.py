@@ -170,7 +170,7 @@ def write_report(
   baseline: str,
   name: str,
 ) -> str:
-  """Tables, CSV and pictures of what has come to its end, into its folder.
+  """Writes tables, CSV and pictures of the finished runs into the folder.
 
   Args:
     grid: as it was run.

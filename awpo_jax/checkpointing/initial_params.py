@@ -1,4 +1,4 @@
-"""A run's start: what it refuses, new adapters, what its KL term refers to."""
+"""Parameters that a run starts from, new adapters, and the KL's reference."""
 
 import contextlib
 import dataclasses
@@ -61,14 +61,19 @@ def source(config: config_lib.Config) -> str:
   return 'normal'
 
 
+def is_trained(config: config_lib.Config) -> bool:
+  """Whether a run starts from weights that were trained before."""
+  return bool(config.run.init_from) or source(config) == 'pretrained'
+
+
 def _holds_weights(model: str) -> bool:
   path = pathlib.Path(model)
   if path.is_dir():
     return any(path.glob('*.safetensors'))
-  return gguf_files.find(model) is not None or _is_hub_name(model)
+  return gguf_files.find(model) is not None or is_hub_name(model)
 
 
-def _is_hub_name(model: str) -> bool:
+def is_hub_name(model: str) -> bool:
   """`owner/name` that is neither a file nor a folder here."""
   named = re.fullmatch(r'[\w-][\w.-]*/[\w.-]+', model)
   return bool(named) and not (
@@ -90,7 +95,7 @@ def read_hf_config(model: str) -> dict[str, Any]:
     hf = gguf_files.hf_config(gguf)
     model_config.from_hf_dict(hf)
     return hf
-  if _is_hub_name(model):
+  if is_hub_name(model):
     path = hf_files.find(model)
   model_config.load_config(path)
   file = path / 'config.json' if path.is_dir() else path
@@ -144,7 +149,7 @@ def initial_params(
   return params
 
 
-# A file, or a model on the hub, that cannot be had.
+# A file, or a model on the hub, that cannot be read.
 ABSENT = (FileNotFoundError, ConnectionError, PermissionError)
 
 
@@ -193,7 +198,7 @@ def new_params(
 
 
 def _has_adapters(config: config_lib.Config) -> bool:
-  """Whether `--init_from` has adapters; they must count as they did there."""
+  """Whether `--init_from` has adapters; their scale must be the same here."""
   if not config.run.init_from:
     return False
   names, flags = checkpoints.stored_params(config.run.init_from)
@@ -215,7 +220,7 @@ def restore_reference(
   step: int,
   params: types.ArrayTree,
 ) -> types.ArrayTree | None:
-  """What the KL term kept of the policy at the start of RL.
+  """The stored policy at the start of RL, which the KL term refers to.
 
   Args:
     manager: of the run's checkpoints.
@@ -246,8 +251,11 @@ def restore_reference(
     ) from error
 
 
-def use_compilation_cache(config: config_lib.Config) -> None:
-  """Compiled programs of this and later runs; a setting of the process."""
-  if config.run.compilation_cache:
-    path = pathlib.Path(config.run.compilation_cache).expanduser()
+def use_compilation_cache(folder: str) -> None:
+  """Keeps compiled programs for later processes there; '': none.
+
+  It is a setting of the process.
+  """
+  if folder:
+    path = pathlib.Path(folder).expanduser()
     jax.config.update('jax_compilation_cache_dir', str(path))

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from awpo_jax import types
 from awpo_jax.checkpointing import checkpoints, initial_params, model_files
 from awpo_jax.checkpointing import run_folder as run_folder_lib
 from awpo_jax.models import config as model_config
-from awpo_jax.models import gguf_files, hf_weights, lora
+from awpo_jax.models import gguf_files, hf_files, hf_weights, lora
 from awpo_jax.reporting import progress
 from awpo_jax.rollout.text import chat_template, templates, tokenizers
 
@@ -106,7 +107,7 @@ def _load(path_or_name: str | os.PathLike[str], dtype, param_dtype) -> Policy:
 
 
 def run_folder(path: pathlib.Path) -> pathlib.Path | None:
-  """The folder of the run that a path is or lies in; None: of no run."""
+  """The folder of the run that a path names or lies in, if there is one."""
   path = path.absolute()
   if path.name == checkpoints.RUN_SUBFOLDER:
     path = path.parent
@@ -132,6 +133,7 @@ def _load_run(path, run: pathlib.Path, dtype, param_dtype) -> Policy:
     lambda p, x: x if p[-1].key in lora.LEAVES else jnp.asarray(x, kind),
     params,
   )
+  tokenizer = tokenizers.load_tokenizer(run / model_files.TOKENIZER_FOLDER)
   adapters = None
   if config.lora is not None:
     base = flags['init_from'] or flags['model']
@@ -140,24 +142,57 @@ def _load_run(path, run: pathlib.Path, dtype, param_dtype) -> Policy:
   return Policy(
     config=config,
     params=params,
-    tokenizer=tokenizers.load_tokenizer(run / model_files.TOKENIZER_FOLDER),
+    tokenizer=tokenizer,
     generation=tokenizers.read_generation_config(
       run / model_files.TOKENIZER_FOLDER
     ),
-    style=_style(flags),
+    style=_style(flags, tokenizer),
     adapters=adapters,
   )
 
 
 def _flags(run: pathlib.Path) -> Mapping[str, Any]:
-  """Those of a run; what was converted has none."""
+  """The flags of a run; a converted model has none."""
   file = run / run_folder_lib.FLAGS_FILE
   return json.loads(file.read_text()) if file.is_file() else {}
 
 
-def _style(flags: Mapping[str, Any]) -> chat_template.Style:
+def text_side(
+  path_or_name: str | os.PathLike[str], *, tools: bool
+) -> tuple[tokenizers.Tokenizer, chat_template.Style]:
+  """A policy's tokenizer and the style of its prompts; no weights are read.
+
+  Args:
+    path_or_name: as of `load`.
+    tools: whether it will be given some: a line on stderr then says so where
+      they do not go to the chat template, since that knows none.
+
+  Raises:
+    FileNotFoundError, ValueError: there is no model, or no tokenizer.
+  """
+  run = run_folder(pathlib.Path(path_or_name))
+  if run is None and not initial_params.is_hub_name(str(path_or_name)):
+    hf_files.find(path_or_name)
+  flags = _flags(run) if run else {}
+  tokenizer = tokenizers.load_tokenizer(
+    run / model_files.TOKENIZER_FOLDER if run else str(path_or_name)
+  )
+  style = _style(flags, tokenizer)
+  if tools and not flags and style.prompt_style != 'template':
+    print(
+      f'The chat template of {path_or_name} knows no tools: they are listed in '
+      f'the system text, as with --prompt_style={style.prompt_style}.',
+      file=sys.stderr,
+    )
+  return tokenizer, style
+
+
+def _style(
+  flags: Mapping[str, Any], tokenizer: tokenizers.Tokenizer
+) -> chat_template.Style:
   if not flags:
-    return chat_template.Style('template')
+    knows = chat_template.knows_tools(tokenizer)
+    return chat_template.Style('template' if knows else 'rlla')
   return chat_template.Style(
     flags['prompt_style'],
     chat_template.THINKING[flags['enable_thinking']],
@@ -170,12 +205,13 @@ def _load_hf(path_or_name: str, dtype, param_dtype) -> Policy:
   config, params = hf_weights.load_pretrained(
     path_or_name, dtype=dtype or param_dtype, param_dtype=param_dtype
   )
+  tokenizer = tokenizers.load_tokenizer(path_or_name)
   return Policy(
     config=config,
     params=params,
-    tokenizer=tokenizers.load_tokenizer(path_or_name),
+    tokenizer=tokenizer,
     generation=tokenizers.read_generation_config(path_or_name),
-    style=chat_template.Style('template'),
+    style=_style({}, tokenizer),
   )
 
 

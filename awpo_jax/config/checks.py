@@ -12,7 +12,7 @@ from typing import Any
 
 from awpo_jax.config import algorithm_checks, flags
 from awpo_jax.config.flags import Rule
-from awpo_jax.models import lora_layers
+from awpo_jax.models import induction_init, lora_layers
 from awpo_jax.rollout.text import templates
 
 
@@ -28,6 +28,7 @@ def rules(config: Any) -> Iterator[Rule]:
   for section in dataclasses.fields(config):
     yield from flags.range_rules(getattr(config, section.name))
   yield from _run_rules(config.run)
+  yield from _nothing_to_do(config)
   yield from _devices_rules(config.devices)
   for name in ('prompt_buckets', 'response_buckets'):
     yield buckets_rule(name, getattr(config.data, name))
@@ -67,17 +68,27 @@ def _run_rules(run) -> Iterator[Rule]:
     not run.output_dir,
     '--output_dir is not set: name the folder of the run.',
   )
-  yield (
-    total <= 0,
-    '--sft_steps and --rl_steps are both 0, so there is nothing to do: set one '
-    'of them.',
-  )
   window = run.profile_steps
   yield (
     bool(window)
     and (len(window) != 2 or not window[0] <= window[1] <= max(total, 1)),
     f'{flags.as_flag("profile_steps", window)}: name a first and a last step, '
     f'neither after step {total}, where the run ends.',
+  )
+
+
+def _nothing_to_do(config) -> Iterator[Rule]:
+  """A run without steps only measures the model it starts from."""
+  run, model = config.run, config.model
+  at_random = (
+    model.init_weights in induction_init.INIT_WEIGHTS
+    or model.model.endswith('.json')
+  )
+  yield (
+    run.sft_steps + run.rl_steps <= 0
+    and (not run.init_from and at_random or bool(run.dry_run)),
+    '--sft_steps and --rl_steps are both 0, so there is nothing to do: set one '
+    'of them, or name weights to evaluate with --model or --init_from.',
   )
 
 
@@ -277,7 +288,7 @@ def _loss_rules(loss) -> Iterator[Rule]:
 
 
 def rounding_warning(config: Any) -> str | None:
-  """What to tell whoever trains parameters that are not float32.
+  """A warning for parameters that are not float32; None if they are.
 
   Half a unit in the last place of bfloat16 is 1/512 to 1/256 of a number, of
   float16 1/4096 to 1/2048: what is added is lost below that.

@@ -7,6 +7,8 @@ and nowhere else.
 
 import dataclasses
 import math
+import pathlib
+import re
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
@@ -15,6 +17,9 @@ from absl import flags as absl_flags
 
 # Whether a rule is broken, and what to say then.
 Rule: TypeAlias = tuple[bool, str]
+
+
+_FLAGFILE = re.compile('--?flagfile=(.+)')
 
 
 class ConfigError(ValueError):
@@ -127,6 +132,42 @@ def _help(field) -> str:
   return text
 
 
+def with_flagfiles(
+  arguments: Sequence[str], within: tuple[pathlib.Path, ...] = ()
+) -> list[str]:
+  """Arguments, each `--flagfile` replaced by the lines of its file.
+
+  As absl does it, but that a file which a file names is looked for where the
+  command is given, and then in every folder above the file that names it: from
+  any folder `experiments/a.flags` finds `experiments/base.flags`. What is not
+  found stays, for absl to refuse it.
+
+  Args:
+    arguments: of a command line, or the lines of the last of
+    within: files that are being read.
+  """
+  result: list[str] = []
+  for i, argument in enumerate(arguments):
+    if argument == '--':
+      return [*result, *arguments[i:]]
+    match = _FLAGFILE.fullmatch(argument)
+    file = _find(match[1], within) if match else None
+    if file is None:
+      result.append(argument)
+    elif file not in within:  # Else it names itself.
+      lines = map(str.strip, file.read_text(encoding='utf-8').split('\n'))
+      kept = [x for x in lines if x and not x.startswith(('#', '//'))]
+      result += with_flagfiles(kept, (*within, file))
+  return result
+
+
+def _find(name: str, within: tuple[pathlib.Path, ...]) -> pathlib.Path | None:
+  path = pathlib.Path(name).expanduser()
+  above = within[-1].parents if within else ()
+  places = (path, *(folder / path for folder in above))
+  return next((x.resolve() for x in places if x.is_file()), None)
+
+
 def parse(
   arguments: Sequence[str], sections: Iterable[type]
 ) -> absl_flags.FlagValues:
@@ -139,7 +180,7 @@ def parse(
   flag_values = absl_flags.FlagValues()
   for section in sections:
     define_section(section, flag_values)
-  rest = flag_values(['parse', *arguments])[1:]
+  rest = flag_values(['parse', *with_flagfiles(arguments)])[1:]
   if rest:
     raise ConfigError(f'not a flag: {" ".join(rest)}')
   return flag_values
@@ -174,13 +215,13 @@ def _value(name: str, value: Any, hints: dict[str, Any]) -> Any:
 
 
 def as_flag(name: str, value: Any) -> str:
-  """As it is typed: `--name=value`, with commas between those of a tuple."""
+  """A flag as it is typed: `--name=value`, a tuple with commas."""
   several = isinstance(value, list | tuple)
   return f'--{name}={",".join(map(str, value)) if several else value}'
 
 
 def range_rules(section: Any) -> Iterator[Rule]:
-  """Which numbers of a section are not those that its flags may be."""
+  """One rule per field: its numbers lie in the range of the flag."""
   for field in dataclasses.fields(section):
     value, allowed = getattr(section, field.name), field.metadata['range']
     several = isinstance(value, tuple)
@@ -204,7 +245,7 @@ def refuse(rules: Iterable[Rule]) -> None:
 def differences(
   old: dict[str, Any], new: dict[str, Any], sections: Iterable[type]
 ) -> list[str]:
-  """Stored values that new ones would change though they must not, as text.
+  """Stored values that new ones would change without being allowed to.
 
   Args:
     old: stored values by flag name; what is not there is not compared.

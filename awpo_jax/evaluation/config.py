@@ -73,10 +73,11 @@ class EvaluationConfig:
   )
   prompt_style: str = flag(
     'auto',
-    "How the tools are given: in RLLA's prompts (rlla), to the model's own "
-    "chat template (template), or to that template within RLLA's prompts "
-    '(rlla_template). auto does as the model was trained.',
-    ('auto', 'rlla', 'template', 'rlla_template'),
+    "How the tools are given: in RLLA's prompts (rlla), in short ones (short), "
+    "to the model's own chat template (template), or to that template within "
+    "RLLA's prompts (rlla_template). auto does as the model was trained, or as "
+    'rlla where the chat template of a model from elsewhere knows no tools.',
+    ('auto', 'rlla', 'short', 'template', 'rlla_template'),
   )
   enable_thinking: str = flag(
     'default',

@@ -1,14 +1,14 @@
 """How many answers to held-out tasks are right."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from awpo_jax import types
 from awpo_jax.rollout.environments import episodes
-from awpo_jax.rollout.rewards import scoring
+from awpo_jax.rollout.rewards import scoring, toolrl
 
 
 def score(
@@ -31,7 +31,10 @@ def score(
 
   Returns:
     `accuracy`, `accuracy/<kind>`, `outcome` and `reasoning` (None where no
-    answer could be scored), and a row for each task.
+    answer could be scored); of a reward in ToolRL's parts `format`, the share
+    of the answers that have the right layout, and `exact_calls`, that of the
+    tasks that want calls whose answer has exactly these, in any layout; and a
+    row for each task.
   """
   rewards, parts = scoring.score(
     [[response] for response in responses], tasks, reward=reward, judge=judge
@@ -45,6 +48,8 @@ def score(
     'outcome': _mean(rewards.outcome, rewards.outcome_valid),
     'reasoning': _mean(rewards.reasoning, rewards.reasoning_valid),
   }
+  if in_parts(reward):
+    metrics |= _of_parts(parts, tasks)
   for kind in sorted(kinds):
     metrics[f'accuracy/{kind}'] = float(np.mean(kinds[kind]))
   rows = [
@@ -61,10 +66,41 @@ def score(
   return metrics, rows
 
 
-def metric_names(tasks: Sequence[types.Task], *, judged: bool) -> list[str]:
-  """What `score` reports on these tasks; `judged`: with a judge."""
+def in_parts(reward: types.Reward) -> bool:
+  """Whether a reward reports ToolRL's parts, on ToolRL's scale."""
+  return reward in toolrl.REWARDS.values()
+
+
+def _of_parts(
+  parts: Mapping[str, np.ndarray], tasks: Sequence[types.Task]
+) -> dict[str, float | None]:
+  """`format` and `exact_calls`; an answer that has no score has neither."""
+  # No part is there if no answer could be scored.
+  missing = np.full((len(tasks), 1), np.nan)
+  layout = parts.get('format', missing)[:, 0] == 1
+  metrics: dict[str, float | None] = {'format': float(layout.mean())}
+  wanted = np.array([scoring.wants_call(task) for task in tasks], bool)
+  if wanted.any():
+    exact = parts.get('correctness', missing)[wanted, 0] == toolrl.BEST
+    metrics['exact_calls'] = float(exact.mean())
+  return metrics
+
+
+def metric_names(
+  tasks: Sequence[types.Task], *, judged: bool, laid_out: bool = False
+) -> list[str]:
+  """What `score` reports on these tasks.
+
+  Args:
+    tasks: as there.
+    judged: with a judge.
+    laid_out: of a reward with `in_parts`.
+  """
   kinds = sorted({task.kind for task in tasks})
   names = ['accuracy', 'outcome', *(['reasoning'] if judged else [])]
+  if laid_out:
+    calls = any(map(scoring.wants_call, tasks))
+    names += ['format', *(['exact_calls'] if calls else [])]
   return names + [f'accuracy/{kind}' for kind in kinds]
 
 

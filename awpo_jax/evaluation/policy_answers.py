@@ -162,18 +162,8 @@ def answers(
     ValueError: at once, before anything is sampled, where the template or the
       model cannot take it.
   """
-  style = policy.style
-  if enable_thinking != 'default':
-    style = style._replace(
-      enable_thinking=chat_template.THINKING[enable_thinking]
-    )
-  if template_date:
-    style = style._replace(date=template_date)
-  talk = conversations.in_style(talk, style)
-  # A prompt without tools asks nothing of the template.
-  chat_template.check_style(
-    policy.tokenizer,
-    style._replace(prompt_style='template' if talk.tools else 'rlla'),
+  talk, style = asked(
+    policy.tokenizer, policy.style, talk, enable_thinking, template_date
   )
   options: dict[str, Any] = {'tools': talk.tools, **style.options()}
   prompt = chat_template.encode(policy.tokenizer, talk.messages, **options)
@@ -189,3 +179,34 @@ def answers(
     pad_id=tokenizers.pad_token_id(policy.tokenizer, stop_ids),
   )
   return streaming.stream(policy.tokenizer, grown, stop_ids, opened)
+
+
+def asked(
+  tokenizer: tokenizers.Tokenizer,
+  style: chat_template.Style,
+  talk: conversations.Conversation,
+  enable_thinking: str = 'default',
+  template_date: str = '',
+) -> tuple[conversations.Conversation, chat_template.Style]:
+  """The conversation as the policy will see it, and in which style.
+
+  Args:
+    tokenizer, style: the policy's own.
+    talk, enable_thinking, template_date: as of `answers`.
+
+  Raises:
+    ValueError: the template cannot take it.
+  """
+  if enable_thinking != 'default':
+    style = style._replace(
+      enable_thinking=chat_template.THINKING[enable_thinking]
+    )
+  if template_date:
+    style = style._replace(date=template_date)
+  talk = conversations.in_style(talk, style)
+  # A prompt without tools asks nothing of the template.
+  chat_template.check_style(
+    tokenizer,
+    style._replace(prompt_style='template' if talk.tools else 'rlla'),
+  )
+  return talk, style

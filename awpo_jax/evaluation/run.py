@@ -8,10 +8,14 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from awpo_jax.checkpointing import checkpoints, policies, run_folder
+from awpo_jax.checkpointing import (
+  checkpoints,
+  initial_params,
+  policies,
+  run_folder,
+)
 from awpo_jax.config import flags as flags_lib
 from awpo_jax.evaluation import answers as answers_lib
 from awpo_jax.evaluation import (
@@ -52,7 +56,7 @@ class _Policy(NamedTuple):
 
 
 def evaluate(config: config_lib.EvaluationConfig) -> dict[str, Any]:
-  """Answers what is unanswered, scores all, writes the results.
+  """Answers the rows without an answer, scores all, writes the results.
 
   Killed and started again it goes on; started again when all is answered it
   only scores, and loads no model.
@@ -69,9 +73,7 @@ def evaluate(config: config_lib.EvaluationConfig) -> dict[str, Any]:
     ValueError, FileNotFoundError: rows or model are not there or do not fit.
   """
   clock = stopwatch.Clock(prefix='')
-  if config.compilation_cache:
-    cache = pathlib.Path(config.compilation_cache).expanduser()
-    jax.config.update('jax_compilation_cache_dir', str(cache))
+  initial_params.use_compilation_cache(config.compilation_cache)
   folder = pathlib.Path(config.output_dir)
   loaded: list[policies.Policy] = []
 
@@ -82,7 +84,7 @@ def evaluate(config: config_lib.EvaluationConfig) -> dict[str, Any]:
       clock.lap('load_model')
     return loaded[0]
 
-  style = _claim(folder, config, lambda: load().style)
+  style = _claim(folder, config)
   scores: dict[str, Any] = {}
   for name in config.benchmarks:
     skipped: list[str] | None = [] if config.bad_rows == 'skip' else None
@@ -130,11 +132,9 @@ def _rate(count: float, seconds: float) -> float | None:
 
 
 def _claim(
-  folder: pathlib.Path,
-  config: config_lib.EvaluationConfig,
-  own_style: Callable[[], chat_template.Style],
+  folder: pathlib.Path, config: config_lib.EvaluationConfig
 ) -> chat_template.Style:
-  """The style of the prompts; keeps the settings, refuses other ones."""
+  """The style of the prompts; stores the settings and refuses changed ones."""
   settings = dataclasses.asdict(config)
   settings['model_state'] = model_state(config)
   settings = json.loads(json.dumps(settings))
@@ -158,33 +158,41 @@ def _claim(
         f'--output_dir={folder} holds files but no evaluation: name a new '
         'folder.'
       )
-    settings['style'] = list(_style(config, own_style))
+    settings['style'] = list(_style(config))
   results.write_text(file, json.dumps(settings, indent=2))
   return chat_template.Style(*settings['style'])
 
 
-def _style(
-  config, own_style: Callable[[], chat_template.Style]
-) -> chat_template.Style:
-  own = chat_template.DEFAULT_STYLE
+def _style(config) -> chat_template.Style:
+  """How prompts are written, checked before any weights are read."""
+  own, tokenizer = chat_template.DEFAULT_STYLE, None
+  prompt_style, thinking = config.prompt_style, config.enable_thinking
   if config.policy == 'model':
-    own = own_style()
+    auto = prompt_style == 'auto'
+    tokenizer, own = policies.text_side(config.model, tools=auto)
     run = policies.run_folder(pathlib.Path(config.model))
     trained = run is not None and (run / run_folder.FLAGS_FILE).is_file()
     if trained and own.prompt_style == 'template':
       own = own._replace(prompt_style='rlla_template')
-  prompt_style, thinking = config.prompt_style, config.enable_thinking
-  return chat_template.Style(
+  style = chat_template.Style(
     own.prompt_style if prompt_style == 'auto' else prompt_style,
     own.enable_thinking
     if thinking == 'default'
     else chat_template.THINKING[thinking],
     config.template_date or own.date,
   )
+  if tokenizer is not None:
+    _check_style(tokenizer, style)
+  return style
+
+
+def _check_style(tokenizer, style: chat_template.Style) -> None:
+  tools = 'template' if 'template' in style.prompt_style else 'rlla'
+  chat_template.check_style(tokenizer, style._replace(prompt_style=tools))
 
 
 def model_state(config: config_lib.EvaluationConfig) -> str:
-  """Which state of the model at that path it is: a run may go on."""
+  """Identifies the state of the model: a run may be trained further."""
   path = pathlib.Path(config.model)
   if config.policy != 'model' or not path.exists():
     return ''
@@ -289,10 +297,7 @@ def _refuse_overlong(name, items, encode, longest: int) -> None:
 
 
 def _model(policy: policies.Policy, style, config) -> _Policy:
-  tools = 'template' if 'template' in style.prompt_style else 'rlla'
-  chat_template.check_style(
-    policy.tokenizer, style._replace(prompt_style=tools)
-  )
+  _check_style(policy.tokenizer, style)
   answerer = policy_answers.Answerer(
     policy.params,
     decoder_lib.Decoder(policy.config),

@@ -16,6 +16,8 @@ Accuracies: TypeAlias = Mapping[str, Any]
 Counts: TypeAlias = Mapping[str, int]
 Columns: TypeAlias = Callable[[Accuracies, Counts], dict[str, Any]]
 
+_Z = 1.959964  # 95% of a normal variable lie within it.
+
 _SIMPLE = ('simple_python', 'simple_java', 'simple_javascript')
 _NON_LIVE = ('multiple', 'parallel', 'parallel_multiple')
 _LIVE = tuple(name for name in rows_lib.LIVE if 'relevance' not in name)
@@ -109,7 +111,10 @@ def summarize(
   """Columns and categories, each with a 95% interval.
 
   The interval is a percentile bootstrap over the rows of each category; the
-  draws are always the same.
+  draws are always the same. Where all rows of a category are right, or all
+  wrong, every draw is the same: there it is Wilson's (1927), and a column of
+  such categories alone has its bounds at theirs, which is wider than it need
+  be.
 
   Args:
     correct: category -> bool[rows, samples].
@@ -124,6 +129,8 @@ def summarize(
   rng = np.random.default_rng(0)
   counts = {name: len(rows) for name, rows in correct.items()}
   drawn: dict[str, np.ndarray] = {}
+  # Of all-right and all-wrong rows; elsewhere the accuracy, and not used.
+  bounds: dict[str, np.ndarray] = {}
   categories = {}
   for name, rows in correct.items():
     per_row = np.stack([rows.mean(axis=1), rows.any(axis=1)])
@@ -139,26 +146,53 @@ def summarize(
       .T
     )
     drawn[name] = means[0]
+    shares = per_row.mean(axis=1)
+    wilson = [_wilson(share, len(rows)) for share in shares]
+    bounds[name] = wilson[0]
     categories[name] = {
       'rows': len(rows),
-      'mean@k': _interval(per_row[0].mean(), means[0]),
-      'pass@k': _interval(per_row[1].mean(), means[1]),
+      'mean@k': _interval(shares[0], means[0], wilson[0]),
+      'pass@k': _interval(shares[1], means[1], wilson[1]),
     }
   accuracies = {n: float(rows.mean()) for n, rows in correct.items()}
   values, spread = columns(accuracies, counts), columns(drawn, counts)
+  limits = columns(bounds, counts)
   return {
     'columns': {
-      name: None if value is None else _interval(value, spread[name])
+      name: None
+      if value is None
+      else _interval(value, spread[name], limits[name])
       for name, value in values.items()
     },
     'categories': categories,
   }
 
 
-def _interval(value: float, drawn: np.ndarray) -> dict[str, float | None]:
+def _wilson(share: float, rows: int) -> np.ndarray:
+  """Bounds [2] of Wilson's 95% interval of a share that is 0 or 1.
+
+  Of k right answers among n it is the shares p with |k/n - p| at most
+  z sqrt(p (1 - p) / n): from 0 to z^2 / (n + z^2) where k is 0. Any other
+  share is both bounds.
+  """
+  beyond = _Z**2 / (rows + _Z**2)
+  return np.array(
+    [
+      share - beyond * (share == 1),
+      share + beyond * (share == 0),
+    ]
+  )
+
+
+def _interval(
+  value: float, drawn: np.ndarray, limits: np.ndarray
+) -> dict[str, float | None]:
+  """What is drawn, or `limits` [2] where all draws are the same."""
   low = high = None
   if len(drawn):
     low, high = (float(x) for x in np.percentile(drawn, (2.5, 97.5)))
+    if low == high:
+      low, high = (float(x) for x in limits)
   return {'value': float(value), 'low': low, 'high': high}
 
 

@@ -1,9 +1,10 @@
-"""Trust: how far the judge has earned it that the gate opens; ours.
+"""Trust: how far the gate may follow the judge (ours).
 
 The gate asks whether the outcome varies, never whether the judge is right:
 where all outcomes of a group are equal it opens fully, and nothing there
 contradicts the judge. Trust, one number of a rollout batch, is measured where
-both rewards vary, and w is multiplied by it everywhere. It is not of the paper.
+both rewards vary, and w is multiplied by it everywhere. It is not part of the
+paper.
 
   corr_g   Pearson's correlation of R_out and R_rea over the valid samples of a
            group in which both vary

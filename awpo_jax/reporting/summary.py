@@ -1,4 +1,4 @@
-"""What a finished run says of itself, from the files it wrote."""
+"""The summary of a finished run, made of the files it wrote."""
 
 import json
 import os
@@ -14,6 +14,8 @@ from awpo_jax.reporting import metrics as metrics_lib
 SUMMARY_FILE = 'summary.json'
 CURVES_FILE = 'curves.png'
 _REWARDS = ('outcome', 'reasoning')
+# Of ToolRL's reward: shares of the answers.
+_SHARES = {'format': 'right layout', 'exact_calls': 'exact calls'}
 _LEFT_OUT = 'data/left_out/'
 # Times of a line that overlap neither one another nor SFT's `time/step`.
 _PARTS = (
@@ -156,7 +158,7 @@ def summarize(rows: Sequence[Row], *, since: float = 0.0) -> dict[str, Any]:
         }
         for key in _sets(after)
       }
-      for metric in ('accuracy', *_REWARDS)
+      for metric in ('accuracy', *_REWARDS, *_shares(after))
     },
     'left_out': {
       key.removeprefix(_LEFT_OUT): value
@@ -168,6 +170,11 @@ def summarize(rows: Sequence[Row], *, since: float = 0.0) -> dict[str, Any]:
     'seconds': seconds,
     'seconds_by_part': _by_part(rows, seconds),
   }
+
+
+def _shares(row: Row) -> list[str]:
+  """Those of `_SHARES` that the evaluations of a row tell."""
+  return [x for x in _SHARES if any(f'eval/{y}/{x}' in row for y in _sets(row))]
 
 
 def _by_part(rows: Sequence[Row], seconds: float) -> dict[str, float]:
@@ -198,6 +205,8 @@ def table(before: Row, after: Row) -> str:
     add(name, f'eval/{name}/accuracy', '.1%')
     for kind in _kinds(after, name):
       add(f'  {kind}', f'eval/{name}/accuracy/{kind}', '.1%')
+    for share in _shares(after):
+      add(f'  {_SHARES[share]}', f'eval/{name}/{share}', '.1%')
     for reward in _REWARDS:
       if after.get(f'eval/{name}/{reward}') is not None:
         add(f'  {reward} reward', f'eval/{name}/{reward}', '.2f')

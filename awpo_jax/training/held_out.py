@@ -1,4 +1,4 @@
-"""The evaluations of a run: what they report, and what they are asked for."""
+"""The evaluations of a run on held-out tasks."""
 
 import functools
 from typing import Any
@@ -21,8 +21,11 @@ def check_best_metric(
   known = [
     f'eval/{name}/{key}'
     for name, tasks in dataset.evals.items()
+    for reward, judge in [scorer.of_set(name)]
     for key in held_out.metric_names(
-      tasks[: run.eval_tasks], judged=scorer.of_set(name)[1] is not None
+      tasks[: run.eval_tasks],
+      judged=judge is not None,
+      laid_out=held_out.in_parts(reward),
     )
   ]
   if run.best_metric and run.best_metric not in known:
@@ -37,7 +40,7 @@ def evaluate(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
   """Metrics of every held-out set, and a row for each answer.
 
-  No training hangs on them: a judge that cannot be had leaves its metric None.
+  Training does not depend on them: without the judge its metric is None.
   All processes answer, the first one scores.
 
   Raises:

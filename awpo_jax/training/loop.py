@@ -45,8 +45,8 @@ def train(
       name what is not there.
     CheckpointError: `--init_from` or the run's own checkpoint does not fit.
     divergence.NonFiniteError, divergence.ReplicaError: the run cannot go on.
-    signals.Stopped: after SIGTERM or SIGINT, where reward or judge cannot be
-      had, and after some steps without a valid answer; everything is saved.
+    signals.Stopped: after SIGTERM or SIGINT, where no reward or score can be
+      obtained, and after several steps without a valid answer; all is saved.
   """
   started = time.perf_counter() if started is None else started
   folder = pathlib.Path(config.run.output_dir)
@@ -61,7 +61,7 @@ def train(
     trackers.check(
       wandb=config.run.wandb_project, trackio=config.run.trackio_project
     )
-  initial_params.use_compilation_cache(config)
+  initial_params.use_compilation_cache(config.run.compilation_cache)
   with (
     signals.handled_by(signals.stop_at_start),
     run_folder.claimed(folder, config)
@@ -110,11 +110,11 @@ class _Run:
 
   def run(self) -> float | None:
     step, state = self.book.start(self.experiment.decoder.config, self.mesh)
-    if step >= self.total:
+    if step >= self.total > 0:
       print(f'Nothing to do: the run ended at step {step}.', file=sys.stderr)
       return None
     self._compile(state)
-    data, run = self.experiment.data, self.config.run
+    data = self.experiment.data
     if step == 0:
       left_out = data.left_out.items()
       self.book.once |= {f'data/left_out/{name}': n for name, n in left_out}
@@ -130,7 +130,7 @@ class _Run:
       jax.transfer_guard('disallow'),
     ):
       steps = self._make_steps()
-      if step == 0 and run.init_from:
+      if step == 0 and initial_params.is_trained(self.config):
         started = {'phase': 'start', **self._evaluate(state, 0)}
         self.book.line(0, started)
       self._steps(state, step, steps)

@@ -1,10 +1,10 @@
-"""What a configuration names, made real: data, tokenizer, model, rewards."""
+"""Makes what the flags name: data, tokenizer, model, rewards and judge."""
 
 import dataclasses
 import functools
-import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import grain
@@ -19,6 +19,7 @@ from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import induction_init
 from awpo_jax.rollout import datasets, plugins
+from awpo_jax.rollout.datasets import lengths
 from awpo_jax.rollout.environments import (
   episode_rewards,
   episodes,
@@ -51,7 +52,7 @@ class Data:
       out where `--overlong=drop`.
     demonstration_order: step-independent index -> demonstration.
     prompt_order: index of a prompt in the run -> prompt of the data set.
-    left_out: part of the data -> how much of it `--overlong=drop` left out.
+    left_out: part of the data -> how much of it is too long and left out.
   """
 
   dataset: types.Dataset
@@ -60,17 +61,17 @@ class Data:
   left_out: Mapping[str, int]
 
   def demonstrations(self, order: Iterable[int]) -> list[types.Demonstration]:
-    """Those at some places of their order."""
+    """The demonstrations at these places of the order."""
     shown = self.dataset.demonstrations
     return [shown[self.demonstration_order[i]] for i in order]
 
   def tasks(self, order: Iterable[int]) -> list[types.Task]:
-    """The train prompts at some places of their order."""
+    """The train prompts at these places of the order."""
     return [self.dataset.train[self.prompt_order[i]] for i in order]
 
 
 class Experiment(NamedTuple):
-  """What the flags name, made real; each part is made by one function.
+  """The parts of a run that the flags name, each made by one function.
 
   Attributes:
     scorer: rewards and judge.
@@ -104,7 +105,7 @@ def make_experiment(config: config_lib.Config) -> Experiment:
     judged = loaded.evals.keys() - eval_rewards.keys()
     process.check([loaded.evals[name][0] for name in sorted(judged)])
   codec = _make_codec(config, loaded)
-  data = _make_data(config, loaded, codec)
+  data = _make_data(config, loaded, codec, eval_rewards)
   decoder = _make_decoder(config, codec)
   rules = _rules(config, environment, codec)
   return Experiment(scorer, codec, data, decoder, rules)
@@ -134,7 +135,7 @@ def _make_scorer(
   environment: protocol.Environment | None,
   eval_rewards: Mapping[str, types.Reward],
 ) -> scorer_lib.Scorer:
-  """With an environment, reward and judge are of whole episodes."""
+  """Reward and judge; with an environment they score whole episodes."""
   data = config.data
   reward = plugins.load(data.reward, exact.REWARDS, flag='reward')
   judge = judge_lib.make_judge(
@@ -167,16 +168,21 @@ def _make_codec(
 
 
 def _make_data(
-  config: config_lib.Config, loaded: types.Dataset, codec: codec_lib.Codec
+  config: config_lib.Config,
+  loaded: types.Dataset,
+  codec: codec_lib.Codec,
+  benchmarks: Collection[str],
 ) -> Data:
-  dataset, seed = _fitting(config, loaded, codec), config.run.seed
+  dataset = _within_limits(config, loaded, codec, benchmarks)
+  dataset, seed = _fitting(config, dataset, codec), config.run.seed
+  counts = lengths.counts(dataset)
   return Data(
     dataset=dataset,
     demonstration_order=_order(len(dataset.demonstrations), seed, 0),
     prompt_order=_order(len(dataset.train), seed, 1),
     left_out={
-      name: count - _counts(dataset)[name]
-      for name, count in _counts(loaded).items()
+      name: count - counts[name]
+      for name, count in lengths.counts(loaded).items()
     },
   )
 
@@ -228,14 +234,6 @@ def _environment(
   return registry.load(flags.environment, limits, dataset)
 
 
-def _counts(dataset: types.Dataset) -> dict[str, int]:
-  return {
-    'demonstrations': len(dataset.demonstrations),
-    'train': len(dataset.train),
-    **{name: len(tasks) for name, tasks in dataset.evals.items()},
-  }
-
-
 def _check_sizes(config: config_lib.Config, dataset: types.Dataset) -> None:
   if config.run.sft_steps and not dataset.demonstrations:
     raise ValueError(
@@ -253,7 +251,7 @@ def _check_sizes(config: config_lib.Config, dataset: types.Dataset) -> None:
 def _fitting(
   config: config_lib.Config, dataset: types.Dataset, codec: codec_lib.Codec
 ) -> types.Dataset:
-  """The data set, what exceeds the buckets refused, dropped or to be cut."""
+  """The data set, after --overlong has refused or dropped what is too long."""
   fits = functools.partial(
     demonstrations.fits,
     codec,
@@ -264,7 +262,7 @@ def _fitting(
   if config.data.overlong != 'drop':
     _refuse_overlong(config, dataset, codec, fits)
     return dataset
-  kept = _without_overlong(config, dataset, fits)
+  kept = _without_overlong(config, dataset, codec, fits)
   _check_sizes(config, kept)
   return kept
 
@@ -291,7 +289,7 @@ def _refuse_overlong(
   for what, (tasks, responses) in parts.items():
     wrong = np.flatnonzero(~fits(tasks, responses))
     if wrong.size:
-      text = _overlong(tasks, responses, wrong, codec)
+      text = demonstrations.too_long(codec, tasks, responses, wrong)
       problems.append(f'{wrong.size} of {len(tasks)} {what} ({text})')
   if problems:
     data = config.data
@@ -303,56 +301,66 @@ def _refuse_overlong(
     )
 
 
-def _overlong(
-  tasks: Sequence[types.Task],
-  responses: Sequence[types.Demonstration] | None,
-  wrong: np.ndarray,
-  codec: codec_lib.Codec,
-) -> str:
-  """Names of the first few of the tasks at `wrong`, and the longest of all."""
-  names = [tasks[i].task_id for i in wrong[:3]]
-  text = ', '.join(names) + ', ...' * (wrong.size > len(names))
-  length = max(len(codec.encode(tasks[i])) for i in wrong)
-  text += f': prompts up to {length} tokens'
-  if responses is not None:
-    length = max(
-      demonstrations.shown_length(codec, responses[i]) for i in wrong
-    )
-    text += f', answers up to {length} with the stop token'
-  return text
-
-
 def _joined(numbers: Sequence[int]) -> str:
   return ','.join(map(str, numbers))
 
 
 def _without_overlong(
-  config: config_lib.Config, dataset: types.Dataset, fits: _Fits
+  config: config_lib.Config,
+  dataset: types.Dataset,
+  codec: codec_lib.Codec,
+  fits: _Fits,
 ) -> types.Dataset:
-  """What fits, with a line on how much does not."""
+  """The part of the data set that fits; prints how much does not.
+
+  Nothing is learnt from a prompt whose reference is longer than any answer. Of
+  an episode the reference is more than its first answer, and is not looked at.
+  """
+  _refuse_endless(config, dataset, '--overlong=drop')
+  by_answer = ['train'] if codec.reader is None else []
+  result = lengths.sift(dataset, fits, by_answer=by_answer)
+  print(f'Left out as too long: {lengths.left_out(dataset, result)}.')
+  return result
+
+
+def _refuse_endless(config: config_lib.Config, dataset, flag: str) -> None:
   if len(dataset.train) > 10**6:
     raise ValueError(
-      f'--overlong=drop reads every prompt of --dataset={config.data.dataset} '
-      'at the start, which has too many: use error or truncate_left.'
+      f'{flag} reads every prompt of --dataset={config.data.dataset} at the '
+      'start, which has too many: leave it out, or for --overlong use error or '
+      'truncate_left.'
     )
-  shown = dataset.demonstrations
-  short = fits([x.task for x in shown], shown)
 
-  def kept(tasks):
-    return list(itertools.compress(tasks, fits(tasks)))
 
-  result = types.Dataset(
-    demonstrations=list(itertools.compress(shown, short)),
-    train=kept(dataset.train),
-    evals={name: kept(tasks) for name, tasks in dataset.evals.items()},
+def _within_limits(
+  config: config_lib.Config,
+  dataset: types.Dataset,
+  codec: codec_lib.Codec,
+  benchmarks: Collection[str],
+) -> types.Dataset:
+  """What `--max_prompt_tokens` and `--max_answer_tokens` keep.
+
+  A benchmark among the evaluation sets stays as it is.
+  """
+  prompt, answer = config.data.max_prompt_tokens, config.data.max_answer_tokens
+  if not (prompt or answer):
+    return dataset
+  _refuse_endless(config, dataset, '--max_prompt_tokens or --max_answer_tokens')
+  fits = functools.partial(
+    demonstrations.fits,
+    codec,
+    prompt_buckets=(prompt or sys.maxsize,),
+    response_buckets=(answer or sys.maxsize,),
   )
-  held_out = [sum(map(len, each.evals.values())) for each in (dataset, result)]
-  print(
-    f'Left out as too long: '
-    f'{len(shown) - len(result.demonstrations)} demonstrations, '
-    f'{len(dataset.train) - len(result.train)} prompts, '
-    f'{held_out[0] - held_out[1]} held-out tasks.'
+  own = {x: y for x, y in dataset.evals.items() if x not in benchmarks}
+  others = {x: y for x, y in dataset.evals.items() if x in benchmarks}
+  by_answer = ['train', *own] if codec.reader is None else []
+  sifted = lengths.sift(
+    dataclasses.replace(dataset, evals=own), fits, by_answer=by_answer
   )
+  result = dataclasses.replace(sifted, evals={**sifted.evals, **others})
+  print(f'Left out by length: {lengths.left_out(dataset, result)}.')
+  _check_sizes(config, result)
   return result
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import counts
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +24,6 @@ from awpo_jax.training.dry_run import memory
 from awpo_jax.training.programs import compile as compile_lib
 from awpo_jax.training.programs import shapes as shapes_lib
 from awpo_jax.training.update import optimizer
-from experiments.benchmarks import counts
 
 _GIB = 2**30
 
@@ -60,7 +60,7 @@ class Bench:
   """Sampler, preparation and update of one size on one device."""
 
   def __init__(self, config: config_lib.Config, peaks: dict[str, Any]) -> None:
-    initial_params.use_compilation_cache(config)
+    initial_params.use_compilation_cache(config.run.compilation_cache)
     self.config = config
     self.mesh = sharding.data_mesh(jax.devices()[:1])
     # No token ends an answer.

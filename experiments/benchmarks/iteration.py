@@ -29,6 +29,7 @@ from typing import Any
 _STARTED = time.perf_counter()  # The imports below take seconds.
 os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
+import counts  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
@@ -48,7 +49,6 @@ from awpo_jax.training.update import (  # noqa: E402
   minibatches,  # noqa: E402
   optimizer,  # noqa: E402
 )
-from experiments.benchmarks import counts  # noqa: E402
 
 config_lib.define_flags()
 flags.DEFINE_string('json', None, 'File to which the result is written.')
@@ -72,6 +72,12 @@ flags.DEFINE_list(
 )
 flags.DEFINE_bool(
   'once', False, 'Only compiles, runs one iteration, and prints the seconds.'
+)
+flags.DEFINE_list(
+  'depths',
+  [],
+  'Numbers of layers, for example 4,12,28. Only a cold and a cached start of '
+  '--model with each of them are measured.',
 )
 _COMPARED = (
   'sampled_tokens_per_second',
@@ -311,22 +317,42 @@ def _peak_bytes() -> int:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def cold_starts() -> dict[str, float]:
-  """Seconds from the start of a process to the end of its first iteration."""
+def cold_starts(*arguments: str) -> dict[str, float]:
+  """Seconds to the end of a process's first iteration, with further flags."""
   with tempfile.TemporaryDirectory() as cache:
     command = [
       sys.executable,
       *sys.argv,
       '--once',
       f'--compilation_cache={cache}',
+      *arguments,
     ]
 
-    def run() -> float:
-      begun = time.perf_counter()
+    def run(name: str) -> dict[str, float]:
+      begun, cpu = time.perf_counter(), _children_seconds()
       subprocess.run(command, check=True, capture_output=True)
-      return time.perf_counter() - begun
+      return {
+        f'{name}_seconds': time.perf_counter() - begun,
+        f'{name}_cpu_seconds': _children_seconds() - cpu,
+      }
 
-    return {'cold_start_seconds': run(), 'cached_start_seconds': run()}
+    return run('cold_start') | run('cached_start')
+
+
+def _children_seconds() -> float:
+  """CPU seconds of the processes that this one has waited for."""
+  return sum(os.times()[2:4])
+
+
+def deep_starts(model: str, depths: list[int]) -> dict[str, Any]:
+  """`cold_starts` of a config.json with other numbers of layers."""
+  hf, starts = json.loads(pathlib.Path(model).read_text()), {}
+  with tempfile.TemporaryDirectory() as folder:
+    for depth in depths:
+      file = pathlib.Path(folder, f'{depth}.json')
+      file.write_text(json.dumps(hf | {'num_hidden_layers': depth}))
+      starts[f'{depth} layers'] = cold_starts(f'--model={file}', '--depths=')
+  return starts
 
 
 def compare(old: dict[str, Any], new: dict[str, Any]) -> str:
@@ -355,13 +381,16 @@ def main(arguments: list[str]) -> None:
     sys.exit(f'ConfigError: {error}')
   if config.devices.cpu_devices > 1:
     jax.config.update('jax_num_cpu_devices', config.devices.cpu_devices)
-  initial_params.use_compilation_cache(config)
+  initial_params.use_compilation_cache(config.run.compilation_cache)
   if values.once:
     Bench(config).iteration()
     print(f'{time.perf_counter() - _STARTED:.2f}')
     return
-  result = measure(config, values.repeats)
-  if values.cold:
+  if values.depths:
+    result = deep_starts(config.model.model, [int(x) for x in values.depths])
+  else:
+    result = measure(config, values.repeats)
+  if values.cold and not values.depths:
     result |= cold_starts()
   text = json.dumps(result, indent=2)
   if values.json:

@@ -20,6 +20,8 @@ import sys
 import tempfile
 from typing import Any
 
+import counts
+import iteration
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +39,6 @@ from awpo_jax.training import setup as setup_lib
 from awpo_jax.training.programs import compile as compile_lib
 from awpo_jax.training.programs import options
 from awpo_jax.training.programs import shapes as shapes_lib
-from experiments.benchmarks import counts, iteration
 
 
 def lengths_of(
@@ -222,7 +223,7 @@ def main(arguments: list[str]) -> None:
     sys.exit(f'ConfigError: {error}')
   if config.devices.cpu_devices > 1:
     jax.config.update('jax_num_cpu_devices', config.devices.cpu_devices)
-  initial_params.use_compilation_cache(config)
+  initial_params.use_compilation_cache(config.run.compilation_cache)
   with initial_params.refusing(ValueError, FileNotFoundError):
     result = measure(config, values.repeats)
   text = json.dumps(result, indent=2)

@@ -17,7 +17,9 @@ from awpo_jax.checkpointing import (
 )
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.distributed import sharding
+from awpo_jax.evaluation import config as evaluation
 from awpo_jax.evaluation import policy_answers
+from awpo_jax.evaluation import run as run_lib
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import lora
 from awpo_jax.rollout.sampling import streaming
@@ -289,3 +291,41 @@ def test_answers_are_refused_before_anything_is_sampled(run, qwen3):
   )
   with pytest.raises(ValueError, match='template refuses'):
     policy_answers.answers(policies.load(qwen3), late, settings)
+
+
+_TALK = conversations.Conversation(
+  ({'role': 'user', 'content': 'Hi'},),
+  ({'type': 'function', 'function': {'name': 'f', 'parameters': {}}},),
+)
+
+
+@pytest.mark.parametrize('knows', [True, False])
+def test_tools_where_the_template_knows_none(tmp_path, capsys, knows):
+  # No weights are here: none are read.
+  tokenizer = tokenizers.train_tokenizer(['system user Hi'], vocab_size=300)
+  shown = '{{ tools }}' if knows else ''
+  tokenizer.chat_template = (
+    shown + '{% for m in messages %}{{ m.content }}{% endfor %}'
+  )
+  tokenizers.save_tokenizer(tokenizer, tmp_path / 'model', {})
+  style = 'template' if knows else 'rlla'
+  found, own = policies.text_side(tmp_path / 'model', tools=True)
+  assert own.prompt_style == style
+  said = 'knows no tools: they are listed in the system text'
+  assert (said in capsys.readouterr().err) == (not knows)
+  talk, _ = policy_answers.asked(found, own, _TALK)
+  assert bool(talk.tools) == knows
+  policies.text_side(tmp_path / 'model', tools=False)
+  assert not capsys.readouterr().err
+  flags = [
+    f'--model={tmp_path / "model"}',
+    '--data=x',
+    f'--output_dir={tmp_path / "out"}',
+  ]
+  assert run_lib._style(evaluation.parse(flags)) == own
+  assert (said in capsys.readouterr().err) == (not knows)
+  explicit = evaluation.parse([*flags, '--prompt_style=template'])
+  with contextlib.ExitStack() as stack:
+    if not knows:
+      stack.enter_context(pytest.raises(ValueError, match='not know tools'))
+    assert run_lib._style(explicit).prompt_style == 'template'

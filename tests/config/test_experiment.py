@@ -9,7 +9,7 @@ from absl import flags as absl_flags
 
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.config import flags as flags_lib
-from awpo_jax.config import sections
+from awpo_jax.config import phases
 from awpo_jax.models import attention_kernels
 from awpo_jax.ops import (
   advantages,
@@ -106,8 +106,8 @@ def test_choices_are_the_keys_of_the_functions():
     'mismatch': surrogate.MISMATCHES,
     'mismatch_level': surrogate.LEVELS,
     'old_logprobs': surrogate.OLD_LOGPROBS,
-    'schedule': sections.SCHEDULES,
-    'sft_schedule': sections.SCHEDULES,
+    'schedule': phases.SCHEDULES,
+    'sft_schedule': phases.SCHEDULES,
     'overlong': prompts.OVERLONG,
     'attention': attention_kernels.KERNELS,
   }.items():
@@ -153,6 +153,8 @@ OTHERS = {
   'vocab_size': 500,
   'prompt_buckets': (64, 96),
   'response_buckets': (4, 8, 16),
+  'max_prompt_tokens': 60,
+  'max_answer_tokens': 7,
   'overlong': 'drop',
   'prompt_style': 'template',
   'enable_thinking': 'false',
@@ -358,6 +360,12 @@ WRONG = {
   '--model': ['--model='],
   '--init_weights=pretrained': ['--init_weights=pretrained', '--init_from=a'],
   '--sft_steps and --rl_steps': ['--rl_steps=0'],
+  'both 0, so there is': [
+    '--rl_steps=0',
+    '--model=pretrained',
+    '--init_weights=normal',
+  ],
+  'are both 0': ['--rl_steps=0', '--model=pretrained', '--dry_run=here'],
   '--sft_steps=-1': ['--sft_steps=-1'],
   '--rl_steps=-2': ['--rl_steps=-2', '--sft_steps=9'],
   '--pack_tokens=-1': ['--pack_tokens=-1'],

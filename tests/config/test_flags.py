@@ -75,3 +75,41 @@ def test_only_what_may_change_differs_unnoticed():
   new = {'degrees': 200.0, 'loaves': 2, 'shares': [0.5, 0.5], 'fan': True}
   got = flags_lib.differences(old, new, [Oven])
   assert got == ['--degrees: 180.0 then, 200.0 now']
+
+
+def test_flags_files_name_others_from_any_folder(tmp_path, monkeypatch):
+  folder = tmp_path / 'project' / 'experiments' / 'deep'
+  folder.mkdir(parents=True)
+  (folder / 'a.flags').write_text(
+    '# A comment.\n--flagfile=experiments/base.flags\n\n  --samples=4  \n'
+  )
+  base = folder.parent / 'base.flags'
+  base.write_text('// Another.\n--seed=3\n--samples=2\n--flagfile=gone.flags\n')
+  (tmp_path / 'elsewhere').mkdir()
+  monkeypatch.chdir(tmp_path / 'elsewhere')
+  arguments = ['x', f'--flagfile={folder / "a.flags"}', '--seed=5', '--', '-y']
+  # In the order in which they stand: the last one of a flag is the one that is
+  # set. What is not found is left for absl to refuse.
+  assert flags_lib.with_flagfiles(arguments) == [
+    'x',
+    '--seed=3',
+    '--samples=2',
+    '--flagfile=gone.flags',
+    '--samples=4',
+    '--seed=5',
+    '--',
+    '-y',
+  ]
+  # Where the command is given comes first.
+  (tmp_path / 'elsewhere' / 'gone.flags').write_text('--seed=7')
+  assert '--seed=7' in flags_lib.with_flagfiles(arguments)
+  # A file that is typed is looked for there alone.
+  assert flags_lib.with_flagfiles(['--flagfile=a.flags']) == [
+    '--flagfile=a.flags'
+  ]
+  base.write_text('--flagfile=experiments/deep/a.flags\n--seed=3\n')
+  assert flags_lib.with_flagfiles(arguments)[:3] == [
+    'x',
+    '--seed=3',
+    '--samples=4',
+  ]

@@ -1,5 +1,7 @@
 """Accuracy on held-out tasks, by hand."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -103,8 +105,43 @@ def test_a_reply_that_calls_a_tool_is_not_solved(response, solved):
     'accuracy/none': float(solved),
     'outcome': 1.0,
     'reasoning': None,
+    'format': 1.0,
   }
   assert row['solved'] is solved
+
+
+def test_layout_and_calls():
+  def task(truth):
+    return types.Task('t', '', '', (), truth, 'k')
+
+  called = f'<think> y </think>\n{CALL}'
+  tasks = [task(called)] * 3 + [task('<think> y </think>\n<response> n')]
+  responses = [
+    called,
+    CALL,  # The right call, without a thought.
+    called.replace('"a"', '"b"'),
+    '<think> x </think>\n<response> hi </response>',
+  ]
+  metrics, _ = held_out.score(
+    tasks, responses, reward=toolrl.toolrl, judge=None
+  )
+  # Layouts of answers 0, 2 and 3; calls of 0 and 1 of the three that want any.
+  assert metrics['format'] == 3 / 4
+  assert metrics['exact_calls'] == pytest.approx(2 / 3)
+  assert metrics['accuracy'] == 2 / 4
+  # Another reward may call other things so.
+  metrics, _ = held_out.score(
+    tasks,
+    responses,
+    reward=functools.partial(toolrl.toolrl),
+    judge=None,
+  )
+  assert 'format' not in metrics and 'exact_calls' not in metrics
+  names = held_out.metric_names(tasks, judged=False, laid_out=True)
+  assert set(names) == {*metrics, 'format', 'exact_calls'} - {'reasoning'}
+  assert 'exact_calls' not in held_out.metric_names(
+    tasks[3:], judged=False, laid_out=True
+  )
 
 
 def test_reasoning_is_of_the_judged_answers():

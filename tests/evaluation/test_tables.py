@@ -122,3 +122,28 @@ def test_markdown():
   assert '| category | rows | mean@2 | pass@2 |' in (
     tables.markdown('x', summary, 2)
   )
+
+
+def test_the_interval_of_all_right_and_all_wrong_rows():
+  correct = {'a': np.ones((10, 1), bool), 'b': np.zeros((20, 1), bool)}
+  got = tables.summarize(correct, tables.by_rows, resamples=50)
+  # Wilson: of n rows, none right, up to z^2 / (n + z^2) with z^2 = 3.84146;
+  # the same below 1. Overall by rows: (10 x 0.72247 + 20 x 0) / 30 up to
+  # (10 x 1 + 20 x 0.16113) / 30.
+  for where, want in (
+    (got['categories']['a']['mean@k'], (1, 0.72247, 1)),
+    (got['categories']['a']['pass@k'], (1, 0.72247, 1)),
+    (got['categories']['b']['mean@k'], (0, 0, 0.16113)),
+    (got['columns']['b'], (0, 0, 0.16113)),
+    (got['columns']['Overall'], (1 / 3, 0.24082, 0.44075)),
+  ):
+    assert list(where.values()) == pytest.approx(want, abs=1e-5)
+  # Two answers a row, one of them right: no row is all right or all wrong.
+  got = tables.summarize(
+    {'a': np.array([[True, False]] * 4)}, tables.by_rows, resamples=50
+  )
+  assert got['categories']['a']['mean@k'] == {
+    'value': 0.5,
+    'low': 0.5,
+    'high': 0.5,
+  }

@@ -102,7 +102,9 @@ def path(tmp_path_factory, cache):
 
 
 def test_it_starts_from_the_weights_and_learns(path):
-  rows = whole_runs.rows(path / 'run')
+  start, *rows = whole_runs.rows(path / 'run')
+  assert (start['step'], start['phase']) == (0, 'start')
+  assert 0 <= start['eval/held_out/accuracy'] <= 1
   assert [row['phase'] for row in rows] == (
     ['sft'] * SFT_STEPS + ['rl'] * RL_STEPS
   )
@@ -116,6 +118,30 @@ def test_it_starts_from_the_weights_and_learns(path):
   # Adam's first step is as long as the learning rate, give or take.
   moved = np.abs(kernel - start[name]).max()
   assert 1e-3 < moved < 4e-3
+
+
+def test_a_run_without_steps_only_evaluates(path, cache):
+  flags = (
+    f'--model={path / "qwen3"}',
+    '--dataset=rlla',
+    f'--data={path / "rows.jsonl"}',
+    f'--output_dir={path / "measured"}',
+    '--prompt_style=template',
+    '--enable_thinking=false',
+    '--prompt_buckets=640',
+    '--response_buckets=128',
+    '--eval_batch=2',
+    cache,
+  )
+  for _ in range(2):  # The same command measures again.
+    result = whole_runs.forked(flags, path)
+    assert result.returncode == 0, result.stderr
+  (row,) = whole_runs.rows(path / 'measured')
+  trained = whole_runs.rows(path / 'run')[0]
+  same = [key for key in trained if key.startswith('eval/')]
+  assert same and {k: row[k] for k in same} == {k: trained[k] for k in same}
+  assert not list((path / 'measured' / 'checkpoints').glob('[0-9]*'))
+  assert 'accuracy' in result.stdout
 
 
 def test_what_comes_out_is_what_was_trained(path):

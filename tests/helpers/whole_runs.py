@@ -188,6 +188,9 @@ def _main(program, flags, files, at, environment, drawn) -> None:
   if 'PYTHONPATH' in environment:  # Too late for the interpreter itself.
     sys.path.insert(0, environment['PYTHONPATH'])
   sys.argv = [program, *flags]
+  sys.path.insert(
+    0, os.path.dirname(os.path.abspath(program))
+  )  # As Python does.
   try:
     runpy.run_path(program, run_name='__main__')
   finally:

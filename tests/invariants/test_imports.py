@@ -137,3 +137,19 @@ def test_importing_changes_nothing():
     check=False,
   )
   assert done.returncode == 0, done.stderr
+
+
+def test_programs_import_their_neighbours_by_name():
+  """Python finds what lies beside a program, not the folder above it."""
+  found = {
+    str(file.relative_to(ROOT)): names
+    for file in sorted((ROOT / 'experiments').rglob('*.py'))
+    if (
+      names := [
+        name
+        for name in _imported(file.read_text(), '')
+        if name.startswith('experiments')
+      ]
+    )
+  }
+  assert not found

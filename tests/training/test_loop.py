@@ -20,7 +20,6 @@ from awpo_jax.checkpointing import (
 )
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.config import flags as flags_lib
-from awpo_jax.config import sections as sections_lib
 from awpo_jax.evaluation import held_out
 from awpo_jax.rollout.sampling import sampler as sampler_lib
 from awpo_jax.rollout.text import tokenizers
@@ -117,11 +116,11 @@ def test_only_the_start_makes_a_value_error_one_of_flags(tmp_path, monkeypatch):
 def test_programs_are_kept_unless_that_is_turned_off(monkeypatch):
   kept = {}
   monkeypatch.setattr(jax.config, 'update', kept.__setitem__)
-  initial_params.use_compilation_cache(config_lib.Config())
+  default = config_lib.Config().run.compilation_cache
+  initial_params.use_compilation_cache(default)
   folder = pathlib.Path(kept.pop('jax_compilation_cache_dir'))
   assert folder == pathlib.Path.home() / '.cache' / 'awpo_jax' / 'xla'
-  off = sections_lib.RunConfig(compilation_cache='')
-  initial_params.use_compilation_cache(config_lib.Config(run=off))
+  initial_params.use_compilation_cache('')
   assert not kept
 
 

@@ -1,6 +1,7 @@
 """What a configuration names is loaded, or refused with the flag named."""
 
 import collections
+import dataclasses
 import json
 import re
 
@@ -163,6 +164,37 @@ def test_what_is_too_long_is_dropped_and_counted(tmp_path, capsys):
   ).data.prompt_buckets[-1]
   for task in made.data.dataset.train:
     assert len(prompts.encode_prompt(made.codec.tokenizer, task)) <= longest
+
+
+def load_long_references(*, seed, data=None):
+  """Every second reference is long."""
+  del seed, data
+  long = dataclasses.replace(_task('long answer'), ground_truth='c ' * 30)
+  return types.Dataset(
+    demonstrations=[types.Demonstration(_task('a'), 'b')],
+    train=[_task('a'), long],
+    evals={'held_out': [_task('a'), long, _task('long prompt', 20)]},
+  )
+
+
+@pytest.mark.parametrize(
+  ('flag', 'train', 'held_out'),
+  [
+    ('--overlong=drop', ['a'], ['a', 'long answer', 'long prompt']),
+    ('--max_answer_tokens=7', ['a'], ['a', 'long prompt']),
+    # 20 times `a ` are 20 tokens at least; the rest of a prompt is short.
+    ('--max_prompt_tokens=24', ['a', 'long answer'], ['a', 'long answer']),
+  ],
+)
+def test_what_lengths_leave_out(tmp_path, capsys, flag, train, held_out):
+  data = f'--dataset={__name__}:load_long_references'
+  made = _make(tmp_path / 'run', data, '--prompt_buckets=64', flag)
+  kept = made.data.dataset
+  assert [x.task_id for x in kept.train] == train
+  assert [x.task_id for x in kept.evals['held_out']] == held_out
+  assert made.data.left_out['held_out'] == 3 - len(held_out)
+  said = f'{2 - len(train)} prompts, {3 - len(held_out)} held-out tasks'
+  assert said in capsys.readouterr().out
 
 
 UNEVEN = f'--dataset={__name__}:load_uneven'

@@ -53,7 +53,7 @@ class Run:
 
   @property
   def steps(self) -> list[int]:
-    """Those of which answers or tokens are there, in order."""
+    """Steps whose answers or tokens can be shown, in order."""
     kept = self.archive.steps if self.archive else []
     return sorted({*self.rows, *kept})
 

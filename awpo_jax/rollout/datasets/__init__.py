@@ -1,4 +1,8 @@
-"""What an experiment trains and is measured on, by name."""
+"""The data sets of training and evaluation, by name.
+
+Start with `quickstart/tasks.py` for what a data set is, or with `rlla.py` for
+one that is read from files; `DATASETS` below lists the values of `--dataset`.
+"""
 
 import functools
 import inspect
@@ -20,6 +24,7 @@ DATASETS = {
   'quickstart_turns': episodes_lib.load,
   'rlla': rlla.load,
   'seal_tools': seal_tools.load,
+  'seal_tools_compact': seal_tools.load_compact,
 }
 """Choices of `--dataset`: `load(*, seed, data)` gives a `types.Dataset`."""
 

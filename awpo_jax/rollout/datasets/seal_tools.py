@@ -6,9 +6,11 @@ and no requests that want words instead of calls.
 """
 
 import collections
+import dataclasses
 import functools
 import json
 import pathlib
+import random
 import re
 from collections.abc import Mapping, Sequence
 
@@ -28,6 +30,8 @@ EXPECTED = (
   f'{", ".join(SPLITS.values())}'
 )
 
+# Of a row of `load_compact`: calls at most, and tools.
+_CALLS, _OFFERED = 2, 3
 _EARLIER_RESULT = re.compile(r'API_call_\d')
 
 
@@ -76,6 +80,55 @@ def load(
     train=train,
     evals=splits,
   )
+
+
+def load_compact(
+  *, seed: int, data: str | None = None, skipped: list[str] | None = None
+) -> types.Dataset:
+  """`load` for small models: short prompts and short answers.
+
+  Rows with one or two calls. Each offers three tools in any order: the right
+  ones, and others of those that the rows of its split are offered. Which, hangs
+  on the row's id alone. The system text is `prompts.short_system`.
+
+  Args:
+    seed: unused, the same is drawn in every run.
+    data: as there.
+    skipped: as there.
+
+  Raises:
+    ValueError: as there.
+  """
+  full = load(seed=seed, data=data, skipped=skipped)
+  train = _compact(full.train)
+  return types.Dataset(
+    demonstrations=[types.Demonstration(t, t.ground_truth) for t in train],
+    train=train,
+    evals={name: _compact(tasks) for name, tasks in full.evals.items()},
+  )
+
+
+def _compact(tasks: Sequence[types.Task]) -> list[types.Task]:
+  """Those of a split with few calls, with few tools."""
+  pool = {tool.name: tool for task in tasks for tool in task.tools}
+  names, kept = sorted(pool), []
+  for task in tasks:
+    answer = tool_calls.parse(task.ground_truth)
+    if not isinstance(answer, tool_calls.Answer) or len(answer.calls) > _CALLS:
+      continue
+    right = sorted({call.name for call in answer.calls})
+    # Of a text it draws the same on every machine.
+    draw = random.Random(task.task_id)
+    others = [name for name in names if name not in right]
+    count = min(_OFFERED - len(right), len(others))
+    offered = [pool[x] for x in (*right, *draw.sample(others, count))]
+    draw.shuffle(offered)
+    kept.append(
+      dataclasses.replace(
+        task, system=prompts.short_system(offered), tools=tuple(offered)
+      )
+    )
+  return kept
 
 
 def read_tools(

@@ -27,8 +27,9 @@ class Style(NamedTuple):
   """How a task becomes a conversation.
 
   Attributes:
-    prompt_style: `rlla`: tools stand in the system text; `template`: they go
-      to the chat template as JSON schemas.
+    prompt_style: `rlla`: tools stand in the system text; `short`: in one of
+      few words that takes its place; `template`: they go to the chat template
+      as JSON schemas.
     enable_thinking: given to the template; None leaves it to the template.
     date: what a template that asks for today's date is told, as 2024-07-26.
   """
@@ -67,7 +68,7 @@ def encode(
 def render(
   tokenizer: tokenizers.Tokenizer, messages: Sequence[Message], **options: Any
 ) -> str:
-  """The text of that; arguments and errors as of `encode`."""
+  """The text that `encode` turns into tokens; same arguments and errors."""
   return templates.apply(tokenizer, messages, tokenize=False, **options)
 
 

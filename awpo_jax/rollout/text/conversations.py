@@ -14,6 +14,9 @@ from awpo_jax.rollout.text import (
   tool_calls,
 )
 
+# Prompt style -> what writes its system text.
+_SYSTEM = {'rlla': prompts.rlla_system, 'short': prompts.short_system}
+
 ROLES = ('system', 'user', 'assistant', 'tool')
 
 
@@ -35,7 +38,7 @@ def read(
   file: str | None = None,
   system: str | None = None,
 ) -> Conversation:
-  """Reads what was said.
+  """Reads a conversation from the flags.
 
   Args:
     prompt: the user's only message, or
@@ -165,24 +168,25 @@ def _schema(tool: Any, where: str) -> chat_template.Schema:
 def in_style(talk: Conversation, style: chat_template.Style) -> Conversation:
   """The conversation as a policy was trained to see it.
 
-  In RLLA's style the tools stand in the system text, with the layout of the
-  answer; without tools a conversation stays as it is.
+  In RLLA's style, and in the short one, the tools stand in the system text,
+  with the layout of the answer; without tools a conversation stays as it is.
 
   Raises:
     ValueError: it has tools, and more than one message of the user.
   """
-  if style.prompt_style != 'rlla' or not talk.tools:
+  written = _SYSTEM.get(style.prompt_style)
+  if written is None or not talk.tools:
     return talk
   if [message['role'] for message in talk.messages] != ['user']:
     raise ValueError(
-      'This model was trained with --prompt_style=rlla: beside "tools" it '
-      'takes one user message and no system text. Write earlier turns into '
-      'that message, as RLLA does.'
+      'This model reads tools in its system text (--prompt_style='
+      f'{style.prompt_style}): beside "tools" it takes one user message and '
+      'no system text. Write earlier turns into that message, as RLLA does.'
     )
   tools = [_tool(schema['function']) for schema in talk.tools]
   return Conversation(
     (
-      {'role': 'system', 'content': prompts.rlla_system(tools)},
+      {'role': 'system', 'content': written(tools)},
       {
         'role': 'user',
         'content': prompts.rlla_user(talk.messages[0]['content']),

@@ -45,6 +45,23 @@ def fits(
   return fit
 
 
+def too_long(
+  codec: codec_lib.Codec,
+  tasks: Sequence[types.Task],
+  shown: Sequence[types.Demonstration] | None,
+  wrong: np.ndarray,
+) -> str:
+  """Names of the first few of the tasks at `wrong`, and the longest of all."""
+  names = [tasks[i].task_id for i in wrong[:3]]
+  text = ', '.join(names) + ', ...' * (wrong.size > len(names))
+  length = max(len(codec.encode(tasks[i])) for i in wrong)
+  text += f': prompts up to {length} tokens'
+  if shown is not None:
+    length = max(shown_length(codec, shown[i]) for i in wrong)
+    text += f', answers up to {length} with the stop token'
+  return text
+
+
 def shown_length(codec: codec_lib.Codec, shown: types.Demonstration) -> int:
   """Tokens of an answer to imitate, stop tokens and observations included."""
   return sum(len(tokens) + chosen for tokens, chosen in _parts(codec, shown))

@@ -50,6 +50,18 @@ You help a user over one or more turns, with tools where they serve.
 and its "parameters"; without parameters these are {{}}.
 3. The history shows earlier turns in the same tags and what tools returned as \
 `<obs>`."""
+_SHORT = """\
+Answer with a thought, then with calls of these tools, or with a reply.
+
+{tools}
+
+<think> reasoning </think>
+<tool_call>
+{{"name": "tool name", "parameters": {{"parameter name": "value"}}}}
+</tool_call>
+<response> reply </response>
+
+Each call is one line of JSON."""
 _FIRST_TOOL = re.compile(r'^1\. Name: ', re.MULTILINE)
 # Stands for the list in a system text whose tools the chat template writes. It
 # may ask for other keys (Qwen's, after this text, for "arguments"), but a call
@@ -64,6 +76,11 @@ _LISTED_ELSEWHERE = (
 def rlla_system(tools: Sequence[types.Tool]) -> str:
   """A system text in RLLA's layout that offers `tools`."""
   return _SYSTEM.format(tools=render_tools(tools))
+
+
+def short_system(tools: Sequence[types.Tool]) -> str:
+  """A system text of few words that offers `tools` and has RLLA's answers."""
+  return _SHORT.format(tools=render_tools(tools))
 
 
 def rlla_user(request: str) -> str:
@@ -186,7 +203,7 @@ def opened(
   task: types.Task,
   style: chat_template.Style = chat_template.DEFAULT_STYLE,
 ) -> str:
-  """What of the answer `encode_prompt` holds; see `templates.opened`."""
+  """The part of the answer in `encode_prompt`; see `templates.opened`."""
   messages, options = _conversation(task, style)
   return templates.opened(tokenizer, messages, **options)
 
@@ -196,6 +213,8 @@ def conversation(
 ) -> tuple[list[chat_template.Message], list[dict[str, Any]]]:
   """A task's messages, and the tools that the chat template is given."""
   system, tools = task.system, list[dict[str, Any]]()
+  if prompt_style == 'short' and task.tools:
+    system = short_system(task.tools)
   # A text may list tools that the task does not know: it stays as it is.
   if prompt_style == 'template' and task.tools:
     system = without_tools(system)

@@ -42,7 +42,7 @@ class Rounds:
     return len(self._rounds)
 
   def enough(self) -> bool:
-    """Whether there need be no more of them."""
+    """Whether no further round is needed."""
     if not self._rounds or self.number >= self._most:
       return bool(self._rounds)
     return sum(map(np.sum, self._found)) >= len(self._rounds[-1].tasks)

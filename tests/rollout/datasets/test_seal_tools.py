@@ -216,3 +216,80 @@ def test_what_hangs_on_a_bad_tool_is_left_out_with_it(tmp_path):
     'candidates.jsonl:4',
     'test_out_domain.jsonl:1',
   ]
+
+
+def make_splits():
+  """Rows of one, two and three calls; tools of each split's own."""
+  tools = [make_tool(f'{split}{i}') for split in 'abc' for i in range(9)]
+  files = {'tool.jsonl': tools, 'candidates.jsonl': []}
+  names = ('dev', 'test_in_domain', 'test_out_domain')
+  for split, name in zip('abc', names, strict=True):
+    rows = []
+    for i in range(12):
+      own = [f'{split}{(i + k) % 9}' for k in range(5)]
+      calls = [(tool, {'a': i}) for tool in own[: 1 + i % 3]]
+      rows.append(make_row(f'{split}_{i}', *calls))
+      files['candidates.jsonl'].append(
+        {'id': f'{split}_{i}', 'candidates': own}
+      )
+    files[f'{name}.jsonl'] = rows
+  return files
+
+
+def test_compact_rows(tmp_path):
+  data = write(tmp_path, **make_splits())
+  full = seal_tools.load(seed=0, data=data)
+  got = seal_tools.load_compact(seed=0, data=data)
+  again = seal_tools.load_compact(seed=1, data=data)
+  assert got == again
+  splits = {'a': (got.train, full.train)} | {
+    x: (got.evals[name], full.evals[name])
+    for x, name in (('b', 'in_domain'), ('c', 'out_domain'))
+  }
+  offered, places = set(), set()
+  for split, (compact, whole) in splits.items():
+    # Of 12 rows every third has three calls.
+    assert [t.task_id for t in compact] == [
+      f'seal_tools_{split}_{i}' for i in range(12) if i % 3 < 2
+    ]
+    same = {task.task_id: task for task in whole}
+    for task in compact:
+      calls = tool_calls.parse(task.ground_truth).calls
+      names = [tool.name for tool in task.tools]
+      assert task.ground_truth == same[task.task_id].ground_truth
+      assert len(set(names)) == 3 and all(x[0] == split for x in names)
+      assert {call.name for call in calls} < set(names)
+      assert prompts.parse_tools(task.system) == task.tools
+      assert task.system == prompts.short_system(task.tools)
+      offered |= set(names)
+      places.add(names.index(calls[0].name))
+  # Others than the candidates of the row are drawn, and the right one stands
+  # anywhere.
+  assert len(offered) > 20 and places == {0, 1, 2}
+  assert [(d.task, d.response) for d in got.demonstrations] == [
+    (t, t.ground_truth) for t in got.train
+  ]
+
+
+def test_the_real_rows_are_compact():
+  folder = shared_data.path('seal_tools')
+  got = seal_tools.load_compact(seed=0, data=str(folder))
+
+  def rows(name):
+    return map(json.loads, (folder / name).read_text().splitlines())
+
+  offered = {row['id']: row['candidates'] for row in rows('candidates.jsonl')}
+  for name, tasks in (
+    ('dev', got.train),
+    ('test_in_domain', got.evals['in_domain']),
+    ('test_out_domain', got.evals['out_domain']),
+  ):
+    assert [task.task_id for task in tasks] == [
+      f'seal_tools_{row["id"]}'
+      for row in rows(f'{name}.jsonl')
+      if len(row['calling']) < 3
+      and 'API_call_' not in str([x['parameters'] for x in row['calling']])
+      and all(call['api'] in offered[row['id']] for call in row['calling'])
+    ]
+  for task in got.train[:50]:
+    assert toolrl.toolrl(task.ground_truth, task).solved

@@ -1,5 +1,6 @@
 """What is said from outside is read, or refused with the place named."""
 
+import dataclasses
 import json
 
 import pytest
@@ -154,6 +155,27 @@ def test_flags_that_contradict_each_other(tmp_path):
   both = [{'role': 'system', 'content': 'S'}, USER]
   with pytest.raises(ValueError, match='begins with a system message'):
     read(tmp_path, both, system='T')
+
+
+def test_tools_in_a_short_system_text():
+  tool = types.Tool('f', 'd', {'a': {'type': 'string'}})
+  talk = conversations.Conversation((USER,), (TOOL,))
+  got = conversations.in_style(talk, chat_template.Style('short'))
+  task = types.Task(
+    't',
+    'long system text',
+    '**Dialogue Records History**\n<user> Hi </user>',
+    (tool,),
+    '',
+    'k',
+  )
+  messages, tools = prompts.conversation(task, 'short')
+  assert list(got.messages) == messages and not tools and not got.tools
+  system = messages[0]['content']
+  assert prompts.parse_tools(system) == (tool,)
+  assert len(system) < len(prompts.rlla_system([tool])) / 2
+  bare = dataclasses.replace(task, tools=())
+  assert prompts.conversation(bare, 'short')[0][0]['content'] == task.system
 
 
 def test_tools_for_a_policy_of_rllas_style():
