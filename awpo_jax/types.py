@@ -126,7 +126,7 @@ class Demonstration:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """What an experiment trains and is measured on.
+  """The data of an experiment: to train on, and to evaluate on.
 
   Attributes:
     demonstrations: for the objective `sft`.
@@ -141,7 +141,7 @@ class Dataset:
 
 
 class Score(NamedTuple):
-  """An outcome reward with the bounds it could have had for its prompt.
+  """An outcome reward with its lowest and highest value for the prompt.
 
   Numbers may be of Python, NumPy or JAX.
 
@@ -172,20 +172,20 @@ class JudgeRequest(NamedTuple):
 # A reward scores one response; None, or raising `RewardUnavailable`, makes the
 # sample invalid.
 Reward: TypeAlias = Callable[[str, Task], Score | None]
-# A judge scores many at once; None where it could not be had.
+# A judge scores many answers at once; None where there is no score.
 Judge: TypeAlias = Callable[[Sequence[JudgeRequest]], Sequence[float | None]]
 
 
 class RewardUnavailable(Exception):
-  """The reward of a sample could not be had; the sample is invalid."""
+  """The reward could not be computed; the sample is invalid."""
 
 
 class JudgeUnavailable(Exception):
-  """Scores cannot be had at present; says of whom, why and the remedy."""
+  """No scores at present; the message says from whom, why, and the remedy."""
 
 
 class JudgeRefused(JudgeUnavailable):
-  """Scores cannot be had until something is changed: waiting does not help."""
+  """No scores until something is changed: waiting does not help."""
 
 
 class BadReturn(ValueError):
@@ -365,7 +365,7 @@ class Scored(NamedTuple):
     tasks: P of them.
     rollout: of NumPy arrays.
     parts: name -> f32[P, G], what the outcome is made of; NaN where missing.
-    lost: why an outcome could not be had, the last time; '' where all were.
+    lost: why the last missing outcome is missing; '' where none is.
   """
 
   tasks: Sequence[Task]

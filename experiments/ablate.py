@@ -87,7 +87,11 @@ def main(arguments: list[str]) -> None:
   text = comparison_plots.write_report(
     made, failed, baseline=_BASELINE.value, name=_SET.value
   )
-  print(f'\n{text}\n\n{made.folder / comparison_plots.REPORT_FILE}')
+  print(f'\n{text}\n\nreport: {made.folder / comparison_plots.REPORT_FILE}')
+  print(
+    'look inside: python experiments/view.py '
+    f'--runs={shlex.quote(str(made.folder))}'
+  )
   sys.exit(1 if failed else 0)
 
 

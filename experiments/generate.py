@@ -73,7 +73,7 @@ flags.DEFINE_string(
 
 
 def answers(values: flags.FlagValues) -> Iterator[tuple[int, str]]:
-  """What the flags ask for; `ValueError` or `OSError` if it cannot be had."""
+  """The answers; raises `ValueError` or `OSError` if flags forbid it."""
   if not values.model:
     raise ValueError('Set --model to a run or a Hugging Face model.')
   talk = conversations.read(values.prompt, values.messages, values.system)

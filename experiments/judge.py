@@ -61,7 +61,7 @@ sys.path.append(os.getcwd())
 
 
 def judged(values: flags.FlagValues) -> dict[str, float | None]:
-  """What the flags ask for; `ValueError` or `OSError` if it cannot be had."""
+  """The figures; raises `ValueError` or `OSError` if flags forbid it."""
   if not values.transcripts or values.judge == 'none':
     raise ValueError('Set --transcripts to a file, and --judge to a judge.')
   settings = flags_lib.read_section(data.JudgeConfig, values)

@@ -65,7 +65,8 @@ def main(arguments: list[str]) -> None:
     print(note)
   size = path.stat().st_size / 1e6
   seconds = time.perf_counter() - started
-  print(f'{size:.1f} MB in {seconds:.1f} s: {path.absolute().as_uri()}')
+  print(f'{size:.1f} MB, written in {seconds:.1f} s. Open it in a browser:')
+  print(path.absolute().as_uri())
 
 
 if __name__ == '__main__':

@@ -14,6 +14,7 @@ import numpy as np
 from awpo_jax.analysis import records
 
 _SOLVED = 0.9
+_COLLAPSED = 0.01  # Of the entropy, in nats.
 _LEFT_OUT = 'data/left_out/'
 
 
@@ -62,7 +63,7 @@ def _recent(name: str) -> Callable[[records.Record], float | None]:
 
 
 def _judged(record: records.Record) -> bool:
-  """Whether the run has a judge; one without flags, whether it ever scored."""
+  """Whether the run has a judge. Without flags: whether a judge ever scored."""
   if 'judge' in record.flags:
     return record.flags['judge'] != 'none'
   return record.values('reward/reasoning').size > 0
@@ -102,12 +103,13 @@ def silent_steps(record: records.Record) -> float | None:
   return float(np.mean([row.get('reward/reasoning') is None for row in rows]))
 
 
-def judge_range(record: records.Record) -> float | None:
-  """How far apart the mean scores of steps lie, of three steps or more."""
-  values = record.values('reward/reasoning')
-  if values.size < 3 or not _judged(record):
+def judge_spread(record: records.Record) -> float | None:
+  """The spread of scores in groups; of answers that are alike it is 0."""
+  entropy = record.recent('entropy')
+  alike = entropy is not None and entropy < _COLLAPSED
+  if alike or not _judged(record):
     return None
-  return float(values.max() - values.min())
+  return record.recent('reward/reasoning_std')
 
 
 def largest_move(record: records.Record) -> float | None:
@@ -118,7 +120,7 @@ def largest_move(record: records.Record) -> float | None:
 
 
 def rounded_away(record: records.Record) -> float | None:
-  """Of the last phase alone, as phases have learning rates of their own."""
+  """The last phase alone is looked at: each phase has its own learning rate."""
   phase = record.rows[-1].get('phase', '') if record.rows else ''
   return record.recent('update/rounded_away', phase)
 
@@ -228,15 +230,15 @@ CHECKS = (
   ),
   Check(
     'The judge is constant',
-    'reward/reasoning',
+    'reward/reasoning_std',
     'below',
     1e-6,
-    'largest of all steps of RL less the smallest',
-    'The judge scores whatever it is shown alike: its reward tells nothing '
+    f'{_RECENT}, where entropy is not below its own limit',
+    'The judge scores all answers of a group alike: its reward tells nothing '
     'apart.',
     'Measure the judge with experiments/judge.py; look at --judge_scale and at '
     'what it says in transcripts.jsonl.',
-    judge_range,
+    judge_spread,
   ),
   Check(
     'Answers are cut off',
@@ -274,7 +276,7 @@ CHECKS = (
     'The entropy has collapsed',
     'entropy',
     'below',
-    0.01,
+    _COLLAPSED,
     _RECENT,
     'All answers of a group are alike. (Runs of the quickstart end near 0.1.)',
     'A higher --temperature, a shorter warm start, a lower --learning_rate, '

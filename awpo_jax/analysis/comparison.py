@@ -114,7 +114,7 @@ def score(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
 
 
 def read(grid: grid_lib.Grid, name: str) -> Scores:
-  """Scores of the runs that have come to their end."""
+  """Scores of the finished runs."""
   _, cells = grid_lib.runs(grid)
   found: dict[str, dict[int, dict[str, float]]] = {
     cell.name: {} for cell in grid.cells
@@ -129,7 +129,7 @@ def read(grid: grid_lib.Grid, name: str) -> Scores:
 def differences(
   scores: Scores, cell: str, baseline: str, metric: str
 ) -> list[float]:
-  """Cell minus baseline of each seed that both have."""
+  """Difference of cell and baseline for each seed that both have."""
   ours, theirs = scores[cell], scores[baseline]
   return [
     ours[seed][metric] - theirs[seed][metric]

@@ -56,6 +56,7 @@ def plot_curves(
 
 # What `plot_overview` draws beside the accuracy: metric -> title.
 _BESIDE = {'gate/mean': 'mean gate w', 'clip/radius': 'clip radius'}
+_TRUST = {'trust/mean': 'mean trust t'}
 
 
 def plot_overview(
@@ -66,21 +67,27 @@ def plot_overview(
 ) -> mpl_figure.Figure:
   """Accuracy of each cell along its run, AWPO's gate and radius beside it.
 
+  And the trust, where some cell has it.
+
   The horizontal axis is the share of a run that is over, so that cells whose
   steps differ in kind (rollouts, updates on demonstrations) can be compared. A
   faint line is a seed, a strong one the mean over seeds. A cell whose gate is 0
-  throughout has no line in the panels on the right.
+  throughout has no line in the panels of gate and radius.
 
   Args:
     rows: cell -> seed -> lines of `metrics.jsonl`.
     path: where the PNG goes.
     accuracy: the metric on the left.
   """
-  figure, panels = look.new_figure(11, 3.6, columns=1 + len(_BESIDE))
   titles = {accuracy: 'held-out accuracy', **_BESIDE}
+  every = [row for seeds in rows.values() for x in seeds.values() for row in x]
+  if any(row.get('trust/mean') is not None for row in every):
+    titles |= _TRUST
+  width = 3.7 * len(titles)
+  figure, panels = look.new_figure(width, 3.6, columns=len(titles))
   for axes, (key, title) in zip(panels, titles.items(), strict=True):
     for index, (cell, seeds) in enumerate(rows.items()):
-      if key != accuracy and not _leans(seeds.values()):
+      if key in _BESIDE and not _leans(seeds.values()):
         continue
       found = [comparison.curve(lines, key) for lines in seeds.values()]
       found = [(x, y) for x, y in found if len(x) > 1]
@@ -163,7 +170,7 @@ def write_report(
   baseline: str,
   name: str,
 ) -> str:
-  """Tables, CSV and pictures of what has come to its end, into its folder.
+  """Writes tables, CSV and pictures of the finished runs into the folder.
 
   Args:
     grid: as it was run.
@@ -179,7 +186,7 @@ def write_report(
   folder = grid.folder
   folder.mkdir(parents=True, exist_ok=True)
   (folder / REPORT_FILE).write_text(text + '\n', encoding='utf-8')
-  comparison.write_csv(scores, failed, folder / 'runs.csv')
+  comparison.write_csv(scores, failed, folder / grid_lib.RUNS_FILE)
   key = f'eval/{name}/accuracy'
   rows: dict[str, dict[int, list[dict[str, Any]]]] = {}
   for run in grid_lib.runs(grid)[1]:

@@ -1,4 +1,4 @@
-"""What of an advantage came from the reasoning, and where it disagrees."""
+"""How much of an advantage comes from the reasoning; where rewards disagree."""
 
 import jax.numpy as jnp
 
@@ -22,7 +22,7 @@ def reasoning_change(made: awpo_lib.Advantages) -> Array:
 
 
 def reasoning_share(made: awpo_lib.Advantages) -> Array:
-  """In [0, 1], the size of that change over both sizes; 0 of nothing."""
+  """Share of the reasoning in an advantage, in [0, 1]; 0 where both are 0."""
   change = jnp.abs(reasoning_change(made))
   outcome = jnp.abs(_outcome_part(made))
   total = change + outcome

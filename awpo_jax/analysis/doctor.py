@@ -79,7 +79,7 @@ class Diagnosis:
       parts.append('\n'.join(['Looked for and not found:', *lines]))
     if self.unknown:
       lines = [f'  - {x.title}? {x.metric}' for x in self.unknown]
-      head = 'Not looked for, as the run does not have enough of the metric:'
+      head = 'Not looked for, as too few steps of the run have the metric:'
       parts.append('\n'.join([head, *lines]))
     return '\n\n'.join(parts)
 

@@ -1,4 +1,4 @@
-"""Many runs of one program: cells of flags times seeds, resumed where left."""
+"""Runs one program for every cell of flags and every seed; can be resumed."""
 
 import concurrent.futures
 import dataclasses
@@ -17,6 +17,7 @@ from awpo_jax.reporting import summary
 WARM_FOLDER = 'warm_starts'
 CELL_FOLDER = 'cells'
 LOG_FILE = 'ablate.log'
+RUNS_FILE = 'runs.csv'
 _CELL = re.compile(r'\s*([\w.+-]+)\s*(?:x(\d+))?\s*:(.*)', re.DOTALL)
 
 
@@ -68,7 +69,7 @@ class Run:
 
   @property
   def finished(self) -> bool:
-    """Whether it has come to its end, now or before."""
+    """Whether it is finished, now or by an earlier call."""
     return (self.folder / summary.SUMMARY_FILE).is_file()
 
   @property
@@ -133,7 +134,7 @@ def execute(
   jobs: int = 1,
   devices: Sequence[str] = (),
 ) -> dict[tuple[str, int], str]:
-  """Runs what has not come to its end yet.
+  """Runs all that is not finished yet.
 
   A run that was stopped is continued by the program itself; one that failed is
   tried again. Nothing is run whose warm start failed. Several processes on

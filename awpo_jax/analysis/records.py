@@ -12,7 +12,7 @@ _STEPS_OF_A_RISE = 9
 
 
 def is_number(value: Any) -> bool:
-  """Whether it is a number; a bool is none."""
+  """Whether a value is a number; True and False are not."""
   return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -47,7 +47,7 @@ class Record:
     return max(self.values(name).tolist(), default=None)
 
   def rise(self, name: str) -> float | None:
-    """From the first third of RL to its last, in standard errors.
+    """Change from the first to the last third of RL, in standard errors.
 
     None of fewer than nine steps.
     """

@@ -1,4 +1,4 @@
-"""Past rollouts under other flags: what would have been."""
+"""Archived rollouts under other flags: which advantages they would have had."""
 
 import dataclasses
 import functools

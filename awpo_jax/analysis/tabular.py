@@ -127,7 +127,7 @@ class Judge:
   noise: float = 0.0
 
   def __post_init__(self):
-    """Raises `ValueError` for a judge that there is not."""
+    """Raises `ValueError` for an unknown judge."""
     choices_lib.pick('judge', JUDGES, self.kind)
     if not 0 <= self.noise <= 1:
       raise ValueError(f'noise={self.noise}: must be from 0 to 1.')
@@ -296,7 +296,7 @@ def train(
 
 
 def check(config: config_lib.Config) -> None:
-  """Refuses what acts after the advantages and would not act here.
+  """Refuses flags that act after the advantages, as they do nothing here.
 
   Raises:
     ConfigError: naming the flag and the remedy.

@@ -1,4 +1,4 @@
-"""Arrays held still while they are saved in the background."""
+"""Copies of arrays that do not change while they are saved."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""A run's start: what it refuses, new adapters, what its KL term refers to."""
+"""Parameters that a run starts from, new adapters, and the KL's reference."""
 
 import contextlib
 import dataclasses
@@ -149,7 +149,7 @@ def initial_params(
   return params
 
 
-# A file, or a model on the hub, that cannot be had.
+# A file, or a model on the hub, that cannot be read.
 ABSENT = (FileNotFoundError, ConnectionError, PermissionError)
 
 
@@ -198,7 +198,7 @@ def new_params(
 
 
 def _has_adapters(config: config_lib.Config) -> bool:
-  """Whether `--init_from` has adapters; they must count as they did there."""
+  """Whether `--init_from` has adapters; their scale must be the same here."""
   if not config.run.init_from:
     return False
   names, flags = checkpoints.stored_params(config.run.init_from)
@@ -220,7 +220,7 @@ def restore_reference(
   step: int,
   params: types.ArrayTree,
 ) -> types.ArrayTree | None:
-  """What the KL term kept of the policy at the start of RL.
+  """The stored policy at the start of RL, which the KL term refers to.
 
   Args:
     manager: of the run's checkpoints.

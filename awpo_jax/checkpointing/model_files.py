@@ -76,7 +76,7 @@ def _with_stops_of_weights(
   tokenizer: tokenizers.Tokenizer,
   generation: Mapping[str, Any],
 ) -> Mapping[str, Any]:
-  """Beside a tokenizer of its own: what the weights were trained to end with.
+  """The stop tokens of the model, where the run has another tokenizer.
 
   A folder of `--tokenizer` may hold the tokenizer and nothing else.
   """

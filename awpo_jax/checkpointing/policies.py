@@ -107,7 +107,7 @@ def _load(path_or_name: str | os.PathLike[str], dtype, param_dtype) -> Policy:
 
 
 def run_folder(path: pathlib.Path) -> pathlib.Path | None:
-  """The folder of the run that a path is or lies in; None: of no run."""
+  """The folder of the run that a path names or lies in, if there is one."""
   path = path.absolute()
   if path.name == checkpoints.RUN_SUBFOLDER:
     path = path.parent
@@ -152,7 +152,7 @@ def _load_run(path, run: pathlib.Path, dtype, param_dtype) -> Policy:
 
 
 def _flags(run: pathlib.Path) -> Mapping[str, Any]:
-  """Those of a run; what was converted has none."""
+  """The flags of a run; a converted model has none."""
   file = run / run_folder_lib.FLAGS_FILE
   return json.loads(file.read_text()) if file.is_file() else {}
 

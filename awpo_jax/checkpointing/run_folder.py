@@ -1,4 +1,4 @@
-"""The folder of a run: claimed by a new run, known again by an old one."""
+"""The folder of a run: a new run claims it, a continued one checks it."""
 
 import contextlib
 import dataclasses
@@ -81,7 +81,7 @@ def claimed(
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
-  """Keeps other processes out; the system lets them in when this one ends.
+  """Locks the folder; the system unlocks it when this process ends.
 
   On a file system that knows no locks nothing is kept out.
   """
@@ -134,7 +134,7 @@ def claim_folder(folder: pathlib.Path, config: config_lib.Config) -> bool:
 
 
 def _store(folder: pathlib.Path, config: config_lib.Config) -> None:
-  """Writes the flags; those that are compared last, and as a whole."""
+  """Writes the flags; the file that is compared comes last, in one piece."""
   (folder / FLAGFILE).write_text(config_lib.to_flagfile(config))
   stored = folder / FLAGS_FILE
   unfinished = stored.with_suffix('.tmp')

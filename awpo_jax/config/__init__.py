@@ -1,7 +1,6 @@
 """Every flag: declared, bounded and explained once, and checked together.
 
-Start with `sections.py` (the run), `data.py` (data and rewards) and
-`algorithm.py` (the method). `experiment.py` makes one record of them,
-`flags.py` says what stands at a flag, and `checks.py` refuses what cannot work
-together.
+Start with `sections.py` (the run), `phases.py` (SFT and RL), `data.py` (data
+and rewards) and `advantage.py` (the method); `experiment.py` makes one record
+of them, and `checks.py` refuses what cannot work together.
 """

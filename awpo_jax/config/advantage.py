@@ -21,7 +21,8 @@ class AdvantageConfig:
   estimator: str = flag(
     'grpo',
     'How one reward becomes an advantage. With --gate=none and '
-    '--difficulty=none it is the whole algorithm.',
+    '--difficulty=none it is the whole algorithm. docs/algorithms.md names the '
+    'paper of each.',
     estimators.ESTIMATORS,
   )
   batch_norm: str = flag(
@@ -32,7 +33,10 @@ class AdvantageConfig:
     estimators.BATCH_NORMS,
   )
   eps: float = flag(
-    1e-6, 'Number added to the standard deviations that divide.', above=0
+    1e-6,
+    'Number added to the standard deviations that rewards are divided by. It '
+    'is rarely changed.',
+    above=0,
   )
   correct: float | None = flag(
     None,
@@ -64,8 +68,9 @@ class AdvantageConfig:
   )
   sa_gamma: float | None = flag(
     None,
-    'By how much --advantage=sa_mrpo, which needs it, lowers a reward that is '
-    'close to its best: the power of what is missing to it. 0 lowers nothing.',
+    'Power g of the weight (1 - s)^g that --advantage=sa_mrpo gives a reward, '
+    's being how close its mean is to its best, from 0 to 1. sa_mrpo needs it; '
+    '0 weighs all rewards alike.',
     minimum=0,
   )
   condition: str = flag(
@@ -89,7 +94,7 @@ class AdvantageConfig:
   reward_scale: str = flag(
     'raw',
     'Scale of the outcome: as it is (raw), or divided by the span of outcomes '
-    'that the prompt allows (unit).',
+    'that the prompt allows (unit), so that all prompts weigh alike.',
     awpo.REWARD_SCALES,
   )
   mix: str = flag(
@@ -101,7 +106,7 @@ class AdvantageConfig:
   mix_weight: float = flag(
     1.0,
     'Weight of the reasoning in the mixed reward; with --mix=convex it has to '
-    'be below 1 and above 0.',
+    'be below 1 and above 0. Lower it for a judge that is often wrong.',
     minimum=0,
   )
   mix_advantage: str = flag(
@@ -127,7 +132,9 @@ class AdvantageConfig:
   gate: str = flag(
     'ratio',
     'Gate w of each group, which says how far its advantage leans from the '
-    'outcome to the mixed reward. none reads no reasoning.',
+    'outcome to the mixed reward: by the standard deviations of the two '
+    '(ratio, share), 1 where outcomes hardly vary (binary), 1 (always), or 0, '
+    'which needs no judge (none).',
     gates.GATES,
   )
   tau: float = flag(
@@ -137,8 +144,8 @@ class AdvantageConfig:
   )
   tau_of: str = flag(
     'raw',
-    'What --tau is: a variance (raw), or the share of the largest variance '
-    'that the bounds of the outcome allow (share).',
+    'What --tau is: a variance (raw), or a share of the largest variance that '
+    'the bounds of the outcome allow (share).',
     gates.TAUS,
   )
   trust: str = flag(
@@ -157,16 +164,17 @@ class AdvantageConfig:
   )
   trust_start: float = flag(
     0.0,
-    'Trust where no group tells: what it is before any outcome has been right. '
-    'With --trust=agreement also the correlation of the groups that '
-    '--trust_prior assumes.',
+    'Trust while there is no group in which outcome and reasoning both vary. '
+    'With --trust=agreement it is also the correlation of the groups that '
+    '--trust_prior assumes. Above 0 it uses a good judge before any outcome '
+    'has been right, and a bad one, too.',
     minimum=0,
     maximum=1,
   )
   trust_kappa: float = flag(
     0.4,
-    'Mean correlation beyond its standard error from which on '
-    '--trust=confident trusts in full.',
+    'How far the mean correlation has to exceed its standard error until '
+    '--trust=confident trusts the judge fully.',
     above=0,
   )
   saturation: str = flag(
@@ -192,9 +200,9 @@ class AdvantageConfig:
   )
   difficulty_norm: str = flag(
     'none',
-    'Whether the weights are as they are, or divided by their mean over the '
-    'groups of the batch (mean), so that they change which groups count and '
-    'not how large the step is.',
+    'Whether the weights are used as they are (none), or divided by their mean '
+    'over the groups of the batch (mean), so that they change which groups '
+    'count and not how large the step is.',
     difficulty_lib.DIFFICULTY_NORMS,
   )
   band: tuple[float, ...] = flag(
@@ -207,7 +215,10 @@ class AdvantageConfig:
   base: float = flag(1.0, 'Weight of a group outside of --band.', minimum=0)
   priority: float = flag(1.5, 'Weight of a group within --band.', minimum=0)
   floor: float = flag(
-    0.0, 'Smallest weight of a group with --difficulty=parabola.', minimum=0
+    0.0,
+    'Smallest weight of a group with --difficulty=parabola. With 0 groups that '
+    'are all right or all wrong teach nothing.',
+    minimum=0,
   )
   difficulty_scope: str = flag(
     'whole',
@@ -222,14 +233,14 @@ class AdvantageConfig:
   )
   gate_level: str = flag(
     'advantage',
-    'What the gate joins: the two advantages, or the two rewards, whose '
-    'advantage is taken then (reward).',
+    'What the gate joins: the two advantages (advantage), or the two rewards, '
+    'of which one advantage is then made (reward).',
     awpo.GATE_LEVELS,
   )
   reasoning_tokens: str = flag(
     'all',
-    'Tokens that the gated part of the advantage acts on: all of an answer, or '
-    "those of its thought, all that the judge has read. The outcome's part "
-    'acts on all.',
+    'Tokens that the gated part of the advantage acts on: all tokens of an '
+    'answer (all), or only those of its thought, which the judge has read '
+    "(thought). The outcome's part always acts on all tokens.",
     awpo.REASONING_TOKENS,
   )

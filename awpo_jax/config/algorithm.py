@@ -80,7 +80,10 @@ class LossConfig:
   """The loss: surrogate, trust region, entropy bonus and KL divergence."""
 
   loss: str = flag(
-    'ppo', 'Loss of the policy on given advantages.', policy_losses.LOSSES
+    'ppo',
+    'Loss of the policy on given advantages. docs/algorithms.md names the '
+    'paper of each.',
+    policy_losses.LOSSES,
   )
   clip: str = flag(
     'linear',
@@ -100,8 +103,9 @@ class LossConfig:
   )
   clip_max: float = flag(
     0.2,
-    'Clip radius where the mean gate is 0. It has to be below 1, except for '
-    '--loss=cispo and --loss=gmpo.',
+    'Clip radius where the mean gate is 0: how far the probability ratio of a '
+    'token may move from 1. It has to be below 1, except for --loss=cispo and '
+    '--loss=gmpo. Lower it if training is unstable.',
     above=0,
   )
   clip_high_factor: float = flag(
@@ -135,14 +139,15 @@ class LossConfig:
   )
   kl_coef: float = flag(
     0.0,
-    'Weight of the KL divergence to the policy at the start of RL. With 0 no '
-    'copy of that policy is kept in memory.',
+    'Weight of the KL divergence to the policy at the start of RL. Raise it if '
+    'the policy drifts too far from there. With 0 no copy of that policy is '
+    'kept in memory, unless --loss=apa needs one.',
     minimum=0,
   )
   kl_estimator: str = flag(
     'k3+',
     'Estimator of that KL divergence. k3+ has the value of k3 and the gradient '
-    'of k2.',
+    'of k2, which is that of the reverse KL divergence.',
     surrogate.KL_ESTIMATORS,
   )
   kl_placement: str = flag(
@@ -160,7 +165,8 @@ class LossConfig:
   )
   mismatch_level: str = flag(
     'token',
-    'Whether each token has a weight of its own, or each answer (row).',
+    'Whether each token has its own weight (token), or each answer has one '
+    '(row).',
     surrogate.LEVELS,
   )
   mismatch_low: float | None = flag(

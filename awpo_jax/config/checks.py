@@ -288,7 +288,7 @@ def _loss_rules(loss) -> Iterator[Rule]:
 
 
 def rounding_warning(config: Any) -> str | None:
-  """What to tell whoever trains parameters that are not float32.
+  """A warning for parameters that are not float32; None if they are.
 
   Half a unit in the last place of bfloat16 is 1/512 to 1/256 of a number, of
   float16 1/4096 to 1/2048: what is added is lost below that.

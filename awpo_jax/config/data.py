@@ -121,12 +121,15 @@ class EnvironmentConfig:
     'runs, and an answer is a single turn.',
   )
   max_turns: int = flag(
-    8, 'Largest number of answers in an episode.', minimum=1
+    8,
+    'Largest number of answers in an episode. Raise it for tasks that need '
+    'more calls in a row.',
+    minimum=1,
   )
   observation_tokens: int = flag(
     128,
     'Largest number of tokens that an episode reads from its tools between two '
-    'answers.',
+    'answers. Raise it if results are cut off that the next answer needs.',
     minimum=1,
   )
   episode_reward: str = flag(
@@ -136,9 +139,14 @@ class EnvironmentConfig:
     'against its reference (turns).',
     episode_rewards.EPISODE_REWARDS,
   )
-  tool_seconds: float = flag(5.0, 'Seconds that a tool call may take.', above=0)
+  tool_seconds: float = flag(
+    5.0, 'Seconds that a tool call may take. Raise it for slow tools.', above=0
+  )
   tool_megabytes: int = flag(
-    512, 'Megabytes of memory of a process that runs tool calls.', minimum=1
+    512,
+    'Megabytes of memory that a process may use which runs tool calls. Raise '
+    'it for tools that load large libraries.',
+    minimum=1,
   )
   tool_chars: int = flag(
     4096,
@@ -211,19 +219,22 @@ class JudgeConfig:
   )
   judge_concurrency: int = flag(
     16,
-    'Largest number of calls to the judge that wait for a reply at once.',
+    'Largest number of calls to the judge that wait for a reply at once. Raise '
+    'it as far as the endpoint becomes faster.',
     minimum=1,
     may_change=True,
   )
   judge_timeout: float = flag(
     120.0,
-    'Seconds after which a call to the judge is given up.',
+    'Seconds after which a call to the judge is given up. Raise it for a judge '
+    'that thinks for long.',
     above=0,
     may_change=True,
   )
   judge_retries: int = flag(
     4,
-    'How often a call is repeated if it fails or its reply cannot be read.',
+    'How often a call is repeated if it fails or its reply cannot be read. '
+    'Raise it for an endpoint that is often busy.',
     minimum=0,
     may_change=True,
   )

@@ -1,4 +1,4 @@
-"""Configuration: frozen dataclasses from whose fields the flags are made.
+"""Configuration: frozen dataclasses, whose fields define the flags.
 
 What is said of a flag stands at its field, see `flags.py`. The choices of a
 mechanism are the keys of its dict of functions, so one more entry there is one
@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags as absl_flags
 
 from awpo_jax.config import advantage as advantage_lib
-from awpo_jax.config import algorithm, checks, flags
+from awpo_jax.config import algorithm, checks, flags, phases
 from awpo_jax.config import data as data_lib
 from awpo_jax.config import sections as sections_lib
 
@@ -31,9 +31,9 @@ class Config:
   judge: data_lib.JudgeConfig = data_lib.JudgeConfig()
   environment: data_lib.EnvironmentConfig = data_lib.EnvironmentConfig()
   model: sections_lib.ModelConfig = sections_lib.ModelConfig()
-  sft: sections_lib.SftConfig = sections_lib.SftConfig()
-  rl: sections_lib.RlConfig = sections_lib.RlConfig()
-  optimizer: sections_lib.OptimizerConfig = sections_lib.OptimizerConfig()
+  sft: phases.SftConfig = phases.SftConfig()
+  rl: phases.RlConfig = phases.RlConfig()
+  optimizer: phases.OptimizerConfig = phases.OptimizerConfig()
   advantage: advantage_lib.AdvantageConfig = advantage_lib.AdvantageConfig()
   shaping: algorithm.ShapingConfig = algorithm.ShapingConfig()
   selection: algorithm.SelectionConfig = algorithm.SelectionConfig()

@@ -215,13 +215,13 @@ def _value(name: str, value: Any, hints: dict[str, Any]) -> Any:
 
 
 def as_flag(name: str, value: Any) -> str:
-  """As it is typed: `--name=value`, with commas between those of a tuple."""
+  """A flag as it is typed: `--name=value`, a tuple with commas."""
   several = isinstance(value, list | tuple)
   return f'--{name}={",".join(map(str, value)) if several else value}'
 
 
 def range_rules(section: Any) -> Iterator[Rule]:
-  """Which numbers of a section are not those that its flags may be."""
+  """One rule per field: its numbers lie in the range of the flag."""
   for field in dataclasses.fields(section):
     value, allowed = getattr(section, field.name), field.metadata['range']
     several = isinstance(value, tuple)
@@ -245,7 +245,7 @@ def refuse(rules: Iterable[Rule]) -> None:
 def differences(
   old: dict[str, Any], new: dict[str, Any], sections: Iterable[type]
 ) -> list[str]:
-  """Stored values that new ones would change though they must not, as text.
+  """Stored values that new ones would change without being allowed to.
 
   Args:
     old: stored values by flag name; what is not there is not compared.

@@ -1,4 +1,4 @@
-"""What of a run its devices cannot do, before anything compiles."""
+"""Refuses runs that do not fit their devices, before anything compiles."""
 
 import math
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ def check_model(
   params: types.ArrayTree,
   mesh: jax.sharding.Mesh,
 ) -> Iterable[str]:
-  """What of a model the devices cannot do, with the remedy."""
+  """Messages on a model that the devices cannot run, with the remedy."""
   platform = mesh.devices.flat[0].platform
   yield from attention_kernels.misfits(model.attention, model, platform)
   if not sharding.is_sharded(mesh):

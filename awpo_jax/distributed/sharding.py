@@ -85,17 +85,17 @@ def _mesh(devices, axes: dict[str, int]) -> jax.sharding.Mesh:
 
 
 def is_sharded(mesh: AnyMesh) -> bool:
-  """Whether the state is cut over the mesh, or whole on every device."""
+  """Whether the state is cut over the mesh (else every device holds it all)."""
   return MODEL_AXIS in mesh.axis_names
 
 
 def parts(mesh: AnyMesh) -> int:
-  """Into how many parts the rows of a batch are cut."""
+  """Number of parts that the rows of a batch are cut into."""
   return mesh.shape[DATA_AXIS]
 
 
 def replicated(mesh: AnyMesh) -> NamedSharding:
-  """The sharding of what is whole on every device."""
+  """The sharding of arrays that every device holds completely."""
   return NamedSharding(mesh, PartitionSpec())
 
 
@@ -157,7 +157,7 @@ def _place(x: types.Array, where: NamedSharding) -> jax.Array:
 def constrain_state(
   tree: types.ArrayTree, mesh: jax.sharding.Mesh
 ) -> types.ArrayTree:
-  """Within a jitted function: a state, cut as outside of it."""
+  """A state within a jitted function, cut as it is outside."""
   return jax.lax.with_sharding_constraint(tree, state_shardings(tree, mesh))
 
 

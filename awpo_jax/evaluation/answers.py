@@ -38,7 +38,7 @@ class Answers:
   """
 
   def __init__(self, path: pathlib.Path):
-    """Reads what is there; a line that a killed process left half is cut.
+    """Reads the stored answers; a line that a killed process tore is removed.
 
     Raises:
       ValueError: the file holds something else, and its line is named; or

@@ -1,4 +1,4 @@
-"""API-Bank: is any predicted call the expected one? As ToolRL decides it."""
+"""API-Bank, scored as ToolRL does: is any predicted call the expected one?"""
 
 from collections.abc import Mapping
 from typing import Any

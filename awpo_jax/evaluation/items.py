@@ -104,5 +104,5 @@ def pick(items: Sequence[Item], limit: int) -> list[Item]:
 
 
 def hashed(row_id: str) -> str:
-  """An order of rows that has nothing to do with theirs."""
+  """A hash of a row's id, to order rows independently of the file."""
   return hashlib.sha256(row_id.encode()).hexdigest()

@@ -39,7 +39,7 @@ def extract(text: str) -> str | None:
 
 
 def drawn_option(row: rows.Row, sample: int = 0) -> str:
-  """The option of a reply that chooses none: at random, and always the same.
+  """A random option for a reply without a choice, the same every time.
 
   By a hash of question and sample, so that scoring again changes nothing.
   """

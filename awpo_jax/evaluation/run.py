@@ -56,7 +56,7 @@ class _Policy(NamedTuple):
 
 
 def evaluate(config: config_lib.EvaluationConfig) -> dict[str, Any]:
-  """Answers what is unanswered, scores all, writes the results.
+  """Answers the rows without an answer, scores all, writes the results.
 
   Killed and started again it goes on; started again when all is answered it
   only scores, and loads no model.
@@ -134,7 +134,7 @@ def _rate(count: float, seconds: float) -> float | None:
 def _claim(
   folder: pathlib.Path, config: config_lib.EvaluationConfig
 ) -> chat_template.Style:
-  """The style of the prompts; keeps the settings, refuses other ones."""
+  """The style of the prompts; stores the settings and refuses changed ones."""
   settings = dataclasses.asdict(config)
   settings['model_state'] = model_state(config)
   settings = json.loads(json.dumps(settings))
@@ -192,7 +192,7 @@ def _check_style(tokenizer, style: chat_template.Style) -> None:
 
 
 def model_state(config: config_lib.EvaluationConfig) -> str:
-  """Which state of the model at that path it is: a run may go on."""
+  """Identifies the state of the model: a run may be trained further."""
   path = pathlib.Path(config.model)
   if config.policy != 'model' or not path.exists():
     return ''

@@ -85,7 +85,7 @@ def _pad(x: types.Array, axis: int, count: int) -> types.Array:
 
 
 def best(model: config_lib.DecoderConfig, platform: str) -> str:
-  """What `auto` means: cuDNN's kernel wherever that can be, else the parts.
+  """The kernel of `auto`: cuDNN's where the device has it, else `parts`.
 
   Args:
     model: its dtype and the width of its heads.

@@ -83,7 +83,7 @@ def load_pretrained(
     The config and the parameters of `decoder.Decoder(config)`.
 
   Raises:
-    FileNotFoundError, PermissionError, ConnectionError: it cannot be had.
+    FileNotFoundError, PermissionError, ConnectionError: it cannot be read.
     ValueError: a config or a file that cannot be used; of tensors all that are
       unknown, missing or of the wrong shape.
   """

@@ -42,7 +42,7 @@ class LoraConfig:
 
   @property
   def scale(self) -> float:
-    """What the adapters' product is multiplied by."""
+    """alpha / r, the factor of the adapters' output."""
     return self.alpha / self.rank
 
 

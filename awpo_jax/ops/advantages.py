@@ -165,7 +165,7 @@ ADVANTAGES: dict[str, Callable[..., awpo_lib.Advantages]] = {
 
 
 def reads_reasoning(*, advantage: str, gate: str) -> bool:
-  """Whether an algorithm needs a judge: then a sample without is not valid."""
+  """Whether an algorithm needs a score of the judge for each valid sample."""
   if advantage == 'gdpo_parts':
     return False
   return advantage != 'awpo' or gate != 'none'
@@ -180,7 +180,7 @@ def make_samples(
   correct: float | None,
   **_,
 ) -> Samples:
-  """What the estimators may know of a rollout batch.
+  """The samples of a rollout batch, as the estimators see them.
 
   Args:
     rollout: of this device.
@@ -252,7 +252,7 @@ def rollout_advantages(
       buffer=length_buffer,
       penalty=length_penalty,
     )
-  # What the algorithm does not read need not have been had.
+  # A reward that the algorithm does not read may be missing.
   read = reads_reasoning(advantage=advantage, gate=flags['gate'])
   reasoning = masked.fill(rewards.reasoning, samples.valid & read)
   rewards = dataclasses.replace(

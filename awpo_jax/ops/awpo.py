@@ -25,6 +25,7 @@ differentiation.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import chex
 import jax.numpy as jnp
@@ -139,6 +140,7 @@ def of_advantages(
   standardize: Callable[..., Array],
   mix_std_floor: float,
   reasoning_tokens: str,
+  **_,
 ) -> Array:
   """Of the advantages A_out and A_mix of the two rewards, f32[P, G]."""
   part = choices.pick('reasoning_tokens', REASONING_TOKENS, reasoning_tokens)
@@ -181,7 +183,64 @@ def _columns(*numbers: Array, like: Array) -> tuple[Array, ...]:
   return tuple(x.reshape(-1, *[1] * (like.ndim - 1)) for x in numbers)
 
 
-# The method.
+# The method, step by step. `flags` are all flags of the algorithm; each step
+# takes its own and hands them on to the functions that they name.
+
+
+class Mixed(NamedTuple):
+  """The rewards of a rollout batch that AWPO compares, f32[P, G] each.
+
+  Attributes:
+    outcome: R_out, in its scale.
+    reasoning: R_rea.
+    mix: R_mix.
+    gated: the one that A_mix is the advantage of, R_mix or R_rea.
+    span: f32[P], out_max - out_min in the scale of R_out.
+  """
+
+  outcome: Array
+  reasoning: Array
+  mix: Array
+  gated: Array
+  span: Array
+
+
+def mix_rewards(
+  rewards: types.Rewards,
+  samples: samples_lib.Samples,
+  *,
+  reward_scale: str,
+  mix: str,
+  mix_advantage: str,
+  **flags,
+) -> Mixed:
+  """R_out and R_rea of each answer, and R_mix of the two."""
+  span = difficulty_lib.outcome_span(rewards, samples)
+  scale = choices.pick('reward_scale', REWARD_SCALES, reward_scale)(span)
+  r_out, r_rea = rewards.outcome / scale[:, None], rewards.reasoning
+  r_mix = choices.pick('mix', MIXES, mix)(r_out, r_rea, **flags)
+  leaning = choices.pick('mix_advantage', MIX_ADVANTAGES, mix_advantage)
+  return Mixed(r_out, r_rea, r_mix, leaning(r_mix, r_rea), span / scale)
+
+
+def combine_rewards(
+  d: Array,
+  w: Array,
+  mixed: Mixed,
+  samples: samples_lib.Samples,
+  *,
+  combine: str,
+  difficulty_scope: str,
+  gate_level: str,
+  **flags,
+) -> Array:
+  """A = d ((1 - w) A_out + w A_mix), f32[P, G] or f32[P, G, T]."""
+  scopes = choices.pick('combine', COMBINATIONS, combine)
+  formula = choices.pick('difficulty_scope', scopes, difficulty_scope)
+  if flags['gate'] == 'none':  # There is no gated part to treat otherwise.
+    gate_level, flags = 'advantage', flags | {'reasoning_tokens': 'all'}
+  level = choices.pick('gate_level', GATE_LEVELS, gate_level)
+  return level(formula, d, w, mixed.outcome, mixed.gated, samples, **flags)
 
 
 @types.record
@@ -223,23 +282,8 @@ def awpo_advantages(
   samples: samples_lib.Samples,
   *,
   standardize: Callable[..., Array],
-  ddof: int,
-  reward_scale: str,
-  mix: str,
-  mix_advantage: str,
-  mix_std_floor: float,
-  gate: str,
-  saturation: str,
-  difficulty: str,
-  difficulty_of: str,
-  difficulty_norm: str,
-  difficulty_scope: str,
-  combine: str,
-  gate_level: str,
-  reasoning_tokens: str,
-  trust: str,
   all_sum: types.AllSum,
-  **numbers,
+  **flags,
 ) -> Advantages:
   """A = d ((1 - w) A_out + w A_mix), the value `awpo` of the flag `advantage`.
 
@@ -250,21 +294,13 @@ def awpo_advantages(
     samples: of the same rollout batch.
     standardize: f32[P, G] of one reward -> its advantages, f32[P, G] or f32[P,
       G, T]; they are divided by at least `std_floor`, if that is given.
-    ddof: 1 for unbiased standard deviations in the gate, 0 for biased ones.
-    mix_std_floor: what A_mix is divided by at least. Where outcomes are equal
-      nothing else bounds what a judge's smallest differences come to. The gate
-      compares the standard deviations as they are: it asks which reward varies,
-      not by how much.
-    reward_scale, mix, mix_advantage, combine: keys of the dicts above.
-    gate, saturation: keys of the dicts of `gates`.
-    difficulty, difficulty_of, difficulty_norm: likewise of `difficulty`.
-    difficulty_scope: a key of `COMBINATIONS[combine]`.
-    gate_level: a key of `GATE_LEVELS`.
-    reasoning_tokens: a key of `REASONING_TOKENS`, for the level `advantage`.
-    trust: a key of `trust.TRUSTS`; neither it nor the two before it are looked
-      at where the gate is `none`.
     all_sum: adds each leaf of a tree up over all devices.
-    **numbers: of those functions, `tau` and the like.
+    **flags: those of `config.advantage.AdvantageConfig`, by name. Of these
+      `ddof` is 1 for unbiased standard deviations in the gate, 0 for
+      biased ones, and `mix_std_floor` is what A_mix is divided by at least:
+      where outcomes are equal nothing else bounds what a judge's smallest
+      differences come to. The gate compares the standard deviations as they
+      are: it asks which reward varies, not by how much.
 
   Returns:
     `Advantages`; a group with fewer than two valid samples is 0 throughout.
@@ -272,67 +308,36 @@ def awpo_advantages(
   Raises:
     ValueError: if a flag value is unknown.
   """
-  pick, valid, counted = choices.pick, samples.valid, samples.comparable
+  valid, counted = samples.valid, samples.comparable
   chex.assert_equal_shape([rewards.outcome, rewards.reasoning, valid])
-  # The two rewards of an answer, and their mix.
-  scale = pick('reward_scale', REWARD_SCALES, reward_scale)
-  span = difficulty_lib.outcome_span(rewards, samples)
-  r_out = rewards.outcome / scale(span)[:, None]
-  r_rea = rewards.reasoning
-  r_mix = pick('mix', MIXES, mix)(r_out, r_rea, **numbers)
-  # What the gate leans towards.
-  gated = pick('mix_advantage', MIX_ADVANTAGES, mix_advantage)(r_mix, r_rea)
-  # Gate and difficulty weight of a group.
-  s_out, s_mix, s_rea = (
-    masked.group_stats(r, valid, ddof=ddof).std for r in (r_out, r_mix, r_rea)
+  # The two rewards of an answer, and how far each varies within a group.
+  mixed = mix_rewards(rewards, samples, **flags)
+  stds = s_out, s_mix, _ = [
+    masked.group_stats(r, valid, ddof=flags['ddof']).std
+    for r in (mixed.outcome, mixed.mix, mixed.reasoning)
+  ]
+  # Solve rate, gate and difficulty weight of a group.
+  p = difficulty_lib.group_rate(rewards, samples, **flags)
+  w = gates.group_gate(
+    stds, mixed.span, p, rewards.wants_call, counted, **flags
   )
-  rate = pick('difficulty_of', difficulty_lib.SOLVE_RATES, difficulty_of)
-  p = rate(rewards, samples)
-  w = pick('gate', gates.GATES, gate)(
-    s_out, s_mix, reasoning_std=s_rea, span=span / scale(span), **numbers
+  w, trust = trust_lib.trusted_gate(
+    w, mixed.outcome, mixed.reasoning, valid, all_sum=all_sum, **flags
   )
-  shut = pick('saturation', gates.SATURATIONS, saturation)(
-    p, rewards.wants_call
-  )
-  w = masked.fill(w, counted & ~shut)
-  earned = None
-  if gate == 'none':
-    gate_level, reasoning_tokens = 'advantage', 'all'
-  elif trust != 'none':
-    earned = trust_lib.batch_trust(
-      r_out, r_rea, valid, trust=trust, all_sum=all_sum, **numbers
-    )
-    w = earned.trust * w
-  weights = difficulty_lib.DIFFICULTIES
-  d = pick('difficulty', weights, difficulty)(p, **numbers)
-  norms = difficulty_lib.DIFFICULTY_NORMS
-  norm = pick('difficulty_norm', norms, difficulty_norm)
-  d = norm(masked.fill(d, counted), counted, all_sum)
+  d = difficulty_lib.group_weight(p, counted, all_sum=all_sum, **flags)
   # The combined advantage.
-  scopes = pick('combine', COMBINATIONS, combine)
-  formula = pick('difficulty_scope', scopes, difficulty_scope)
-  made = pick('gate_level', GATE_LEVELS, gate_level)(
-    formula,
-    d,
-    w,
-    r_out,
-    gated,
-    samples,
-    standardize=standardize,
-    mix_std_floor=mix_std_floor,
-    reasoning_tokens=reasoning_tokens,
-  )
+  a = combine_rewards(d, w, mixed, samples, standardize=standardize, **flags)
   return Advantages(
-    advantages=made,
+    advantages=a,
     counted=counted,
     solve_rate=p,
     gate=w,
     difficulty=d,
     outcome_std=s_out,
     mix_std=s_mix,
-    outcome_advantages=standardize(r_out),
-    mix_advantages=standardize(gated, std_floor=mix_std_floor),
-    trust=earned,
+    outcome_advantages=standardize(mixed.outcome),
+    mix_advantages=standardize(mixed.gated, std_floor=flags['mix_std_floor']),
+    trust=trust,
   )
 
 

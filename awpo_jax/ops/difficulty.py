@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from awpo_jax import types
-from awpo_jax.ops import masked
+from awpo_jax.ops import choices, masked
 from awpo_jax.ops import samples as samples_lib
 
 Array = types.Array
@@ -115,3 +115,42 @@ DIFFICULTY_NORMS: Functions = {
   'none': lambda difficulty, counted, all_sum: difficulty,
   'mean': mean_one,
 }
+
+
+def group_rate(
+  rewards: types.Rewards,
+  samples: samples_lib.Samples,
+  *,
+  difficulty_of: str,
+  **_,
+) -> Array:
+  """p of each group, f32[P]; `difficulty_of` is a key of `SOLVE_RATES`."""
+  rate = choices.pick('difficulty_of', SOLVE_RATES, difficulty_of)
+  return rate(rewards, samples)
+
+
+def group_weight(
+  solve_rate: Array,
+  counted: Array,
+  *,
+  difficulty: str,
+  difficulty_norm: str,
+  all_sum: types.AllSum,
+  **flags,
+) -> Array:
+  """d of each group by its solve rate, f32[P]; 0 where it does not count.
+
+  Args:
+    solve_rate: f32[P], p.
+    counted: bool[P], groups with two or more valid samples.
+    difficulty: a key of `DIFFICULTIES`.
+    difficulty_norm: a key of `DIFFICULTY_NORMS`.
+    all_sum: adds each leaf of a tree up over all devices.
+    **flags: of the weights, `band` and the like.
+
+  Raises:
+    ValueError: if a flag value is unknown.
+  """
+  d = choices.pick('difficulty', DIFFICULTIES, difficulty)(solve_rate, **flags)
+  norm = choices.pick('difficulty_norm', DIFFICULTY_NORMS, difficulty_norm)
+  return norm(masked.fill(d, counted), counted, all_sum)

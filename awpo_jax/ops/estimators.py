@@ -195,7 +195,7 @@ def gpg(rewards: Array, samples: Samples, *, all_sum, **_) -> Array:
 
 
 def sign(rewards: Array, samples: Samples, **_) -> Array:
-  """1 where correct, -1 where not: what DisCO tells apart (arXiv:2505.12366).
+  """1 where correct, -1 where not, for DisCO (arXiv:2505.12366).
 
   The size of the reward does not matter; the flag `correct` sets what counts.
   A group of one kind compares nothing: 0.

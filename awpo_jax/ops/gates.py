@@ -4,12 +4,12 @@
 answer what the paper leaves open; `share` is ours.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 
 from awpo_jax import types
-from awpo_jax.ops import choices
+from awpo_jax.ops import choices, masked
 
 Array = types.Array
 Functions = dict[str, Callable[..., Array]]
@@ -112,3 +112,40 @@ SATURATIONS: Functions = {
   'solved': solved,
   'none': never_saturated,
 }
+
+
+def group_gate(
+  stds: Sequence[Array],
+  span: Array,
+  solve_rate: Array,
+  wants_call: Array,
+  counted: Array,
+  *,
+  gate: str,
+  saturation: str,
+  **flags,
+) -> Array:
+  """w of each group by the flags `gate` and `saturation`, before any trust.
+
+  Args:
+    stds: s_out, s_mix and s_rea, f32[P] each.
+    span: f32[P], out_max - out_min in the scale of s_out.
+    solve_rate: f32[P], p.
+    wants_call: bool[P].
+    counted: bool[P], groups with two or more valid samples.
+    gate: a key of `GATES`.
+    saturation: a key of `SATURATIONS`.
+    **flags: of the gates, `tau` and the like.
+
+  Returns:
+    f32[P] in [0, 1]; 0 where a group does not count or is saturated.
+
+  Raises:
+    ValueError: if a flag value is unknown.
+  """
+  s_out, s_mix, s_rea = stds
+  w = choices.pick('gate', GATES, gate)(
+    s_out, s_mix, reasoning_std=s_rea, span=span, **flags
+  )
+  saturated = choices.pick('saturation', SATURATIONS, saturation)
+  return masked.fill(w, counted & ~saturated(solve_rate, wants_call))

@@ -249,7 +249,7 @@ def weighted_loss(
   correction: Array | None = None,
   **numbers,
 ) -> Array:
-  """What some rows add to the loss of a mini-batch.
+  """Weighted sum of the losses of some rows of a mini-batch.
 
   Args:
     tokens: P * G rows, groups whole.

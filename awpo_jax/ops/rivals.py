@@ -1,4 +1,4 @@
-"""Other ways of 2026 to join two rewards; entries of the flag `advantage`.
+"""Methods of 2026 that join two rewards; entries of the flag `advantage`.
 
 Of a group, for reward k: s_k its standard deviation and A_k = (r_k - mean) /
 s_k. The rewards are the outcome, of weight 1, and the reasoning, of weight

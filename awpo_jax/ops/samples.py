@@ -1,4 +1,4 @@
-"""What is known of sampled answers when their advantages are made."""
+"""The sampled answers, as the functions of advantages see them."""
 
 import jax.numpy as jnp
 
@@ -13,7 +13,7 @@ class Samples:
   """The samples of a rollout batch; all constants.
 
   Attributes:
-    valid: bool[P, G], the rewards that are needed were had.
+    valid: bool[P, G], True where every needed reward could be computed.
     mask: bool[P, G, T], tokens the policy chose.
     correct: bool[P, G], the outcome reaches the flag `correct`; all False
       where that is not set.

@@ -1,4 +1,4 @@
-"""What is made of the log ratio of two policies, token by token.
+"""Functions of the log ratio of two policies, token by token.
 
 Of policy and behavior the clipped surrogate; of policy and reference estimates
 of KL(policy || reference), functions of u = log policy - log reference (the
@@ -192,12 +192,12 @@ def kl_estimate(
 
 
 def from_sampler(sampler: Array, trainer: Callable[[], Array]) -> Array:
-  """The sampler's own: the ratio corrects any disagreement by itself."""
+  """The sampler's: the ratio itself corrects for any disagreement."""
   return sampler
 
 
 def from_trainer(sampler: Array, trainer: Callable[[], Array]) -> Array:
-  """The trainer's before the first update: ratios begin at exactly 1."""
+  """The trainer's log-probabilities: ratios begin at exactly 1."""
   return trainer()
 
 

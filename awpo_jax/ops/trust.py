@@ -1,9 +1,10 @@
-"""Trust: how far the judge has earned it that the gate opens; ours.
+"""Trust: how far the gate may follow the judge (ours).
 
 The gate asks whether the outcome varies, never whether the judge is right:
 where all outcomes of a group are equal it opens fully, and nothing there
 contradicts the judge. Trust, one number of a rollout batch, is measured where
-both rewards vary, and w is multiplied by it everywhere. It is not of the paper.
+both rewards vary, and w is multiplied by it everywhere. It is not part of the
+paper.
 
   corr_g   Pearson's correlation of R_out and R_rea over the valid samples of a
            group in which both vary
@@ -156,3 +157,32 @@ def batch_trust(
     groups=groups,
     agreement=total / jnp.maximum(groups, 1.0),
   )
+
+
+def trusted_gate(
+  w: Array,
+  outcome: Array,
+  reasoning: Array,
+  valid: Array,
+  *,
+  gate: str,
+  trust: str,
+  all_sum: types.AllSum,
+  **flags,
+) -> tuple[Array, Trust | None]:
+  """t w, and what t was made of; w itself where gate or trust is `none`.
+
+  Args:
+    w: f32[P], the gate of each group.
+    outcome, reasoning, valid: of `batch_trust`.
+    gate: the flag; neither reward is read where it is `none`.
+    trust: a key of `TRUSTS`.
+    all_sum: adds each leaf of a tree up over all devices.
+    **flags: of `batch_trust`.
+  """
+  if 'none' in (gate, trust):
+    return w, None
+  made = batch_trust(
+    outcome, reasoning, valid, trust=trust, all_sum=all_sum, **flags
+  )
+  return made.trust * w, made

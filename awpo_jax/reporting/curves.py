@@ -87,7 +87,8 @@ def _series(
 ) -> dict[str, Points]:
   """Label -> (step, phase, value) of the metrics that a panel shows.
 
-  A gate or trust that is 0 throughout is none, and so is what follows it.
+  A gate that is 0 throughout is none, and so is what follows it, unless a trust
+  holds it there.
   """
   lines: dict[str, Points] = {}
   for pattern, label in wanted.items():
@@ -99,7 +100,8 @@ def _series(
           called = label.format(*name.split('/')[1:2])
           lines.setdefault(called, []).append(point)
   gate = lines.get('gate w', [(0, '', 1.0)])
-  return lines if any(value for _, _, value in gate) else {}
+  shut = not any(value for _, _, value in gate)
+  return {} if shut and 'trust t' not in lines else lines
 
 
 def _phase_spans(

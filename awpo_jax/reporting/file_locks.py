@@ -2,7 +2,7 @@
 
 Some file systems know no locks (Lustre mounted without `flock`, many of FUSE):
 the system calls fail there, with one error or another. Only two errors mean
-that somebody else holds the lock; all others mean that there is none to be had,
+that somebody else holds the lock; all others mean that there are no locks,
 which is no reason not to write.
 """
 

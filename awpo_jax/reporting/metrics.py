@@ -248,7 +248,7 @@ class MetricsLog:
 
   @contextlib.contextmanager
   def _view(self, name: str) -> Iterator[None]:
-    """What only shows the record may fail: the run goes on without it."""
+    """Runs a view of the record; where it fails the run goes on without it."""
     try:
       yield
     except Exception as error:

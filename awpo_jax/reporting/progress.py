@@ -194,7 +194,7 @@ class _Line:
 
 
 def _broken_off() -> contextlib.AbstractContextManager[None]:
-  """Nobody reads any more, or the stream is closed: nothing is said."""
+  """Ignores errors of a stream that is closed or that nobody reads."""
   return contextlib.suppress(OSError, ValueError)
 
 

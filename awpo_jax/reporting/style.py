@@ -43,7 +43,7 @@ def save(figure: mpl_figure.Figure, path: str | os.PathLike[str]) -> None:
 
 
 def colour(index: int) -> str:
-  """That of a line by its place."""
+  """The colour of a line by its number."""
   return COLOURS[index % len(COLOURS)]
 
 

@@ -1,4 +1,4 @@
-"""What a finished run says of itself, from the files it wrote."""
+"""The summary of a finished run, made of the files it wrote."""
 
 import json
 import os

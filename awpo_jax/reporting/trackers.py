@@ -140,7 +140,7 @@ class Trackio:
       )
 
   def log(self, row: Row) -> None:
-    """`step` is a name of its own there, and null no value."""
+    """Without `step`, which trackio keeps itself, and without nulls."""
     metrics = {k: v for k, v in row.items() if k != 'step' and v is not None}
     self._run.log(metrics, step=row['step'])
 

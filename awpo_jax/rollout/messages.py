@@ -29,7 +29,7 @@ class Turn(NamedTuple):
   observations: Sequence[tuple[str, str]]
 
   def results(self) -> list[tuple[str | None, str]]:
-    """What calls gave, each with the id of its call; None: of no one call."""
+    """Results with the ids of their calls; None where the numbers differ."""
     given = [text for role, text in self.observations if role != 'user']
     ids = [name for name, _ in self.calls]
     fit = len(given) == len(ids)

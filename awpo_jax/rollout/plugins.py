@@ -1,4 +1,4 @@
-"""Parts of an experiment by name, or by import path for those of one's own."""
+"""Parts of an experiment by name, or by import path for the user's own."""
 
 import pkgutil
 from collections.abc import Mapping

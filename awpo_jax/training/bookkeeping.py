@@ -1,4 +1,4 @@
-"""What a run keeps: where it starts from, its lines, and its checkpoints."""
+"""The files of a run: where it starts from, its metrics, its checkpoints."""
 
 import contextlib
 import math
@@ -122,7 +122,7 @@ class Book:
 
   @contextlib.contextmanager
   def opened(self, step: int) -> Iterator[None]:
-    """Its files are written to within the block, from a step on."""
+    """Opens the files for the block, cut to what stands before a step."""
     run, first = self._config.run, processes.is_first()
     total = run.sft_steps + run.rl_steps
     with (
@@ -178,7 +178,7 @@ class Book:
     self.bar.update(step, progress_lib.headline(metrics))
 
   def line(self, step: int, metrics: Mapping[str, Any]) -> None:
-    """Writes a line, the first since the start with what that took."""
+    """Writes a line; the first one also has the seconds of the start."""
     now = time.perf_counter()
     self.elapsed += now - self.clock
     self.clock = now

@@ -1,4 +1,4 @@
-"""The evaluations of a run: what they report, and what they are asked for."""
+"""The evaluations of a run on held-out tasks."""
 
 import functools
 from typing import Any
@@ -40,7 +40,7 @@ def evaluate(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
   """Metrics of every held-out set, and a row for each answer.
 
-  No training hangs on them: a judge that cannot be had leaves its metric None.
+  Training does not depend on them: without the judge its metric is None.
   All processes answer, the first one scores.
 
   Raises:

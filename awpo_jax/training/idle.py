@@ -1,4 +1,4 @@
-"""Steps that train nothing: a run of them ends, whatever the cause."""
+"""Ends a run after several steps in a row that could train nothing."""
 
 from collections.abc import Callable
 
@@ -60,7 +60,7 @@ class Watch:
 
 
 def _lack(valid, what: str, why: str) -> str:
-  """How many have no such reward, and why; '' where all have."""
+  """How many answers lack a reward, and why; '' where none does."""
   count = int(np.size(valid) - np.count_nonzero(valid))
   if not count:
     return ''

@@ -82,7 +82,7 @@ def patient(
   tell: Callable[[str], None],
   working: patient_lib.Working = progress.working,
 ) -> Iterator[patient_lib.Judging | None]:
-  """The judge as the steps of a run ask it; it is closed in the end.
+  """The judge that the steps of a run ask; closed after the block.
 
   Where the algorithm does not read the reasoning (`--gate=none`, say) nothing
   hangs on its scores, and none is waited for.

@@ -45,8 +45,8 @@ def train(
       name what is not there.
     CheckpointError: `--init_from` or the run's own checkpoint does not fit.
     divergence.NonFiniteError, divergence.ReplicaError: the run cannot go on.
-    signals.Stopped: after SIGTERM or SIGINT, where reward or judge cannot be
-      had, and after some steps without a valid answer; everything is saved.
+    signals.Stopped: after SIGTERM or SIGINT, where no reward or score can be
+      obtained, and after several steps without a valid answer; all is saved.
   """
   started = time.perf_counter() if started is None else started
   folder = pathlib.Path(config.run.output_dir)

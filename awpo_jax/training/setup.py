@@ -1,4 +1,4 @@
-"""What a configuration names, made real: data, tokenizer, model, rewards."""
+"""Makes what the flags name: data, tokenizer, model, rewards and judge."""
 
 import dataclasses
 import functools
@@ -61,17 +61,17 @@ class Data:
   left_out: Mapping[str, int]
 
   def demonstrations(self, order: Iterable[int]) -> list[types.Demonstration]:
-    """Those at some places of their order."""
+    """The demonstrations at these places of the order."""
     shown = self.dataset.demonstrations
     return [shown[self.demonstration_order[i]] for i in order]
 
   def tasks(self, order: Iterable[int]) -> list[types.Task]:
-    """The train prompts at some places of their order."""
+    """The train prompts at these places of the order."""
     return [self.dataset.train[self.prompt_order[i]] for i in order]
 
 
 class Experiment(NamedTuple):
-  """What the flags name, made real; each part is made by one function.
+  """The parts of a run that the flags name, each made by one function.
 
   Attributes:
     scorer: rewards and judge.
@@ -136,7 +136,7 @@ def _make_scorer(
   environment: protocol.Environment | None,
   eval_rewards: Mapping[str, types.Reward],
 ) -> scorer_lib.Scorer:
-  """With an environment, reward and judge are of whole episodes."""
+  """Reward and judge; with an environment they score whole episodes."""
   data = config.data
   reward = plugins.load(data.reward, exact.REWARDS, flag='reward')
   judge = judge_lib.make_judge(
@@ -252,7 +252,7 @@ def _check_sizes(config: config_lib.Config, dataset: types.Dataset) -> None:
 def _fitting(
   config: config_lib.Config, dataset: types.Dataset, codec: codec_lib.Codec
 ) -> types.Dataset:
-  """The data set, what exceeds the buckets refused, dropped or to be cut."""
+  """The data set, after --overlong has refused or dropped what is too long."""
   fits = functools.partial(
     demonstrations.fits,
     codec,
@@ -312,7 +312,7 @@ def _without_overlong(
   codec: codec_lib.Codec,
   fits: _Fits,
 ) -> types.Dataset:
-  """What fits, with a line on how much does not.
+  """The part of the data set that fits; prints how much does not.
 
   Nothing is learnt from a prompt whose reference is longer than any answer. Of
   an episode the reference is more than its first answer, and is not looked at.

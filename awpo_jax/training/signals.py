@@ -1,4 +1,4 @@
-"""What the process is told from outside while a run lasts."""
+"""Signals that a process gets while a run goes on."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Stopped(RuntimeError):
-  """The run had to stop and has saved what it had.
+  """The run had to stop and has saved its state.
 
   Attributes:
     signum: of the signal that asked for it; None where it cannot go on now.

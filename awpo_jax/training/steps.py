@@ -155,7 +155,7 @@ def make_sft_step(
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What a step leaves to be written, its updates perhaps still running.
+  """The results of a step; its updates may still be running.
 
   Attributes:
     phase: `sft` or `rl`.
@@ -182,7 +182,7 @@ class Report:
 
 
 def _lengths(rollout: types.Rollout) -> tuple[int, int]:
-  """Of prompts and responses."""
+  """Lengths of prompts and responses, the key of a program."""
   return (
     rollout.prompts.tokens.shape[-1],
     rollout.completions.tokens.shape[-1],
@@ -196,7 +196,7 @@ def _with_logprobs(scored: types.Scored, logprobs) -> types.Scored:
 
 
 def _means(sums) -> dict[str, float | None]:
-  """Of pairs of a sum and its weight on the devices."""
+  """Means of pairs of a sum and its weight, fetched from the devices."""
   pairs = jax.device_get(sums).items()
   return {name: score_lib.mean(*pair) for name, pair in pairs}
 

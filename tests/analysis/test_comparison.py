@@ -172,4 +172,16 @@ def test_overview(tmp_path):
   np.testing.assert_allclose(accuracy.lines[2].get_xdata(), [0, 0.5, 1])
   np.testing.assert_allclose(gate.lines[2].get_ydata(), [0.4] * 3)
   np.testing.assert_allclose(radius.lines[2].get_ydata(), [0.16] * 3)
+  # Trust has a panel where a cell has it.
+  for step, row in enumerate(rows['grpo'][1][1:]):
+    row['trust/mean'] = step / 4  # Even where the gate is 0.
+  figure = comparison_plots.plot_overview(
+    rows, tmp_path / 'o.png', accuracy='eval/a/accuracy'
+  )
+  trust = figure.axes[3]
+  assert trust.get_title(loc='left') == 'mean trust t'
+  # The one seed, and the mean of it.
+  for line in trust.lines:
+    np.testing.assert_allclose(line.get_ydata(), [0, 0.25, 0.5])
+  assert len(trust.lines) == 2
   assert (tmp_path / 'o.png').stat().st_size > 1000

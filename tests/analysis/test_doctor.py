@@ -20,6 +20,7 @@ def _healthy(step):
     'phase': 'rl',
     'reward/outcome': 1 + step / 30 + wave,
     'reward/reasoning': 0.4 + step / 100 + wave,
+    'reward/reasoning_std': 0.2,
     'reward/valid': 1.0,
     'reward/solved': 0.5,
     'reward/format': 0.9,
@@ -99,7 +100,7 @@ ILL = [
   # 12 of the last 20 steps at 1, and 8 at 0.5.
   ('Samples are invalid', _last('reward/valid', 0.5, 8), 0.8),
   ('The judge gives no score', _last('reward/reasoning', None, 5), 0.25),
-  ('The judge is constant', _all('reward/reasoning', 0.5), 0),
+  ('The judge is constant', _last('reward/reasoning_std', 0.0, 20), 0),
   ('Answers are cut off', _last('length/finished', 0.5, 20), 0.5),
   ('The layout is not known', _all('reward/format', 0.05), 0.05),
   ('Groups have no spread', _last('advantage/groups', 0.0, 20), 0),
@@ -184,6 +185,17 @@ def test_no_judge_need_not_score(tmp_path):
   assert {'The judge gives no score', 'The judge is constant'} <= {
     x.title for x in found.unknown
   }
+
+
+def test_answers_that_are_alike_say_nothing_of_the_judge(tmp_path):
+  def change(rows):
+    _all('entropy', 1e-4)(rows)
+    _all('reward/reasoning_std', 0.0)(rows)
+
+  found = _diagnosis(tmp_path, change)
+  titles = [x.check.title for x in found.findings]
+  assert titles == ['The entropy has collapsed']
+  assert [x.title for x in found.unknown] == ['The judge is constant']
 
 
 def test_a_restart_may_compile_more(tmp_path):

@@ -208,3 +208,8 @@ def test_runs_of_a_cell_have_its_name(tmp_path):
     ('grpo', 'grpo, seed 1'),
     ('grpo', 'grpo, seed 2'),
   ]
+  # The order of a grid that has ended is that of its pictures.
+  lines = ['cell,seed,status', 'grpo,1,done', 'grpo,2,done', 'awpo,1,done']
+  (tmp_path / 'runs.csv').write_text('\n'.join(lines))
+  runs = reading.read_grid(tmp_path)
+  assert [run.cell for run in runs] == ['grpo', 'grpo', 'awpo', 'awpo']

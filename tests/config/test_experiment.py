@@ -9,7 +9,7 @@ from absl import flags as absl_flags
 
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.config import flags as flags_lib
-from awpo_jax.config import sections
+from awpo_jax.config import phases
 from awpo_jax.models import attention_kernels
 from awpo_jax.ops import (
   advantages,
@@ -106,8 +106,8 @@ def test_choices_are_the_keys_of_the_functions():
     'mismatch': surrogate.MISMATCHES,
     'mismatch_level': surrogate.LEVELS,
     'old_logprobs': surrogate.OLD_LOGPROBS,
-    'schedule': sections.SCHEDULES,
-    'sft_schedule': sections.SCHEDULES,
+    'schedule': phases.SCHEDULES,
+    'sft_schedule': phases.SCHEDULES,
     'overlong': prompts.OVERLONG,
     'attention': attention_kernels.KERNELS,
   }.items():
@@ -301,7 +301,7 @@ OTHERS = {
 def unchecked(flags):
   """Parses values that contradict each other, as all of `OTHERS` do.
 
-  What goes with which is the matter of `tests/test_config_algorithms.py`.
+  What goes with which is the matter of `tests/config/test_algorithm_checks.py`.
   """
   with mock.patch.object(config_lib, 'check', lambda config: None):
     return config_lib.parse(flags)

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.helpers import tiny_dataset, whole_runs
+from tests.helpers import browser, tiny_dataset, whole_runs
 
 _CACHE = 'cache'
 
@@ -66,6 +66,25 @@ def cache(reference, tmp_path_factory) -> str:
   folder = tmp_path_factory.mktemp('programs') / _CACHE
   shutil.copytree(reference.folder.parent / _CACHE, folder)
   return f'--compilation_cache={folder}'
+
+
+@pytest.fixture(scope='module')
+def page(tmp_path_factory):
+  """A browser."""
+  with browser.opened(tmp_path_factory.mktemp('profile')) as made:
+    yield made
+
+
+@pytest.fixture
+def quiet(page):
+  """The browser, in which nothing may go wrong or be asked for."""
+  page.problems.clear()
+  page.requests.clear()
+  yield page
+  page.run('1')  # What happened until now has been told.
+  assert not page.problems
+  asked = [x for x in page.requests if x != 'about:blank']
+  assert {x[:8] for x in asked} == {'file:///'}
 
 
 @pytest.fixture

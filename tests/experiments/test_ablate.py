@@ -45,6 +45,7 @@ def test_a_grid(tmp_path):
   done = _ablate(f'--flagfile={flags}')
   folder = tmp_path / 'grid'
   assert done.returncode == 1, done.stderr  # A cell failed.
+  assert done.stdout.endswith(f'experiments/view.py --runs={folder}\n')
   report = (folder / 'report.md').read_text()
   assert '| grpo | 2 |' in report and '| broken | 0, **1 failed** |' in report
   assert '- broken, seed 3: exit 1: ' in report

@@ -71,8 +71,9 @@ def test_an_explained_metric_is_written_somewhere(name):
 
 def test_symptoms_are_of_explained_metrics():
   _, _, text = METRICS.text.partition('\n## My reward')
-  cells = re.findall(r'^\| ([^|]*) \|', text, re.M)
-  names = [name for cell in cells for name in re.findall('`([^`]+)`', cell)]
+  # What a section is about stands in its first line.
+  measures = re.findall(r'^### .*\n\n(.*)$', text, re.M)
+  names = [name for line in measures for name in re.findall('`([^`]+)`', line)]
   assert len(names) > 10
   known = re.findall('`([^`]+)`', METRICS.text.partition('\n## My')[0])
   assert [x for x in names if x not in known and x[:2] != '--'] == []

@@ -1,9 +1,6 @@
 """`view.py` on a real run, and its page in a real browser."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,55 +8,17 @@ import pytest
 from awpo_jax.analysis import doctor
 from tests.helpers import browser, whole_runs
 
-pytestmark = pytest.mark.skipif(
-  browser.found() is None,
-  reason=f'no browser: none of {", ".join(browser.NAMES)} is installed',
-)
-ROOT = pathlib.Path(__file__).parents[2]
-
-
-def _view(*flags):
-  return subprocess.run(
-    [sys.executable, 'experiments/view.py', *flags],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-
-
-@pytest.fixture(scope='module')
-def page(tmp_path_factory):
-  with browser.opened(tmp_path_factory.mktemp('profile')) as made:
-    yield made
-
-
-@pytest.fixture
-def quiet(page):
-  """The browser, in which nothing may go wrong or be asked for."""
-  page.problems.clear()
-  page.requests.clear()
-  yield page
-  page.run('1')  # What happened until now has been told.
-  assert not page.problems
-  asked = [x for x in page.requests if x != 'about:blank']
-  assert [x[:8] for x in asked] == ['file:///']
+pytestmark = browser.needed
+_texts = browser.texts
 
 
 @pytest.fixture(scope='module')
 def written(reference, tmp_path_factory):
   path = tmp_path_factory.mktemp('page') / 'run.html'
-  done = _view(f'--run={reference.folder}', f'--output={path}')
+  done = browser.view(f'--run={reference.folder}', f'--output={path}')
   assert done.returncode == 0, done.stderr
   assert done.stdout.endswith(f'{path.as_uri()}\n')
   return path
-
-
-def _texts(selector):
-  return (
-    f'[...document.querySelectorAll({json.dumps(selector)})]'
-    '.map(x => x.textContent)'
-  )
 
 
 def test_the_last_line_of_a_run_is_the_command(reference):
@@ -202,7 +161,7 @@ def test_a_hostile_transcript_changes_nothing(quiet, tmp_path):
   metrics = {'step': 1, 'phase': HOSTILE, f'reward/{HOSTILE}': 1.0}
   (folder / 'metrics.jsonl').write_text(json.dumps(metrics) + '\n')
   path = tmp_path / 'x.html'
-  done = _view(f'--run={folder}', f'--output={path}')
+  done = browser.view(f'--run={folder}', f'--output={path}')
   assert done.returncode == 0, done.stderr
   quiet.open(path, '#step=1')
   quiet.wait("document.querySelector('tr.row')")
@@ -232,6 +191,6 @@ def test_a_hostile_transcript_changes_nothing(quiet, tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
-  done = _view(f'--run={tmp_path}')
+  done = browser.view(f'--run={tmp_path}')
   assert done.returncode == 1
   assert f'{tmp_path} is not the folder of a run' in done.stderr

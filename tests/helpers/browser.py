@@ -8,9 +8,12 @@ import pathlib
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
+
+import pytest
 
 NAMES = ('chromium', 'chromium-browser', 'google-chrome')
 _SECONDS = 30.0
@@ -19,6 +22,42 @@ _SECONDS = 30.0
 def found() -> str | None:
   """The program, if one is installed."""
   return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+needed = pytest.mark.skipif(
+  found() is None,
+  reason=f'no browser: none of {", ".join(NAMES)} is installed',
+)
+
+
+def view(*flags: str) -> subprocess.CompletedProcess[str]:
+  """Runs `python experiments/view.py` as a user does."""
+  root = pathlib.Path(__file__).parents[2]
+  return subprocess.run(
+    [sys.executable, 'experiments/view.py', *flags],
+    cwd=root,
+    env=os.environ | {'PYTHONPATH': str(root)},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def texts(selector: str) -> str:
+  """The expression for the texts of all elements that a selector finds."""
+  return (
+    f'[...document.querySelectorAll({json.dumps(selector)})]'
+    '.map(x => x.textContent)'
+  )
+
+
+def chosen(name: str, value: str) -> str:
+  """The expression that chooses a value of a `select`."""
+  return (
+    f"(() => {{ const x = document.querySelector('select[name={name}]'); "
+    f'x.value = {json.dumps(value)}; '
+    "x.dispatchEvent(new Event('change')); })()"
+  )
 
 
 class Page:

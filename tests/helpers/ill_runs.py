@@ -22,8 +22,8 @@ def same(response: str, task: types.Task) -> types.Score:
 
 
 def constant(requests) -> list[float | None]:
-  """Every answer is as good as another."""
-  return [0.5] * len(requests)
+  """An answer to a prompt is as good as another; prompts differ."""
+  return [len(request.user) / 1000 for request in requests]
 
 
 def silent(requests) -> list[float | None]:

@@ -15,7 +15,7 @@ import optax
 
 from awpo_jax import types
 from awpo_jax.config import experiment as config_lib
-from awpo_jax.config import sections
+from awpo_jax.config import phases
 from awpo_jax.distributed import device_map, sharding
 from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
@@ -233,7 +233,7 @@ def make_tx(learning_rate: float = 1e-2):
     lambda params: jax.tree.map(jnp.zeros_like, params),
     lambda grads, _, params=None: (grads, grads),
   )
-  flags = sections.OptimizerConfig(adam_eps=1e-3)
+  flags = phases.OptimizerConfig(adam_eps=1e-3)
   adamw = optimizer.make_optimizer(lambda _: learning_rate, flags)
   return optax.chain(record, adamw)
 

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 import pytest
 
-from awpo_jax.config import sections
+from awpo_jax.config import phases
 from awpo_jax.distributed import sharding
 from awpo_jax.training.update import objectives, optimizer, train_step
 from tests.helpers import tiny_training
@@ -57,7 +57,7 @@ def _assert_same(got, want, rtol=1e-4):
 
 
 def _adam(eps, norm=math.inf):
-  flags = sections.OptimizerConfig(adam_eps=eps, max_grad_norm=norm)
+  flags = phases.OptimizerConfig(adam_eps=eps, max_grad_norm=norm)
   return optimizer.make_optimizer(lambda _: 1e-2, flags)
 
 

@@ -88,6 +88,10 @@ def test_a_gate_that_is_never_open_has_no_panel(tmp_path):
   every = [{**row, 'gate/mean': 0.0} for row in rows()]
   panels = panels_of(curves.plot_curves(every, tmp_path / 'curves.png'))
   assert list(panels) == ['Solved tasks', 'Rewards', 'Loss']
+  # What keeps it shut is worth seeing.
+  every = [{**row, 'trust/mean': 0.0} for row in every]
+  panels = panels_of(curves.plot_curves(every, tmp_path / 'curves.png'))
+  assert {'gate w', 'trust t'} <= {*lines_of(panels['Weight of the reasoning'])}
 
 
 def test_a_long_line_is_smoothed_over_its_points(tmp_path):

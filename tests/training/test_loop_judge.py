@@ -1,4 +1,4 @@
-"""How the loop ends where the judge cannot be had."""
+"""How the loop ends where the judge gives no scores."""
 
 import os
 import signal

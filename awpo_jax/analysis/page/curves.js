@@ -16,9 +16,16 @@ const SECTIONS = [
 const SVG = 'http://www.w3.org/2000/svg';
 const WIDE = 320, HIGH = 150, LEFT = 42, BOTTOM = 18, TOP = 6;
 
+const DASHES = ['none', '5 2', '1 2'];
+
 function colour(run) {
-  const cells = [...new Set(DATA.runs.map(x => x.cell))];
-  return COLOURS[cells.indexOf(run.cell) % COLOURS.length];
+  return COLOURS[CELLS.indexOf(run.cell) % COLOURS.length];
+}
+
+// Cells past the tenth have the same colours on broken lines.
+function dash(run) {
+  return DASHES[Math.floor(CELLS.indexOf(run.cell) / COLOURS.length)
+    % DASHES.length];
 }
 
 function svg(tag, parent, attributes, text) {
@@ -29,6 +36,12 @@ function svg(tag, parent, attributes, text) {
   return made;
 }
 
+function swatch(parent, run) {
+  const picture = svg('svg', parent, {class: 'swatch', viewBox: '0 0 20 6'});
+  svg('line', picture, {x1: 0, x2: 20, y1: 3, y2: 3, stroke: colour(run),
+    'stroke-width': 5, 'stroke-dasharray': dash(run)});
+}
+
 function legend(parent) {
   const line = element('p', parent, undefined, 'legend');
   const seen = new Set();
@@ -36,7 +49,7 @@ function legend(parent) {
     if (seen.has(run.cell)) continue;
     seen.add(run.cell);
     const item = element('span', line);
-    element('i', item, '', 'swatch').style.backgroundColor = colour(run);
+    swatch(item, run);
     append(item, run.cell);
   }
 }
@@ -72,7 +85,8 @@ function chart(parent, name) {
     const points = line.steps.map(
       (step, i) => `${x(step).toFixed(1)},${y(line.values[i]).toFixed(1)}`);
     svg('polyline', picture, {points: points.join(' '), fill: 'none',
-      stroke: colour(line.run), 'stroke-width': 1.3});
+      stroke: colour(line.run), 'stroke-width': 1.3,
+      'stroke-dasharray': dash(line.run)});
     if (points.length < 40)
       line.steps.forEach((step, i) => svg('circle', picture, {cx: x(step),
         cy: y(line.values[i]), r: 2, fill: colour(line.run)}));
@@ -100,13 +114,19 @@ function chart(parent, name) {
     tip.style.top = event.clientY + 14 + 'px';
   });
   picture.addEventListener('mouseleave', hideTip);
+  // The run whose line is nearest to the mouse, at its nearest step.
   picture.addEventListener('click', event => {
+    const at = event.clientY - picture.getBoundingClientRect().top;
     const wanted = under(event);
-    const run = DATA.runs.findIndex(x => x.steps.length);
-    if (run < 0) return;
-    const nearest = DATA.runs[run].steps.reduce((best, step) =>
-      Math.abs(step - wanted) < Math.abs(best - wanted) ? step : best);
-    go({run, step: nearest});
+    const nearest = (list, distance) => list.reduce(
+      (best, x) => distance(x) < distance(best) ? x : best);
+    const away = line => Math.abs(y(line.values[line.steps.indexOf(
+      nearest(line.steps, step => Math.abs(step - wanted)))]) - at);
+    const answered = lines.filter(line => line.run.steps.length);
+    if (!answered.length) return;
+    const {run} = nearest(answered, away);
+    go({run: DATA.runs.indexOf(run),
+      step: nearest(run.steps, step => Math.abs(step - wanted))});
   });
 }
 
@@ -117,14 +137,14 @@ function hideTip() {
 // The last value of the main figures, a row for each run.
 function overview(parent) {
   const names = [...new Set(DATA.runs.flatMap(run => Object.keys(run.series)))]
-    .filter(name => /^(eval\/[^/]+\/(accuracy|outcome|reasoning)|gate\/mean|reward\/(outcome|reasoning))$/
+    .filter(name => /^(eval\/[^/]+\/(accuracy|outcome|reasoning)|gate\/mean|trust\/mean|reward\/(outcome|reasoning))$/
       .test(name));
   const table = element('table', parent, undefined, 'overview');
   const head = element('tr', table);
   for (const name of ['last value', ...names]) append(element('th', head), name);
   for (const run of DATA.runs) {
     const row = element('tr', table), cell = element('td', row);
-    element('i', cell, '', 'swatch').style.backgroundColor = colour(run);
+    swatch(cell, run);
     append(cell, run.name);
     for (const name of names)
       element('td', row, number(run.series[name]?.[1].at(-1)), 'n');
@@ -163,6 +183,13 @@ function showCurves(main) {
     for (const step of run.steps) element('option', choice, step);
     choice.addEventListener('change',
       () => go({run: index, step: Number(choice.value)}));
+    const find = element('button', line, 'find where the gate leans on the '
+      + 'reasoning');
+    find.addEventListener('click', () => {
+      const found = leaning(index);
+      if (found) go(found);
+      else find.replaceWith('In no group of this page is the gate above 1/2.');
+    });
   });
   const names = [...new Set(DATA.runs.flatMap(run => Object.keys(run.series)))];
   for (const [title, pattern] of SECTIONS) {

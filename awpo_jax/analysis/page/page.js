@@ -1,6 +1,7 @@
 // Where the page is stands in its address: #step=40&prompt=3.
 
 const DATA = JSON.parse(document.getElementById('index').textContent);
+const CELLS = [...new Set(DATA.runs.map(x => x.cell))];
 const FILTERS = {
   'all groups': () => true,
   'all wrong': g => known(g).length && known(g).every(s => !s.solved),
@@ -8,7 +9,7 @@ const FILTERS = {
   'judge and outcome disagree': g => disagrees(g),
   'some cut off': g => g.samples.some(s => s.finished === false),
   'some invalid': g => g.samples.some(s => !isValid(g, s)),
-  'gate leans on the reasoning': g => g.gate > 0.5,
+  'gate leans on the reasoning': g => leans(g),
 };
 const TONES = ['advantage', 'entropy', 'log_ratio', 'clipped', 'trained'];
 const blocks = new Map();
@@ -16,6 +17,7 @@ const view = {filter: 'all groups', kind: '', text: '', sort: '', down: true};
 
 const known = g => g.samples.filter(s => typeof s.solved === 'boolean');
 const isNumber = x => typeof x === 'number';
+const leans = g => g.gate > 0.5;
 
 function isValid(group, sample) {
   return isNumber(sample.outcome)
@@ -50,6 +52,21 @@ function groupsOf(run, step) {
   return blocks.get(id);
 }
 
+// Of the groups in which the gate leans on the reasoning, the one in which that
+// changed an advantage most.
+function leaning(run) {
+  let found = null, most = -1;
+  for (const step of DATA.runs[run].steps)
+    groupsOf(run, step).forEach((group, prompt) => {
+      const changes = group.samples.map(
+        s => Math.abs(s.mix_advantage - s.outcome_advantage)).filter(isFinite);
+      const change = Math.max(0, ...changes);
+      if (leans(group) && change > most)
+        [found, most] = [{run, step, prompt}, change];
+    });
+  return found;
+}
+
 function go(place) {
   hideTip();
   const parts = Object.entries(place).filter(
@@ -66,7 +83,26 @@ function place() {
     tokens: tone};
 }
 
-function summary(group) {
+// How many letters all prompts of a template end with, such as its last line.
+function ending(groups) {
+  const texts = groups.filter(g => g.user === undefined && g.rendered)
+    .map(g => g.rendered);
+  const [first, ...others] = texts;
+  let size = 0;
+  const letter = text => text[text.length - 1 - size];
+  while (others.length && size < first.length
+      && others.every(text => letter(text) === letter(first)))
+    size += 1;
+  return size;
+}
+
+function preview(group, ended) {
+  if (group.user !== undefined) return lastLine(group.user);
+  const text = group.rendered ?? '';
+  return lastLine(text.slice(0, text.length - ended)) || lastLine(text);
+}
+
+function summary(group, ended) {
   const [outcome, outcomeStd] = stats(group, 'outcome');
   const [reasoning, reasoningStd] = stats(group, 'reasoning');
   const had = known(group);
@@ -75,7 +111,7 @@ function summary(group) {
     outcome, 's(outcome)': outcomeStd, reasoning, 's(reasoning)': reasoningStd,
     gate: group.gate, weight: group.difficulty,
     solved: had.length ? had.filter(s => s.solved).length / had.length : null,
-    prompt: lastLine(group.user ?? group.rendered ?? ''),
+    prompt: preview(group, ended),
   };
 }
 
@@ -112,10 +148,11 @@ function showStep(main, here) {
   search.addEventListener('input', () => { view.text = search.value; fill(); });
   const count = element('output', bar);
   const table = element('table', main, undefined, 'groups');
+  const ended = ending(groups);
   function fill() {
     table.textContent = '';
     const rows = groups.map((group, index) => ({group, index,
-      cells: summary(group)}));
+      cells: summary(group, ended)}));
     const text = view.text.toLowerCase();
     const shown = rows.filter(({group}) => FILTERS[view.filter](group)
       && (!view.kind || group.kind === view.kind)
@@ -206,7 +243,8 @@ function showSample(box, group, sample, index, tone) {
     append(element('td', row), name);
     const cell = element('td', row);
     cell.dataset.name = name;
-    append(cell, value);
+    if (value.length > PIECE) showText(cell, value);
+    else append(cell, value);
   };
   const bounds = group.outcome_bounds;
   const parts = Object.entries(sample.parts ?? {}).map(
@@ -222,9 +260,9 @@ function showSample(box, group, sample, index, tone) {
   if (tone && sample.tokens) showTokens(box, group, sample.tokens, tone);
   else if (sample.turns) sample.turns.forEach((turn, i) => {
     element('h3', box, `turn ${i + 1}`);
-    showAnswer(box, turn.text ?? '');
+    showAnswer(box, turn.text ?? '', true);
     for (const [role, text] of turn.observations ?? []) {
-      append(element('h3', box), role);
+      append(element('h3', box), TITLES[role] ?? role);
       showText(box, String(text), 'obs');
     }
   });

@@ -1,5 +1,6 @@
 """From the folder of a run to the plain data that its page shows."""
 
+import csv
 import dataclasses
 import itertools
 import os
@@ -52,7 +53,7 @@ class Run:
 
   @property
   def steps(self) -> list[int]:
-    """Those of which answers or tokens are there, in order."""
+    """Steps whose answers or tokens can be shown, in order."""
     kept = self.archive.steps if self.archive else []
     return sorted({*self.rows, *kept})
 
@@ -98,11 +99,18 @@ def read_run(
 def read_grid(folder: str | os.PathLike[str]) -> list[Run]:
   """The runs of a grid of `ablate.py`, cell by cell.
 
+  Cells have the order of the grid, whose pictures give them the same colours;
+  of a grid that still goes on, the order of the alphabet.
+
   Raises:
     FileNotFoundError: there is no run of a cell in it.
   """
   cells = pathlib.Path(folder) / grid.CELL_FOLDER
-  found = sorted(cells.glob(f'*/*/{metrics_lib.METRICS_FILE}'))
+  order = _cells_in_order(cells.parent / grid.RUNS_FILE)
+  found = sorted(
+    cells.glob(f'*/*/{metrics_lib.METRICS_FILE}'),
+    key=lambda path: (order.get(path.parent.parent.name, len(order)), path),
+  )
   if not found:
     raise FileNotFoundError(
       f'{cells} holds no run: name the --output_dir of ablate.py.'
@@ -115,6 +123,15 @@ def read_grid(folder: str | os.PathLike[str]) -> list[Run]:
     )
     for path in found
   ]
+
+
+def _cells_in_order(path: pathlib.Path) -> dict[str, int]:
+  """Cell -> its place in the table of a grid; empty where there is none."""
+  if not path.is_file():
+    return {}
+  with path.open(newline='', encoding='utf-8') as file:
+    names = dict.fromkeys(row.get('cell') for row in csv.DictReader(file))
+  return {str(name): place for place, name in enumerate(names)}
 
 
 def _by_group(rows: Sequence[Json]) -> Iterator[list[Json]]:

@@ -108,14 +108,18 @@ function sections(text) {
   return found;
 }
 
-function showAnswer(parent, text) {
+const TITLES = {think: 'thought', tool_call: 'calls', response: 'reply',
+  obs: 'observation', user: 'user'};
+
+// `own`: all of it is the model's, which may have made up what it observed.
+function showAnswer(parent, text, own) {
   for (const [name, inside] of sections(text)) {
     const tag = name.split(',')[0];
-    const titles = {think: 'thought', tool_call: 'calls', response: 'reply',
-      obs: 'observation', user: 'user'};
-    element('h3', parent, name.replace(tag, titles[tag] || tag) || 'text');
+    const madeUp = own && (tag === 'obs' || tag === 'user');
+    element('h3', parent, (name.replace(tag, TITLES[tag] || tag) || 'text')
+      + (madeUp ? ', written by the model' : ''));
     const shown = tag === 'tool_call' ? prettyLines(inside) : inside.trim();
-    showText(parent, shown, tag === 'think' ? 'thought' : tag);
+    showText(parent, shown, tag === 'think' ? 'thought' : madeUp ? '' : tag);
   }
   if (!text.trim()) element('p', parent, '(empty)');
 }

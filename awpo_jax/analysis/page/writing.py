@@ -151,7 +151,7 @@ def _coarse_to_fine(steps: Sequence[int]) -> Iterator[int]:
 
 
 def _spread(steps: Sequence[int], count: int) -> list[int]:
-  """So many of them, the last one always, evenly."""
+  """`count` of the values, evenly spread, always with the last one."""
   count = min(count, len(steps))
   if count == 1:
     return [steps[-1]]

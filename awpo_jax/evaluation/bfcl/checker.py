@@ -1,8 +1,8 @@
-"""Are a model's function calls right? As the Berkeley leaderboard decides it.
+"""Decides whether calls are right, as the Berkeley leaderboard does.
 
 Facts of upstream's checker (github.com/ShishirPatil/gorilla), its error types
 included; `shared/scoring.md`, section 1.3. Its vectors agree in verdict and
-error type (`tests/evaluation/test_bfcl_vectors.py`).
+error type (`tests/evaluation/bfcl/test_checker_vectors.py`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -141,7 +141,7 @@ def _check_relevance(calls: Any, category: str) -> Verdict:
 
 
 def _check_parallel(calls, functions, ground_truth, reading) -> Verdict:
-  """In any order: each expected call takes the first that fits and is left."""
+  """Each expected call takes the first call that fits and is not taken yet."""
   checker = 'parallel_function_checker_no_order'
   if len(calls) != len(ground_truth):
     return Verdict(False, f'{checker}:wrong_count')

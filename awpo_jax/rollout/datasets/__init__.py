@@ -1,4 +1,8 @@
-"""What an experiment trains and is measured on, by name."""
+"""The data sets of training and evaluation, by name.
+
+Start with `quickstart/tasks.py` for what a data set is, or with `rlla.py` for
+one that is read from files; `DATASETS` below lists the values of `--dataset`.
+"""
 
 import functools
 import inspect

@@ -280,7 +280,7 @@ class BfclEnvironment:
     return outcomes.score(turns, min(passed, reached) / len(truth))
 
   def verdict(self, task: types.Task, state: protocol.State) -> Verdict:
-    """What BFCL's own checker says of an episode that has ended."""
+    """The result of BFCL's own checker for a finished episode."""
     return check(self._pool, task.scenario, _made(state))
 
   def close(self) -> None:

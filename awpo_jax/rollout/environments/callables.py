@@ -12,7 +12,7 @@
     def environment(limits):  # --environment=mine:environment
       return callables.CallablesEnvironment([add], limits)
 
-`tools_of([add])` is what a task of one's own offers. A coroutine function
+`tools_of([add])` gives the tools that a task offers. A coroutine function
 (`async def`) is awaited in its worker, within the same limits. A call names its
 arguments, and its result is one value: generators, classes, and functions with
 `*args`, `**kwargs` or positional-only parameters are refused.
@@ -84,7 +84,7 @@ _UNNAMED = {
 
 
 def _parameters(function: Function) -> Mapping[str, inspect.Parameter]:
-  """Parameters by name, of a function that a call can use."""
+  """Parameters of a function by name; refuses what a call cannot pass."""
   problem = ''
   if inspect.isclass(function):
     problem = 'it is a class; give a function that makes what the call is for.'

@@ -1,4 +1,4 @@
-"""What is made of an episode: its outcome, and the judge's word on it."""
+"""Rewards of an episode: its outcome, and the judge's score of its turns."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from awpo_jax.rollout.rewards import returned, toolrl
 def outcome(
   environment: protocol.Environment, episode: episodes.Episode, task: types.Task
 ) -> types.Score:
-  """What the environment says of the episode's end.
+  """The environment's score of the end of an episode.
 
   Raises:
     types.BadReturn: that is no score.
@@ -122,7 +122,7 @@ class EpisodeJudge:
 
 
 def _mean(scores: Sequence[Any]) -> Any:
-  """Of scores; one that is none itself, for the caller knows the task."""
+  """The mean of scores; a wrong one is returned for the caller to refuse."""
   had = []
   for score in scores:
     try:
@@ -135,7 +135,7 @@ def _mean(scores: Sequence[Any]) -> Any:
 
 
 def _requests(request: types.JudgeRequest) -> list[types.JudgeRequest]:
-  """One for each turn of the episode that stands for a response."""
+  """A request for each turn of the episode in a response."""
   episode: Any = request.response
   said, parts = request.user, []
   for turn in episode.turns:

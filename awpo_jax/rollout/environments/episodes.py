@@ -23,8 +23,8 @@ class Episode:
   Attributes:
     turns: of the policy, in order.
     state: of the environment, after them.
-    unavailable: why it could not be had to its end, '' where it could: what the
-      machine failed to do is not the policy's fault.
+    unavailable: why the machine could not finish it, which is not the policy's
+      fault; '' where it is finished.
   """
 
   turns: tuple[protocol.Turn, ...]
@@ -97,7 +97,7 @@ class Rows(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-  """The sampler of `turns`, its parameters and placement bound.
+  """The sampler of `multi_turn` with its parameters and placement bound.
 
   Attributes:
     begin: () -> its state, rows at the ends of their first turns.
@@ -235,7 +235,7 @@ def play(
 def _ready(
   pending: dict[concurrent.futures.Future, int], seconds: float
 ) -> dict[int, np.ndarray]:
-  """Rows with something to read, as soon as there are any or nobody is left.
+  """Rows that have something to read, once there are any or all have ended.
 
   Takes what it returns, and rows that are over, out of `pending`.
   """

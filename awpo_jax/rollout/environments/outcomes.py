@@ -1,4 +1,4 @@
-"""What the environments' outcomes have in common."""
+"""Functions that the outcomes of environments share."""
 
 import collections
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _SHOWN_NAME = 64
 
 
 def not_offered(name: str) -> str:
-  """What a call of something else than the offered tools comes to."""
+  """The result of a call of a tool that is not offered."""
   return f'Error during execution: there is no tool {name[:_SHOWN_NAME]}'
 
 

@@ -27,7 +27,7 @@ class Observation(NamedTuple):
 
 
 class Step(NamedTuple):
-  """What became of the calls of one turn.
+  """The results of the calls of one turn.
 
   Attributes:
     state: after them.

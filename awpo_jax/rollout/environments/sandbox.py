@@ -58,7 +58,7 @@ class Program(NamedTuple):
 
 
 class Ran(NamedTuple):
-  """What became of calls.
+  """The results of calls.
 
   Attributes:
     texts: a result for each call.
@@ -237,7 +237,7 @@ def _close(workers: list[_Worker | None]) -> None:
 
 
 def _slot(program: Program, slots: int) -> int:
-  """The same worker for the same program: it has kept what came before."""
+  """The worker of a program: always the same, as it keeps the tools alive."""
   text = json.dumps([program.factory, program.scenario], sort_keys=True)
   digest = hashlib.sha256(text.encode()).digest()
   return int.from_bytes(digest[:4], 'big') % slots

@@ -57,7 +57,7 @@ def run_call(functions, name: str, parameters: dict[str, Any]) -> str:
 
 
 def _finished(result: Any) -> Any:
-  """What a call came to; what is to be awaited is awaited."""
+  """The result of a call; a coroutine is awaited."""
   if inspect.isawaitable(result):
     result = _loop().run(_awaited(result))
   if inspect.isgenerator(result) or inspect.isasyncgen(result):

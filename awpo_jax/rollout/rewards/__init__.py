@@ -1,4 +1,4 @@
-"""What an answer earns: the outcome reward, and who asks for both rewards.
+"""Scoring of answers: the outcome reward, and how both rewards are asked for.
 
 Start with `scoring.py`, which scores a batch; `toolrl.py` is the default
 outcome reward and `judges/` grades the reasoning.

@@ -1,6 +1,6 @@
-"""What rewards and judges of the user's return, read where it is clear.
+"""Reads what the user's rewards and judges return.
 
-None is a score that could not be had, and a number may be of Python, NumPy or
+None is a score that could not be obtained. A number may be of Python, NumPy or
 JAX. Whatever could mean several things is an error that names the function, the
 task and the remedy.
 """
@@ -64,7 +64,7 @@ def number(value: Any) -> float:
 
 
 def share(value: Any) -> float | None:
-  """A score of a judge: in [0, 1], or None for one that could not be had.
+  """A score of a judge: in [0, 1], or None if there is none.
 
   Raises:
     ValueError: it is neither; says what it is.
@@ -82,7 +82,7 @@ def scores(result: Any, judge: Any, count: int) -> list[Any]:
   """What a judge returned as a list, its items as they are.
 
   Args:
-    result: None: no score could be had.
+    result: None: no score could be obtained.
     judge: that returned it.
     count: of the answers it was given.
 
@@ -93,7 +93,7 @@ def scores(result: Any, judge: Any, count: int) -> list[Any]:
     return [None] * count
   form = (
     f'Return a list of {count} numbers in [0, 1] in the order of the answers, '
-    'with None for one that could not be had.'
+    'with None for one that could not be obtained.'
   )
   if isinstance(result, jax.Array):
     result = jax.device_get(result)
@@ -118,7 +118,7 @@ def judged(
   requests: Sequence[types.JudgeRequest],
   answers: Sequence[str],
 ) -> list[float | None]:
-  """Asks a judge for scores in [0, 1], None where one could not be had.
+  """Asks a judge for scores in [0, 1], None for missing ones.
 
   Args:
     judge: perhaps around one of the user's.
@@ -140,7 +140,7 @@ def judged(
     except ValueError as error:
       raise types.BadReturn(
         f'The judge {name_of(judge)} gave {item!r:.80} to {answer}: {error}. '
-        'Scores lie in [0, 1], None is for one that could not be had.'
+        'Scores lie in [0, 1]; None stands for a missing one.'
       ) from error
   return read
 

@@ -1,4 +1,4 @@
-"""Who scores the answers of a run: its outcome rewards and its judge."""
+"""The outcome rewards and the judge of a run."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -48,7 +48,7 @@ class Scorer:
   def reasons(
     self, requests: Sequence[types.JudgeRequest]
   ) -> Sequence[str | None]:
-    """What the judge said of answers that it has scored, if it does."""
+    """What the judge said about scored answers, if it explains itself."""
     said = getattr(self.judge, 'reasons', None)
     return [None] * len(requests) if said is None else said(requests)
 

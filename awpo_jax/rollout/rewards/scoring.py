@@ -29,7 +29,7 @@ def score(
     reward: outcome of one answer.
     judge: of the reasoning, called once with all answers; None: no reasoning
       reward is had.
-    tell: given a line for each answer whose outcome could not be had.
+    tell: called with a line for each answer without an outcome.
 
   Returns:
     `types.Rewards` of NumPy arrays, and each part the reward reports as
@@ -130,7 +130,7 @@ def _outcome(
 def _check_bounds(
   bounds: np.ndarray, result: types.Score, task: types.Task, reward
 ) -> None:
-  """Bounds say how well a group does: they belong to the task."""
+  """Refuses bounds that differ within a group: they belong to the task."""
   given = np.asarray([result.minimum, result.maximum], np.float32)
   if np.any(bounds != given):
     raise types.BadReturn(

@@ -78,7 +78,7 @@ def outcome_bounds(ground_truth: str) -> tuple[float, float]:
 
 
 def _is_solved(response: str, outcome: Outcome, best: float) -> bool:
-  """Whether the outcome is the best and, where it should not, no call is made.
+  """Whether the outcome is the best one and no unwanted call is made.
 
   A call counts behind the thought and, where it can be read, inside it (the
   format of a reply does not look there). What is longer than can be parsed is
@@ -183,7 +183,7 @@ def _written_calls(truth: str) -> Any:
 
 
 def _first_calls(response: str) -> list[dict[str, Any]] | None:
-  """Calls behind the first `<tool_call>`, None where they cannot be had."""
+  """Calls behind the first `<tool_call>`; None if they cannot be read."""
   if '<tool_call>' not in response or '</tool_call>' not in response:
     return None
   # Up to whichever tag is next: a second opening one also ends the block.

@@ -25,7 +25,7 @@ from awpo_jax.rollout.sampling import sampler
 
 @types.record
 class Jobs:
-  """What there is to sample, by part of the devices; a job is W samples.
+  """The samples to draw on each part of the devices; a job is W samples.
 
   Attributes:
     hidden: [parts, P, D], of the last token of each prompt.

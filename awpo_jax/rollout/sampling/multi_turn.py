@@ -1,4 +1,4 @@
-"""Sampling over several turns on one cache: nothing is read twice.
+"""Samples several turns on one cache, so that no token is read twice.
 
 A row stops at the end of a turn. What its tools returned is written behind it,
 as tokens that the policy did not choose, and the row goes on. All rows of a

@@ -43,7 +43,7 @@ class Settings:
 
 
 def check_settings(settings: Settings, prompt: int, positions: int) -> None:
-  """Refuses what cannot be sampled.
+  """Raises `ValueError` for settings with which nothing can be sampled.
 
   Args:
     settings: to be checked.

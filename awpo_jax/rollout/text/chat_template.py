@@ -68,7 +68,7 @@ def encode(
 def render(
   tokenizer: tokenizers.Tokenizer, messages: Sequence[Message], **options: Any
 ) -> str:
-  """The text of that; arguments and errors as of `encode`."""
+  """The text that `encode` turns into tokens; same arguments and errors."""
   return templates.apply(tokenizer, messages, tokenize=False, **options)
 
 

@@ -38,7 +38,7 @@ def read(
   file: str | None = None,
   system: str | None = None,
 ) -> Conversation:
-  """Reads what was said.
+  """Reads a conversation from the flags.
 
   Args:
     prompt: the user's only message, or

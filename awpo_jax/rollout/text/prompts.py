@@ -203,7 +203,7 @@ def opened(
   task: types.Task,
   style: chat_template.Style = chat_template.DEFAULT_STYLE,
 ) -> str:
-  """What of the answer `encode_prompt` holds; see `templates.opened`."""
+  """The part of the answer in `encode_prompt`; see `templates.opened`."""
   messages, options = _conversation(task, style)
   return templates.opened(tokenizer, messages, **options)
 

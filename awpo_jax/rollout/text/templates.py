@@ -153,7 +153,7 @@ def opened(
   messages: Sequence[Mapping[str, Any]] = _ASK,
   **options: Any,
 ) -> str:
-  r"""What of an answer the generation prompt holds already.
+  r"""The part of an answer that the generation prompt already holds.
 
   Args:
     tokenizer: with a chat template; without one nothing is opened.
@@ -219,7 +219,7 @@ def complete(opened: str, text: str) -> str:
 
 
 def continued(opened: str, answer: str) -> str:
-  r"""What of a whole answer is still to be written behind its prompt.
+  r"""The part of a whole answer that is not yet in its prompt.
 
   `complete(opened, continued(opened, answer))` has the thought, the calls and
   the reply of `answer`.

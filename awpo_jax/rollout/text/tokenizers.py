@@ -1,7 +1,7 @@
 """Tokenizers: one trained on the texts at hand, or one of Hugging Face.
 
-A model of one's own from nothing needs a tokenizer of its own: byte-level BPE,
-lossless on any text, with the roles marked as in ChatML.
+A new model needs a tokenizer of its own: byte-level BPE, lossless on any text,
+with the roles marked as in ChatML.
 
 Tokens and text, for byte-level BPE (Qwen, Llama 3, our own): decoding joins the
 bytes of the tokens and reads them as UTF-8; what is no UTF-8 becomes U+FFFD, so
@@ -368,7 +368,7 @@ def stop_token_ids(
 
 
 def pad_token_id(tokenizer: Tokenizer, stop_ids: Sequence[int]) -> int:
-  """What fills the columns without a token; masks say where these are."""
+  """The id that fills columns without a token; masks say which ones."""
   pad = tokenizer.pad_token_id
   return stop_ids[0] if pad is None else pad
 

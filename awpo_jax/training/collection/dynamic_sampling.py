@@ -42,7 +42,7 @@ class Rounds:
     return len(self._rounds)
 
   def enough(self) -> bool:
-    """Whether there need be no more of them."""
+    """Whether no further round is needed."""
     if not self._rounds or self.number >= self._most:
       return bool(self._rounds)
     return sum(map(np.sum, self._found)) >= len(self._rounds[-1].tasks)
@@ -69,6 +69,7 @@ class Rounds:
     """
     filled = fill(self._rounds, self._found, pad_id=pad_id)
     metrics = score.part_means(filled.parts)
+    metrics |= score.reasoning_std(filled.rollout.rewards)
     metrics['selection/rounds'] = len(self._rounds)
     if self._found:
       metrics['selection/useful'] = float(np.mean(self._found))

@@ -79,7 +79,7 @@ def ask(
   texts: Sequence[Sequence[Any]],
   tasks: Sequence[types.Task],
 ) -> tuple[types.Rewards, dict[str, np.ndarray], str]:
-  """`scoring.score`, and why an outcome was not had, the last time.
+  """`scoring.score`, and why the last missing outcome is missing.
 
   Where one process cannot go on, none does.
   """
@@ -94,7 +94,7 @@ def ask(
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-  """What ends the run in one process ends it in all; all must come here.
+  """Raises in every process what one of them raises; all must call it.
 
   Raises:
     types.BadReturn, types.JudgeUnavailable: of the first process that has one.
@@ -135,13 +135,13 @@ def _wanted_parts(
 
 
 def sum_and_count(values: np.ndarray) -> tuple[float, int]:
-  """Of the numbers that are finite."""
+  """Sum and count of the finite numbers."""
   had = values[np.isfinite(values)]
   return float(had.sum(dtype=np.float64)), had.size
 
 
 def mean(total: float, count: float) -> float | None:
-  """None of nothing."""
+  """The mean, or None where nothing was counted."""
   return float(total) / float(count) if count else None
 
 
@@ -161,8 +161,23 @@ def thinking_of(
   )
 
 
+def reasoning_std(rewards: types.Rewards) -> dict[str, float | None]:
+  """Mean standard deviation (ddof 1) of the judge's scores within groups.
+
+  Of the groups with two scores or more; None where there is none.
+  """
+  had = np.asarray(rewards.reasoning_valid)
+  found = [
+    np.std(scores[valid].astype(np.float64), ddof=1)
+    for scores, valid in zip(np.asarray(rewards.reasoning), had, strict=True)
+    if valid.sum() > 1
+  ]
+  told = processes.gather(sum_and_count(np.array(found, np.float64)))
+  return {'reward/reasoning_std': mean(*np.sum(told, axis=0))}
+
+
 def part_means(parts: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  """Mean of each part of the outcome, where it was had, as `reward/<part>`."""
+  """Mean of each part of the outcome that is there, as `reward/<part>`."""
   told = processes.gather({name: sum_and_count(x) for name, x in parts.items()})
   names = dict.fromkeys(name for some in told for name in some)
   return {

@@ -1,4 +1,4 @@
-"""Rows of the transcripts: what was asked, answered and paid.
+"""Rows of the transcripts: prompts, answers and rewards.
 
 A row is made when its answer has been scored. What its group came to is known
 a moment later, and joins it then.
@@ -60,7 +60,7 @@ def rows(
 def scores(
   rewards: types.Rewards, parts: Mapping[str, np.ndarray], p: int, g: int
 ) -> Row:
-  """What an answer was paid: both rewards, parts, and whether it is solved."""
+  """Both rewards of an answer, their parts, and whether it is solved."""
   solved = parts['solved'][p, g] if 'solved' in parts else np.nan
   had = {name: float(values[p, g]) for name, values in parts.items()}
   return {

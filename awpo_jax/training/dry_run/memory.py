@@ -21,6 +21,7 @@ from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import lora
 from awpo_jax.training.dry_run import targets, xla_buffers
 from awpo_jax.training.programs import compile as compile_lib
+from awpo_jax.training.programs import options
 from awpo_jax.training.update import optimizer as optimizer_lib
 from awpo_jax.training.update import train_step
 
@@ -32,7 +33,7 @@ Lower: TypeAlias = Callable[[], jax.stages.Lowered]
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """A run without data and tokenizer: no token of its ends an answer."""
+  """Flags and model of a run, made without its data and tokenizer."""
 
   config: config_lib.Config
   decoder: decoder_lib.Decoder
@@ -63,7 +64,7 @@ def state_shapes(plan: Plan, phase: str) -> train_step.TrainState:
 
 
 def parts(plan: Plan, mesh: sharding.AnyMesh) -> dict[str, int]:
-  """Bytes on each device of what has a name, whatever the compiler does.
+  """Bytes on each device of the named parts, without those of the compiler.
 
   `pmap` replicates parameters, gradients and optimizer: only the rows that are
   sampled at once become fewer with more devices, down to `--rollout_micro`.
@@ -87,9 +88,7 @@ def parts(plan: Plan, mesh: sharding.AnyMesh) -> dict[str, int]:
   share = config.rl.prompts_per_step // sharding.parts(mesh)
   prompts = config.rl.rollout_micro or share
   answers = prompts * config.rl.samples
-  if config.rl.slots:  # They hold the prompts that they are at once more.
-    answers = min(answers, config.rl.slots)
-    prompts += answers // config.rl.slots_shared
+  prompts, answers = options.cached(config, prompts, answers)
   cache = jax.eval_shape(
     lambda: (
       cache_lib.init_cache(model, prompts, config.data.prompt_buckets[-1]),

@@ -1,4 +1,4 @@
-"""Compiles one program of a dry run; see `buffers`, which runs this.
+"""Compiles one program of a dry run; `xla_buffers` runs this.
 
 python -m awpo_jax.training.dry_run.program FLAGSFILE FOLDER KEY...
 """

@@ -1,4 +1,4 @@
-"""What XLA assigns to a program's buffers, for devices that are not here.
+"""The memory that XLA assigns to a program, for devices that are not here.
 
 A compilation makes hundreds of kernels after it has assigned the buffers: nine
 tenths of its time, and nothing of its memory. Here it is a process of its own

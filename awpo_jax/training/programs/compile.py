@@ -163,7 +163,7 @@ def lower_programs(
   pad_id: int = 0,
   evaluation: bool = True,
 ) -> Programs:
-  """What `compile_programs` compiles: of each program what `lower` makes.
+  """The programs that `compile_programs` compiles, lowered but not compiled.
 
   `lower` is given a program and its arguments.
   """
@@ -237,7 +237,7 @@ def _lower_prepare(
 
 
 def _lower_useful(config, mesh, lower) -> dict[tuple[int, int], Any]:
-  """What finds useful groups, of one device; none for one round of sampling."""
+  """Programs that find useful groups; none with a single round of sampling."""
   if config.selection.sampling_rounds == 1:
     return {}
   shapes, rl = shapes_lib.Shapes(config, mesh), config.rl
@@ -252,7 +252,7 @@ def _lower_useful(config, mesh, lower) -> dict[tuple[int, int], Any]:
 
 
 def _lower_cut(config, mesh, lower) -> dict[tuple[int, int], Any]:
-  """What cuts prepared batches into mini-batches; none where there is a layout.
+  """Programs that cut prepared batches; none where tokens are packed.
 
   Each device cuts what it holds, so that nothing moves.
   """

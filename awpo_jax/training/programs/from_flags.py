@@ -1,4 +1,4 @@
-"""Flags bound to the functions that they are flags of."""
+"""Chooses the functions that flags name, and gives them their numbers."""
 
 import dataclasses
 import functools

@@ -17,7 +17,7 @@ from awpo_jax.training.programs import shapes as shapes_lib
 
 
 class TurnPrograms(NamedTuple):
-  """Both over all devices; see `turns`.
+  """The two samplers of `multi_turn`, each over all devices.
 
   Attributes:
     begin: (params, prompts, sample ids, facts) -> (state, shared).

@@ -1,7 +1,7 @@
 """Ways of sampling and updating faster that a run may choose by flags.
 
-Nothing else in the wings names them: what they are is in `rollout.sampling.
-continuous_batching` and in `training.update.packing`.
+No other file of these wings mentions them. They are defined in
+`rollout/sampling/continuous_batching.py` and `training/update/packing.py`.
 """
 
 import functools
@@ -43,3 +43,16 @@ def rollout_sampler(
     # Under `pmap` each device sees its own part alone.
     parts=sharding.parts(mesh) if sharding.is_sharded(mesh) else 1,
   )
+
+
+def cached(
+  config: config_lib.Config, prompts: int, answers: int
+) -> tuple[int, int]:
+  """Prompts and answers whose keys a device holds while it samples.
+
+  Slots answer fewer at once, and hold copies of the keys of their prompts.
+  """
+  if config.rl.slots:
+    answers = min(answers, config.rl.slots)
+    prompts += answers // config.rl.slots_shared
+  return prompts, answers

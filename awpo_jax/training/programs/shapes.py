@@ -33,7 +33,7 @@ class Shapes:
     )
 
   def like(self, tree: types.ArrayTree) -> types.ArrayTree:
-    """A state or its parameters, as they lie on the devices."""
+    """Shapes of a state or of its parameters, as they are placed."""
     return jax.tree.map(
       lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
       tree,
@@ -50,7 +50,7 @@ class Shapes:
     )
 
   def array(self, dtype: Any, *shape: int) -> Any:
-    """An array of which each device has one of this shape."""
+    """An array of which each device holds a part of this shape."""
     return jax.ShapeDtypeStruct(
       (self._devices, *shape), dtype, sharding=self.where_split
     )
@@ -112,7 +112,7 @@ class Shapes:
     return {name: self.array(jnp.float32, *group) for name in names}
 
   def on_host(self, rollout: types.Rollout) -> types.Rollout:
-    """Of a rollout batch [parts, P, ...] as it is sampled: [parts * P, ...]."""
+    """Shapes of a rollout batch as it is sampled, [parts * P, ...]."""
     return jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(
         (x.shape[0] * x.shape[1], *x.shape[2:]), x.dtype

@@ -1,4 +1,4 @@
-"""Numbers of a step with which a run cannot go on."""
+"""Refuses to go on after numbers that are not finite or differ by device."""
 
 from collections.abc import Callable, Sequence
 

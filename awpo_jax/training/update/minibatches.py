@@ -13,7 +13,7 @@ from awpo_jax.distributed import sharding
 
 
 class Layout(Protocol):
-  """How tokens lie where they are not padded; the host lays them out."""
+  """The layout of tokens where they are not padded; made on the host."""
 
   def rollout(self, rollout: types.Rollout) -> types.Rollout:
     """A rollout batch [parts, P, ...] with its `layout`."""

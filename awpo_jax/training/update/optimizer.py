@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from awpo_jax.config import experiment as config_lib
-from awpo_jax.config import sections
+from awpo_jax.config import phases
 from awpo_jax.ops import choices
 
 
@@ -16,7 +16,7 @@ def make_schedule(
 
   Args:
     peak: after the warm-up.
-    schedule: a key of `sections.SCHEDULES`, from the end of the warm-up.
+    schedule: a key of `phases.SCHEDULES`, from the end of the warm-up.
     warmup: updates of linear rise from 0.
     total: updates in all; after them `linear` and `cosine` are 0.
 
@@ -24,7 +24,7 @@ def make_schedule(
     update number (from 0) -> learning rate.
   """
   rest = max(total - warmup, 1)
-  make = choices.pick('schedule', sections.SCHEDULES, schedule)
+  make = choices.pick('schedule', phases.SCHEDULES, schedule)
   decay = make(peak, rest)
   # The first update moves too: the rise starts at 1 / (warmup + 1).
   rise = optax.linear_schedule(peak / (warmup + 1), peak, max(warmup, 1))
@@ -32,7 +32,7 @@ def make_schedule(
 
 
 def make_optimizer(
-  learning_rate: optax.Schedule, flags: sections.OptimizerConfig
+  learning_rate: optax.Schedule, flags: phases.OptimizerConfig
 ) -> optax.GradientTransformation:
   """AdamW (arXiv:1711.05101) on gradients clipped to a global norm.
 

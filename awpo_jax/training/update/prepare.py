@@ -70,7 +70,7 @@ class Scores:
 
 @types.record
 class Prepared:
-  """The constants of a rollout batch, [P, ...] of this device.
+  """What a rollout batch keeps constant in its updates, [P, ...] per device.
 
   Attributes:
     batch: `types.Batch` without the axis of microbatches.
@@ -173,7 +173,7 @@ def _scored(params, rollout, reference, scores: Scores) -> types.Batch:
 def _samples(
   params, rollout, batch, algorithm: Algorithm, scores: Scores
 ) -> samples_lib.Samples:
-  """What the estimators are given, with what only some of them ask for."""
+  """The samples for the estimators, with fields that only some of them need."""
   samples = algorithm.samples(rollout, batch.old_logprobs)
   if scores.prompt is not None:
     means = _in_pieces(scores.prompt, params, batch, scores)
@@ -210,7 +210,7 @@ def _in_pieces(
 def told(
   made: awpo_lib.Advantages, advantages: types.Array, policy: types.Array
 ) -> dict[str, types.Array]:
-  """What of each group is told beside its answers, see `Prepared.groups`.
+  """What the transcripts say about each group, see `Prepared.groups`.
 
   Args:
     made: of the algorithm.

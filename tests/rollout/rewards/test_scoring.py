@@ -380,6 +380,25 @@ def test_parts_that_are_not_finite_end_nothing():
   assert score_lib.part_means(parts)['reward/part'] == 2.0
 
 
+def test_how_far_a_judge_tells_answers_of_a_group_apart():
+  scores = np.float32([[0.25, 0.75, 1], [0, 1, 0.5], [0.5, 1, 1]])
+  valid = np.array([[1, 1, 0], [1, 1, 1], [0, 0, 1]], bool)
+  rewards = types.Rewards(
+    outcome=np.zeros_like(scores),
+    outcome_valid=~valid,
+    reasoning=scores,
+    reasoning_valid=valid,
+    outcome_min=np.zeros(3, np.float32),
+    outcome_max=np.ones(3, np.float32),
+    wants_call=np.zeros(3, bool),
+  )
+  # sqrt(2) / 4 of two scores, 1/2 of three, and nothing of one.
+  found = score_lib.reasoning_std(rewards)
+  assert found == {'reward/reasoning_std': pytest.approx(0.4267766952966369)}
+  nothing = dataclasses.replace(rewards, reasoning_valid=~valid & False)
+  assert score_lib.reasoning_std(nothing) == {'reward/reasoning_std': None}
+
+
 def test_a_judge_that_returns_none_has_no_score():
   got, _ = score(judge=lambda requests: None)
   assert not got.reasoning_valid.any()

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from awpo_jax.config import checks, sections
+from awpo_jax.config import checks, phases, sections
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.training.update import optimizer
 
@@ -54,8 +54,8 @@ def test_a_schedule_shorter_than_its_warm_up_stays_finite():
 @pytest.mark.parametrize(
   ('section', 'name'),
   [
-    (sections.SftConfig, 'sft_schedule'),
-    (sections.RlConfig, 'schedule'),
+    (phases.SftConfig, 'sft_schedule'),
+    (phases.RlConfig, 'schedule'),
   ],
 )
 def test_every_choice_of_the_flags_is_a_schedule(section, name):
@@ -87,7 +87,7 @@ def test_adamw_with_clipping(scale):
   rates = [0.1, 0.2, 0.3]
   tx = optimizer.make_optimizer(
     optimizer.make_schedule(peak=0.3, schedule='constant', warmup=2, total=3),
-    sections.OptimizerConfig(
+    phases.OptimizerConfig(
       adam_b1=0.8,
       adam_b2=0.9,
       adam_eps=0.01,
@@ -115,7 +115,7 @@ def test_moments_move_whatever_the_dtypes(dtype):
   # .001 .999^n, which bfloat16 could not tell from .001 at all.
   tx = optimizer.make_optimizer(
     lambda _: 1e-3,
-    sections.OptimizerConfig(max_grad_norm=9.0, first_moment_dtype=dtype),
+    phases.OptimizerConfig(max_grad_norm=9.0, first_moment_dtype=dtype),
   )
   params = {'x': jnp.ones((1,), jnp.bfloat16)}
   state = tx.init(params)
@@ -148,7 +148,7 @@ def test_the_flag_of_the_first_moment(monkeypatch):
   for dtype in ('float32', 'bfloat16'):
     config = config_lib.Config(
       run=sections.RunConfig(rl_steps=1),
-      optimizer=sections.OptimizerConfig(first_moment_dtype=dtype),
+      optimizer=phases.OptimizerConfig(first_moment_dtype=dtype),
     )
     optimizer.make_optimizers(config)
   assert seen == ['float32', 'bfloat16']

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from awpo_jax.config import sections
+from awpo_jax.config import phases
 from awpo_jax.distributed import sharding
 from awpo_jax.models import lora
 from awpo_jax.training.update import objectives, optimizer, train_step
@@ -129,7 +129,7 @@ def _linear_step(params, *, learning_rate):
     value = sum(jnp.sum(x) for x in jax.tree.leaves(params)) * batch
     return value, objectives.Terms(sums={'loss': value}, maxima={})
 
-  flags = sections.OptimizerConfig(max_grad_norm=1e9)
+  flags = phases.OptimizerConfig(max_grad_norm=1e9)
   tx = optimizer.make_optimizer(lambda _: learning_rate, flags)
   return train_step.train_step(
     train_step.init_state(params, tx),

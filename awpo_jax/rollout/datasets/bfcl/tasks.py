@@ -49,7 +49,7 @@ def make_task(
   long_context: bool = False,
   references: Sequence[str] = (),
 ) -> types.Task:
-  """A task for `checker.BfclEnvironment`.
+  """A task for `environments.bfcl.BfclEnvironment`.
 
   Args:
     task_id: unique.

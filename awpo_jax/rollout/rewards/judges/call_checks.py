@@ -1,4 +1,4 @@
-"""What counting tells of an answer's calls: against schema, request, thought.
+"""Counts of an answer's calls against schema, request and thought.
 
 Nothing here reads the gold answer, and nothing understands: a value that the
 request holds for another purpose, or the wrong one of two tools that are
@@ -243,7 +243,7 @@ def _about(tool: types.Tool) -> set[str]:
 def contradictions(
   thought: str, answer: tool_calls.Answer, tools: Sequence[types.Tool]
 ) -> int:
-  """How often the thought says other than what the answer does.
+  """How often the thought contradicts what the answer does.
 
   One each: it names offered tools and none of the called ones; it denies a
   called tool (`do not call X`); it states a parameter (`city is Paris`, `city:
@@ -277,7 +277,7 @@ def _denied(phrase: str, text: str) -> bool:
 def _misstated(
   thought: str, calls: Sequence[tool_calls.ToolCall]
 ) -> Iterator[bool]:
-  """Of each parameter that the thought states: does no statement agree?"""
+  """For each parameter that the thought states: True if no statement agrees."""
   values: dict[tuple[str, ...], set[str]] = {}
   for call in calls:
     for key, value in call.parameters.items():
@@ -295,7 +295,7 @@ def _misstated(
 def _statements(
   thought: str, names: Set[tuple[str, ...]]
 ) -> Iterator[tuple[tuple[str, ...], str]]:
-  """Names of parameters with the first word of what they are said to be.
+  """Names of parameters with the first word of the values stated for them.
 
   Only what is quoted, capitalised or a number counts as a value.
   """

@@ -1,4 +1,4 @@
-"""Judges that are wrong on purpose: what does an algorithm make of them?"""
+"""Judges that are wrong on purpose, to test algorithms with."""
 
 import hashlib
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """A judge of the reasoning that is a language model behind a chat endpoint.
 
 The endpoint is slow and fails: calls run side by side on one event loop, are
-repeated after growing pauses, and what they bring is stored at once (`cache`).
-Equal requests that are under way together are asked once.
+repeated after growing pauses, and what they bring is stored at once
+(`score_cache`). Equal requests that are under way together are asked once.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ _T = TypeVar('_T')
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What is asked of whom, how often, how patiently.
+  """The settings of a judge: endpoint, model, number of calls, patience.
 
   The fields are the flags `--judge_<name>`, but for these.
 
@@ -132,7 +132,7 @@ class LlmJudge:
     return self._run(self._judge(list(requests)))
 
   def refused(self, requests: Sequence[types.JudgeRequest]) -> list[bool]:
-    """Which of them the endpoint has refused for their own text."""
+    """Whether the endpoint has refused each request because of its text."""
     return [self._request_key(x) in self._refused for x in requests]
 
   def reasons(self, requests: Sequence[types.JudgeRequest]) -> list[str | None]:
@@ -172,7 +172,7 @@ class LlmJudge:
       loop.close()
 
   def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
-    """Has the judge's own thread do it."""
+    """Runs a coroutine on the judge's own thread."""
     with self._lock:
       if self._closed:
         work.close()
@@ -228,7 +228,7 @@ class LlmJudge:
     return score
 
   async def _judgement(self, request: types.JudgeRequest) -> float | None:
-    """The mean of a request's replies; None unless all of them were had."""
+    """The mean score of a request's replies; None if one of them is missing."""
     if llm_prompt.thought_of(request) is None:
       return 0.0
     key = self._request_key(request)
@@ -313,7 +313,7 @@ class LlmJudge:
     return None
 
   async def _pause(self, seconds: float) -> None:
-    """Waits, but not on when no further call makes sense."""
+    """Waits, or returns at once when no further call makes sense."""
     with contextlib.suppress(TimeoutError):
       await asyncio.wait_for(self._ended.wait(), seconds)
 

@@ -1,4 +1,4 @@
-"""A judge as training asks it: ahead of time, and not on with too few scores.
+"""A judge that is asked ahead of time, and waited for if scores are missing.
 
 While further answers are generated, those there are may be judged already
 (`begin`). A batch of which too few could be judged is asked for again, only
@@ -144,7 +144,7 @@ class Judging:
     return [None] * len(requests) if reasons is None else reasons(requests)
 
   def leniently(self, requests: Requests) -> list[float | None]:
-    """The same, but without a score instead of the error."""
+    """The scores of a batch, or none instead of a `JudgeUnavailable`."""
     return self._or_without(self, requests)
 
   def _or_without(

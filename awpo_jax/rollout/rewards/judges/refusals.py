@@ -1,4 +1,4 @@
-"""What an endpoint says when it refuses a call, and whether that ends a run.
+"""Refusals of an endpoint: what they say, and whether they end a run.
 
 The words are the endpoint's own and not to be trusted: they are cut, and the
 API key is taken out of them, also where only a part of it is told.

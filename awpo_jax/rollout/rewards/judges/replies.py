@@ -1,4 +1,4 @@
-"""What an endpoint has answered, of whatever shape: it is not to be trusted."""
+"""Replies of an endpoint, read without trusting their form."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A judge of the reasoning that needs no model: it counts, and understands not.
+"""A judge of the reasoning without a model: it counts and understands nothing.
 
   total = (0.2 + 0.8 (0.4 relevance + 0.3 tools + 0.3 grounding))
           * order * originality * variety * modesty * support * length
@@ -20,8 +20,8 @@ What it cannot tell: whether a thought is reasoning at all. A template that
 repeats the request and spells out whatever call follows scores high if the call
 breaks no rule; a value that the request holds for something else, a call too
 few, or the wrong one of two tools described alike is seldom seen; nor is a
-contradiction in other words than those looked for. Who knows the counts can
-have them: a policy trained on the score learns to please the rubric.
+contradiction in other words than those looked for. The counts can
+be gamed: a policy trained on the score learns to please the rubric.
 """
 
 import json

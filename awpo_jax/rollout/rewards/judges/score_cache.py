@@ -1,4 +1,4 @@
-"""What a judge has said, on disk: reruns ask nothing twice.
+"""Scores of a judge on disk, so that no run asks for one twice.
 
 One SQLite file, which several runs may share. A key is a hash of everything
 that a score hangs on. The first score of a key stays: who comes later with
@@ -102,7 +102,7 @@ class Cache:
     return row is not None
 
   def give_up(self, keys: Iterable[str]) -> None:
-    """From now on this run has no score for the keys."""
+    """Records that this run goes on without scores for the keys."""
     self._db.execute('BEGIN IMMEDIATE')
     self._db.executemany(
       'INSERT OR IGNORE INTO given_up VALUES (?, ?)',
@@ -131,7 +131,7 @@ class Cache:
 
 
 def _connect(path: str) -> sqlite3.Connection:
-  """An open database, its journal written ahead where that can be had."""
+  """An open database, with a write-ahead journal where the disk allows it."""
   settings: dict[str, Any] = {
     'timeout': _BUSY_SECONDS,
     'isolation_level': None,
