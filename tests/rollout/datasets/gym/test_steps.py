@@ -146,7 +146,10 @@ def test_the_first_rule_applies_until_a_state_repeats():
   found = _string('acb', "contains 'acb'", "contains 'bca'")
   assert found.states == ('bca', '')
   assert steps.said(found.thought) == ['bca', '']
-  # ba to ab and no rule leads back; with one that does it ends before.
+  # ca: bbc, bc, aa, 'aa' to 'cc': cc, 'cc' to a and b: ab, and that to ca again,
+  # which is not counted.
+  rules += "ends with 'aa'", "suffix is 'cc'"
+  assert _string('ca', *rules).states == ('bbc', 'bc', 'aa', 'cc', 'ab')
   assert _string('ba', "ends with 'ba'", "prefix is 'ab'").states == (
     'ab',
     'ca',
