@@ -146,7 +146,7 @@ def test_the_first_rule_applies_until_a_state_repeats():
   found = _string('acb', "contains 'acb'", "contains 'bca'")
   assert found.states == ('bca', '')
   assert steps.said(found.thought) == ['bca', '']
-  # ca: bbc, bc, aa, 'aa' to 'cc': cc, 'cc' to a and b: ab, and that to ca again,
+  # ca: bbc, bc, aa, 'aa' to 'cc': cc, 'cc' to a and b: ab, that to ca again,
   # which is not counted.
   rules += "ends with 'aa'", "suffix is 'cc'"
   assert _string('ca', *rules).states == ('bbc', 'bc', 'aa', 'cc', 'ab')
