@@ -85,7 +85,9 @@ def _compare(folder, wanted):
         assert got[name] == value, name
   ours, theirs = (whole_runs.stored(x, LAST) for x in (folder, wanted))
   for name, array in theirs.items():
-    np.testing.assert_allclose(ours[name], array, atol=2e-5, err_msg=name)
+    # Adam divides a gradient by its own size, so rounding of a tiny one moves a
+    # parameter by a share of the step: here of 1e-2, at most three thousandths.
+    np.testing.assert_allclose(ours[name], array, atol=3e-5, err_msg=name)
   ours, theirs = (
     whole_runs.rows(x, 'transcripts.jsonl') for x in (folder, wanted)
   )
