@@ -125,66 +125,7 @@ REASONING_TOKENS: dict[str, Callable[..., tuple[Array, Array]]] = {
 }
 
 
-# What the formula is of. `formula` is that of `COMBINATIONS`, with d, w, and a
-# part of the outcome and one that is gated.
-
-
-def of_advantages(
-  formula: Callable[..., Array],
-  d: Array,
-  w: Array,
-  outcome: Array,
-  gated: Array,
-  samples: samples_lib.Samples,
-  *,
-  standardize: Callable[..., Array],
-  mix_std_floor: float,
-  reasoning_tokens: str,
-  **_,
-) -> Array:
-  """Of the advantages A_out and A_mix of the two rewards, f32[P, G]."""
-  part = choices.pick('reasoning_tokens', REASONING_TOKENS, reasoning_tokens)
-  a_out, a_mix = part(
-    standardize(outcome),
-    standardize(gated, std_floor=mix_std_floor),
-    samples,
-  )
-  return formula(*_columns(d, w, like=a_out), a_out, a_mix)
-
-
-def of_rewards(
-  formula: Callable[..., Array],
-  d: Array,
-  w: Array,
-  outcome: Array,
-  gated: Array,
-  samples: samples_lib.Samples,
-  *,
-  standardize: Callable[..., Array],
-  mix_std_floor: float,
-  **_,
-) -> Array:
-  """Of the rewards: d times the advantage of (1 - w) R_out + w R_mix (ours).
-
-  The two are standardized once and together, so that the smaller differences
-  of one of them stay small beside the other's.
-  """
-  joint = formula(1.0, w[:, None], outcome, gated)
-  made = standardize(joint, std_floor=mix_std_floor)
-  (d,) = _columns(d, like=made)
-  return d * made
-
-
-GATE_LEVELS: Functions = {'advantage': of_advantages, 'reward': of_rewards}
-
-
-def _columns(*numbers: Array, like: Array) -> tuple[Array, ...]:
-  """Numbers of groups, [P], with further axes of length 1 as `like` has."""
-  return tuple(x.reshape(-1, *[1] * (like.ndim - 1)) for x in numbers)
-
-
-# The method, step by step. `flags` are all flags of the algorithm; each step
-# takes its own and hands them on to the functions that they name.
+# The rewards that are compared.
 
 
 class Mixed(NamedTuple):
@@ -203,6 +144,66 @@ class Mixed(NamedTuple):
   mix: Array
   gated: Array
   span: Array
+
+
+# What the formula is of. `formula` is that of `COMBINATIONS`, with d, w, and a
+# part of the outcome and one that is gated.
+
+
+def of_advantages(
+  formula: Callable[..., Array],
+  d: Array,
+  w: Array,
+  mixed: Mixed,
+  samples: samples_lib.Samples,
+  *,
+  standardize: Callable[..., Array],
+  mix_std_floor: float,
+  reasoning_tokens: str,
+  **_,
+) -> Array:
+  """Of the advantages A_out and A_mix of the two rewards, f32[P, G]."""
+  part = choices.pick('reasoning_tokens', REASONING_TOKENS, reasoning_tokens)
+  a_out, a_mix = part(
+    standardize(mixed.outcome),
+    standardize(mixed.gated, std_floor=mix_std_floor),
+    samples,
+  )
+  return formula(*_columns(d, w, like=a_out), a_out, a_mix)
+
+
+def of_rewards(
+  formula: Callable[..., Array],
+  d: Array,
+  w: Array,
+  mixed: Mixed,
+  samples: samples_lib.Samples,
+  *,
+  standardize: Callable[..., Array],
+  mix_std_floor: float,
+  **_,
+) -> Array:
+  """Of the rewards: d times the advantage of (1 - w) R_out + w R_mix (ours).
+
+  The two are standardized once and together, so that the smaller differences
+  of one of them stay small beside the other's.
+  """
+  joint = formula(1.0, w[:, None], mixed.outcome, mixed.gated)
+  made = standardize(joint, std_floor=mix_std_floor)
+  (d,) = _columns(d, like=made)
+  return d * made
+
+
+GATE_LEVELS: Functions = {'advantage': of_advantages, 'reward': of_rewards}
+
+
+def _columns(*numbers: Array, like: Array) -> tuple[Array, ...]:
+  """Numbers of groups, [P], with further axes of length 1 as `like` has."""
+  return tuple(x.reshape(-1, *[1] * (like.ndim - 1)) for x in numbers)
+
+
+# The method, step by step. `flags` are all flags of the algorithm; each step
+# takes its own and hands them on to the functions that they name.
 
 
 def mix_rewards(
@@ -240,7 +241,7 @@ def combine_rewards(
   if flags['gate'] == 'none':  # There is no gated part to treat otherwise.
     gate_level, flags = 'advantage', flags | {'reasoning_tokens': 'all'}
   level = choices.pick('gate_level', GATE_LEVELS, gate_level)
-  return level(formula, d, w, mixed.outcome, mixed.gated, samples, **flags)
+  return level(formula, d, w, mixed, samples, **flags)
 
 
 @types.record

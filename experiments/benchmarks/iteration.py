@@ -45,10 +45,7 @@ from awpo_jax.rollout.sampling import sampler  # noqa: E402
 from awpo_jax.training.dry_run import memory  # noqa: E402
 from awpo_jax.training.programs import compile as compile_lib  # noqa: E402
 from awpo_jax.training.programs import options  # noqa: E402
-from awpo_jax.training.update import (  # noqa: E402
-  minibatches,  # noqa: E402
-  optimizer,  # noqa: E402
-)
+from awpo_jax.training.update import minibatches, optimizer  # noqa: E402
 
 config_lib.define_flags()
 flags.DEFINE_string('json', None, 'File to which the result is written.')
@@ -390,8 +387,8 @@ def main(arguments: list[str]) -> None:
     result = deep_starts(config.model.model, [int(x) for x in values.depths])
   else:
     result = measure(config, values.repeats)
-  if values.cold and not values.depths:
-    result |= cold_starts()
+    if values.cold:
+      result |= cold_starts()
   text = json.dumps(result, indent=2)
   if values.json:
     pathlib.Path(values.json).write_text(text + '\n')

@@ -40,7 +40,8 @@ def test_both_are_one_where_the_outcome_is_right_or_wrong():
 
 def test_a_group_that_nobody_could_judge_has_no_share():
   valid = cases.VALID.copy()
-  valid[0], valid[1, 1:], valid[2, 2:] = False, False, False
+  # One answer, a best one; none; two.
+  valid[0, 1:], valid[1], valid[2, 2:] = False, False, False
   outcome = np.where(valid, cases.OUTCOME, np.nan)
   groups = outcome, cases.REASONING, valid, cases.LOW, cases.HIGH
   got = cases.advantages(*groups, difficulty_of='solved')

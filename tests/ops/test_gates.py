@@ -37,6 +37,8 @@ def test_share_by_hand(scale, w):
   np.testing.assert_allclose(got.gate, [w], rtol=1e-5)
   want = (1 - w) * np.array([-1, 0, 1]) + w * np.array([-1, 1, 0])
   np.testing.assert_allclose(got.advantages, [want], atol=1e-5)
+  # What is logged as A_mix is that of the reasoning, too.
+  np.testing.assert_allclose(got.mix_advantages, [[-1, 1, 0]], atol=1e-5)
 
 
 def test_share_asks_neither_for_the_unit_of_the_outcome_nor_for_its_zero():
@@ -127,6 +129,7 @@ def test_reward_level_has_the_floor():
   # Equal outcomes and reasoning that differs by .001: s = .001, floor .02.
   got = _made([[2, 2, 2]], [[0.5, 0.501, 0.499]], gate_level='reward', **OURS)
   np.testing.assert_allclose(got.advantages, [[0, 0.05, -0.05]], atol=1e-4)
+  np.testing.assert_allclose(got.mix_advantages, [[0, 0.05, -0.05]], atol=1e-4)
 
 
 @pytest.mark.parametrize('level', ['advantage', 'reward'])

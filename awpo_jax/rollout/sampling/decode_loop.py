@@ -65,8 +65,8 @@ def run(
     )
     return state.replace(cache=cache_lib.put_head(whole, state.cache)), rest
 
-  # Also because jaxlib 0.11.2 crashes where several CPU devices compile the sum
-  # of an empty comparison, which `stage` would be.
+  # One length needs no switch, and `stage` would sum an empty comparison, at
+  # which jaxlib 0.11.2 crashes where several CPU devices compile it.
   if len(lengths) == 1:
     return jax.lax.while_loop(more, lambda carry: step(*carry), (state, rest))
   bodies = [functools.partial(work, index=i) for i in range(len(lengths))]

@@ -181,7 +181,7 @@ def lowerings(
 ) -> dict[tuple[Any, ...], Lower]:
   """Each program of the run by its key, lowered when it is called.
 
-  Those that a device does in no time, `cut` and `useful`, are left out.
+  `cut` and `useful` are left out: they need less memory than the others.
   """
   tx = _phases(plan)
   state = state_shapes(plan, next(iter(tx)))

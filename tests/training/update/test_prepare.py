@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from awpo_jax.distributed import device_map, sharding
+from awpo_jax.ops import awpo
 from awpo_jax.training.update import prepare
 from tests.helpers import (
   adapted_training,
@@ -83,6 +84,29 @@ def test_what_is_told_of_a_group():
   np.testing.assert_allclose(
     told['advantage'][0], [1.163553, -0.191194, -2.048509, 1.076150], atol=2e-6
   )
+
+
+def test_of_tokens_the_mean_over_those_of_the_policy_is_told():
+  # Of the second answer the policy chose nothing.
+  policy = np.array([[[True, True, False], [False] * 3]])
+  per_token = np.float32([[[1, 2, 9], [9, 9, 9]]])
+  made = awpo.Advantages(
+    advantages=per_token,
+    counted=np.array([True]),
+    solve_rate=np.float32([0.5]),
+    outcome_advantages=np.float32([[1, -1]]),
+    mix_advantages=per_token * 2,
+  )
+  told = prepare.told(made, per_token + 1, policy)
+  want = {
+    'gate': [0],
+    'difficulty': [1],
+    'solve_rate': [0.5],
+    'outcome_advantage': [[1, -1]],
+    'mix_advantage': [[3, 0]],
+    'advantage': [[2.5, 0]],
+  }
+  assert {name: x.tolist() for name, x in told.items()} == want
 
 
 def _plain(rollout):
