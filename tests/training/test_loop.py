@@ -6,6 +6,7 @@ import pathlib
 import signal
 import sys
 import types as python_types
+from unittest import mock
 
 import jax
 import numpy as np
@@ -317,6 +318,40 @@ def test_the_profile_covers_its_window_and_waits_for_it(
   _, _, got, go = bare(f'--profile_steps={window}', first=first)
   go()
   assert got == traced
+
+
+@pytest.mark.parametrize(
+  ('total', 'first', 'trained', 'did'),
+  [
+    (7, 0, True, ['evaluate 0', 'write 0 start', 'steps from 0']),
+    (7, 0, False, ['steps from 0']),
+    (7, 3, True, ['steps from 3']),
+    (7, 7, True, []),
+    # A run without steps only evaluates.
+    (0, 0, True, ['evaluate 0', 'write 0 start', 'steps from 0']),
+  ],
+)
+def test_trained_weights_are_evaluated_before_the_first_step(
+  bare, monkeypatch, capsys, total, first, trained, did
+):
+  got: list[str] = []
+  run, *_ = bare()
+  space = python_types.SimpleNamespace
+  run.total, run.experiment = total, mock.MagicMock(data=space(left_out={}))
+  run.book = mock.MagicMock(once={}, start=lambda *_: (first, 'state'))
+  run.book.line = lambda step, row: got.append(f'write {step} {row["phase"]}')
+  monkeypatch.setattr(loop.judge, 'patient', mock.MagicMock())
+  monkeypatch.setattr(initial_params, 'is_trained', lambda config: trained)
+  for name, made in {
+    '_compile': lambda state: None,
+    '_make_steps': dict,
+    '_evaluate': lambda state, step: got.append(f'evaluate {step}') or {},
+    '_steps': lambda state, step, steps: got.append(f'steps from {step}'),
+  }.items():
+    monkeypatch.setattr(run, name, made)
+  run.run()
+  assert got == did
+  assert ('Nothing to do' in capsys.readouterr().err) == (not did)
 
 
 def _echo(params, prompts, sample_ids, facts):
