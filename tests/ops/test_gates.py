@@ -132,6 +132,13 @@ def test_reward_level_has_the_floor():
   np.testing.assert_allclose(got.mix_advantages, [[0, 0.05, -0.05]], atol=1e-4)
 
 
+def test_without_a_gate_no_level_has_the_floor():
+  # Outcomes that differ by .001: GRPO's advantages, full size.
+  settings = {**OURS, 'gate': 'none', 'gate_level': 'reward'}
+  got = _made([[2, 2.001, 1.999]], [[0.5, 0.1, 0.9]], **settings)
+  np.testing.assert_allclose(got.advantages, [[0, 1, -1]], atol=5e-3)
+
+
 @pytest.mark.parametrize('level', ['advantage', 'reward'])
 def test_constant_rewards_are_exactly_nothing(level):
   for outcome, reasoning, valid in (
