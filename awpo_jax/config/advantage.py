@@ -133,8 +133,8 @@ class AdvantageConfig:
     'ratio',
     'Gate w of each group, which says how far its advantage leans from the '
     'outcome to the mixed reward: by the standard deviations of the two '
-    '(ratio, share), 1 where outcomes hardly vary (binary), 1 (always), or 0, '
-    'which needs no judge (none).',
+    '(ratio) or of outcome and reasoning (share), 1 where outcomes hardly vary '
+    '(binary), 1 (always), or 0, which needs no judge (none).',
     gates.GATES,
   )
   tau: float = flag(
@@ -158,8 +158,8 @@ class AdvantageConfig:
   )
   trust_prior: float = flag(
     1.0,
-    'Number of further groups without correlation that --trust=agreement '
-    'assumes. With more of them a judge has to agree in more groups.',
+    'Number of further groups with the correlation --trust_start that '
+    '--trust=agreement assumes. With more of them the measured ones count less.',
     above=0,
   )
   trust_start: float = flag(
