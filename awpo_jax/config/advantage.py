@@ -159,7 +159,7 @@ class AdvantageConfig:
   trust_prior: float = flag(
     1.0,
     'Number of further groups with the correlation --trust_start that '
-    '--trust=agreement assumes. With more of them the measured ones count less.',
+    '--trust=agreement assumes. With more of them measured ones count less.',
     above=0,
   )
   trust_start: float = flag(
