@@ -81,6 +81,10 @@ def _algorithms() -> dict[str, config_lib.Config]:
     (not cells, '--algorithm is not set: name at least one.'),
     (len(set(names)) < len(names), f'--algorithm: a name twice in {names}.'),
     (
+      len(names) < 2 and _BASELINES.value,
+      f'--baselines={_BASELINES.value}: no other --algorithm to compare.',
+    ),
+    (
       not set(_BASELINES.value) <= set(names),
       f'--baselines={_BASELINES.value}: choose among {names}.',
     ),
@@ -91,16 +95,32 @@ def _algorithms() -> dict[str, config_lib.Config]:
   return {x.name: config_lib.parse([*base, *x.flags]) for x in cells}
 
 
+def _tasks() -> list[tabular.Task]:
+  """A task for each number of decisions.
+
+  Raises:
+    ValueError: naming what is no task, and the remedy.
+  """
+  numbers = {name: flag.value for name, flag in _NUMBERS.items()}
+  wrong = [x for x in _DECISIONS.value if not x.strip().isdecimal()]
+  if wrong or not _DECISIONS.value:
+    raise ValueError(
+      f'--decisions={",".join(_DECISIONS.value)}: expected whole numbers, '
+      'separated by commas.'
+    )
+  return [tabular.Task(int(k), **numbers) for k in _DECISIONS.value]
+
+
 def main(arguments: list[str]) -> None:
   started = time.perf_counter()
   try:
     if len(arguments) > 1:
       raise ValueError(f'not a flag: {" ".join(arguments[1:])}')
     algorithms = _algorithms()
-    numbers = {name: flag.value for name, flag in _NUMBERS.items()}
-    tasks = [tabular.Task(int(k), **numbers) for k in _DECISIONS.value]
     judges = [tabular_map.parse_judge(x) for x in _JUDGES.value]
-    found = tabular_map.measure(algorithms, tasks, judges, seeds=_SEEDS.value)
+    found = tabular_map.measure(
+      algorithms, _tasks(), judges, seeds=_SEEDS.value
+    )
   except (ValueError, flags.Error) as error:
     sys.exit(f'{error}')
   text = tabular_map.write_report(

@@ -85,6 +85,29 @@ def test_a_step_by_hand():
   np.testing.assert_allclose(moved, [[[0.375, -0.375]]], rtol=1e-6)
 
 
+def test_what_a_rollout_says_of_its_answers_by_hand():
+  # Two decisions that the judge reads and one that it does not, of 0.4 and 0.6.
+  task = tabular.Task(2, executed=1, prompts=1, options=2, chance=0.4)
+  choices = np.array([[[0, 0, 0], [0, 0, 1]]], np.int32)
+  scores = np.float32([[0.25, 1]])
+  batch = tabular.rollout(
+    tabular.initial_logits(task), choices, scores, decisions=2
+  )
+  rewards = batch.rewards
+  np.testing.assert_array_equal(rewards.outcome, [[1, 0]])
+  np.testing.assert_array_equal(rewards.reasoning, scores)
+  np.testing.assert_array_equal(
+    [rewards.outcome_min, rewards.outcome_max], [[0], [1]]
+  )
+  # Else solved groups would not shut the gate.
+  np.testing.assert_array_equal(rewards.wants_call, [True])
+  np.testing.assert_array_equal(batch.thinking, [[[1, 1, 0], [1, 1, 0]]])
+  entropy = -(0.4 * np.log(0.4) + 0.6 * np.log(0.6))
+  np.testing.assert_allclose(
+    batch.completions.entropy, np.full((1, 2, 3), entropy), rtol=1e-6
+  )
+
+
 def test_advantages_of_tokens_act_on_their_own_tokens():
   logits = np.zeros((1, 2, 2), np.float32)
   choices = np.array([[[0, 0], [1, 1]]], np.int32)
@@ -164,6 +187,8 @@ def test_seeds_are_reproducible():
   np.testing.assert_allclose(two.success[:1, :1], alone.success, rtol=1e-6)
   assert (two.success[0, 0] != two.success[0, 1]).any()
   assert ((two.trust >= 0) & (two.trust <= 1)).all() and (two.trust < 1).any()
+  # Of the judge that is against it the correlation is never above 0.
+  assert (two.trust[0] > 0).any() and (two.trust[2] == 0).all()
 
 
 @pytest.mark.parametrize(

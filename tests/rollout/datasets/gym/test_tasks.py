@@ -67,6 +67,9 @@ def _call(submitted, name='submit', key='answer', thought='so'):
   return tool_calls.render_answer(thought, [call])
 
 
+SECOND = '{"name": "submit", "parameters": {"answer": "41"}}'
+
+
 def _task():
   # Seed 0, row 40: the number 40.
   task = tasks._task('train', 'gcd', 0, 40)
@@ -89,6 +92,9 @@ def test_the_set_by_name():
     dataset.demonstrations[0].response,
   )
   assert response == task.ground_truth
+  # Who is to name the steps is told so; where there are none nobody is.
+  hint = 'write = and the result of each step'
+  assert hint in task.user and hint not in dataset.train[0].user
   assert process.process([types.JudgeRequest(task.user, (), response)]) == [1.0]
   assert datasets.load('reasoning_gym:gcd', seed=5).demonstrations == []
 
@@ -122,7 +128,9 @@ def test_the_seed_decides():
     drawn = tasks.Tasks('train', seed, 9, ('gcd',))
     return [x.user for x in drawn]
 
-  assert users(1) == users(1) != users(2)
+  assert users(1) == users(1)
+  # Rows of neighbouring seeds are no shift of one another, as 1 + 1 = 2 + 0.
+  assert users(1)[1:] != users(2)[:-1]
 
 
 @pytest.mark.usefixtures('fake')
@@ -150,6 +158,8 @@ def test_too_few_questions_are_refused_by_name(monkeypatch):
     (_call('40', name='send'), 0),
     (_call('40', key='text'), 0),
     (_call('040') + '\n<response> done </response>', 0),
+    # A second call, though the first is right.
+    (_call('040').replace('\n</tool_call>', f'\n{SECOND}\n</tool_call>'), 0),
     ('<think> 40 </think>', 0),
     ('<think> so </think>\n<tool_call>\n{"name": "submit"\n</tool_call>', 0),
     (_call('040').replace('</tool_call>', '{}\n</tool_call>'), 0),

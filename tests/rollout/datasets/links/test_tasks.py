@@ -36,6 +36,19 @@ def test_the_set_by_name():
   assert dataset.train[7] != datasets.load('links:3', seed=6).train[7]
 
 
+def test_names_of_the_set_of_names_are_never_seen_in_training():
+  dataset = datasets.load('links', seed=1)
+
+  def names(drawn):
+    riddles = [facts.read(task.user) for task in drawn]
+    return {name for riddle in riddles for name, _ in riddle.links}
+
+  held_out = names(dataset.evals['names'])
+  seen = names(dataset.train[:1000]) | names(dataset.evals['longer'])
+  seen |= names(x.task for x in dataset.demonstrations)
+  assert held_out and not held_out & seen
+
+
 def test_the_reference_is_the_path():
   for index in range(20):
     task = tasks.Tasks('train', 1)[index]

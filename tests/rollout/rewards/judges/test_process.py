@@ -88,6 +88,12 @@ def test_work_on_hostile_thoughts_is_bounded(thought):
   assert time.perf_counter() - begun < 2
 
 
+def test_a_thought_is_cut_behind_the_limit():
+  # The layout has a blank in front.
+  fill = '-' * (process.MAX_THOUGHT - len('  da_hu fo_ji'))
+  assert _score(f'{fill} da_hu fo_ji la_wu na_vi') == 0.5
+
+
 SUM = (
   '<user> State the final answer to the following arithmetic problem: '
   '4 + 3 - 9 + 1 - 1 =\nIn the thought, write = .. </user>'
