@@ -55,7 +55,7 @@ def test_an_old_folder_is_shown_with_what_it_has(tmp_path):
   assert not notes
   (run,) = blocks['index']['runs']
   assert run['series'] == {'gate/mean': [[1, 2, 3], [0.125, 0.25, 0.375]]}
-  assert run['steps'] == [2] and not run['archive']
+  assert run['steps'] == [2]
   (group,) = blocks['r0s2']
   assert [x['outcome'] for x in group['samples']] == [1.0, None]
   assert 'gate' not in group
