@@ -103,6 +103,41 @@ def test_a_long_run_fits_and_the_page_says_what_is_missing(tmp_path):
   assert blocks['index']['runs'][0]['steps'] == [1, 14, 27, 40]
 
 
+def test_a_curve_of_many_points_keeps_its_ends(tmp_path):
+  # Of 2,004 steps every third, and the last one.
+  folder = _folder(tmp_path / 'x', [], range(1, 2005))
+  rows = (folder / 'metrics.jsonl').read_text().splitlines()
+  rows[4] = json.dumps(json.loads(rows[4]) | {'eval/own/accuracy': 0.5})
+  (folder / 'metrics.jsonl').write_text('\n'.join([*rows, '']))
+  _, blocks, _ = _write(folder, tmp_path / 'x.html')
+  series = blocks['index']['runs'][0]['series']
+  steps, values = series['gate/mean']
+  assert steps == [*range(1, 2005, 3), 2004]
+  assert values[-1] == 250.5
+  assert series['eval/own/accuracy'] == [[5], [0.5]]
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path, monkeypatch):
+  places = [tmp_path / cell / 'seed_1' for cell in ('awpo', 'grpo')]
+  for place in places:
+    place.parent.mkdir()
+    _folder(place, [])
+  names = [str(place) for place in places]
+  runs = reading.read_runs(names)
+  assert [(run.name, run.cell) for run in runs] == [(x, x) for x in names]
+  monkeypatch.chdir(places[0])
+  (run,) = reading.read_runs(['.'])
+  assert run.name == 'seed_1'
+
+
+def test_an_archive_without_the_flags_of_its_run_is_named(tmp_path):
+  folder = _folder(tmp_path / 'x', [])
+  (folder / 'archive').mkdir()
+  (folder / 'archive' / rollout_archive.INDEX_FILE).write_text('')
+  with pytest.raises(FileNotFoundError, match=r'run\.flags'):
+    reading.read_run(folder)
+
+
 def test_a_text_larger_than_the_page_is_cut(tmp_path):
   folder = _folder(tmp_path / 'x', [_row(1, response='x' * 1_000_000)])
   _, blocks, notes = _write(folder, tmp_path / 'x.html', max_megabytes=0.3)
