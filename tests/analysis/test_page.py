@@ -12,6 +12,7 @@ import pytest
 from awpo_jax.analysis import examples, replay
 from awpo_jax.analysis.page import reading, tokens, writing
 from awpo_jax.reporting import rollout_archive
+from awpo_jax.rollout.rewards.judges import rubric
 
 _BLOCK = re.compile(
   r'<script type="application/json" id="(\w+)">(.*?)</script>', re.DOTALL
@@ -59,6 +60,19 @@ def test_an_old_folder_is_shown_with_what_it_has(tmp_path):
   (group,) = blocks['r0s2']
   assert [x['outcome'] for x in group['samples']] == [1.0, None]
   assert 'gate' not in group
+
+
+def test_the_counts_of_the_rubric_are_told_of_its_own_score_alone(tmp_path):
+  answer = '<think> I call none. </think> <response> Hi </response>'
+  own = rubric.score_thought('question', (), answer).total
+  folder = _folder(
+    tmp_path / 'x',
+    [_row(1, response=answer, reasoning=x) for x in (own, own + 0.01, None)],
+  )
+  _, blocks, _ = _write(folder, tmp_path / 'x.html')
+  first, *others = blocks['r0s1'][0]['samples']
+  assert first['said'].startswith('rubric: ')
+  assert all('said' not in sample for sample in others)
 
 
 def test_no_text_leaves_its_block(tmp_path):
@@ -199,6 +213,9 @@ def test_a_ratio_is_held_to_the_radius_of_its_own_group():
       told = answer['tokens']
       wanted = [int(outside and positive and x) for x in told['policy']]
       assert told['clipped'] == wanted
+      # log(1.15) is what the trainer has more than the sampler.
+      gaps = [x for x in told['log_ratio'] if x is not None]
+      np.testing.assert_allclose(gaps, 0.14, rtol=6e-3)
       met.add((outside, positive))
   assert met == {(True, True), (True, False), (False, True), (False, False)}
 

@@ -316,16 +316,16 @@ TOKENS = {
   'trained': [1, 1, 1, 0, 1, 1],
   'advantage': [-2.0, -2.0, -2.0, -2.0, -2.0, None],
   'entropy': [0.5, 1.0, 0.0, 0.25, 0.5, None],
-  'log_ratio': [0.1, -0.4, 0.0, 0.2, 0.2, None],
+  'log_ratio': [0.1, -0.4, -0.1, 0.2, 0.2, None],
   'clipped': [0, 1, 0, 0, 0, 0],
 }
 BLUE, RED = 'rgba(31, 119, 180, {})', 'rgba(214, 39, 40, {})'
 # Shades by hand: 0.7 times the value over the largest, which is 0.4, 1 and 2.
 SHADES = {
   'log_ratio': [
-    BLUE.format(0.176),
+    BLUE.format(0.175),
     RED.format(0.7),
-    BLUE.format(0),
+    RED.format(0.175),
     '',
     BLUE.format(0.35),
     '',
@@ -439,5 +439,5 @@ def test_deep_json_is_not_indented(quiet, groups):
     '{\n  "a": [\n    1,\n    {}\n  ]\n}'
   )
   # Indented it would have hundreds of millions of characters.
-  assert quiet.run("pretty('['.repeat(9000) + ']'.repeat(9000))") is None
+  assert quiet.run("pretty('['.repeat(9000) + ']'.repeat(9000)) === null")
   assert quiet.run("pretty('no JSON')") is None
