@@ -13,7 +13,7 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
 from absl import app, flags  # noqa: E402
 
-from awpo_jax.analysis import doctor  # noqa: E402
+from awpo_jax.analysis import doctor, records  # noqa: E402
 
 _RUN = flags.DEFINE_string('run', '', 'Folder of a run: its --output_dir.')
 
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> None:
       raise ValueError(f'not a flag: {" ".join(arguments[1:])}')
     if not _RUN.value:
       raise ValueError('--run is not set: name the folder of a run.')
-    record = doctor.read_record(_RUN.value)
+    record = records.read(_RUN.value)
   except (OSError, ValueError) as error:
     sys.exit(f'{error}')
   print(doctor.diagnose(record).text())

@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
       raise ValueError(f'not a flag: {" ".join(arguments[1:])}')
     if not (_RUN.value or _RUNS.value):
       raise ValueError('--run is not set: name the folder of a run.')
-    runs = [reading.read_run(folder) for folder in _RUN.value]
+    runs = reading.read_runs(_RUN.value)
     if _RUNS.value:
       runs += reading.read_grid(_RUNS.value)
     first = pathlib.Path((*_RUN.value, _RUNS.value)[0])

@@ -70,7 +70,7 @@ def _judged(record: records.Record) -> bool:
 
 
 def left_out(record: records.Record) -> float | None:
-  """How much of the data `--overlong=drop` left out, all parts together."""
+  """How much of the data was left out by length, all parts together."""
   first = record.rows[0] if record.rows else {}
   parts = [
     value
@@ -180,8 +180,9 @@ CHECKS = (
     0,
     'all parts together in the first line',
     'What did not fit the lengths was dropped: the run did not see it.',
-    'Longer --prompt_buckets and --response_buckets; with --overlong=error the '
-    'run names what does not fit.',
+    'Longer --prompt_buckets and --response_buckets, and --max_prompt_tokens '
+    'and --max_answer_tokens where they are set; with --overlong=error the run '
+    'names what does not fit.',
     left_out,
   ),
   Check(

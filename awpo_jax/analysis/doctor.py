@@ -1,15 +1,9 @@
 """What is wrong with a run, in words."""
 
 import dataclasses
-import json
-import os
-import pathlib
 import textwrap
-from collections.abc import Mapping
 
 from awpo_jax.analysis import checks, records
-from awpo_jax.checkpointing import run_folder
-from awpo_jax.reporting import metrics as metrics_lib
 
 PAGE = 'docs/metrics.md'
 _WIDTH = 80
@@ -116,36 +110,3 @@ def diagnose(record: records.Record) -> Diagnosis:
     tuple(Finding(check, x) for check, x in known if not check.is_wrong(x)),
     tuple(check for check, value in measured if value is None),
   )
-
-
-def read_record(folder: str | os.PathLike[str]) -> records.Record:
-  """The metrics and flags of a run.
-
-  Args:
-    folder: of the run; without `flags.json` what needs a flag is not checked.
-
-  Raises:
-    FileNotFoundError: it is not the folder of a run.
-    ValueError: a file of it is damaged.
-  """
-  folder = pathlib.Path(folder)
-  path = folder / metrics_lib.METRICS_FILE
-  if not path.is_file():
-    raise FileNotFoundError(
-      f'{folder} is not the folder of a run: there is no {path.name} in it. '
-      'Name the --output_dir of train.py.'
-    )
-  return records.Record(metrics_lib.read_metrics(path), _read_flags(folder))
-
-
-def _read_flags(folder: pathlib.Path) -> Mapping[str, object]:
-  path = folder / run_folder.FLAGS_FILE
-  if not path.is_file():
-    return {}
-  try:
-    flags = json.loads(path.read_text(encoding='utf-8'))
-  except ValueError as error:
-    raise ValueError(f'{path} is not JSON: {error}. Remove it.') from error
-  if not isinstance(flags, dict):
-    raise ValueError(f'{path} is not a JSON object of flags. Remove it.')
-  return flags

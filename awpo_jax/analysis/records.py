@@ -1,10 +1,16 @@
-"""The metrics of a run, to be asked for figures."""
+"""The metrics and flags of a run, to be asked for figures."""
 
 import dataclasses
+import json
+import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from awpo_jax.checkpointing import run_folder
+from awpo_jax.reporting import metrics as metrics_lib
 
 # How many steps "the last steps" are, and what a rise needs.
 LAST = 20
@@ -59,3 +65,41 @@ class Record:
     error = np.sqrt((first.var(ddof=1) + last.var(ddof=1)) / third)
     change = last.mean() - first.mean()
     return float(change / max(error, 1e-9 + 1e-6 * abs(first.mean())))
+
+
+def read(folder: str | os.PathLike[str]) -> Record:
+  """The metrics and flags of a run.
+
+  Args:
+    folder: of the run; without `flags.json` what needs a flag is not checked.
+
+  Raises:
+    FileNotFoundError: it is not the folder of a run.
+    ValueError: a file of it is damaged.
+  """
+  folder = pathlib.Path(folder)
+  path = folder / metrics_lib.METRICS_FILE
+  if not path.is_file():
+    raise FileNotFoundError(
+      f'{folder} is not the folder of a run: there is no {path.name} in it. '
+      'Name the --output_dir of train.py.'
+    )
+  return Record(metrics_lib.read_metrics(path), read_flags(folder))
+
+
+def read_flags(folder: pathlib.Path) -> Mapping[str, Any]:
+  """The flags of a run; empty without `flags.json`.
+
+  Raises:
+    ValueError: the file is damaged.
+  """
+  path = folder / run_folder.FLAGS_FILE
+  if not path.is_file():
+    return {}
+  try:
+    flags = json.loads(path.read_text(encoding='utf-8'))
+  except ValueError as error:
+    raise ValueError(f'{path} is not JSON: {error}. Remove it.') from error
+  if not isinstance(flags, dict):
+    raise ValueError(f'{path} is not a JSON object of flags. Remove it.')
+  return flags

@@ -7,14 +7,12 @@ with its thought, its calls, and what they gave.
 
 import collections
 import importlib.metadata
-import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from awpo_jax.analysis.page import tokens
-from awpo_jax.checkpointing import run_folder
+from awpo_jax.analysis import records
 from awpo_jax.reporting import json_text
 from awpo_jax.reporting import metrics as metrics_lib
 from awpo_jax.rollout import messages
@@ -57,14 +55,16 @@ def export(
     run: folder of it.
     output: folder that is new or empty.
     chosen: whether a step is written.
-    max_chars: of a text, at most; what is longer is cut and says so.
+    max_chars: of a text, at most; what is longer is cut and says so. The
+      arguments of a call, of at most `MAX_CHARS`, stay whole.
 
   Returns:
     How many files there are now.
 
   Raises:
     FileNotFoundError: the run has no transcripts.
-    ValueError: `output` holds something, or a line is no transcript.
+    ValueError: `output` holds something, a line is no transcript, or
+      `flags.json` is damaged.
   """
   run, output = pathlib.Path(run), pathlib.Path(output)
   path = run / metrics_lib.TRANSCRIPTS_FILE
@@ -76,7 +76,7 @@ def export(
   if output.exists() and any(output.iterdir()):
     raise ValueError(f'{output} holds files: name a new folder.')
   output.mkdir(parents=True, exist_ok=True)
-  model = _model(run)
+  model = records.read_flags(run).get('model') or None
   counted: collections.Counter[int] = collections.Counter()
   for row in metrics_lib.read_metrics(path):
     step = int(row['step'])
@@ -90,14 +90,6 @@ def export(
     text = json_text.dumps(made, indent=2)
     (output / f'{name}.json').write_text(text + '\n', encoding='utf-8')
   return counted.total()
-
-
-def _model(run: pathlib.Path) -> str | None:
-  """What `--model` was."""
-  file = run / run_folder.FLAGS_FILE
-  if not file.is_file():
-    return None
-  return json.loads(file.read_text(encoding='utf-8')).get('model') or None
 
 
 def trajectory(
@@ -163,7 +155,9 @@ def trajectory(
       'extra': {key: row[key] for key in _PAID if key in row},
     },
     'extra': {
-      key: value for key, value in row.items() if key not in (*_SAID, *_PAID)
+      key: messages.cut(value, max_chars) if isinstance(value, str) else value
+      for key, value in row.items()
+      if key not in (*_SAID, *_PAID)
     },
   }
 
@@ -177,20 +171,17 @@ def _observation(turn: messages.Turn) -> Json | None:
 
 
 def _agent(row: Mapping[str, Any], model: str | None) -> Json:
-  try:
-    tools = [
-      {
-        'type': 'function',
-        'function': {
-          'name': tool.name,
-          'description': tool.description,
-          'parameters': json_schemas.of_parameters(tool.parameters),
-        },
-      }
-      for tool in tokens.tools_of({'tools': (), **row})
-    ]
-  except (KeyError, TypeError, AttributeError) as error:
-    raise ValueError(f'tools of a transcript: {error!r:.80}') from error
+  tools = [
+    {
+      'type': 'function',
+      'function': {
+        'name': tool.name,
+        'description': tool.description,
+        'parameters': json_schemas.of_parameters(tool.parameters),
+      },
+    }
+    for tool in messages.tools_of(row)
+  ]
   agent: Json = {
     'name': 'awpo_jax',
     'version': importlib.metadata.version('awpo_jax'),

@@ -1,4 +1,4 @@
-"""Rows of `transcripts.jsonl` as turns, and as messages of a chat.
+"""Rows of `transcripts.jsonl`: their tools, turns, and messages of a chat.
 
 What a model wrote is data: it is parsed within the bounds of `tool_calls`, and
 what cannot be read stays the text that it is.
@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from awpo_jax import types
 from awpo_jax.rollout.text import tool_calls
 
 Json = dict[str, Any]
@@ -80,6 +81,21 @@ def _turn(number: int, written: Mapping[str, Any], limit: int) -> Turn:
     [(f'call_{number}_{i}', call) for i, call in enumerate(answer.calls, 1)],
     [(str(role), cut(said, limit)) for role, said in written['observations']],
   )
+
+
+def tools_of(row: Mapping[str, Any]) -> tuple[types.Tool, ...]:
+  """The tools that a transcript offers; none where it names none.
+
+  Raises:
+    ValueError: they are no tools.
+  """
+  try:
+    return tuple(
+      types.Tool(x['name'], x['description'], dict(x['parameters']))
+      for x in row.get('tools', ())
+    )
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
+    raise ValueError(f'tools of a transcript: {error!r:.80}') from error
 
 
 def cut(text: str, limit: int) -> str:

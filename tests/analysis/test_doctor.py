@@ -60,7 +60,7 @@ def _written(folder, change, flags=FLAGS):
 
 
 def _diagnosis(folder, change=lambda rows: None, flags=FLAGS):
-  return doctor.diagnose(doctor.read_record(_written(folder, change, flags)))
+  return doctor.diagnose(records.read(_written(folder, change, flags)))
 
 
 def _all(name, value):
@@ -228,9 +228,9 @@ def test_a_damaged_file_is_named(tmp_path):
   for text in ('{', '[]'):
     (tmp_path / 'flags.json').write_text(text)
     with pytest.raises(ValueError, match=r'flags\.json is not'):
-      doctor.read_record(tmp_path)
+      records.read(tmp_path)
   (tmp_path / 'flags.json').unlink()
-  unknown = doctor.diagnose(doctor.read_record(tmp_path)).unknown
+  unknown = doctor.diagnose(records.read(tmp_path)).unknown
   assert [x.title for x in unknown] == ['Every gradient is clipped']
 
 

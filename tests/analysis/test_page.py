@@ -12,6 +12,7 @@ import pytest
 from awpo_jax.analysis import examples, replay
 from awpo_jax.analysis.page import reading, tokens, writing
 from awpo_jax.reporting import rollout_archive
+from awpo_jax.rollout.rewards.judges import rubric
 
 _BLOCK = re.compile(
   r'<script type="application/json" id="(\w+)">(.*?)</script>', re.DOTALL
@@ -55,10 +56,23 @@ def test_an_old_folder_is_shown_with_what_it_has(tmp_path):
   assert not notes
   (run,) = blocks['index']['runs']
   assert run['series'] == {'gate/mean': [[1, 2, 3], [0.125, 0.25, 0.375]]}
-  assert run['steps'] == [2] and not run['archive']
+  assert run['steps'] == [2]
   (group,) = blocks['r0s2']
   assert [x['outcome'] for x in group['samples']] == [1.0, None]
   assert 'gate' not in group
+
+
+def test_the_counts_of_the_rubric_are_told_of_its_own_score_alone(tmp_path):
+  answer = '<think> I call none. </think> <response> Hi </response>'
+  own = rubric.score_thought('question', (), answer).total
+  folder = _folder(
+    tmp_path / 'x',
+    [_row(1, response=answer, reasoning=x) for x in (own, own + 0.01, None)],
+  )
+  _, blocks, _ = _write(folder, tmp_path / 'x.html')
+  first, *others = blocks['r0s1'][0]['samples']
+  assert first['said'].startswith('rubric: ')
+  assert all('said' not in sample for sample in others)
 
 
 def test_no_text_leaves_its_block(tmp_path):
@@ -101,6 +115,41 @@ def test_a_long_run_fits_and_the_page_says_what_is_missing(tmp_path):
   assert run['series']['gate/mean'][0] == list(range(1, 41))
   _, blocks, _ = _write(folder, tmp_path / 'y.html', max_steps=4)
   assert blocks['index']['runs'][0]['steps'] == [1, 14, 27, 40]
+
+
+def test_a_curve_of_many_points_keeps_its_ends(tmp_path):
+  # Of 2,004 steps every third, and the last one.
+  folder = _folder(tmp_path / 'x', [], range(1, 2005))
+  rows = (folder / 'metrics.jsonl').read_text().splitlines()
+  rows[4] = json.dumps(json.loads(rows[4]) | {'eval/own/accuracy': 0.5})
+  (folder / 'metrics.jsonl').write_text('\n'.join([*rows, '']))
+  _, blocks, _ = _write(folder, tmp_path / 'x.html')
+  series = blocks['index']['runs'][0]['series']
+  steps, values = series['gate/mean']
+  assert steps == [*range(1, 2005, 3), 2004]
+  assert values[-1] == 250.5
+  assert series['eval/own/accuracy'] == [[5], [0.5]]
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path, monkeypatch):
+  places = [tmp_path / cell / 'seed_1' for cell in ('awpo', 'grpo')]
+  for place in places:
+    place.parent.mkdir()
+    _folder(place, [])
+  names = [str(place) for place in places]
+  runs = reading.read_runs(names)
+  assert [(run.name, run.cell) for run in runs] == [(x, x) for x in names]
+  monkeypatch.chdir(places[0])
+  (run,) = reading.read_runs(['.'])
+  assert run.name == 'seed_1'
+
+
+def test_an_archive_without_the_flags_of_its_run_is_named(tmp_path):
+  folder = _folder(tmp_path / 'x', [])
+  (folder / 'archive').mkdir()
+  (folder / 'archive' / rollout_archive.INDEX_FILE).write_text('')
+  with pytest.raises(FileNotFoundError, match=r'run\.flags'):
+    reading.read_run(folder)
 
 
 def test_a_text_larger_than_the_page_is_cut(tmp_path):
@@ -164,6 +213,9 @@ def test_a_ratio_is_held_to_the_radius_of_its_own_group():
       told = answer['tokens']
       wanted = [int(outside and positive and x) for x in told['policy']]
       assert told['clipped'] == wanted
+      # log(1.15) is what the trainer has more than the sampler.
+      gaps = [x for x in told['log_ratio'] if x is not None]
+      np.testing.assert_allclose(gaps, 0.14, rtol=6e-3)
       met.add((outside, positive))
   assert met == {(True, True), (True, False), (False, True), (False, False)}
 

@@ -221,6 +221,13 @@ def test_steps_and_lengths_that_are_asked_for(run, tmp_path):
   assert made['steps'][1]['message'] == 10 * '[' + '... (99990 more characters)'
 
 
+def test_what_a_judge_said_is_cut_too():
+  row = {**SINGLE, 'said': 12 * 'x', 'task_id': 'short'}
+  made = trajectories.trajectory(row, session='r', name='n', max_chars=10)
+  assert made['extra']['said'] == 10 * 'x' + '... (2 more characters)'
+  assert made['extra']['task_id'] == 'short'
+
+
 def test_what_cannot_be_exported(run, tmp_path):
   with pytest.raises(FileNotFoundError, match='output_dir of train.py'):
     trajectories.export(tmp_path, tmp_path / 'out')
@@ -228,5 +235,10 @@ def test_what_cannot_be_exported(run, tmp_path):
     trajectories.export(run, run)
   with pytest.raises(ValueError, match='tools of a transcript'):
     _made({**SINGLE, 'tools': [{'name': 'x'}]})
+  with pytest.raises(ValueError, match='tools of a transcript'):
+    _made({**SINGLE, 'tools': [{**TOOL, 'parameters': 3}]})
+  (run / 'flags.json').write_text('[]')
+  with pytest.raises(ValueError, match=r'flags\.json is not'):
+    trajectories.export(run, tmp_path / 'out')
   with pytest.raises(ValueError, match='not a transcript'):
     _made({'step': 1})

@@ -2,7 +2,7 @@
 
 import pytest
 
-from awpo_jax.analysis import doctor
+from awpo_jax.analysis import doctor, records
 from tests.helpers import ill_runs, whole_runs
 
 PROGRAM = 'experiments/doctor.py'
@@ -57,7 +57,7 @@ FEW = 'Answers are cut off'
 
 
 def _found(folder):
-  diagnosis = doctor.diagnose(doctor.read_record(folder))
+  diagnosis = doctor.diagnose(records.read(folder))
   return {x.check.title: x.value for x in diagnosis.findings}
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from awpo_jax.analysis import doctor
+from awpo_jax.analysis import doctor, records
 from tests.helpers import browser, whole_runs
 
 pytestmark = browser.needed
@@ -89,7 +89,7 @@ def test_from_the_curves_to_the_tokens(quiet, written, reference):
 def test_what_the_doctor_says_stands_above_the_curves(
   quiet, written, reference
 ):
-  wanted = doctor.diagnose(doctor.read_record(reference.folder))
+  wanted = doctor.diagnose(records.read(reference.folder))
   quiet.open(written)
   (head,) = quiet.run(_texts('details.diagnosis summary'))
   assert head == f'run: {wanted.heading()}'

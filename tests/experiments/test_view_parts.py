@@ -93,6 +93,8 @@ def _written(*folders, output):
 def groups(tmp_path_factory):
   base = tmp_path_factory.mktemp('groups')
   folder = _folder(base / 'x', {7: GROUPS})
+  flags = {'advantage': 'awpo', 'gate': 'adaptive'}
+  (folder / 'flags.json').write_text(json.dumps(flags))
   return _written(folder, output=base / 'x.html')
 
 
@@ -199,6 +201,26 @@ def test_what_a_model_made_up_is_told_from_what_a_tool_said(quiet, tmp_path):
   assert quiet.run(browser.texts('.sample pre.obs')) == ['9', 'thanks']
 
 
+def test_of_an_answer_that_is_no_episode_nothing_was_observed(quiet, tmp_path):
+  made_up = {'response': '<obs> 7 </obs>'}
+  own = {'pieces': ['7'], 'policy': [1], 'trained': [1]}
+  answers = [
+    _sample(0.5, 0.5, **made_up),
+    _sample(0.5, 0.5, **made_up, tokens=own),
+    # Of an episode that the archive alone has, which is one text.
+    _sample(0.5, 0.5, **made_up, tokens={**own, 'policy': [0]}),
+  ]
+  folder = _folder(tmp_path / 'x', {1: {'p': ({}, answers)}})
+  path = _written(folder, output=tmp_path / 'x.html')
+  quiet.open(path, '#step=1&prompt=0')
+  quiet.wait("document.querySelector('.sample')")
+  assert quiet.run(browser.texts('.sample h3')) == [
+    'observation, written by the model',
+    'observation, written by the model',
+    'observation',
+  ]
+
+
 def test_trust_is_in_the_table_and_the_curves(quiet, tmp_path):
   folder = _folder(tmp_path / 'x', {1: {}, 2: {}})
   lines = [{'step': x, 'phase': 'rl', 'trust/mean': x / 8} for x in (1, 2)]
@@ -226,3 +248,196 @@ def test_more_cells_than_colours_have_broken_lines(quiet, tmp_path):
   )
   assert len(set(lines)) == 12
   assert lines[10] == lines[0].replace('none', '5 2')
+
+
+def _chart(script):
+  """An expression of the chart of the metric `loss`, which `svg` is."""
+  return (
+    "(() => { const svg = document.querySelector('[data-metric=loss] svg'); "
+    f'const box = svg.getBoundingClientRect(); {script} }})()'
+  )
+
+
+MOVE = """const x = box.left + Number(
+  svg.querySelector('polyline').getAttribute('points').split(' ')[{place}]
+    .split(',')[0]);
+svg.dispatchEvent(new MouseEvent('mousemove', {{clientX: x}}));"""
+
+
+def test_hover_shows_the_numbers_of_all_runs_at_a_step(quiet, tmp_path):
+  folders = [_folder(tmp_path / name, {}) for name in ('ours', 'theirs')]
+  for folder, values in zip(folders, ((3, 0.5), (7, 0.25)), strict=True):
+    lines = [
+      {'step': 10 * x, 'phase': 'rl', 'loss': value}
+      for x, value in enumerate(values, 1)
+    ]
+    text = ''.join(json.dumps(x) + '\n' for x in lines)
+    (folder / 'metrics.jsonl').write_text(text)
+  quiet.open(_written(*folders, output=tmp_path / 'x.html'))
+  shown = "document.getElementById('tip')"
+  assert quiet.run(f'{shown}.hidden')
+  for place, wanted in (
+    (0, ['step 10', 'ours: 3', 'theirs: 7']),
+    (1, ['step 20', 'ours: 0.500', 'theirs: 0.250']),
+  ):
+    quiet.run(_chart(MOVE.format(place=place)))
+    assert not quiet.run(f'{shown}.hidden')
+    got = quiet.run(f'[...{shown}.childNodes].map(x => x.textContent)')
+    assert got == wanted
+  quiet.run(_chart("svg.dispatchEvent(new MouseEvent('mouseleave'));"))
+  assert quiet.run(f'{shown}.hidden')
+
+
+def test_a_run_without_an_archive_says_so(quiet, tmp_path):
+  answer = {}, [_sample(0.5, 0.5)]
+  held_out = {'set': 'own'}, [_sample(0.5, None)]
+  folder = _folder(tmp_path / 'x', {1: {'p': answer, 'q': held_out}})
+  path = _written(folder, output=tmp_path / 'x.html')
+  for prompt, wanted in (
+    (
+      0,
+      'No tokens: the run kept no archive of this group (train.py --archive)',
+    ),
+    (1, 'No tokens: held-out answers are not in the archive'),
+  ):
+    # As a link to tokens that are not there.
+    quiet.open(path, f'#step=1&prompt={prompt}&tokens=entropy')
+    quiet.wait("document.querySelector('.sample')")
+    assert f'{wanted}.' in quiet.run(browser.texts('.note'))
+    assert not quiet.run("document.querySelector('.token')")
+    shown = quiet.run(browser.texts('.sample pre'))
+    assert shown == ['answer']
+
+
+# Of six tokens the last is a tool's, and the fourth is not trained on.
+TOKENS = {
+  'pieces': list('abcdef'),
+  'policy': [1, 1, 1, 1, 1, 0],
+  'trained': [1, 1, 1, 0, 1, 1],
+  'advantage': [-2.0, -2.0, -2.0, -2.0, -2.0, None],
+  'entropy': [0.5, 1.0, 0.0, 0.25, 0.5, None],
+  'log_ratio': [0.1, -0.4, -0.1, 0.2, 0.2, None],
+  'clipped': [0, 1, 0, 0, 0, 0],
+}
+BLUE, RED = 'rgba(31, 119, 180, {})', 'rgba(214, 39, 40, {})'
+# Shades by hand: 0.7 times the value over the largest, which is 0.4, 1 and 2.
+SHADES = {
+  'log_ratio': [
+    BLUE.format(0.175),
+    RED.format(0.7),
+    RED.format(0.175),
+    '',
+    BLUE.format(0.35),
+    '',
+  ],
+  'entropy': [
+    BLUE.format(0.35),
+    BLUE.format(0.7),
+    BLUE.format(0),
+    '',
+    BLUE.format(0.35),
+    '',
+  ],
+  'advantage': [*[RED.format(0.7)] * 3, '', RED.format(0.7), ''],
+  'clipped': [''] * 6,
+  'trained': [''] * 6,
+}
+
+
+@pytest.mark.parametrize('tone', SHADES)
+def test_tokens_have_the_colour_of_their_value(quiet, tmp_path, tone):
+  answer = {}, [_sample(0.5, 0.5, tokens=TOKENS)]
+  folder = _folder(tmp_path / 'x', {1: {'p': answer}})
+  path = _written(folder, output=tmp_path / 'x.html')
+  quiet.open(path, f'#step=1&prompt=0&tokens={tone}')
+  quiet.wait("document.querySelector('.token')")
+  assert quiet.run(browser.texts('.token')) == TOKENS['pieces']
+  style = "[...document.querySelectorAll('.token')].map(x => {})".format
+  shades = quiet.run(style('x.style.backgroundColor'))
+  for shade, wanted in zip(shades, SHADES[tone], strict=True):
+    *colour, share = shade.rstrip(')').split(', ') if shade else ['']
+    *wanted_colour, most = wanted.rstrip(')').split(', ') if wanted else ['']
+    assert colour == wanted_colour
+    if wanted:
+      assert float(share) == pytest.approx(float(most), abs=5e-3)
+  marked = [i for i in range(6) if i == 1 and tone == 'clipped']
+  for name, places in (
+    ('masked', [3, 5]),
+    ('untrained', [3]),
+    ('clipped', marked),
+  ):
+    had = quiet.run(style(f"x.classList.contains('{name}')"))
+    assert [i for i, x in enumerate(had) if x] == places
+  titles = quiet.run(style('x.title'))
+  assert titles[1] == ('advantage -2, entropy 1, log_ratio -0.400, clipped 1')
+  assert titles[3].endswith(', not trained on')
+  said = ' '.join(quiet.run(browser.texts('#main p')))
+  assert ('before the first update' in said) == (
+    tone in ('clipped', 'log_ratio')
+  )
+
+
+def test_a_tone_that_the_archive_lacks_is_named(quiet, tmp_path):
+  told = {k: x for k, x in TOKENS.items() if k not in ('log_ratio', 'clipped')}
+  answer = {}, [_sample(0.5, 0.5, tokens=told)]
+  folder = _folder(tmp_path / 'x', {1: {'p': answer}})
+  path = _written(folder, output=tmp_path / 'x.html')
+  quiet.open(path, '#step=1&prompt=0&tokens=log_ratio')
+  quiet.wait("document.querySelector('.sample')")
+  (said,) = quiet.run(browser.texts('.sample .note'))
+  assert said.startswith('The archive has no log_ratio: with --old_logprobs')
+
+
+@pytest.mark.parametrize(
+  ('flags', 'invalid'),
+  [
+    ({'advantage': 'awpo', 'gate': 'adaptive'}, ['none', 'one']),
+    # Its advantages read no score.
+    ({'advantage': 'awpo', 'gate': 'none'}, []),
+    # Nothing is known, and no score was ever given.
+    ({}, []),
+  ],
+)
+def test_a_sample_without_a_score_is_invalid_where_one_is_read(
+  quiet, tmp_path, flags, invalid
+):
+  groups = {
+    'none': ({}, [_sample(0.5, None), _sample(0.5, None)]),
+    'one': ({}, [_sample(0.5, 0.5), _sample(0.5, None)]),
+    'all': ({}, [_sample(0.5, 0.5), _sample(0.5, 0.5)]),
+    'held out': ({'set': 'own'}, [_sample(0.5, None)]),
+  }
+  folder = _folder(tmp_path / 'x', {7: groups})
+  (folder / 'flags.json').write_text(json.dumps(flags))
+  quiet.open(_written(folder, output=tmp_path / 'x.html'), '#step=7')
+  quiet.wait("document.querySelector('tr.row')")
+  quiet.run(browser.chosen('filter', 'some invalid'))
+  assert quiet.run(TASKS) == invalid
+
+
+def test_a_metric_of_no_section_is_drawn_too(quiet, tmp_path):
+  folder = _folder(tmp_path / 'x', {1: {}})
+  line = {'step': 1, 'phase': 'rl', 'compile/count': 3, 'loss': 2.0}
+  line |= {'eval/own/exact_calls': 0.5, 'eval/own/accuracy/odd': 0.5}
+  (folder / 'metrics.jsonl').write_text(json.dumps(line) + '\n')
+  quiet.open(_written(folder, output=tmp_path / 'x.html'))
+  shown = quiet.run(
+    "[...document.querySelectorAll('h2, .chart')].map("
+    'x => x.dataset.metric ?? x.textContent)'
+  )
+  assert shown == [
+    *('Held-out rewards', 'eval/own/exact_calls'),
+    *('Loss and optimizer', 'loss'),
+    *('Held-out accuracy by kind', 'eval/own/accuracy/odd'),
+    *('Other metrics', 'compile/count'),
+  ]
+
+
+def test_deep_json_is_not_indented(quiet, groups):
+  quiet.open(groups)
+  assert quiet.run("""pretty('{"a": [1, {}]}')""") == (
+    '{\n  "a": [\n    1,\n    {}\n  ]\n}'
+  )
+  # Indented it would have hundreds of millions of characters.
+  assert quiet.run("pretty('['.repeat(9000) + ']'.repeat(9000)) === null")
+  assert quiet.run("pretty('no JSON')") is None

@@ -232,6 +232,9 @@ def test_a_chat_of_several_turns():
   ids = [x['id'] for x in chat[3]['tool_calls']]
   assert [x['tool_call_id'] for x in chat[4:6]] == ids and len({*ids}) == 2
   assert all('tool_calls' not in x for x in (chat[1], chat[6]))
+  # {"city": "Oslo"} has 16 characters.
+  call = messages.chat(row, limit=10)[3]['tool_calls'][0]['function']
+  assert call['arguments'] == '{"city": "... (6 more characters)'
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,14 @@ const COLOURS = ['#1f77b4', '#d62728', '#2ca02c', '#9467bd', '#ff7f0e',
 const SECTIONS = [
   ['Rewards by part', /^reward\//],
   ['Held-out accuracy', /^eval\/[^/]+\/accuracy$/],
-  ['Held-out rewards', /^eval\/[^/]+\/(outcome|reasoning)$/],
+  ['Held-out rewards', /^eval\/[^/]+\/(?!accuracy)/],
   ['Gate, trust and difficulty', /^(gate|trust|difficulty|advantage)\//],
   ['Clip, KL and distance', /^(clip|kl|ratio|mismatch)(\/|$)/],
   ['Entropy and lengths', /^(entropy|policy_entropy|length\/.*|selection\/.*)$/],
   ['Time by part', /^(time|tokens)\//],
   ['Loss and optimizer', /^(loss|grad_norm|learning_rate|update\/.*)$/],
   ['Held-out accuracy by kind', /^eval\/[^/]+\/accuracy\/./],
+  ['Other metrics', /^/],  // What is in none of those above.
 ];
 const SVG = 'http://www.w3.org/2000/svg';
 const WIDE = 320, HIGH = 150, LEFT = 42, BOTTOM = 18, TOP = 6;
@@ -193,7 +194,8 @@ function showCurves(main) {
   });
   const names = [...new Set(DATA.runs.flatMap(run => Object.keys(run.series)))];
   for (const [title, pattern] of SECTIONS) {
-    const here = names.filter(name => pattern.test(name));
+    const here = names.filter(
+      name => SECTIONS.find(each => each[1].test(name))[1] === pattern);
     if (!here.length) continue;
     element('h2', main, title);
     const box = element('div', main, undefined, 'charts');

@@ -19,10 +19,10 @@ const known = g => g.samples.filter(s => typeof s.solved === 'boolean');
 const isNumber = x => typeof x === 'number';
 const leans = g => g.gate > 0.5;
 
+// Held-out answers need no score, nor does an algorithm that reads none.
 function isValid(group, sample) {
-  return isNumber(sample.outcome)
-    && (group.set !== undefined || isNumber(sample.reasoning)
-      || group.samples.every(x => !isNumber(x.reasoning)));
+  return isNumber(sample.outcome) && (group.set !== undefined
+    || !DATA.runs[place().run].judged || isNumber(sample.reasoning));
 }
 
 // Some pair that both rewards order, but oppositely.
@@ -266,7 +266,11 @@ function showSample(box, group, sample, index, tone) {
       showText(box, String(text), 'obs');
     }
   });
-  else showAnswer(box, sample.response ?? '');
+  else {
+    // Of an episode that the archive alone has, some of it was observed.
+    const own = sample.tokens?.policy.every(x => x) ?? true;
+    showAnswer(box, sample.response ?? '', own);
+  }
 }
 
 function toneChoice(main, here, group) {

@@ -8,9 +8,11 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from awpo_jax.analysis import doctor, grid, records
+from awpo_jax.analysis import grid, records
 from awpo_jax.analysis.page import tokens
+from awpo_jax.ops import advantages
 from awpo_jax.reporting import metrics as metrics_lib
+from awpo_jax.rollout import messages
 from awpo_jax.rollout.rewards.judges import rubric
 
 Json = dict[str, Any]
@@ -57,12 +59,39 @@ class Run:
     kept = self.archive.steps if self.archive else []
     return sorted({*self.rows, *kept})
 
+  @property
+  def judged(self) -> bool:
+    """Whether a sample without a score of the judge is invalid.
+
+    Without flags: whether the judge ever gave one.
+    """
+    flags = self.record.flags
+    if not {'advantage', 'gate'} <= flags.keys():
+      return self.record.values('reward/reasoning').size > 0
+    return advantages.reads_reasoning(
+      advantage=flags['advantage'], gate=flags['gate']
+    )
+
   def groups(self, step: int) -> list[Json]:
     """The groups of a step: of the rollout batch, then held-out answers."""
     groups = [_group(rows) for rows in _by_group(self.rows.get(step, []))]
     if self.archive and step in self.archive.steps:
       groups = self.archive.joined(step, groups)
     return groups
+
+
+def read_runs(folders: Sequence[str]) -> list[Run]:
+  """Reads runs, each a cell of its own.
+
+  They are named as their folders; where two of these have one name, by the
+  whole paths.
+
+  Raises: as `read_run`.
+  """
+  names = [pathlib.Path(folder).absolute().name for folder in folders]
+  if len({*names}) < len(names):
+    names = list(folders)
+  return [read_run(x, name=y) for x, y in zip(folders, names, strict=True)]
 
 
 def read_run(
@@ -80,7 +109,7 @@ def read_run(
     ValueError: a file of it is damaged.
   """
   folder = pathlib.Path(folder)
-  record = doctor.read_record(folder)
+  record = records.read(folder)
   answers = folder / metrics_lib.TRANSCRIPTS_FILE
   rows: dict[int, list[Json]] = {}
   for row in metrics_lib.read_metrics(answers) if answers.is_file() else []:
@@ -169,7 +198,7 @@ def _counted(row: Json) -> str | None:
     return None
   try:
     found = rubric.score_thought(
-      row['user'], tokens.tools_of(row), row['response']
+      row['user'], messages.tools_of(row), row['response']
     )
   except (KeyError, TypeError, ValueError, AttributeError):
     return None

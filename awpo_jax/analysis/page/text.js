@@ -6,6 +6,7 @@ const LARGER = 100000;
 const STRANGE = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}]/u;
 const TAGS = 'think|tool_call|response|obs|user';
 const MAX_WORDS = 1500;
+const MAX_DEPTH = 100;
 
 function element(tag, parent, text, className) {
   const made = document.createElement(tag);
@@ -55,7 +56,8 @@ function showText(parent, text, className) {
   return pre;
 }
 
-// JSON with line breaks; numbers and keys stay as they were written.
+// JSON with line breaks; numbers and keys stay as they were written. Null where
+// it is none, or so deep that its indentation would be far longer than it is.
 function pretty(json) {
   try {
     JSON.parse(json);
@@ -64,10 +66,11 @@ function pretty(json) {
   }
   let made = '', depth = 0;
   const parts = json.match(/"(?:\\.|[^"\\])*"|[{}[\],:]|[^\s{}[\],:"]+/g) || [];
-  parts.forEach((part, index) => {
+  for (const [index, part] of parts.entries()) {
     const empty = (a, b) => '{['.includes(a || ' ') && '}]'.includes(b || ' ');
     if ('{['.includes(part)) {
       depth += 1;
+      if (depth > MAX_DEPTH) return null;
       made += part;
       if (!empty(part, parts[index + 1])) made += '\n' + '  '.repeat(depth);
     } else if ('}]'.includes(part)) {
@@ -76,7 +79,7 @@ function pretty(json) {
       made += part;
     } else if (part === ',') made += ',\n' + '  '.repeat(depth);
     else made += part === ':' ? ': ' : part;
-  });
+  }
   return made;
 }
 

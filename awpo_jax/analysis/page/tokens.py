@@ -128,23 +128,19 @@ class Tokens:
 
 
 def read(folder: pathlib.Path) -> Tokens | None:
-  """The archive of a run; None where there is none."""
+  """The archive of a run; None where there is none.
+
+  Raises:
+    FileNotFoundError: there is one, but not the flags of its run.
+  """
   try:
     archive = rollout_archive.open_archive(folder)
-    config = replay.variant(folder)
   except FileNotFoundError:
     return None
+  config = replay.variant(folder)
   path = folder / model_files.TOKENIZER_FOLDER
   tokenizer = tokenizers.load_tokenizer(path) if path.is_dir() else None
   return Tokens(archive, config, tokenizer)
-
-
-def tools_of(row: Json) -> tuple[types.Tool, ...]:
-  """The tools of a transcript."""
-  return tuple(
-    types.Tool(x['name'], x['description'], x['parameters'])
-    for x in row['tools']
-  )
 
 
 def _numbers(

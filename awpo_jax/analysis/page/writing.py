@@ -15,7 +15,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from awpo_jax.analysis import doctor
+from awpo_jax.analysis import doctor, records
 from awpo_jax.analysis.page import reading
 from awpo_jax.reporting import json_text
 
@@ -77,10 +77,10 @@ def _curves(run: reading.Run) -> dict[str, Any]:
   series: dict[str, tuple[list[int], list[float]]] = {}
   for index, row in enumerate(lines):
     for name, value in row.items():
-      # An evaluation is rare: all of it stays.
-      kept = index % every == 0 or name.startswith('eval/')
-      number = isinstance(value, int | float) and not isinstance(value, bool)
-      if kept and number and name != 'step':
+      # An evaluation is rare: all of it stays, and so does the end of a run.
+      kept = index % every == 0 or index == len(lines) - 1
+      kept = kept or name.startswith('eval/')
+      if kept and records.is_number(value) and name != 'step':
         steps, values = series.setdefault(name, ([], []))
         steps.append(row['step'])
         values.append(float(f'{value:.5g}'))
@@ -93,7 +93,7 @@ def _curves(run: reading.Run) -> dict[str, Any]:
     'findings': [x.to_json() for x in diagnosis.findings],
     'series': series,
     'sft': max(sft, default=0),
-    'archive': run.archive is not None,
+    'judged': run.judged,
     'steps': run.steps,
   }
 
