@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import grain
@@ -39,17 +39,14 @@ _THREADS = 32
 # Reading more at the start would take a minute: they raise when they come up.
 _CHECKED_PROMPTS = 10**5
 
-# Tasks and perhaps the answers to them -> bool[N], of `demonstrations.fits`.
-_Fits = Callable[..., np.ndarray]
-
 
 @dataclasses.dataclass(frozen=True)
 class Data:
   """What a run trains on and is evaluated on, and in which order.
 
   Attributes:
-    dataset: as loaded, demonstrations and train prompts that do not fit left
-      out where `--overlong=drop`.
+    dataset: as loaded, without what `--overlong=drop`, `--max_prompt_tokens`
+      and `--max_answer_tokens` leave out.
     demonstration_order: step-independent index -> demonstration.
     prompt_order: index of a prompt in the run -> prompt of the data set.
     left_out: part of the data -> how much of it is too long and left out.
@@ -172,9 +169,9 @@ def _make_data(
   config: config_lib.Config,
   loaded: types.Dataset,
   codec: codec_lib.Codec,
-  benchmarks: Collection[str],
+  benchmark_names: Collection[str],
 ) -> Data:
-  dataset = _within_limits(config, loaded, codec, benchmarks)
+  dataset = _within_limits(config, loaded, codec, benchmark_names)
   dataset, seed = _fitting(config, dataset, codec), config.run.seed
   counts = lengths.counts(dataset)
   return Data(
@@ -272,7 +269,7 @@ def _refuse_overlong(
   config: config_lib.Config,
   dataset: types.Dataset,
   codec: codec_lib.Codec,
-  fits: _Fits,
+  fits: lengths.Fits,
 ) -> None:
   """Raises at the start what would raise in the middle of the run."""
   parts: dict[
@@ -310,7 +307,7 @@ def _without_overlong(
   config: config_lib.Config,
   dataset: types.Dataset,
   codec: codec_lib.Codec,
-  fits: _Fits,
+  fits: lengths.Fits,
 ) -> types.Dataset:
   """The part of the data set that fits; prints how much does not.
 
@@ -337,7 +334,7 @@ def _within_limits(
   config: config_lib.Config,
   dataset: types.Dataset,
   codec: codec_lib.Codec,
-  benchmarks: Collection[str],
+  benchmark_names: Collection[str],
 ) -> types.Dataset:
   """What `--max_prompt_tokens` and `--max_answer_tokens` keep.
 
@@ -353,8 +350,8 @@ def _within_limits(
     prompt_buckets=(prompt or sys.maxsize,),
     response_buckets=(answer or sys.maxsize,),
   )
-  own = {x: y for x, y in dataset.evals.items() if x not in benchmarks}
-  others = {x: y for x, y in dataset.evals.items() if x in benchmarks}
+  own = {x: y for x, y in dataset.evals.items() if x not in benchmark_names}
+  others = {x: y for x, y in dataset.evals.items() if x in benchmark_names}
   by_answer = ['train', *own] if codec.reader is None else []
   sifted = lengths.sift(
     dataclasses.replace(dataset, evals=own), fits, by_answer=by_answer

@@ -43,7 +43,8 @@ def _shapes(family):
 
 def write(path, family='llama', kind='F32', pre='smollm', **changes):
   """A file of one layer; returns the values that its tensors stand for."""
-  writer = gguf.GGUFWriter(path, family)
+  order = changes.pop('endianess', gguf.GGUFEndian.LITTLE)
+  writer = gguf.GGUFWriter(path, family, endianess=order)
   numbers = {
     'block_count': 1,
     'context_length': 128,
@@ -66,6 +67,17 @@ def write(path, family='llama', kind='F32', pre='smollm', **changes):
   writer.add_bos_token_id(258)
   writer.add_eos_token_id(259)
   writer.add_chat_template(TEMPLATE)
+  for key, value in changes.pop('data', {}).items():
+    writer.kv_data[0].pop(key, None)
+    if value is not None:
+      add = {
+        bool: writer.add_bool,
+        float: writer.add_float32,
+        int: writer.add_uint32,
+        list: writer.add_array,
+        str: writer.add_string,
+      }[type(value)]
+      add(key, value)
   rng, values = np.random.default_rng(0), {}
   extra = changes.pop('tensors', {})
   for name, shape in _shapes(family).items():
@@ -148,6 +160,132 @@ def test_llama3_scaling(tmp_path):
     gguf_files.hf_config(other)
 
 
+def test_other_scalings(tmp_path):
+  linear = {'type': 'linear', 'factor': 4.0, 'original_context_length': 32}
+  yarn = {
+    **linear,
+    'type': 'yarn',
+    'yarn_beta_fast': 16.0,
+    'yarn_beta_slow': 2.0,
+  }
+  for i, (given, want) in enumerate(
+    (
+      (linear, rope.Scaling('linear', factor=4.0)),
+      (
+        yarn,
+        rope.Scaling(
+          'yarn',
+          factor=4.0,
+          original_max_position_embeddings=32,
+          beta_fast=16.0,
+          beta_slow=2.0,
+        ),
+      ),
+    )
+  ):
+    file = tmp_path / f'{i}.gguf'
+    write(file, data={f'llama.rope.scaling.{x}': y for x, y in given.items()})
+    assert config_lib.load_config(file).rope_scaling == want
+
+
+def test_biases_and_a_head_of_its_own(tmp_path):
+  parts = {
+    'attn_q': HEADS * HEAD,
+    'attn_k': KEYS * HEAD,
+    'attn_v': KEYS * HEAD,
+    'attn_output': WIDTH,
+    'ffn_gate': INNER,
+    'ffn_up': INNER,
+    'ffn_down': WIDTH,
+  }
+  rng = np.random.default_rng(1)
+  biases = {x: rng.normal(size=n).astype(np.float32) for x, n in parts.items()}
+  extra = {f'blk.0.{x}.bias': value for x, value in biases.items()}
+  extra['output.weight'] = rng.normal(size=(VOCAB, WIDTH)).astype(np.float32)
+  file = tmp_path / 'x.gguf'
+  write(file, tensors=extra)
+  config, params = hf_weights.load_pretrained(
+    file, dtype='float32', param_dtype='float32'
+  )
+  assert not config.tied
+  block = params['layers_0']
+  for got, want in (
+    (params['lm_head'], extra['output.weight'].T),
+    (block['self_attn']['q_proj']['bias'], _rotated(biases['attn_q'], HEADS)),
+    (block['self_attn']['k_proj']['bias'], _rotated(biases['attn_k'], KEYS)),
+    (block['self_attn']['o_proj']['bias'], biases['attn_output']),
+    (block['mlp']['down_proj']['bias'], biases['ffn_down']),
+  ):
+    np.testing.assert_array_equal(got, want)
+
+
+def test_a_file_that_has_changed_is_read_again(tmp_path):
+  file = tmp_path / 'x.gguf'
+  for length in (128, 64):
+    write(file, numbers={'context_length': length})
+    hf = gguf_files.hf_config(file)
+    assert hf['max_position_embeddings'] == length
+    # As config.json has it, and not the 9.999999747378752e-06 of a float32.
+    assert hf['rms_norm_eps'] == 1e-5
+
+
+@pytest.mark.parametrize(
+  ('changes', 'match'),
+  [
+    (
+      {'numbers': {'rope.dimension_count': 32}},
+      'rope.dimension_count=32 is not the width of a head, 64',
+    ),
+    (
+      {'numbers': {'attention.head_count': 0}},
+      'head_count=0 is not one positive number',
+    ),
+    (
+      {'data': {'llama.attention.head_count_kv': [2, 1]}},
+      r'head_count_kv=\[2, 1\] is not one positive number',
+    ),
+    (
+      {'data': {'llama.embedding_length': None}},
+      'llama.embedding_length is missing',
+    ),
+    (
+      {'data': {'llama.rope.scaling.type': 'longrope'}},
+      "rope.scaling.type='longrope' is not implemented",
+    ),
+    (
+      {
+        'data': {'llama.rope.scaling.type': 'yarn'},
+        'tensors': {'rope_freqs.weight': np.ones(HEAD // 2, np.float32)},
+      },
+      "'yarn' beside rope_freqs.weight",
+    ),
+    ({'data': {'split.count': 2}}, 'is one of 2 parts'),
+    ({'endianess': gguf.GGUFEndian.BIG}, 'big-endian'),
+  ],
+)
+def test_what_would_change_the_model(tmp_path, changes, match):
+  write(tmp_path / 'x.gguf', **changes)
+  with pytest.raises(ValueError, match=match):
+    gguf_files.hf_config(tmp_path / 'x.gguf')
+
+
+@pytest.mark.parametrize(
+  ('data', 'match'),
+  [
+    ({'model': 'llama'}, "model='llama' is not implemented, only 'gpt2'"),
+    ({'merges': None}, 'lacks tokenizer.ggml.merges'),
+    ({'merges': ['a zz']}, 'merges does not fit .*`zz` out of vocabulary'),
+    ({'token_type': [1, 1]}, '261 tokenizer.ggml.tokens, but 2'),
+    ({'tokens': ['a'] * 261}, 'a token twice'),
+  ],
+)
+def test_what_would_change_the_tokenizer(tmp_path, data, match):
+  data = {f'tokenizer.ggml.{x}': y for x, y in data.items()}
+  write(tmp_path / 'x.gguf', data=data)
+  with pytest.raises(ValueError, match=match):
+    tokenizers.load_tokenizer(tmp_path / 'x.gguf')
+
+
 def test_refusals_name_all(tmp_path):
   file = tmp_path / 'x.gguf'
   write(file, numbers={'expert_count': 8, 'rope.dimension_count': 32})
@@ -182,7 +320,38 @@ def test_tokenizer_and_stop_tokens(tmp_path):
   tokenizer = tokenizers.load_tokenizer(file)
   assert len(tokenizer) == 260  # Without the padding token.
   assert tokenizer.tokenize('ab12<s>') == ['ab', '1', '2', '<s>']
+  assert tokenizer.chat_template == TEMPLATE
   assert tokenizers.read_generation_config(file) == {'eos_token_id': 259}
+  # Of Llama 3 one ends a text, one a turn, one a call; each is named once.
+  others = {'eot_token_id': 257, 'eom_token_id': 259}
+  write(file, data={f'tokenizer.ggml.{x}': y for x, y in others.items()})
+  stops = tokenizers.read_generation_config(file)
+  assert stops == {'eos_token_id': [259, 257]}
+
+
+def test_what_a_file_says_of_its_tokens(tmp_path):
+  file = tmp_path / 'x.gguf'
+  # `abc` is found in a text before it is split, and is no special token.
+  kinds = [1] * 257 + [4, 3, 3, 5]
+  for pre, bos in (('llama-bpe', False), ('smollm', True)):
+    data = {'token_type': kinds, 'add_bos_token': bos}
+    write(
+      file, pre=pre, data={f'tokenizer.ggml.{x}': y for x, y in data.items()}
+    )
+    tokenizer = tokenizers.load_tokenizer(file)
+    ids = tokenizer.encode('zabcz')
+    want = ['<s>'] * bos + ['z', 'abc', 'z']
+    assert tokenizer.convert_ids_to_tokens(ids) == want
+    assert tokenizer.decode(ids, skip_special_tokens=True) == 'zabcz'
+
+
+@pytest.mark.parametrize('pre', list(gguf_tokenizers.PRE))
+def test_only_qwen2_composes_letters(tmp_path, pre):
+  file = tmp_path / 'x.gguf'
+  write(file, pre=pre)
+  tokenizer = tokenizers.load_tokenizer(file)
+  got = tokenizer.decode(tokenizer.encode('e\u0301', add_special_tokens=False))
+  assert got == ('\u00e9' if pre == 'qwen2' else 'e\u0301')
 
 
 def test_reading_takes_little_more_than_the_result(tmp_path):
