@@ -232,17 +232,22 @@ def _environment(
   return registry.load(flags.environment, limits, dataset)
 
 
-def _check_sizes(config: config_lib.Config, dataset: types.Dataset) -> None:
+def _check_sizes(
+  config: config_lib.Config, dataset: types.Dataset, within: str = ''
+) -> None:
+  """Refuses a data set that lacks a part; `within`: the limits on lengths."""
   if config.run.sft_steps and not dataset.demonstrations:
     raise ValueError(
-      f'--dataset={config.data.dataset} has no demonstrations: set '
+      f'--dataset={config.data.dataset} has no demonstrations{within}: set '
       '--sft_steps=0.'
     )
   if config.run.rl_steps and not len(dataset.train):
-    raise ValueError(f'--dataset={config.data.dataset} has no train prompts.')
+    raise ValueError(
+      f'--dataset={config.data.dataset} has no train prompts{within}.'
+    )
   if not dataset.evals or not all(len(x) for x in dataset.evals.values()):
     raise ValueError(
-      f'--dataset={config.data.dataset} has an empty evaluation set.'
+      f'--dataset={config.data.dataset} has an empty evaluation set{within}.'
     )
 
 
@@ -261,7 +266,7 @@ def _fitting(
     _refuse_overlong(config, dataset, codec, fits)
     return dataset
   kept = _without_overlong(config, dataset, codec, fits)
-  _check_sizes(config, kept)
+  _check_sizes(config, kept, ' within --prompt_buckets and --response_buckets')
   return kept
 
 
@@ -358,7 +363,9 @@ def _within_limits(
   )
   result = dataclasses.replace(sifted, evals={**sifted.evals, **others})
   print(f'Left out by length: {lengths.left_out(dataset, result)}.')
-  _check_sizes(config, result)
+  _check_sizes(
+    config, result, ' within --max_prompt_tokens and --max_answer_tokens'
+  )
   return result
 
 
