@@ -235,20 +235,16 @@ def _environment(
 def _check_sizes(
   config: config_lib.Config, dataset: types.Dataset, within: str = ''
 ) -> None:
-  """Refuses a data set that lacks a part; `within`: the limits on lengths."""
+  """Refuses a data set that lacks a part, `within` the limits on lengths."""
+  problem = None
   if config.run.sft_steps and not dataset.demonstrations:
-    raise ValueError(
-      f'--dataset={config.data.dataset} has no demonstrations{within}: set '
-      '--sft_steps=0.'
-    )
-  if config.run.rl_steps and not len(dataset.train):
-    raise ValueError(
-      f'--dataset={config.data.dataset} has no train prompts{within}.'
-    )
-  if not dataset.evals or not all(len(x) for x in dataset.evals.values()):
-    raise ValueError(
-      f'--dataset={config.data.dataset} has an empty evaluation set{within}.'
-    )
+    problem = f'no demonstrations{within}: set --sft_steps=0'
+  elif config.run.rl_steps and not len(dataset.train):
+    problem = f'no train prompts{within}'
+  elif not dataset.evals or not all(len(x) for x in dataset.evals.values()):
+    problem = f'an empty evaluation set{within}'
+  if problem:
+    raise ValueError(f'--dataset={config.data.dataset} has {problem}.')
 
 
 def _fitting(
@@ -266,7 +262,7 @@ def _fitting(
     _refuse_overlong(config, dataset, codec, fits)
     return dataset
   kept = _without_overlong(config, dataset, codec, fits)
-  _check_sizes(config, kept, ' within --prompt_buckets and --response_buckets')
+  _check_sizes(config, kept, ' within the last of the buckets')
   return kept
 
 

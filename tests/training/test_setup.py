@@ -232,7 +232,10 @@ def test_lengths_leave_benchmarks_alone(tmp_path):
 def load_long_episodes(*, seed, data=None):
   """Episodes whose first answer alone would be too long."""
   made = load_long_references(seed=seed, data=data)
-  return dataclasses.replace(made, train=made.train[1:])
+  tasks = [
+    dataclasses.replace(x, scenario={'word': 'w'}) for x in made.train[1:]
+  ]
+  return types.Dataset(made.demonstrations, tasks, {'held_out': tasks})
 
 
 @pytest.mark.parametrize('flag', ['--overlong=drop', '--max_answer_tokens=7'])
@@ -242,8 +245,8 @@ def test_references_of_episodes_are_not_measured(tmp_path, flag):
     f'--dataset={__name__}:load_long_episodes',
     '--environment=tests.helpers.tiny_turns:environment',
     '--prompt_buckets=64',
-    '--response_buckets=16',
-    '--observation_tokens=8',
+    '--response_buckets=28',
+    '--observation_tokens=20',
     flag,
   )
   assert [x.task_id for x in made.data.dataset.train] == ['long answer']
