@@ -108,7 +108,7 @@ def _pre(file: pathlib.Path, data: Mapping[str, Any]) -> _Pre:
       f'{file}: tokenizer.ggml.model={kind!r} is not implemented, only '
       f"'gpt2', which is byte-level BPE: {remedy}."
     )
-  if name not in PRE:
+  if name is None or name not in PRE:
     raise ValueError(
       f'{file}: tokenizer.ggml.pre={name!r} is not implemented; known: '
       f'{", ".join(PRE)}. Otherwise {remedy}.'
