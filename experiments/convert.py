@@ -25,7 +25,9 @@ from awpo_jax.checkpointing import policies  # noqa: E402
 from awpo_jax.models import gguf_files  # noqa: E402
 
 _FROM = flags.DEFINE_string(
-  'from', None, 'Run, checkpoint, Hugging Face model or GGUF file to read.'
+  'from',
+  None,
+  'Run, checkpoint, Hugging Face model or GGUF file to read, or smollm2.',
 )
 _TO = flags.DEFINE_string('to', None, 'New folder to write.')
 _PARAM_DTYPE = flags.DEFINE_enum(

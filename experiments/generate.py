@@ -29,7 +29,9 @@ from awpo_jax.rollout.text import (
 )
 
 flags.DEFINE_string(
-  'model', None, 'Run, checkpoint, or Hugging Face model that answers.'
+  'model',
+  None,
+  'Run, checkpoint, Hugging Face model or GGUF file that answers, or smollm2.',
 )
 flags.DEFINE_string('prompt', None, 'What the user says.')
 flags.DEFINE_string(
@@ -75,7 +77,7 @@ flags.DEFINE_string(
 def answers(values: flags.FlagValues) -> Iterator[tuple[int, str]]:
   """The answers; raises `ValueError` or `OSError` if flags forbid it."""
   if not values.model:
-    raise ValueError('Set --model to a run or a Hugging Face model.')
+    raise ValueError('Set --model to a run, a Hugging Face model or a GGUF.')
   talk = conversations.read(values.prompt, values.messages, values.system)
   settings = streaming.Settings(
     samples=values.samples,

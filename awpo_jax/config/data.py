@@ -71,7 +71,8 @@ class DataConfig:
   max_answer_tokens: int = flag(
     0,
     'Tokens of the longest reference answer, its stop token included, whose '
-    'row is kept, in training and held-out data alike. 0 is no limit.',
+    'row is kept, in training and held-out data alike. With --environment only '
+    'demonstrations are measured. 0 is no limit.',
     minimum=0,
   )
   prompt_style: str = flag(

@@ -143,8 +143,9 @@ def with_flagfiles(
   found stays, for absl to refuse it.
 
   Args:
-    arguments: of a command line, or the lines of the last of
-    within: files that are being read.
+    arguments: of a command line, or the lines of a flags file.
+    within: the flags files that these lines stand in, the innermost last; empty
+      for a command line.
   """
   result: list[str] = []
   for i, argument in enumerate(arguments):

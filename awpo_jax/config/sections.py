@@ -146,8 +146,8 @@ class ModelConfig:
 
   model: str = flag(
     '',
-    'Path or name of a Hugging Face model, or a config.json without weights. '
-    'It has to be set.',
+    'Path or name of a Hugging Face model, a GGUF file, smollm2, or a '
+    'config.json without weights. It has to be set.',
   )
   init_weights: str = flag(
     'auto',

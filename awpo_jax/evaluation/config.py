@@ -26,8 +26,8 @@ class EvaluationConfig:
   )
   model: str = flag(
     '',
-    'Run, checkpoint of a run, or path or name of a Hugging Face model. It has '
-    'to be set with --policy=model.',
+    'Run, checkpoint of a run, path or name of a Hugging Face model, a GGUF '
+    'file, or smollm2. It has to be set with --policy=model.',
   )
   policy: str = flag(
     'model',

@@ -2,7 +2,7 @@
 
 Names and metadata are those of llama.cpp's `convert_hf_to_gguf.py`, undone. A
 tensor is dequantised to float32 by the package `gguf` when it is read, some
-rows at a time; the file is never mapped.
+rows at a time.
 """
 
 import dataclasses
@@ -106,7 +106,7 @@ class Tensor:
   dtype: str = 'F32'
 
   def read(self, rows: slice | None = None) -> np.ndarray:
-    """f32 of `shape`, or some rows of it; takes little more than its size."""
+    """f32 of `shape`, or some rows of it; needs little more than `shape`."""
     gguf = gguf_container.package()
     result = np.empty(self.shape, np.float32)
     flat = result.reshape(self.shape[0], -1)
@@ -233,17 +233,22 @@ def tensors(file: pathlib.Path) -> dict[str, Tensor]:
     if stored_name == _FREQUENCIES:
       continue
     name, part = _hf_name(stored_name)
-    rows = max(stored.shape[0], 1)
-    found[name] = Tensor(
-      file=file,
-      name=name,
-      shape=stored.shape,
-      kind=stored.kind,
-      offset=stored.offset,
-      row_bytes=stored.size // rows,
-      heads=heads.get(part, 0),
-    )
+    found[name] = _tensor(file, name, stored, heads.get(part, 0))
   return found
+
+
+def _tensor(
+  file: pathlib.Path, name: str, stored: gguf_container.Stored, heads: int = 0
+) -> Tensor:
+  return Tensor(
+    file=file,
+    name=name,
+    shape=stored.shape,
+    kind=stored.kind,
+    offset=stored.offset,
+    row_bytes=stored.size // max(stored.shape[0], 1),
+    heads=heads,
+  )
 
 
 def _hf_name(name: str) -> tuple[str, str]:
@@ -271,8 +276,8 @@ def _refuse_unknown(
     problems.append('the tensor token_embd.weight is missing')
   for key, value in own.items():
     shown = f'{family}.{key}={value!r:.80}'
-    if key in known and (key in _SIZES and not isinstance(value, int)):
-      problems.append(f'{shown} is not one number for all layers')
+    if key in _SIZES and not (isinstance(value, int) and value > 0):
+      problems.append(f'{shown} is not one positive number for all layers')
     elif key not in known and value not in (0, False, ''):
       problems.append(f'{shown} is not implemented')
   if not problems:
@@ -291,24 +296,32 @@ def _refuse_unknown(
 def _refuse_quantisations(
   file: pathlib.Path, tensors: Mapping[str, gguf_container.Stored]
 ) -> None:
-  gguf = gguf_container.package()
-  unread = {}
-  for name, stored in tensors.items():
-    kind = gguf.GGMLQuantizationType(stored.kind)
-    block, size = gguf.constants.GGML_QUANT_SIZES[kind]
-    try:
-      gguf.quants.dequantize(np.zeros((1, size), np.uint8), kind)
-      whole = not stored.shape or stored.shape[-1] % block == 0
-      if len(stored.shape) == 1 and block > 1 or not whole:
-        raise NotImplementedError
-    except NotImplementedError:
-      unread[kind.name] = name
+  kinds = gguf_container.package().GGMLQuantizationType
+  unread = {
+    kinds(stored.kind).name: name
+    for name, stored in tensors.items()
+    if not _is_readable(stored)
+  }
   if unread:
     shown = ', '.join(f'{kind} (of {x})' for kind, x in sorted(unread.items()))
     raise ValueError(
       f'{file}: quantisation {shown} cannot be read: quantise it otherwise, '
       'for example as Q8_0 or Q4_K.'
     )
+
+
+def _is_readable(stored: gguf_container.Stored) -> bool:
+  """Whether the package can dequantise it, row by row."""
+  gguf = gguf_container.package()
+  kind = gguf.GGMLQuantizationType(stored.kind)
+  block, size = gguf.constants.GGML_QUANT_SIZES[kind]
+  try:
+    gguf.quants.dequantize(np.zeros((1, size), np.uint8), kind)
+  except NotImplementedError:
+    return False
+  # A row of a vector is one number, which is no whole block.
+  width = stored.shape[-1] if len(stored.shape) > 1 else 1
+  return width % block == 0
 
 
 def _decimal(value: float) -> float:
@@ -356,10 +369,7 @@ def _llama3(
   tensors: Mapping[str, gguf_container.Stored],
 ) -> rope.Scaling:
   """The scaling by which `rope_freqs.weight` divides the frequencies."""
-  stored = tensors[_FREQUENCIES]
-  divisors = Tensor(
-    file, _FREQUENCIES, stored.shape, stored.kind, stored.offset, 4
-  ).read()
+  divisors = _tensor(file, _FREQUENCIES, tensors[_FREQUENCIES]).read()
   scaling = rope.Scaling('llama3', factor=float(divisors.max()), **_LLAMA3)
   plain, slowed = (
     rope.frequencies(width, theta=theta, scaling=x)

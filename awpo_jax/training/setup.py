@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import grain
@@ -39,17 +39,14 @@ _THREADS = 32
 # Reading more at the start would take a minute: they raise when they come up.
 _CHECKED_PROMPTS = 10**5
 
-# Tasks and perhaps the answers to them -> bool[N], of `demonstrations.fits`.
-_Fits = Callable[..., np.ndarray]
-
 
 @dataclasses.dataclass(frozen=True)
 class Data:
   """What a run trains on and is evaluated on, and in which order.
 
   Attributes:
-    dataset: as loaded, demonstrations and train prompts that do not fit left
-      out where `--overlong=drop`.
+    dataset: as loaded, without what `--overlong=drop`, `--max_prompt_tokens`
+      and `--max_answer_tokens` leave out.
     demonstration_order: step-independent index -> demonstration.
     prompt_order: index of a prompt in the run -> prompt of the data set.
     left_out: part of the data -> how much of it is too long and left out.
@@ -172,9 +169,9 @@ def _make_data(
   config: config_lib.Config,
   loaded: types.Dataset,
   codec: codec_lib.Codec,
-  benchmarks: Collection[str],
+  benchmark_names: Collection[str],
 ) -> Data:
-  dataset = _within_limits(config, loaded, codec, benchmarks)
+  dataset = _within_limits(config, loaded, codec, benchmark_names)
   dataset, seed = _fitting(config, dataset, codec), config.run.seed
   counts = lengths.counts(dataset)
   return Data(
@@ -235,18 +232,19 @@ def _environment(
   return registry.load(flags.environment, limits, dataset)
 
 
-def _check_sizes(config: config_lib.Config, dataset: types.Dataset) -> None:
+def _check_sizes(
+  config: config_lib.Config, dataset: types.Dataset, within: str = ''
+) -> None:
+  """Refuses a data set that lacks a part, `within` the limits on lengths."""
+  problem = None
   if config.run.sft_steps and not dataset.demonstrations:
-    raise ValueError(
-      f'--dataset={config.data.dataset} has no demonstrations: set '
-      '--sft_steps=0.'
-    )
-  if config.run.rl_steps and not len(dataset.train):
-    raise ValueError(f'--dataset={config.data.dataset} has no train prompts.')
-  if not dataset.evals or not all(len(x) for x in dataset.evals.values()):
-    raise ValueError(
-      f'--dataset={config.data.dataset} has an empty evaluation set.'
-    )
+    problem = f'no demonstrations{within}: set --sft_steps=0'
+  elif config.run.rl_steps and not len(dataset.train):
+    problem = f'no train prompts{within}'
+  elif not dataset.evals or not all(len(x) for x in dataset.evals.values()):
+    problem = f'an empty evaluation set{within}'
+  if problem:
+    raise ValueError(f'--dataset={config.data.dataset} has {problem}.')
 
 
 def _fitting(
@@ -264,7 +262,7 @@ def _fitting(
     _refuse_overlong(config, dataset, codec, fits)
     return dataset
   kept = _without_overlong(config, dataset, codec, fits)
-  _check_sizes(config, kept)
+  _check_sizes(config, kept, ' within the last of the buckets')
   return kept
 
 
@@ -272,7 +270,7 @@ def _refuse_overlong(
   config: config_lib.Config,
   dataset: types.Dataset,
   codec: codec_lib.Codec,
-  fits: _Fits,
+  fits: lengths.Fits,
 ) -> None:
   """Raises at the start what would raise in the middle of the run."""
   parts: dict[
@@ -310,7 +308,7 @@ def _without_overlong(
   config: config_lib.Config,
   dataset: types.Dataset,
   codec: codec_lib.Codec,
-  fits: _Fits,
+  fits: lengths.Fits,
 ) -> types.Dataset:
   """The part of the data set that fits; prints how much does not.
 
@@ -337,7 +335,7 @@ def _within_limits(
   config: config_lib.Config,
   dataset: types.Dataset,
   codec: codec_lib.Codec,
-  benchmarks: Collection[str],
+  benchmark_names: Collection[str],
 ) -> types.Dataset:
   """What `--max_prompt_tokens` and `--max_answer_tokens` keep.
 
@@ -353,15 +351,17 @@ def _within_limits(
     prompt_buckets=(prompt or sys.maxsize,),
     response_buckets=(answer or sys.maxsize,),
   )
-  own = {x: y for x, y in dataset.evals.items() if x not in benchmarks}
-  others = {x: y for x, y in dataset.evals.items() if x in benchmarks}
+  own = {x: y for x, y in dataset.evals.items() if x not in benchmark_names}
+  others = {x: y for x, y in dataset.evals.items() if x in benchmark_names}
   by_answer = ['train', *own] if codec.reader is None else []
   sifted = lengths.sift(
     dataclasses.replace(dataset, evals=own), fits, by_answer=by_answer
   )
   result = dataclasses.replace(sifted, evals={**sifted.evals, **others})
   print(f'Left out by length: {lengths.left_out(dataset, result)}.')
-  _check_sizes(config, result)
+  _check_sizes(
+    config, result, ' within --max_prompt_tokens and --max_answer_tokens'
+  )
   return result
 
 

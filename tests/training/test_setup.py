@@ -14,7 +14,7 @@ from awpo_jax.rollout.rewards import exact, toolrl
 from awpo_jax.rollout.rewards.judges import rubric
 from awpo_jax.rollout.text import prompts
 from awpo_jax.training import setup as setup_lib
-from tests.helpers import tiny_dataset
+from tests.helpers import benchmark_rows, tiny_dataset
 
 
 def _make(folder, *flags):
@@ -212,6 +212,54 @@ def test_what_lengths_leave_out(tmp_path, capsys, flag, train, held_out):
   assert made.data.left_out['held_out'] == 3 - len(held_out)
   said = f'{2 - len(train)} prompts, {3 - len(held_out)} held-out tasks'
   assert said in capsys.readouterr().out
+
+
+def test_lengths_leave_benchmarks_alone(tmp_path):
+  rows = benchmark_rows.write(tmp_path / 'rows')
+  made = _make(
+    tmp_path / 'run',
+    f'--dataset={__name__}:load_long_references',
+    '--prompt_buckets=4096',
+    '--max_prompt_tokens=24',
+    '--eval_benchmarks=mmlu_pro',
+    f'--eval_data={rows}',
+    '--eval_tasks=3',
+  )
+  evals = {x: len(tasks) for x, tasks in made.data.dataset.evals.items()}
+  assert evals == {'held_out': 2, 'mmlu_pro': 3}
+
+
+def load_long_episodes(*, seed, data=None):
+  """Episodes whose first answer alone would be too long."""
+  made = load_long_references(seed=seed, data=data)
+  tasks = [
+    dataclasses.replace(x, scenario={'word': 'w'}) for x in made.train[1:]
+  ]
+  return types.Dataset(made.demonstrations, tasks, {'held_out': tasks})
+
+
+@pytest.mark.parametrize('flag', ['--overlong=drop', '--max_answer_tokens=7'])
+def test_references_of_episodes_are_not_measured(tmp_path, flag):
+  made = _make(
+    tmp_path / 'run',
+    f'--dataset={__name__}:load_long_episodes',
+    '--environment=tests.helpers.tiny_turns:environment',
+    '--prompt_buckets=64',
+    '--response_buckets=28',
+    '--observation_tokens=20',
+    flag,
+  )
+  assert [x.task_id for x in made.data.dataset.train] == ['long answer']
+
+
+def test_lengths_that_leave_nothing(tmp_path):
+  with pytest.raises(ValueError, match='demonstrations within --max_prompt'):
+    _make(
+      tmp_path / 'run',
+      f'--dataset={__name__}:load_long_references',
+      '--prompt_buckets=64',
+      '--max_prompt_tokens=1',
+    )
 
 
 UNEVEN = f'--dataset={__name__}:load_uneven'

@@ -7,7 +7,7 @@ import numpy as np
 
 from awpo_jax import types
 
-# N tasks, and perhaps demonstrations of them -> bool[N].
+# N tasks, and N demonstrations of them or None -> bool[N].
 Fits = Callable[
   [Sequence[types.Task], Sequence[types.Demonstration] | None], np.ndarray
 ]
@@ -16,11 +16,11 @@ Fits = Callable[
 def sift(
   dataset: types.Dataset, fits: Fits, *, by_answer: Collection[str]
 ) -> types.Dataset:
-  """What fits.
+  """The part of a data set that fits.
 
   Args:
     dataset: all of it is read.
-    fits: says of tasks, or of demonstrations, whether they do.
+    fits: says whether tasks fit, or tasks with the answers to them.
     by_answer: `train` and names of evaluation sets whose reference answer has
       to fit, too; a demonstration always has to.
   """

@@ -74,19 +74,7 @@ def load(file: pathlib.Path) -> transformers.PreTrainedTokenizerFast:
   data = gguf_files.metadata(file)
   pre = _pre(file, data)
   vocab = _vocab(file, data)
-  merges = [
-    (left, right)
-    for left, _, right in (
-      text.partition(' ') for text in data['tokenizer.ggml.merges']
-    )
-  ]
-  model = tokenizers.Tokenizer(
-    models.BPE(
-      {token: i for i, token in enumerate(vocab)},
-      merges,
-      ignore_merges=pre.whole,
-    )
-  )
+  model = tokenizers.Tokenizer(_bpe(file, data, vocab, pre))
   if pre.nfc:
     model.normalizer = normalizers.NFC()
   model.pre_tokenizer = _pre_tokenizer(pre)
@@ -140,11 +128,33 @@ def _vocab(file: pathlib.Path, data: Mapping[str, Any]) -> list[str]:
   tokens, kinds = (
     list(data[f'tokenizer.ggml.{x}']) for x in ('tokens', 'token_type')
   )
-  while kinds and kinds[len(tokens) - 1] == _UNUSED:
-    tokens.pop(), kinds.pop()
+  if len(tokens) != len(kinds):
+    raise ValueError(
+      f'{file}: {len(tokens)} tokenizer.ggml.tokens, but {len(kinds)} '
+      'tokenizer.ggml.token_type.'
+    )
+  while kinds and kinds[-1] == _UNUSED:
+    kinds.pop()
+  tokens = tokens[: len(kinds)]
   if len(set(tokens)) < len(tokens):
     raise ValueError(f'{file}: tokenizer.ggml.tokens has a token twice.')
   return tokens
+
+
+def _bpe(
+  file: pathlib.Path, data: Mapping[str, Any], vocab: list[str], pre: _Pre
+) -> models.BPE:
+  ids = {token: i for i, token in enumerate(vocab)}
+  pairs = (text.partition(' ') for text in data['tokenizer.ggml.merges'])
+  merges = [(left, right) for left, _, right in pairs]
+  try:
+    return models.BPE(ids, merges, ignore_merges=pre.whole)
+  # The package raises nothing more specific.
+  except Exception as error:
+    raise ValueError(
+      f'{file}: tokenizer.ggml.merges does not fit tokenizer.ggml.tokens '
+      f'({error}).'
+    ) from error
 
 
 def _pre_tokenizer(pre: _Pre) -> pre_tokenizers.PreTokenizer:

@@ -1,0 +1,91 @@
+"""GGUF files of one layer that the package `gguf` writes."""
+
+import numpy as np
+import pytest
+
+from awpo_jax.rollout.text import tokenizers
+
+gguf = pytest.importorskip('gguf', reason='pip install gguf')
+
+HEADS, KEYS, HEAD, WIDTH, INNER, VOCAB = 4, 2, 64, 256, 256, 261
+TEMPLATE = (
+  '{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}'
+  '{% if add_generation_prompt %}<s>{% endif %}'
+)
+
+
+def _shapes(family):
+  shapes = {
+    'token_embd.weight': (VOCAB, WIDTH),
+    'output_norm.weight': (WIDTH,),
+    'blk.0.attn_norm.weight': (WIDTH,),
+    'blk.0.ffn_norm.weight': (WIDTH,),
+    'blk.0.attn_q.weight': (HEADS * HEAD, WIDTH),
+    'blk.0.attn_k.weight': (KEYS * HEAD, WIDTH),
+    'blk.0.attn_v.weight': (KEYS * HEAD, WIDTH),
+    'blk.0.attn_output.weight': (WIDTH, HEADS * HEAD),
+    'blk.0.ffn_gate.weight': (INNER, WIDTH),
+    'blk.0.ffn_up.weight': (INNER, WIDTH),
+    'blk.0.ffn_down.weight': (WIDTH, INNER),
+  }
+  if family == 'qwen2':
+    for part, heads in (('q', HEADS), ('k', KEYS), ('v', KEYS)):
+      shapes[f'blk.0.attn_{part}.bias'] = (heads * HEAD,)
+  if family == 'qwen3':
+    shapes |= {f'blk.0.attn_{x}_norm.weight': (HEAD,) for x in 'qk'}
+  return shapes
+
+
+def write(path, family='llama', kind='F32', pre='smollm', **changes):
+  """A file of one layer; returns the values that its tensors stand for."""
+  order = changes.pop('endianess', gguf.GGUFEndian.LITTLE)
+  writer = gguf.GGUFWriter(path, family, endianess=order)
+  numbers = {
+    'block_count': 1,
+    'context_length': 128,
+    'embedding_length': WIDTH,
+    'feed_forward_length': INNER,
+    'attention.head_count': HEADS,
+    'attention.head_count_kv': KEYS,
+    **changes.pop('numbers', {}),
+  }
+  for key, value in numbers.items():
+    writer.add_uint32(f'{family}.{key}', value)
+  writer.add_float32(f'{family}.attention.layer_norm_rms_epsilon', 1e-5)
+  writer.add_float32(f'{family}.rope.freq_base', 5e5)
+  bytes_ = tokenizers.hf_tokenizers.pre_tokenizers.ByteLevel.alphabet()
+  writer.add_tokenizer_model('gpt2')
+  writer.add_tokenizer_pre(pre)
+  writer.add_token_list([*sorted(bytes_), 'ab', 'abc', '<s>', '</s>', '[PAD]'])
+  writer.add_token_types([1] * 258 + [3, 3, 5])
+  writer.add_token_merges(['a b'])
+  writer.add_bos_token_id(258)
+  writer.add_eos_token_id(259)
+  writer.add_chat_template(TEMPLATE)
+  for key, value in changes.pop('data', {}).items():
+    writer.kv_data[0].pop(key, None)
+    if value is not None:
+      add = {
+        bool: writer.add_bool,
+        float: writer.add_float32,
+        int: writer.add_uint32,
+        list: writer.add_array,
+        str: writer.add_string,
+      }[type(value)]
+      add(key, value)
+  rng, values = np.random.default_rng(0), {}
+  extra = changes.pop('tensors', {})
+  for name, shape in _shapes(family).items():
+    value = rng.normal(size=shape).astype(np.float32)
+    used = gguf.GGMLQuantizationType[kind if len(shape) == 2 else 'F32']
+    data = gguf.quants.quantize(value, used)
+    values[name] = gguf.quants.dequantize(data, used)
+    writer.add_tensor(name, data, raw_dtype=used)
+  for name, value in extra.items():
+    writer.add_tensor(name, value)
+  assert not changes
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
+  writer.close()
+  return values
