@@ -212,6 +212,15 @@ class JudgeConfig:
     ('max_tokens', 'max_completion_tokens'),
     may_change=True,
   )
+  judge_format: str = flag(
+    'none',
+    'Form to which the endpoint is asked to hold each reply: JSON (json), or '
+    'JSON of a reason and a score by a schema, sent as most servers take it '
+    '(schema) or as llama-cpp-python does (json_with_schema). Set it for a '
+    'judge whose replies often cannot be read; none sends nothing of it.',
+    ('none', 'json', 'schema', 'json_with_schema'),
+    may_change=True,
+  )
   judge_omit: tuple[str, ...] = flag(
     (),
     'Parameters that are not sent, separated by commas, for an endpoint that '

@@ -169,6 +169,7 @@ OTHERS = {
   'judge_temperature': 0.6,
   'judge_reply_tokens': 99,
   'judge_token_limit_name': 'max_completion_tokens',
+  'judge_format': 'schema',
   'judge_omit': ('max_completion_tokens',),
   'judge_concurrency': 32,
   'judge_timeout': 30.0,

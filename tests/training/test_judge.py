@@ -70,6 +70,7 @@ def test_every_flag_of_the_model_reaches_it(tmp_path, monkeypatch):
     'temperature': 0.6,
     'reply_tokens': 99,
     'token_limit_name': 'max_completion_tokens',
+    'format': 'schema',
     'concurrency': 32,
     'timeout': 30.0,
     'retries': 9,

@@ -7,7 +7,6 @@ repeated after growing pauses, and what they bring is stored at once
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import random
 import threading
@@ -18,69 +17,20 @@ from typing import Any, TypeVar
 import openai
 
 from awpo_jax import types
-from awpo_jax.rollout.rewards.judges import llm_prompt, refusals, replies
+from awpo_jax.rollout.rewards.judges import (
+  endpoint,
+  llm_prompt,
+  refusals,
+  replies,
+)
 from awpo_jax.rollout.rewards.judges import score_cache as score_cache_lib
 
 KEY_VARIABLE = refusals.KEY_VARIABLE
+Settings = endpoint.Settings
 _LONGEST_PAUSE = 30.0
 # What a server may ask for by `Retry-After`.
 _LONGEST_WAIT = 300.0
-# The client's own, and what it lets through from a body that is no JSON or
-# JSON of another shape.
-_FAILURES = (
-  openai.APIError,
-  TimeoutError,
-  ValueError,
-  TypeError,
-  AttributeError,
-  RecursionError,
-)
 _T = TypeVar('_T')
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """The settings of a judge: endpoint, model, number of calls, patience.
-
-  The fields are the flags `--judge_<name>`, but for these.
-
-  Attributes:
-    template: of `llm_prompt.read_template`.
-    run: whose budget it is, and whose lost scores are remembered.
-  """
-
-  url: str
-  model: str
-  template: str
-  scale: float = 10.0
-  samples: int = 1
-  temperature: float = 0.0
-  reply_tokens: int = 512
-  token_limit_name: str = 'max_tokens'
-  omit: tuple[str, ...] = ()
-  concurrency: int = 16
-  timeout: float = 120.0
-  retries: int = 4
-  backoff: float = 1.0
-  patience: float = 600.0
-  max_calls: int = 0
-  max_tokens: int = 0
-  cache: str = ''
-  run: str = ''
-
-  def sampling(self) -> dict[str, Any]:
-    """What a call says of how to sample, by the names that are sent."""
-    every = {
-      'temperature': self.temperature,
-      self.token_limit_name: self.reply_tokens,
-    }
-    return {name: x for name, x in every.items() if name not in self.omit}
-
-  def limit(self) -> str:
-    """What cuts a reply, and what to do about it."""
-    if self.token_limit_name in self.omit:
-      return "the endpoint's own limit: have --judge_omit let one be sent"
-    return f'--judge_reply_tokens={self.reply_tokens}: raise it'
 
 
 class LlmJudge:
@@ -253,13 +203,8 @@ class LlmJudge:
     return '\n'.join(x for x in said if x) or None
 
   def _request_key(self, request: types.JudgeRequest) -> str:
-    settings, sent = self._settings, self._settings.sampling()
     return score_cache_lib.key(
-      model=settings.model,
-      template=settings.template,
-      scale=settings.scale,
-      temperature=sent.get('temperature'),
-      reply_tokens=sent.get(settings.token_limit_name),
+      **self._settings.score_parts(),
       user=request.user,
       tools=[tool.to_json() for tool in request.tools],
       response=request.response,
@@ -345,34 +290,16 @@ class LlmJudge:
     self._ended.set()
 
   async def _call(self, messages: list[dict[str, str]]) -> replies.Answer:
-    """One call."""
-    settings = self._settings
+    """One call, with what it says of the endpoint taken note of."""
     self._cache.spend(1, 0)
-    try:
-      # The client's own timeout is one of each read and write.
-      reply: Any = await asyncio.wait_for(
-        self._client.chat.completions.create(
-          model=settings.model,
-          messages=messages,  # type: ignore[arg-type]
-          **settings.sampling(),
-        ),
-        settings.timeout,
-      )
-    except openai.APIStatusError as error:
-      wait = refusals.retry_after(error.response.headers.get('retry-after'))
-      if wait is not None:
-        until = time.monotonic() + min(wait, _LONGEST_WAIT)
-        self._not_before = max(self._not_before, until)
-      words = refusals.words(error.body, error.response.text)
-      return replies.Answer(problem=words, status=error.status_code)
-    except _FAILURES as error:
+    answer = await endpoint.call(self._client, self._settings, messages)
+    self._cache.spend(0, answer.tokens)
+    if answer.retry_after is not None:
+      until = time.monotonic() + min(answer.retry_after, _LONGEST_WAIT)
+      self._not_before = max(self._not_before, until)
+    if answer.broken:
       self._failed()
-      # Without its text, which may say what was sent.
-      return replies.Answer(problem=type(error).__name__)
-    tokens = getattr(getattr(reply, 'usage', None), 'total_tokens', None)
-    self._cache.spend(0, tokens if isinstance(tokens, int) else 0)
-    answer = replies.read(reply, limit=settings.limit())
-    if not answer.status:
+    elif not answer.status:
       self._failing_since = None
     return answer
 
@@ -384,7 +311,10 @@ class LlmJudge:
       self._failing_since = None  # It answers.
       return answer._replace(final=True)
     self._failed()
-    if not (status in refusals.RETRIED or status >= 500):
+    if self._settings.form() and refusals.of_form(answer.problem):
+      remedy = refusals.remedy_of_form(self._settings.format)
+      self._fail(remedy, types.JudgeRefused)
+    elif not (status in refusals.RETRIED or status >= 500):
       self._fail(refusals.remedy(status), types.JudgeRefused)
     return answer
 

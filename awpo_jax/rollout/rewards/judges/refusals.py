@@ -23,8 +23,9 @@ RETRIED = frozenset(
   }
 )
 _SENT = (
-  'it does not take what it is sent: --judge_token_limit_name and --judge_omit '
-  'change that, --judge_reply_tokens and --judge_prompt its size'
+  'it does not take what it is sent: --judge_format, --judge_token_limit_name '
+  'and --judge_omit change that, --judge_reply_tokens and --judge_prompt its '
+  'size'
 )
 _REMEDIES: Mapping[int, str] = {
   400: _SENT,
@@ -40,6 +41,9 @@ _OF_ONE = re.compile(
   r'|responsible_?ai|data_inspection|invalid_prompt',
   re.IGNORECASE,
 )
+# What the name of the parameter for the form of a reply is told by. Servers that
+# do not know its value say so with status 400, 422 or 500.
+_OF_FORM = re.compile(r'response_?format|json_?schema', re.IGNORECASE)
 _MAX_READ = 4000
 _MAX_SHOWN = 400
 _HIDDEN = '[key]'
@@ -68,6 +72,23 @@ def of_one_request(status: int, words: str) -> bool:
     words: of `words`.
   """
   return status == 413 or (status in (400, 422) and bool(_OF_ONE.search(words)))
+
+
+def of_form(words: str) -> bool:
+  """Whether the form that was asked for is what an error tells of.
+
+  Args:
+    words: of `words`.
+  """
+  return bool(_OF_FORM.search(words))
+
+
+def remedy_of_form(name: str) -> str:
+  """What to change where an endpoint refuses a value of --judge_format."""
+  return (
+    f'it does not take --judge_format={name}: name another one (schema is that '
+    'of most servers, json_with_schema that of llama-cpp-python), or none'
+  )
 
 
 def words(body: Any, text: str = '') -> str:

@@ -17,12 +17,18 @@ class Answer(NamedTuple):
     problem: what is wrong if that text is no verdict, with no key removed yet.
     final: whether no further call for the same request can bring another one.
     status: HTTP status where it tells of an error, else 0.
+    broken: whether no answer came, or none that is one.
+    retry_after: seconds that the endpoint asks to be left alone, if it does.
+    tokens: of prompt and reply, as the endpoint counts them.
   """
 
   text: str = ''
   problem: str = ''
   final: bool = False
   status: int = 0
+  broken: bool = False
+  retry_after: float | None = None
+  tokens: int = 0
 
 
 def read(completion: Any, *, limit: str) -> Answer:
