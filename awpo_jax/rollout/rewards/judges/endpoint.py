@@ -106,7 +106,7 @@ class Settings:
     return sent | {'response_format': form} if form else sent
 
   def form(self) -> dict[str, Any] | None:
-    """The form of a reply that is asked for beside the prompt; None for none."""
+    """The form of a reply that is asked for; None where it is left open."""
     make = FORMATS.get(self.format)
     return None if make is None else make(self.scale)
 
@@ -133,6 +133,11 @@ class Settings:
     if self.token_limit_name in self.omit:
       return "the endpoint's own limit: have --judge_omit let one be sent"
     return f'--judge_reply_tokens={self.reply_tokens}: raise it'
+
+  def misread(self) -> str:
+    """What a reply is that can't be read, and what to do about it."""
+    remedy = '' if self.form() else ', which --judge_format may mend'
+    return f'a reply that is no verdict{remedy}'
 
   def wait(self) -> str:
     """What a call has not kept to, and what to do about it."""
@@ -177,6 +182,7 @@ async def call(
     # Without its text, which may say what was sent.
     return replies.Answer(problem=type(error).__name__, broken=True)
   tokens = getattr(getattr(reply, 'usage', None), 'total_tokens', None)
-  return replies.read(reply, limit=settings.limit())._replace(
-    tokens=tokens if isinstance(tokens, int) else 0
+  answer = replies.read(
+    reply, limit=settings.limit(), misread=settings.misread()
   )
+  return answer._replace(tokens=tokens if isinstance(tokens, int) else 0)

@@ -82,7 +82,11 @@ class LlmJudge:
     return self._run(self._judge(list(requests)))
 
   def refused(self, requests: Sequence[types.JudgeRequest]) -> list[bool]:
-    """Whether the endpoint has refused each request because of its text."""
+    """Whether no further call can bring the score of each request.
+
+    The endpoint has refused it because of its text, or gives the same reply
+    again that cannot be read.
+    """
     return [self._request_key(x) in self._refused for x in requests]
 
   def reasons(self, requests: Sequence[types.JudgeRequest]) -> list[str | None]:
@@ -232,6 +236,7 @@ class LlmJudge:
     messages = llm_prompt.messages(
       settings.template, request, scale=settings.scale
     )
+    greedy, said = settings.sampling().get('temperature') == 0, ''
     for attempt in range(settings.retries + 1):
       if attempt:
         pause = min(settings.backoff * 2 ** (attempt - 1), _LONGEST_PAUSE)
@@ -252,9 +257,11 @@ class LlmJudge:
       self._problem = refusals.shown(answer.problem, self._key)
       if answer.status:
         answer = self._told_off(answer)
-      if answer.final:
+      # Said again without a draw, it would be said a third time.
+      if answer.final or (greedy and answer.text and answer.text == said):
         self._refused.add(request_key)
         return None
+      said = answer.text
     return None
 
   async def _pause(self, seconds: float) -> None:

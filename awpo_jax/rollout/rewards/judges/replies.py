@@ -31,12 +31,13 @@ class Answer(NamedTuple):
   tokens: int = 0
 
 
-def read(completion: Any, *, limit: str) -> Answer:
+def read(completion: Any, *, limit: str, misread: str) -> Answer:
   """Reads a chat completion.
 
   Args:
     completion: of the client, which lets through what is none.
     limit: what says how long a reply may be, with its remedy.
+    misread: what a reply is that is no verdict, likewise.
   """
   error = getattr(completion, 'error', None)
   if error:  # Some tell of an error with the status of success.
@@ -52,7 +53,7 @@ def read(completion: Any, *, limit: str) -> Answer:
     return Answer(text, f'a reply cut before its verdict by {limit}')
   if why == 'content_filter':
     return Answer(text, 'a reply that its content filter withheld', True)
-  return Answer(text, f'a reply that is no verdict: {text[:80]!r}')
+  return Answer(text, f'{misread}: {text[:80]!r}')
 
 
 def reply_text(content: Any) -> str:

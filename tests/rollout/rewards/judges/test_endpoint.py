@@ -8,7 +8,12 @@ import jsonschema
 import pytest
 
 from awpo_jax import types
-from awpo_jax.rollout.rewards.judges import endpoint, llm, llm_prompt
+from awpo_jax.rollout.rewards.judges import (
+  endpoint,
+  llm,
+  llm_prompt,
+  patient,
+)
 from tests.helpers import judge_server
 
 REQUESTS = [
@@ -146,6 +151,51 @@ def test_a_form_that_an_endpoint_ignores_is_none(server, make):
   assert len(server.bodies) == 2 * len(REQUESTS)
 
 
+def _says(*texts):
+  """Answers the calls of a body with these texts, then with the last."""
+  return lambda number, body: judge_server.completion(
+    texts[min(number, len(texts) - 1)]
+  )
+
+
+@pytest.mark.parametrize(
+  ('settings', 'texts', 'calls'),
+  [
+    ({}, ['no', 'no', 'no'], 2),
+    ({}, ['no', 'well', 'well'], 3),
+    ({}, ['no', 'well', 'no', 'well', 'hm'], 5),
+    # Nothing said is no word that could be the last.
+    ({}, [''], 5),
+    ({'temperature': 0.5}, ['no'], 5),
+    ({'omit': ('temperature',)}, ['no'], 5),
+    ({'retries': 0}, ['no'], 1),
+  ],
+)
+def test_the_same_reply_twice_is_the_last_word_without_a_draw(
+  server, make, settings, texts, calls
+):
+  server.behave = _says(*texts)
+  judge = make(**settings)
+  assert judge(REQUESTS[:1]) == [None]
+  assert len(server.bodies) == calls
+  said_twice = calls in (2, 3)
+  assert judge.refused(REQUESTS[:1]) == [said_twice]
+
+
+def test_a_run_does_not_wait_for_what_is_said_again_and_again(server, make):
+  server.behave = _says('I would give it a nine.')
+  asked = patient.Judging(make(), min_judged=0.9, patience=600.0)
+  started = time.monotonic()
+  with pytest.raises(types.JudgeRefused) as raised:
+    asked(REQUESTS)
+  assert time.monotonic() - started < 5
+  for word in ('0 of 6', 'no verdict', '--judge_format', 'a nine'):
+    assert word in str(raised.value)
+  # With a form there is nothing to say of one.
+  judge = make(format='json')
+  assert judge(REQUESTS[:1]) == [None] and '--judge' not in judge.problem()
+
+
 def test_scores_of_another_form_are_others(server, make, tmp_path):
   file = str(tmp_path / 'cache.sqlite')
   for form in ('none', 'json', 'schema'):
@@ -178,10 +228,8 @@ def test_keys_without_a_form_are_those_of_caches_from_before_there_were_any(
 
 
 def test_a_time_out_says_what_to_change(server, make):
-  server.delay = 0.5
+  server.delay = 1.0
   judge = make(timeout=0.1, retries=0, concurrency=7)
-  started = time.monotonic()
   assert judge(REQUESTS[:1]) == [None]
-  assert time.monotonic() - started < 0.5
   for word in ('--judge_timeout=0.1', '--judge_concurrency=7'):
     assert word in judge.problem()
