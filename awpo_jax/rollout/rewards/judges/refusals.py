@@ -41,8 +41,8 @@ _OF_ONE = re.compile(
   r'|responsible_?ai|data_inspection|invalid_prompt',
   re.IGNORECASE,
 )
-# Words about the form of a reply. Servers that do not know the one asked for say
-# so with status 400, 422 or 500.
+# Words about the form of a reply. Servers that do not know what is asked for
+# say so with status 400, 422 or 500.
 _OF_FORM = re.compile(r'response_?format|json_?schema', re.IGNORECASE)
 _MAX_READ = 4000
 _MAX_SHOWN = 400
