@@ -221,8 +221,9 @@ def test_a_run_whose_server_is_started_again(server, tmp_path, cache):
     '--judge_retries=30',
     f'--judge_cache={tmp_path / "judge.sqlite"}',
     '--min_judged=1',
-    *('--sft_steps=0', '--rl_steps=2', '--eval_every=0', '--transcripts=2'),
-    *('--prompts_per_step=2', '--samples=4', '--minibatches=1', '--micro=1'),
+    *('--sft_steps=0', '--rl_steps=2', '--eval_every=0', '--eval_tasks=1'),
+    *('--prompts_per_step=1', '--samples=4', '--minibatches=1', '--micro=1'),
+    *('--transcripts=1', '--cpu_devices=1'),
   )
   ended = threading.Event()
   arguments = server, folder, ended
@@ -230,7 +231,10 @@ def test_a_run_whose_server_is_started_again(server, tmp_path, cache):
   killer.start()
   try:
     result = whole_runs.forked(
-      flags, tmp_path, program='tests/helpers/thinking_train.py'
+      flags,
+      tmp_path,
+      program='tests/helpers/thinking_train.py',
+      seconds=5 * _SECONDS,
     )
   finally:
     ended.set()
@@ -245,7 +249,7 @@ def test_a_run_whose_server_is_started_again(server, tmp_path, cache):
     for row in whole_runs.rows(folder, 'transcripts.jsonl')
     if 'set' not in row
   ]
-  assert len(answers) == 2 * 8
+  assert len(answers) == 2 * 4
   assert _are_grades([row['reasoning'] for row in answers])
   assert {row['said'] for row in answers} - {None}
   # Both servers have judged.

@@ -102,6 +102,7 @@ def forked(
   environment: Mapping[str, str] | None = None,
   program: str = TRAIN,
   drawn: bool = False,
+  seconds: float = _SECONDS,
 ) -> Result:
   """The same as `command`, without its imports and its pictures.
 
@@ -112,8 +113,10 @@ def forked(
     environment: further variables.
     program: another one than `train.py`.
     drawn: with the picture of the curves, which takes longer than the steps.
+    seconds: that it may take.
   """
-  return _end(_start(flags, output, at, environment or {}, program, drawn))
+  started = _start(flags, output, at, environment or {}, program, drawn)
+  return _end(started, seconds)
 
 
 def together(
@@ -163,13 +166,13 @@ def _start(flags, output, at, environment, program, drawn=False):
   return process, files
 
 
-def _end(started) -> Result:
+def _end(started, seconds: float = _SECONDS) -> Result:
   process, files = started
-  process.join(_SECONDS)
+  process.join(seconds)
   if process.is_alive():
     process.kill()
     process.join()
-    raise TimeoutError(f'{_SECONDS} s: {files[1].read_text()}')
+    raise TimeoutError(f'{seconds:g} s: {files[1].read_text()}')
   return Result(process.exitcode, *(file.read_text() for file in files))
 
 
