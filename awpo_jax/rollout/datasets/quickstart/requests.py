@@ -30,7 +30,9 @@ _SCALARS: Mapping[str, str] = {
 }
 _NEEDS = 'This needs '
 _TOOL = re.compile(r'(\w+): ')
-_STATED = re.compile(r'(\w+ is (?:"[^"\n]*"|\[[^\[\]\n]*\]|\w+(?:\.\w+)*))(, )?')
+_STATED = re.compile(
+  r'(\w+ is (?:"[^"\n]*"|\[[^\[\]\n]*\]|\w+(?:\.\w+)*))(, )?'
+)
 
 
 def read(user: str) -> tuple[tool_calls.ToolCall, ...] | None:
