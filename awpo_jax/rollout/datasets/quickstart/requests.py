@@ -31,7 +31,7 @@ _SCALARS: Mapping[str, str] = {
 _NEEDS = 'This needs '
 _TOOL = re.compile(r'(\w+): ')
 _STATED = re.compile(
-  r'(\w+ is (?:"[^"\n]*"|\[[^\[\]\n]*\]|\w+(?:\.\w+)*))(, )?'
+  r'(\w+ is (?:"[^"\n]*"|\[[^\[\]\n]*\]|\w+(?:\.\w+)*))(?:, )?'
 )
 
 
@@ -82,8 +82,6 @@ def said(thought: str) -> list[str]:
     at = tool.end()
     while stated := _STATED.match(part, at):
       words.append(stated[1])
-      if not stated[2]:
-        break
       at = stated.end()
   return words
 
