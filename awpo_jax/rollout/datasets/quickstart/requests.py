@@ -46,7 +46,7 @@ def read(user: str) -> tuple[tool_calls.ToolCall, ...] | None:
     request for two calls.
   """
   found = _USER.findall(user[:_MAX_CHARS])
-  sentences = found[0].split(f' {tasks.JOINER} ') if len(found) == 1 else ()
+  sentences = found[0].split(f' {tasks.JOINER} ') if len(found) == 1 else []
   if len(sentences) != 2:
     return None
   calls = tuple(call for x in sentences if (call := _call(x)) is not None)
@@ -93,7 +93,7 @@ def _stated(values: Mapping[str, quickstart_values.Value]) -> list[str]:
 def _call(sentence: str) -> tool_calls.ToolCall | None:
   """What one sentence asks for; None where no tool or several would fit."""
   sentence = sentence[:1].lower() + sentence[1:]
-  calls = []
+  calls: list[tool_calls.ToolCall] = []
   for pattern, request in _patterns():
     match = pattern.fullmatch(sentence)
     if match:
