@@ -209,7 +209,7 @@ def test_a_run_whose_server_is_started_again(server, tmp_path, cache):
   flags = tiny_dataset.flags(
     folder,
     cache,
-    '--flagfile=experiments/algorithms/awpo_trust.flags',
+    '--flagfile=experiments/algorithms/awpo.flags',
     '--judge=llm',
     f'--judge_url={server.url}',
     '--judge_model=smollm2',
