@@ -70,9 +70,7 @@ def pmapped(
 
   def specs(axes):
     one, whole = PartitionSpec(DATA_AXIS), PartitionSpec()
-    return jax.tree.map(
-      lambda axis: whole if axis is None else one, axes, is_leaf=_is_none
-    )
+    return _by_axis(axes, axes, lambda _: one, lambda _: whole)
 
   return jax.shard_map(
     run,
@@ -114,9 +112,5 @@ def _by_axis(axes, trees, change, whole=lambda tree: tree):
     ),
     axes,
     trees,
-    is_leaf=_is_none,
+    is_leaf=lambda axis: axis is None,
   )
-
-
-def _is_none(x: Any) -> bool:
-  return x is None

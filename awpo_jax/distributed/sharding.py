@@ -1,7 +1,7 @@
 """Placement on devices, and how a function is mapped over them.
 
 The mesh says it all. With the one axis `data` every device holds the whole
-state and functions are `pmap`ped. With a second axis, `model`, the state is cut
+state and functions are pmapped. With a second axis, `model`, the state is cut
 by `RULES` (fully over `data`, by heads and features over `model`), and the same
 functions run under `jit` over global arrays.
 """
