@@ -64,9 +64,10 @@ def pmapped(
   """
 
   def run(*args):
-    args = _by_axis(in_axes, args, lambda x: x[0])
+    # Unlike `x[0]`, `squeeze` refuses more parts than devices.
+    args = _by_axis(in_axes, args, lambda x: jax.lax.squeeze(x, [0]))
     results = fn(*args, axis_name=DATA_AXIS)
-    return _by_axis(out_axes, results, lambda x: x[None])
+    return _by_axis(out_axes, results, lambda x: jax.lax.expand_dims(x, [0]))
 
   def specs(axes):
     one, whole = PartitionSpec(DATA_AXIS), PartitionSpec()

@@ -60,6 +60,9 @@ def test_pmapped_maps_the_data_axis_over_the_mesh():
   own, total = mapped(10, np.array([[1, 2], [3, 4]]))
   np.testing.assert_array_equal(own, [[10, 20], [30, 40]])
   np.testing.assert_array_equal(total, [4, 6])
+  # Two parts for each device: one of them would be lost.
+  with pytest.raises(ValueError, match='size not equal to one'):
+    mapped(10, np.ones((4, 2)))
 
 
 def test_pmapped_as_jax_would():
