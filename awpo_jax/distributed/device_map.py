@@ -60,11 +60,12 @@ def pmapped(
 
   `jax.pmap` is the same `shard_map` under `jit`, but takes and gives the arrays
   of one process; these are global ones, of any number of processes. Arguments
-  and results are as of `mapped`.
+  are those of `mapped`; calling the result raises a ValueError where a batch
+  has another number of parts than there are devices.
   """
 
   def run(*args):
-    # Unlike `x[0]`, `squeeze` refuses more parts than devices.
+    # Unlike `x[0]`, `squeeze` refuses several parts of one device.
     args = _by_axis(in_axes, args, lambda x: jax.lax.squeeze(x, [0]))
     results = fn(*args, axis_name=DATA_AXIS)
     return _by_axis(out_axes, results, lambda x: jax.lax.expand_dims(x, [0]))
@@ -78,6 +79,7 @@ def pmapped(
     mesh=mesh,
     in_specs=specs(in_axes),
     out_specs=specs(out_axes),
+    # Where it is checked, JAX adds up gradients, which `all_sum` does here.
     check_vma=False,
   )
 

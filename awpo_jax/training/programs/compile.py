@@ -379,7 +379,7 @@ def make_update(
   phase: str,
   tx: optax.GradientTransformation,
 ) -> jax.stages.Wrapped:
-  """(state, mini-batch) -> (state, metrics), over all devices."""
+  """(state, mini-batch) -> (state, metrics), pmapped or over global arrays."""
   objective = from_flags.make_objective(config, decoder, phase)
   run = functools.partial(
     train_step.train_step,
