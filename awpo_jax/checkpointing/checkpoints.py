@@ -115,7 +115,9 @@ def _write_without_locks() -> None:
   """Makes orbax write without locks, for the rest of the process.
 
   It locks a file of each checkpoint although it writes into a new folder, which
-  nobody else knows of. It has no public setting for that.
+  nobody else knows of. No version of its API has a setting for that: the
+  context of TensorStore is made by `tensorstore_utils: get_ts_context`, from
+  these two and nothing else.
   """
   # In here: where a newer orbax has it elsewhere, only these file systems fail.
   from orbax.checkpoint._src.serialization import tensorstore_utils
@@ -293,8 +295,8 @@ def _stored(folder: pathlib.Path) -> dict[str, Any]:
   try:
     with _context():
       tree = ocp.metadata(folder, STATE).metadata
-    if tree is None:  # Why stands in orbax's log.
-      raise ValueError(f'{folder / STATE} has no readable list of its arrays')
+      if tree is None:  # Orbax only logs why; reading raises it.
+        tree = ocp.load(folder, checkpointable_name=STATE)
   except Exception as error:
     raise _damaged(folder, error) from error
   return _named(tree)
