@@ -14,6 +14,7 @@ wrote are read as well: they differ in how arrays are laid out in their files
 and in the names of the JSON files.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -48,7 +49,55 @@ class CheckpointError(ValueError):
   """A checkpoint cannot be read, or belongs to another model or optimizer."""
 
 
-Manager: TypeAlias = ocp.training.Checkpointer
+class Manager:
+  """A folder of checkpoints, and the save that is under way in it."""
+
+  def __init__(self, checkpointer: ocp.training.Checkpointer) -> None:
+    """Takes over what `make_manager` opened."""
+    self._checkpointer = checkpointer
+    self._saving: ocp.AsyncResponse[bool] | None = None
+
+  @property
+  def directory(self) -> pathlib.Path:
+    """The folder."""
+    return pathlib.Path(self._checkpointer.directory)
+
+  def latest_step(self) -> int | None:
+    """The step of the last checkpoint; None where there is none."""
+    latest = self._checkpointer.latest
+    return latest.step if latest else None
+
+  def save(
+    self, step: int, items: Mapping[str, Any], metrics: Mapping[str, float]
+  ) -> None:
+    """Starts to save, once the save before has ended; as `save_checkpoint`."""
+    self.wait_until_finished()
+    self._saving = self._checkpointer.save_checkpointables_async(
+      step, dict(items), force=True, metrics=dict(metrics)
+    )
+
+  def wait_until_finished(self) -> None:
+    """Waits for the last save; raises what it failed of."""
+    saving, self._saving = self._saving, None
+    if saving is not None:
+      # Without it orbax leaves a thread and three open files for every save.
+      # What it raises the next line raises, too.
+      with contextlib.suppress(Exception):
+        saving.result()
+    self._checkpointer.wait()
+
+  def close(self) -> None:
+    """`wait_until_finished`, and the end."""
+    try:
+      self.wait_until_finished()
+    finally:
+      self._checkpointer.close()
+
+  def __enter__(self) -> 'Manager':
+    return self
+
+  def __exit__(self, *unused_error: object) -> None:
+    self.close()
 
 
 def make_manager(
@@ -68,7 +117,7 @@ def make_manager(
     keep_steps: steps whose checkpoints always stay.
 
   Returns:
-    The manager; `wait` before exiting, or `close`.
+    The manager; `wait_until_finished` before exiting, or `close`.
 
   Raises:
     CheckpointError: the metrics of a checkpoint in the folder are damaged.
@@ -90,10 +139,12 @@ def make_manager(
   if not file_locks.work_in(directory):
     _write_without_locks()
   return Manager(
-    directory,
-    context=_context(),
-    preservation_policy=policies.AnyPreservationPolicy(keepers),
-    cleanup_tmp_directories=True,
+    ocp.training.Checkpointer(
+      directory,
+      context=_context(),
+      preservation_policy=policies.AnyPreservationPolicy(keepers),
+      cleanup_tmp_directories=True,
+    )
   )
 
 
@@ -150,23 +201,17 @@ def save_checkpoint(
     FileExistsError: there is a checkpoint of this step.
   """
   numbers = {key: float(value) for key, value in (metrics or {}).items()}
-  manager.save_checkpointables_async(
+  manager.save(
     step,
     {
       STATE: _nested(host_copy.snapshot(_named(state))),
       POSITION: position,
       FLAGS: flags,
     },
-    # Not empty: such are not written, and one without metrics always stays
-    # beside the best.
-    metrics={'step': step, **numbers},
-    force=True,
+    # Never empty: such are not written, and a checkpoint without metrics stays
+    # for ever beside the best.
+    {'step': step, **numbers},
   )
-
-
-def latest_step(manager: Manager) -> int | None:
-  """The step of the last checkpoint, if there is one."""
-  return manager.latest.step if manager.latest else None
 
 
 def restore_checkpoint(
@@ -188,8 +233,8 @@ def restore_checkpoint(
     CheckpointError: it is damaged, or its arrays are not those expected; the
       message names the first difference.
   """
-  manager.wait()
-  step = latest_step(manager)
+  manager.wait_until_finished()
+  step = manager.latest_step()
   if step is None:
     raise FileNotFoundError(f'{manager.directory} has no checkpoint yet.')
   folder = pathlib.Path(manager.directory) / str(step)

@@ -93,7 +93,7 @@ class Book:
     )
     if problems:
       raise flags_lib.ConfigError('\n'.join(problems))
-    step = checkpoints.latest_step(self._manager)
+    step = self._manager.latest_step()
     # A run without steps has no phase.
     phase = phase_of(config, step or 1)
     tx = self._optimizers.get(phase, optax.identity())
@@ -212,12 +212,12 @@ class Book:
 
   def finish(self) -> None:
     """Waits until everything is on the disk."""
-    self._manager.wait()
+    self._manager.wait_until_finished()
 
   def _good(self) -> str:
     """The last good checkpoint, as text."""
     if self.last_saved is None:
       return 'none'
-    self._manager.wait()
+    self._manager.wait_until_finished()
     folder = pathlib.Path(self._config.run.output_dir)
     return str(folder / checkpoints.RUN_SUBFOLDER / str(self.last_saved))

@@ -1,6 +1,7 @@
 """Checkpoints: snapshots, kills, damage, mismatches, what is kept."""
 
 import ctypes
+import errno
 import os
 import pathlib
 import shutil
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import chex
 import jax
@@ -56,10 +58,10 @@ def steps_on_disk(folder):
 
 def test_restores_state_position_and_step(tmp_path):
   with checkpoints.make_manager(tmp_path, keep=3) as manager:
-    assert checkpoints.latest_step(manager) is None
+    assert manager.latest_step() is None
     save(manager, 1)
     save(manager, 2)
-    assert checkpoints.latest_step(manager) == 2
+    assert manager.latest_step() == 2
   with checkpoints.make_manager(tmp_path, keep=3) as manager:
     got, position, step = checkpoints.restore_checkpoint(manager, make_state(0))
     chex.assert_trees_all_equal(got, make_state(2))
@@ -116,7 +118,7 @@ def test_saves_under_a_transfer_guard(tmp_path):
     jax.transfer_guard('disallow'),
   ):
     save(manager, 1, state)
-    manager.wait()
+    manager.wait_until_finished()
   assert steps_on_disk(tmp_path) == [1]
 
 
@@ -151,19 +153,57 @@ def test_refuses_a_second_save(tmp_path):
       save(manager, 1)
 
 
+@pytest.mark.parametrize('first', ['save', 'wait_until_finished', 'close'])
+def test_a_save_that_failed_is_told_by_what_comes_first(
+  tmp_path, monkeypatch, first
+):
+  rename = os.rename
+
+  def full(source, target):
+    if str(target) == str(tmp_path / '2'):
+      raise OSError(errno.ENOSPC, 'No space left on device')
+    rename(source, target)
+
+  monkeypatch.setattr(os, 'rename', full)
+  manager = checkpoints.make_manager(tmp_path, keep=3)
+  save(manager, 1)
+  save(manager, 2)
+  with pytest.raises(OSError, match='No space left'):
+    if first == 'save':
+      save(manager, 3)
+    else:
+      getattr(manager, first)()
+  manager.close()
+  assert steps_on_disk(tmp_path) == [1]
+
+
+def test_saves_leave_no_thread_and_no_open_file(tmp_path):
+  def held():
+    return threading.active_count(), len(os.listdir('/proc/self/fd'))
+
+  with checkpoints.make_manager(tmp_path, keep=1) as manager:
+    save(manager, 0)
+    manager.wait_until_finished()
+    before = held()
+    for step in range(1, 6):
+      save(manager, step)
+    manager.wait_until_finished()
+    assert held() == before
+
+
 KILLED = """
   import os, signal, sys
   from awpo_jax.checkpointing import checkpoints
   from tests.checkpointing import test_checkpoints as t
   manager = checkpoints.make_manager(sys.argv[1], keep=2)
   t.save(manager, 1)
-  manager.wait()
+  manager.wait_until_finished()
   # Step 2 is written in full, but its folder has not got its name yet.
   def kill(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
   os.rename = os.replace = kill
   t.save(manager, 2)
-  manager.wait()
+  manager.wait_until_finished()
 """
 
 

@@ -126,7 +126,7 @@ def test_the_reference_is_read_from_the_last_step_before_rl(tmp_path):
         position={},
         flags={},
       )
-    manager.wait()
+    manager.wait_until_finished()
     shapes = initial_params.param_shapes(ADAPTED)
 
     def restore(config, step):

@@ -102,7 +102,7 @@ def test_the_best_of_old_and_new_stays(folder):
       flags={},
       metrics=metrics,
     )
-    manager.wait()
+    manager.wait_until_finished()
 
   with checkpoints.make_manager(
     folder, keep=1, best_metric='accuracy'

@@ -224,7 +224,7 @@ def bare(tmp_path, monkeypatch):
 
   def make(*flags, first=0, on_write=None):
     config = _config(tmp_path / 'run', *flags)
-    manager = python_types.SimpleNamespace(wait=lambda: None)
+    manager = python_types.SimpleNamespace(wait_until_finished=lambda: None)
     book = bookkeeping.Book(config, manager, lambda: None, 0.0)
     run = loop._Run(config, None, None, book)
     written, traced = [], []

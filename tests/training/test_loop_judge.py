@@ -19,7 +19,7 @@ _FLAGS = ('--compilation_cache=', '--checkpoint_every=50')
 def run(tmp_path, monkeypatch):
   """A loop that tells what it does."""
   config = config_lib.parse(tiny_dataset.flags(tmp_path / 'run', *_FLAGS))
-  manager = python_types.SimpleNamespace(wait=lambda: None)
+  manager = python_types.SimpleNamespace(wait_until_finished=lambda: None)
   done = []
   book = bookkeeping.Book(config, manager, lambda: done.append('kept'), 0.0)
   made = loop._Run(config, None, None, book)
