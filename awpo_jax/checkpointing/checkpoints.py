@@ -14,7 +14,6 @@ wrote are read as well: they differ in how arrays are laid out in their files
 and in the names of the JSON files.
 """
 
-import contextlib
 import json
 import math
 import os
@@ -28,12 +27,12 @@ from orbax.checkpoint import v1 as ocp
 
 from awpo_jax import types
 from awpo_jax.checkpointing import host_copy
-from awpo_jax.reporting import file_locks
+from awpo_jax.checkpointing import manager as manager_lib
 
 RUN_SUBFOLDER = 'checkpoints'
 STATE = 'state'
-POSITION = 'position'
-FLAGS = 'flags'
+POSITION = manager_lib.POSITION
+FLAGS = manager_lib.FLAGS
 METRICS = 'metrics'
 
 Json: TypeAlias = dict[str, Any]
@@ -49,55 +48,7 @@ class CheckpointError(ValueError):
   """A checkpoint cannot be read, or belongs to another model or optimizer."""
 
 
-class Manager:
-  """A folder of checkpoints, and the save that is under way in it."""
-
-  def __init__(self, checkpointer: ocp.training.Checkpointer) -> None:
-    """Takes over what `make_manager` opened."""
-    self._checkpointer = checkpointer
-    self._saving: ocp.AsyncResponse[bool] | None = None
-
-  @property
-  def directory(self) -> pathlib.Path:
-    """The folder."""
-    return pathlib.Path(self._checkpointer.directory)
-
-  def latest_step(self) -> int | None:
-    """The step of the last checkpoint; None where there is none."""
-    latest = self._checkpointer.latest
-    return latest.step if latest else None
-
-  def save(
-    self, step: int, items: Mapping[str, Any], metrics: Mapping[str, float]
-  ) -> None:
-    """Starts to save, once the save before has ended; as `save_checkpoint`."""
-    self.wait_until_finished()
-    self._saving = self._checkpointer.save_checkpointables_async(
-      step, dict(items), force=True, metrics=dict(metrics)
-    )
-
-  def wait_until_finished(self) -> None:
-    """Waits for the last save; raises what it failed of."""
-    saving, self._saving = self._saving, None
-    if saving is not None:
-      # Without it orbax leaves a thread and three open files for every save.
-      # What it raises the next line raises, too.
-      with contextlib.suppress(Exception):
-        saving.result()
-    self._checkpointer.wait()
-
-  def close(self) -> None:
-    """`wait_until_finished`, and the end."""
-    try:
-      self.wait_until_finished()
-    finally:
-      self._checkpointer.close()
-
-  def __enter__(self) -> 'Manager':
-    return self
-
-  def __exit__(self, *unused_error: object) -> None:
-    self.close()
+Manager: TypeAlias = manager_lib.Manager
 
 
 def make_manager(
@@ -123,7 +74,7 @@ def make_manager(
     CheckpointError: the metrics of a checkpoint in the folder are damaged.
   """
   policies = ocp.training.preservation_policies
-  keepers: list[policies.PreservationPolicy] = [
+  keepers: list[Any] = [
     policies.LatestN(keep),
     policies.CustomSteps(list(keep_steps)),
   ]
@@ -135,46 +86,7 @@ def make_manager(
     keepers.append(policies.BestN(get_metric_fn=quality, n=1))
   directory = pathlib.Path(directory).absolute()
   _check_readable(directory)
-  directory.mkdir(parents=True, exist_ok=True)
-  if not file_locks.work_in(directory):
-    _write_without_locks()
-  return Manager(
-    ocp.training.Checkpointer(
-      directory,
-      context=_context(),
-      preservation_policy=policies.AnyPreservationPolicy(keepers),
-      cleanup_tmp_directories=True,
-    )
-  )
-
-
-def _context() -> ocp.Context:
-  """How orbax saves and loads here."""
-  context = ocp.Context()
-  context.pytree.loading.partial_load = True
-  # `host_copy` has made the copies.
-  context.memory.deepcopy_host_arrays = False
-  registry = ocp.handlers.local_registry()
-  for name in (POSITION, FLAGS):
-    # Otherwise it takes a JSON object of numbers for a tree of arrays.
-    registry.add(ocp.handlers.JsonHandler, checkpointable_name=name)
-  context.checkpointables.registry = registry
-  return context
-
-
-def _write_without_locks() -> None:
-  """Makes orbax write without locks, for the rest of the process.
-
-  It locks a file of each checkpoint although it writes into a new folder, which
-  nobody else knows of. No version of its API has a setting for that: the
-  context of TensorStore is made by `tensorstore_utils: get_ts_context`, from
-  these two and nothing else.
-  """
-  # In here: where a newer orbax has it elsewhere, only these file systems fail.
-  from orbax.checkpoint._src.serialization import tensorstore_utils
-
-  for name in ('_BASE_TS_CONTEXT', '_DEFAULT_OCDBT_TS_CONTEXT'):
-    getattr(tensorstore_utils, name)['file_io_locking'] = {'mode': 'none'}
+  return Manager(directory, keepers)
 
 
 def save_checkpoint(
@@ -208,8 +120,7 @@ def save_checkpoint(
       POSITION: position,
       FLAGS: flags,
     },
-    # Never empty: such are not written, and a checkpoint without metrics stays
-    # for ever beside the best.
+    # Never none, as `Manager.save` says.
     {'step': step, **numbers},
   )
 
@@ -338,7 +249,7 @@ def _nested(named: Mapping[str, Any]) -> dict[str, Any]:
 def _stored(folder: pathlib.Path) -> dict[str, Any]:
   """Path -> shape and dtype of all arrays of a checkpoint."""
   try:
-    with _context():
+    with manager_lib.context():
       tree = ocp.metadata(folder, STATE).metadata
       if tree is None:  # Orbax only logs why; reading raises it.
         tree = ocp.load(folder, checkpointable_name=STATE)
@@ -350,7 +261,7 @@ def _stored(folder: pathlib.Path) -> dict[str, Any]:
 def _load(folder: pathlib.Path, item: str, example: Any = None) -> Any:
   """One item of a checkpoint."""
   try:
-    with _context():
+    with manager_lib.context():
       return ocp.load_checkpointables(folder, {item: example})[item]
   except Exception as error:
     raise _damaged(folder, error) from error
@@ -373,7 +284,7 @@ def _restore(
 
 
 def _target(leaf: Any) -> jax.ShapeDtypeStruct | np.ndarray:
-  """What orbax takes for an order of such an array; it reads no values."""
+  """An array as orbax is asked for it; no values and no memory of its size."""
   sharding = getattr(leaf, 'sharding', None)
   if sharding is None:
     return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
@@ -407,7 +318,7 @@ def _described(arrays: Mapping[str, Any], name: str) -> str:
 
 def _damaged(folder: pathlib.Path, error: Exception) -> CheckpointError:
   cause: BaseException = error
-  while cause.__cause__ is not None:  # Orbax says what failed, and of what.
+  while cause.__cause__ is not None:  # Those above say what was tried.
     cause = cause.__cause__
   reason = str(cause).strip().split('\n')[0][:200]
   return CheckpointError(
