@@ -1,5 +1,7 @@
 """Checkpoints of before Orbax's API of version 1 are read as new ones are."""
 
+import json
+
 import chex
 import jax
 import numpy as np
@@ -121,12 +123,14 @@ def test_the_best_of_old_and_new_stays(folder):
 
 
 def test_without_a_best_among_old_and_new_only_the_last_stays(folder):
-  with checkpoints.make_manager(folder, keep=1, best_metric='loss') as manager:
-    for step in (9, 11):
+  for step in (9, 11):  # The second process reads what the first one wrote.
+    with checkpoints.make_manager(
+      folder, keep=1, best_metric='loss'
+    ) as manager:
       checkpoints.save_checkpoint(
         manager, step, v0_checkpoints.state(step), position={}, flags={}
       )
-  assert _kept(folder) == [11]
+    assert _kept(folder) == [step]
 
 
 def test_the_helper_writes_what_was_written_then(tmp_path, folder):
@@ -148,6 +152,11 @@ def test_the_helper_writes_what_was_written_then(tmp_path, folder):
       for file in path.rglob('*')
       if file.is_file() and file.parent.name != 'd'
     }
-    return files, (path / 'state' / '_METADATA').read_text()
+    contents = [
+      (path / name).read_text()
+      for name in ('state/_METADATA', 'position/metadata', 'flags/metadata')
+    ]
+    metrics = json.loads((path / 'metrics' / 'metrics').read_text())
+    return files, contents, metrics['accuracy']
 
   assert named(new / '7') == named(folder / '7')
