@@ -169,8 +169,7 @@ def test_a_view_that_fails_ends_no_run(
   module.init = Broken().init if init_fails else lambda **_: Broken()
   monkeypatch.setitem(sys.modules, 'wandb', module)
   monkeypatch.setattr(
-    metrics.tensorboardX,
-    'SummaryWriter',
+    'tensorboardX.SummaryWriter',
     Broken().open if init_fails else lambda _: Broken(),
   )
   with metrics.MetricsLog(tmp_path, resume_step=0, wandb_project='p') as log:
