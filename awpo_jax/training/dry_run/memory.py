@@ -39,8 +39,14 @@ class Plan:
   decoder: decoder_lib.Decoder
 
 
-def make_plan(config: config_lib.Config) -> Plan:
+def make_plan(
+  config: config_lib.Config, *, platform: str | None = None
+) -> Plan:
   """The model of the flags, its vocabulary that of its `config.json`.
+
+  Args:
+    config: of the run.
+    platform: see `model_files.of_flags`; a dry run gives that of its target.
 
   Raises:
     FileNotFoundError, ConnectionError, PermissionError, ValueError: `--model`
@@ -51,7 +57,8 @@ def make_plan(config: config_lib.Config) -> Plan:
     dtype=config.model.dtype,
     param_dtype=config.model.param_dtype,
   )
-  return Plan(config, decoder_lib.Decoder(model_files.of_flags(model, config)))
+  model = model_files.of_flags(model, config, platform=platform)
+  return Plan(config, decoder_lib.Decoder(model))
 
 
 def state_shapes(plan: Plan, phase: str) -> train_step.TrainState:
@@ -212,7 +219,7 @@ def dry_run(config: config_lib.Config) -> Iterator[str]:
   mesh = sharding.make_mesh(config.devices, target.devices)
   problems = list(device_checks.check_devices(config, sharding.parts(mesh)))
   try:
-    plan = make_plan(config)
+    plan = make_plan(config, platform=target.platform)
   except (OSError, ValueError) as error:
     raise flags_lib.ConfigError(str(error)) from error
   model = plan.decoder.config

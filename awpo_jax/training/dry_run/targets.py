@@ -53,6 +53,11 @@ class Target:
   options: dict[str, Any]
   absent: bool = False
 
+  @property
+  def platform(self) -> str:
+    """As `jax.Device.platform` has it; of the devices, not of this process."""
+    return self.devices[0].platform
+
 
 def find(name: str) -> Target:
   """The devices that `--dry_run` names.

@@ -269,6 +269,30 @@ def test_a_dry_run_refuses_what_a_run_refuses(tiny_plan):
       next(memory.dry_run(config))
 
 
+@pytest.mark.parametrize(
+  'platform, kernel', [('gpu', 'cudnn'), ('tpu', 'parts'), (None, 'parts')]
+)
+def test_auto_is_the_kernel_of_the_platform_that_is_compiled_for(
+  tiny_plan, platform, kernel
+):
+  plan = memory.make_plan(_auto(tiny_plan), platform=platform)
+  # This process has CPUs; heads of 8 and 16 bits suit cuDNN.
+  assert plan.decoder.config.attention == kernel
+
+
+def _auto(plan, *flags):
+  lines = config_lib.to_flagfile(plan.config).split('\n')
+  wanted = ('--attention=auto', '--dtype=bfloat16', *flags)
+  return config_lib.parse([x for x in (*lines, *wanted) if x])
+
+
+def test_a_dry_run_chooses_for_its_target(tiny_plan, monkeypatch):
+  monkeypatch.setattr(targets.Target, 'platform', 'gpu')
+  # The devices that it then looks at are the CPUs of this process.
+  with pytest.raises(flags_lib.ConfigError, match='attention=cudnn.*is cpu'):
+    next(memory.dry_run(_auto(tiny_plan)))
+
+
 def test_episodes_have_the_programs_of_turns(tiny_plan):
   flags = config_lib.to_flagfile(tiny_plan.config).split('\n')
   turns = ['--environment=quickstart', '--reward=toolrl', '--slots=0']

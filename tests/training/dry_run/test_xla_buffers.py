@@ -89,3 +89,16 @@ def test_the_report_is_what_the_whole_compilation_says(config):
   assert xla_buffers.of_absent(config, key) == pytest.approx(
     memory.needed(compiled), rel=0.01
   )
+
+
+@pytest.mark.skipif(not GPU, reason="needs JAX's plugin for CUDA")
+def test_a_process_of_its_own_chooses_the_kernel_of_the_target(config):
+  key, found = ('prepare', 20, 8), {}
+  for kernel in ('auto', 'cudnn', 'parts'):
+    model = dataclasses.replace(
+      config.model, attention=kernel, dtype='bfloat16'
+    )
+    found[kernel] = xla_buffers.of_absent(
+      dataclasses.replace(config, model=model), key
+    )
+  assert found['auto'] == found['cudnn'] != found['parts']
