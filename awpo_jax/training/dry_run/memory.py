@@ -148,6 +148,9 @@ def peaks(plan: Plan, target: targets.Target) -> Iterator[tuple[str, int]]:
 
   Yields:
     E.g. `('update rl 2048 2048', bytes)`.
+
+  Raises:
+    ConfigError: a program does not compile, with what the compiler said.
   """
   mesh = sharding.make_mesh(plan.config.devices, target.devices)
   states = {phase: state_shapes(plan, phase) for phase in _phases(plan)}
@@ -170,7 +173,15 @@ def peaks(plan: Plan, target: targets.Target) -> Iterator[tuple[str, int]]:
     }.get(key[0], 0)
     if target.absent:
       return besides + xla_buffers.of_absent(plan.config, key)
-    return besides + needed(lower().compile(compiler_options=target.options))
+    try:
+      compiled = lower().compile(compiler_options=target.options)
+    except jax.errors.JaxRuntimeError as error:
+      # A TPU's compiler refuses what it has no room for.
+      raise flags_lib.ConfigError(
+        f'--dry_run: {" ".join(map(str, key))} was not compiled: '
+        f'{str(error)[:2000]}'
+      ) from error
+    return besides + needed(compiled)
 
   made = lowerings(plan, mesh)
   # A large program takes minutes, and some GiB of this machine.

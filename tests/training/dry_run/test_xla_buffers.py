@@ -13,7 +13,9 @@ from awpo_jax.distributed import sharding
 from awpo_jax.training.dry_run import memory, targets, xla_buffers
 from tests.helpers import tiny_run
 
-GPU = importlib.util.find_spec('jax_cuda12_plugin') is not None
+GPU = any(
+  importlib.util.find_spec(f'jax_cuda{number}_plugin') for number in (12, 13)
+)
 
 
 @pytest.fixture
