@@ -123,9 +123,9 @@ def _h100s(count: int) -> Target:
 def _tpus(kind: str, count: int) -> Target:
   """Compiled for by libtpu, which says of a whole program what it needs."""
   if count not in _TPU_SLICES:
+    counts = ', '.join(map(str, _TPU_SLICES))
     raise flags_lib.ConfigError(
-      f'--dry_run={kind}:{count}: slices have {", ".join(map(str, _TPU_SLICES))}'
-      ' chips.'
+      f'--dry_run={kind}:{count}: there are slices of {counts} chips.'
     )
   try:
     described = topologies.get_topology_desc(
