@@ -181,6 +181,17 @@ def test_a_view_that_fails_ends_no_run(
   assert caplog.text.count('TensorBoard fails, and the run goes on') == 1
 
 
+def test_without_tensorboardx_the_record_is_written(
+  tmp_path, monkeypatch, caplog
+):
+  monkeypatch.setitem(sys.modules, 'tensorboardX', None)
+  with metrics.MetricsLog(tmp_path, resume_step=0) as log:
+    log.write(1, {'loss': 0.5})
+  (row,) = metrics.read_metrics(tmp_path / 'metrics.jsonl')
+  assert row == {'step': 1, 'loss': 0.5}
+  assert caplog.text.count('TensorBoard fails, and the run goes on') == 1
+
+
 def test_numbers_of_numpy_and_jax(tmp_path):
   with metrics.MetricsLog(tmp_path, resume_step=0) as log:
     log.write(
