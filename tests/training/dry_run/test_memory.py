@@ -244,7 +244,7 @@ def test_a_verdict():
 
 
 @pytest.mark.parametrize(
-  'name', ['h200', 'h100:0', 'here:2', 'h100:', '', 'v5e:3', 'v4']
+  'name', ['h200', 'h100:0', 'here:2', 'h100:', '', 'v4']
 )
 def test_what_is_no_target(name):
   with pytest.raises(flags_lib.ConfigError, match='--dry_run'):
@@ -259,6 +259,11 @@ def test_a_gpu_that_is_not_here():
   else:
     with pytest.raises(flags_lib.ConfigError, match='cuda12'):
       targets.find('h100')
+
+
+def test_tpus_come_in_slices():
+  with pytest.raises(flags_lib.ConfigError, match='v5e:3: .* 1, 4, 8, 16'):
+    targets.find('v5e:3')
 
 
 def test_tpus_that_are_not_here():
