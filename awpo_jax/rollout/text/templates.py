@@ -16,7 +16,6 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jinja2
 import transformers
 
 OPEN, CLOSE = '<think>', '</think>'
@@ -101,6 +100,8 @@ def apply(
   Raises:
     ValueError: the template refuses the conversation, or `date` is none.
   """
+  import jinja2  # Programs that render nothing, on a GPU say, run without it.
+
   tools = list(tools) if tools else None
   options |= {
     'tools': tools,
