@@ -98,7 +98,7 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
 def settled(
   folder: pathlib.Path, config: config_lib.Config, platform: str
 ) -> config_lib.Config:
-  """`experiment.settled`, by the flags that the run has stored if it goes on."""
+  """`experiment.settled`, by the stored flags of a run that goes on."""
   stored = folder / FLAGS_FILE
   began = json.loads(stored.read_text()) if stored.exists() else None
   return config_lib.settled(config, platform, began)
