@@ -170,6 +170,31 @@ class MaskedQueryTest(chex.TestCase):
     for x in jax.tree.leaves(gradients):
       self.assertTrue(np.isfinite(x).all())
 
+  def test_gradients_of_parts_by_differences_in_float64(self):
+    query, own, shared = make_query(), OWN(), SHARED()
+    masks = own[2], shared[2]
+    arrays = query, (own[0], shared[0]), (own[1], shared[1])
+    rng = np.random.default_rng(5)
+    along = jax.tree.map(lambda x: rng.normal(size=x.shape), arrays)
+
+    def loss(query, keys, values):
+      parts = [as_part(x) for x in zip(keys, values, masks, strict=True)]
+      return jnp.sum(jnp.sin(attention.attend(query, parts, scale=SCALE)))
+
+    def moved(step):
+      query, keys, values = jax.tree.map(
+        lambda x, y: np.float64(x) + step * y, arrays, along
+      )
+      parts = list(zip(keys, values, masks, strict=True))
+      return np.sin(reference(query, parts)[0]).sum()
+
+    gradients = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*arrays)
+    pairs = zip(jax.tree.leaves(gradients), jax.tree.leaves(along), strict=True)
+    got = sum(np.sum(np.float64(x) * y) for x, y in pairs)
+    want = (moved(1e-5) - moved(-1e-5)) / 2e-5
+    self.assertGreater(abs(want), 1)
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+
   def test_a_key_nobody_sees_has_no_gradient(self):
     query, (k, v, mask) = make_query(), OWN()
     mask[:, :, 3] = False
