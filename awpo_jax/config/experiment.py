@@ -130,7 +130,7 @@ def settled(
     platform: of the devices, as `jax.Device.platform` has it.
     began: the stored flags of a run that goes on: it keeps what it began with.
   """
-  old = (began or {}).get('old_logprobs')
+  old = (began or {}).get('old_logprobs', '')
   if config.rl.old_logprobs != 'auto' or old not in surrogate.OLD_LOGPROBS:
     old = algorithm.old_logprobs(config, platform)
   rl = dataclasses.replace(config.rl, old_logprobs=old)
