@@ -46,7 +46,14 @@ def test_files_of_a_run(reference):
     'transcripts.jsonl',
   }
   assert '--samples=4\n' in (folder / 'run.flags').read_text()
-  assert json.loads((folder / 'flags.json').read_text())['samples'] == 4
+  stored = json.loads((folder / 'flags.json').read_text())
+  assert stored['samples'] == 4
+  # What auto was here: the trainer computed none of its own.
+  assert stored['old_logprobs'] == 'sampler'
+  assert '--old_logprobs=sampler\n' in (folder / 'run.flags').read_text()
+  for row in whole_runs.rows(folder)[tiny_dataset.SFT_STEPS :]:
+    assert row['ratio/sampler_abs_log_mean'] == 0
+    assert 0 < row['ratio/first_abs_log_mean'] < 1e-5
   assert _steps(folder) == list(range(1, last + 1))
   assert [row['phase'] for row in whole_runs.rows(folder)] == (
     ['sft'] * tiny_dataset.SFT_STEPS + ['rl'] * tiny_dataset.RL_STEPS

@@ -14,9 +14,10 @@ import os
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import transformers
+if TYPE_CHECKING:
+  import transformers
 
 OPEN, CLOSE = '<think>', '</think>'
 # Templates that know the date write today's unless they are given one: a run's
@@ -76,7 +77,7 @@ def _source(tokenizer, tools, date: str) -> str:
 
 
 def apply(
-  tokenizer: transformers.PreTrainedTokenizerBase,
+  tokenizer: 'transformers.PreTrainedTokenizerBase',
   messages: Sequence[Mapping[str, Any]],
   *,
   tools: Sequence[Mapping[str, Any]] | None = None,
@@ -150,7 +151,7 @@ def _has_thought(message: Mapping[str, Any]) -> bool:
 
 
 def opened(
-  tokenizer: transformers.PreTrainedTokenizerBase,
+  tokenizer: 'transformers.PreTrainedTokenizerBase',
   messages: Sequence[Mapping[str, Any]] = _ASK,
   **options: Any,
 ) -> str:

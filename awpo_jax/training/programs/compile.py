@@ -363,6 +363,7 @@ def make_preparer(
     from_flags.bound_prepare(
       config,
       decoder,
+      platform=mesh.devices.flat[0].platform,
       # Pmapped, each device sees its own part alone.
       parts=sharding.parts(mesh) if sharding.is_sharded(mesh) else 1,
     ),
