@@ -1,7 +1,8 @@
 """A real model: out of a GGUF file as transformers and torch have it, trained,
 and written for others.
 
-Its 30 blocks make programs large, so adapters are trained, on one short prompt.
+The update of 30 blocks takes half a minute to compile, so the first six of them
+are trained, all their parameters, on a short prompt.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from awpo_jax.checkpointing import policies
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.distributed import sharding
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.models import gguf_files, lora, lora_layers
+from awpo_jax.models import gguf_files
 from awpo_jax.rollout.rewards import scoring, toolrl
 from awpo_jax.rollout.rewards.judges import rubric
 from awpo_jax.rollout.text import chat_template, demonstrations
@@ -120,33 +121,32 @@ ANSWERS = [RIGHT, RIGHT.replace('Oslo"', 'Rome"'), RIGHT[9:], 'It rains.']
 CONFIG = config_lib.parse(
   [
     *('--model=smollm2', '--output_dir=x', '--sft_steps=2', '--rl_steps=2'),
-    *('--prompt_buckets=128', '--response_buckets=48', '--lora_rank=4'),
-    *('--sft_batch=1', '--sft_micro=1', '--sft_warmup=0'),
+    *('--prompt_buckets=128', '--response_buckets=48', '--sft_batch=1'),
+    *('--sft_micro=1', '--sft_warmup=0', '--sft_learning_rate=1e-4'),
     *('--prompts_per_step=1', f'--samples={len(ANSWERS)}', '--minibatches=1'),
-    *('--learning_rate=1e-3', '--logprob_chunk=48'),
+    *('--learning_rate=1e-4', '--logprob_chunk=48'),
   ]
 )
-LORA = lora_layers.LoraConfig(rank=4, alpha=8.0, targets=('q_proj', 'v_proj'))
+BLOCKS = 6
 MESH = sharding.data_mesh(jax.devices()[:1])
 
 
 @pytest.fixture(scope='module')
-def adapted(policy):
-  """The decoder with adapters, and parameters that an update may take."""
-  decoder = decoder_lib.Decoder(dataclasses.replace(policy.config, lora=LORA))
-  key = jax.random.key(0)
-  params = lora.join(
-    lora.new_adapters(decoder.config, key),
-    jax.tree.map(jnp.copy, policy.params),
+def short(policy):
+  """The first blocks, as a policy."""
+  left_out = {f'layers_{i}' for i in range(BLOCKS, policy.config.layers)}
+  return dataclasses.replace(
+    policy,
+    config=dataclasses.replace(policy.config, layers=BLOCKS),
+    params={k: x for k, x in policy.params.items() if k not in left_out},
   )
-  return decoder, params
 
 
 @pytest.fixture(scope='module')
-def batches(policy, adapted):
+def batches(short):
   """A batch to imitate and one of AWPO, as a run makes them."""
   style = chat_template.Style('short')
-  codec = codec_lib.make_codec(policy.tokenizer, policy.generation, style)
+  codec = codec_lib.make_codec(short.tokenizer, short.generation, style)
   data = CONFIG.data
   prompts, answers = demonstrations.batch(
     codec,
@@ -168,8 +168,9 @@ def batches(policy, adapted):
     sample_ids=np.arange(4, dtype=np.int32)[None],
   )
   dealer = minibatches.Dealer(CONFIG, MESH)
-  prepare = compile_lib.make_preparer(CONFIG, adapted[0], MESH)
-  prepared = prepare(adapted[1], dealer.place(rollout))
+  decoder = decoder_lib.Decoder(short.config)
+  prepare = compile_lib.make_preparer(CONFIG, decoder, MESH)
+  prepared = prepare(short.params, dealer.place(rollout))
   cut = jax.jit(functools.partial(sharding.cut, minibatches=1, micro=1))
   return {
     'sft': minibatches.of_demonstrations(*first, CONFIG, MESH),
@@ -184,9 +185,10 @@ def test_advantages_follow_the_rewards(batches):
 
 
 @pytest.fixture(scope='module')
-def trained(adapted, batches):
+def trained(short, batches):
   """Losses of two updates of each phase, and what has come of it."""
-  (decoder, params), found = adapted, {}
+  decoder, found = decoder_lib.Decoder(short.config), {}
+  params = jax.tree.map(jnp.copy, short.params)  # An update takes its state.
   for phase, tx in optimizer.make_optimizers(CONFIG).items():
     state = sharding.place_state(train_step.init_state(params, tx), MESH)
     update = compile_lib.make_update(CONFIG, decoder, MESH, phase, tx)
@@ -206,20 +208,18 @@ def test_an_update_of_each_phase_lowers_the_loss_on_its_batch(trained):
 
 
 def test_export_is_what_was_trained_and_readable_by_others(
-  policy, adapted, trained, tmp_path
+  short, trained, tmp_path
 ):
-  config, params = lora.merge(adapted[0].config, trained[1])
-  whole = dataclasses.replace(policy, config=config, params=params)
-  policies.save_hf(whole, tmp_path / 'out')
+  changed = dataclasses.replace(short, params=trained[1])
+  policies.save_hf(changed, tmp_path / 'out')
   files = list(pathlib.Path(tmp_path / 'out').iterdir())
   assert {oct(x.stat().st_mode & 0o777) for x in files} == {'0o644'}
   again = policies.load(tmp_path / 'out')
-  jax.tree.map(np.testing.assert_array_equal, again.params, params)
-  changed = jax.tree.map(
-    lambda x, y: bool((x != y).any()), params, policy.params
-  )
-  kernel = changed['layers_29']['self_attn']
-  assert kernel['q_proj']['kernel'] and not kernel['k_proj']['kernel']
+  jax.tree.map(np.testing.assert_array_equal, again.params, trained[1])
+  for new, old in zip(
+    *map(jax.tree.leaves, (again.params, short.params)), strict=True
+  ):
+    assert (new != old).any()
   text = make_smollm2.TEXT
-  assert again.tokenizer.encode(text) == policy.tokenizer.encode(text)
-  assert again.stop_ids == policy.stop_ids
+  assert again.tokenizer.encode(text) == short.tokenizer.encode(text)
+  assert again.stop_ids == short.stop_ids
