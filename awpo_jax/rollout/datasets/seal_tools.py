@@ -72,7 +72,7 @@ def load(
     if not (folder / name).is_file():
       raise ValueError(f'--data={data}: no {name} there: expected {EXPECTED}')
   tools = read_tools(folder / 'tool.jsonl', skipped)
-  offered = {}
+  offered: dict[str, tuple[types.Tool, ...]] = {}
   for name in candidates:
     offered |= read_candidates(folder / name, tools, skipped)
   splits = {}
