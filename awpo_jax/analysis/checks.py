@@ -193,8 +193,8 @@ CHECKS = (
     _LARGEST,
     'Before the first update all ratios must be 1: the update is not that of '
     'the rollout.',
-    'Set --old_logprobs=trainer, with which it is 0 up to rounding. If it is '
-    'not, that is a bug.',
+    'Set --old_logprobs=auto, with which it is 0 up to rounding. If it is not, '
+    'that is a bug.',
     lambda record: record.largest('ratio/first_abs_log_mean'),
   ),
   Check(

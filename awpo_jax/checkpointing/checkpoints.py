@@ -1,4 +1,4 @@
-"""Checkpoints of a run: a thin layer over orbax.
+"""Checkpoints of a run: a thin layer over version 1 of orbax's API.
 
 A checkpoint is the folder `<step>/` with the items `state` (parameters,
 optimizer, step: whatever the state record holds), `position` (the phase and
@@ -9,7 +9,9 @@ folder named by a number is a whole checkpoint, and what a killed process left
 behind is none.
 
 Arrays are stored under names made of their path, `params/layer_0/kernel`, not
-under the Python types that held them.
+under the Python types that held them. Checkpoints that version 0 of the API
+wrote are read as well: they differ in how arrays are laid out in their files
+and in the names of the JSON files.
 """
 
 import json
@@ -21,17 +23,16 @@ from typing import Any, TypeAlias
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
+from orbax.checkpoint import v1 as ocp
 
 from awpo_jax import types
 from awpo_jax.checkpointing import host_copy
-from awpo_jax.reporting import file_locks
+from awpo_jax.checkpointing import manager as manager_lib
 
 RUN_SUBFOLDER = 'checkpoints'
 STATE = 'state'
-POSITION = 'position'
-FLAGS = 'flags'
+POSITION = manager_lib.POSITION
+FLAGS = manager_lib.FLAGS
 METRICS = 'metrics'
 
 Json: TypeAlias = dict[str, Any]
@@ -47,7 +48,7 @@ class CheckpointError(ValueError):
   """A checkpoint cannot be read, or belongs to another model or optimizer."""
 
 
-Manager: TypeAlias = ocp.CheckpointManager
+Manager: TypeAlias = manager_lib.Manager
 
 
 def make_manager(
@@ -72,7 +73,8 @@ def make_manager(
   Raises:
     CheckpointError: the metrics of a checkpoint in the folder are damaged.
   """
-  keepers: list[policies.PreservationPolicy] = [
+  policies = ocp.training.preservation_policies
+  keepers: list[Any] = [
     policies.LatestN(keep),
     policies.CustomSteps(list(keep_steps)),
   ]
@@ -82,31 +84,9 @@ def make_manager(
 
   if best_metric is not None:
     keepers.append(policies.BestN(get_metric_fn=quality, n=1))
-  options = ocp.CheckpointManagerOptions(
-    # Without `best_fn` orbax does not write the metrics it is given.
-    best_fn=quality,
-    preservation_policy=policies.AnyPreservationPolicy(keepers),
-    cleanup_tmp_directories=True,
-  )
   directory = pathlib.Path(directory).absolute()
   _check_readable(directory)
-  directory.mkdir(parents=True, exist_ok=True)
-  if not file_locks.work_in(directory):
-    _write_without_locks()
-  return Manager(directory, options=options)
-
-
-def _write_without_locks() -> None:
-  """Makes orbax write without locks, for the rest of the process.
-
-  It locks a file of each checkpoint although it writes into a new folder, which
-  nobody else knows of. It has no public setting for that.
-  """
-  # In here: where a newer orbax has it elsewhere, only these file systems fail.
-  from orbax.checkpoint._src.serialization import tensorstore_utils
-
-  for name in ('_BASE_TS_CONTEXT', '_DEFAULT_OCDBT_TS_CONTEXT'):
-    getattr(tensorstore_utils, name)['file_io_locking'] = {'mode': 'none'}
+  return Manager(directory, keepers)
 
 
 def save_checkpoint(
@@ -130,19 +110,18 @@ def save_checkpoint(
       none is the best.
 
   Raises:
-    ValueError: there is a checkpoint of this step.
+    FileExistsError: there is a checkpoint of this step.
   """
+  numbers = {key: float(value) for key, value in (metrics or {}).items()}
   manager.save(
     step,
-    args=ocp.args.Composite(
-      **{
-        STATE: ocp.args.PyTreeSave(_nested(host_copy.snapshot(_named(state)))),
-        POSITION: ocp.args.JsonSave(position),
-        FLAGS: ocp.args.JsonSave(flags),
-      }
-    ),
-    metrics={key: float(value) for key, value in (metrics or {}).items()},
-    force=True,
+    {
+      STATE: _nested(host_copy.snapshot(_named(state))),
+      POSITION: position,
+      FLAGS: flags,
+    },
+    # Never none, as `Manager.save` says.
+    {'step': step, **numbers},
   )
 
 
@@ -170,12 +149,7 @@ def restore_checkpoint(
   if step is None:
     raise FileNotFoundError(f'{manager.directory} has no checkpoint yet.')
   folder = pathlib.Path(manager.directory) / str(step)
-  state = _restore(folder, example_state)
-  try:
-    position = ocp.JsonCheckpointHandler().restore(folder / POSITION)
-  except Exception as error:
-    raise _damaged(folder, error) from error
-  return state, position, step
+  return _restore(folder, example_state), _load(folder, POSITION), step
 
 
 def restore_params(
@@ -217,13 +191,9 @@ def stored_params(
   """
   folder = _checkpoint_folder(pathlib.Path(path).absolute())
   names, prefix = _stored(folder), 'params/'
-  try:
-    flags = ocp.JsonCheckpointHandler().restore(folder / FLAGS)
-  except Exception as error:
-    raise _damaged(folder, error) from error
   return frozenset(
     name.removeprefix(prefix) for name in names if name.startswith(prefix)
-  ), flags
+  ), _load(folder, FLAGS)
 
 
 def _checkpoint_folder(path: pathlib.Path) -> pathlib.Path:
@@ -279,7 +249,20 @@ def _nested(named: Mapping[str, Any]) -> dict[str, Any]:
 def _stored(folder: pathlib.Path) -> dict[str, Any]:
   """Path -> shape and dtype of all arrays of a checkpoint."""
   try:
-    return _named(ocp.PyTreeCheckpointHandler().metadata(folder / STATE).tree)
+    with manager_lib.context():
+      tree = ocp.metadata(folder, STATE).metadata
+      if tree is None:  # Orbax only logs why; reading raises it.
+        tree = ocp.load(folder, checkpointable_name=STATE)
+  except Exception as error:
+    raise _damaged(folder, error) from error
+  return _named(tree)
+
+
+def _load(folder: pathlib.Path, item: str, example: Any = None) -> Any:
+  """One item of a checkpoint."""
+  try:
+    with manager_lib.context():
+      return ocp.load_checkpointables(folder, {item: example})[item]
   except Exception as error:
     raise _damaged(folder, error) from error
 
@@ -290,29 +273,22 @@ def _restore(
   """The arrays of `example` from the state stored in a checkpoint."""
   expected = _named(example)
   targets = {name: _target(leaf) for name, leaf in expected.items()}
-  handler = ocp.PyTreeCheckpointHandler()
   stored = _stored(folder)
   if partial:
     stored = {name: x for name, x in stored.items() if name in expected}
   _check_same(folder, stored, expected)
-  args = ocp.args.PyTreeRestore(
-    item=_nested(targets),
-    restore_args=ocp.checkpoint_utils.construct_restore_args(_nested(targets)),
-    partial_restore=True,
-  )
-  try:
-    arrays = _named(handler.restore(folder / STATE, args=args))
-  except Exception as error:
-    raise _damaged(folder, error) from error
+  arrays = _named(_load(folder, STATE, _nested(targets)))
   return jax.tree.unflatten(
     jax.tree.structure(example), [arrays[name] for name in expected]
   )
 
 
-def _target(leaf: Any) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct(
-    leaf.shape, leaf.dtype, sharding=getattr(leaf, 'sharding', None)
-  )
+def _target(leaf: Any) -> jax.ShapeDtypeStruct | np.ndarray:
+  """An array as orbax is asked for it; no values and no memory of its size."""
+  sharding = getattr(leaf, 'sharding', None)
+  if sharding is None:
+    return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _check_same(
@@ -330,7 +306,7 @@ def _check_same(
       likely = _LIKELY_FLAGS.get(name.split('/')[0], 'the flags of the run')
       raise CheckpointError(
         f'{folder} does not fit: {name} is {found}, expected {wanted}. Compare '
-        f'{likely} with those it was saved with, in {folder / FLAGS}/metadata.'
+        f'{likely} with those it was saved with, in {folder / FLAGS}.'
       )
 
 
@@ -341,9 +317,12 @@ def _described(arrays: Mapping[str, Any], name: str) -> str:
 
 
 def _damaged(folder: pathlib.Path, error: Exception) -> CheckpointError:
-  reason = str(error).strip().split('\n')[0][:200]
+  cause: BaseException = error
+  while cause.__cause__ is not None:  # Those above say what was tried.
+    cause = cause.__cause__
+  reason = str(cause).strip().split('\n')[0][:200]
   return CheckpointError(
-    f'The checkpoint {folder} is damaged ({type(error).__name__}: {reason}). '
+    f'The checkpoint {folder} is damaged ({type(cause).__name__}: {reason}). '
     'Delete that folder: the run then goes on from the checkpoint before it, '
     'or from its start where there is none.'
   )

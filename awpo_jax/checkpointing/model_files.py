@@ -128,12 +128,23 @@ def decoder_config(
 
 
 def of_flags(
-  model: model_config.DecoderConfig, config: config_lib.Config
+  model: model_config.DecoderConfig,
+  config: config_lib.Config,
+  *,
+  platform: str | None = None,
 ) -> model_config.DecoderConfig:
-  """The model of a `config.json` as the flags train it."""
+  """The model of a `config.json` as the flags train it.
+
+  Args:
+    model: of the file.
+    config: of the run.
+    platform: of the devices that `--attention=auto` chooses for, as
+      `jax.Device.platform` has it; None: those of this process.
+  """
   kernel = config.model.attention
   if kernel == 'auto':
-    kernel = attention_kernels.best(model, jax.default_backend())
+    platform = platform or jax.default_backend()
+    kernel = attention_kernels.best(model, platform)
   model = dataclasses.replace(model, remat=config.model.remat, attention=kernel)
   return with_adapters(model, config_lib.to_dict(config))
 

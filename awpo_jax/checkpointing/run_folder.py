@@ -95,6 +95,15 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
     yield
 
 
+def settled(
+  folder: pathlib.Path, config: config_lib.Config, platform: str
+) -> config_lib.Config:
+  """`experiment.settled`, by the stored flags of a run that goes on."""
+  stored = folder / FLAGS_FILE
+  began = json.loads(stored.read_text()) if stored.exists() else None
+  return config_lib.settled(config, platform, began)
+
+
 def claim_folder(folder: pathlib.Path, config: config_lib.Config) -> bool:
   """Stores the flags of a new run; refuses another run's folder.
 

@@ -237,6 +237,26 @@ def has_reference(config: Any) -> bool:
   return bool(config.run.rl_steps and (config.loss.kl_coef or needed))
 
 
+def old_logprobs(config: Any, platform: str) -> str:
+  """The key of `surrogate.OLD_LOGPROBS` that `--old_logprobs` stands for.
+
+  Sampler and trainer are one model with the same parameters, adapters and
+  temperature, and both score the whole vocabulary. What is left between them
+  is the order of their sums: about 1e-7 in float32. In 16 bits it is 1e-2, and
+  accelerators multiply float32 matrices in fewer bits than it has (TF32, or
+  passes of bfloat16).
+
+  Args:
+    config: `experiment.Config`.
+    platform: of the devices, as `jax.Device.platform` has it.
+  """
+  if config.rl.old_logprobs != 'auto':
+    return config.rl.old_logprobs
+  exact = config.model.dtype == 'float32' and platform == 'cpu'
+  # A correction from sampler to trainer needs both.
+  return 'sampler' if exact and config.loss.mismatch == 'none' else 'trainer'
+
+
 def reward_parts(config: Any) -> tuple[str, ...] | None:
   """Parts of the outcome that the algorithm takes apart; None for none."""
   advantage = config.advantage

@@ -185,7 +185,7 @@ def _loss_rules(config: Any) -> Iterator[Rule]:
     loss.mismatch != 'none' and config.rl.old_logprobs == 'sampler',
     f'--mismatch={loss.mismatch} corrects from sampler to trainer, but with '
     '--old_logprobs=sampler the ratio does it already: set '
-    '--old_logprobs=trainer or --mismatch=none.',
+    '--old_logprobs=auto or --mismatch=none.',
   )
 
 

@@ -16,6 +16,7 @@ from awpo_jax.config import advantage as advantage_lib
 from awpo_jax.config import algorithm, checks, flags, phases
 from awpo_jax.config import data as data_lib
 from awpo_jax.config import sections as sections_lib
+from awpo_jax.ops import surrogate
 
 # Flags of earlier versions without which a run has other numbers.
 _GONE = ('overlap',)
@@ -119,6 +120,23 @@ def to_json(config: Config) -> dict[str, Any]:
     name: list(value) if isinstance(value, tuple) else value
     for name, value in to_dict(config).items()
   }
+
+
+def settled(
+  config: Config, platform: str, began: dict[str, Any] | None = None
+) -> Config:
+  """The configuration without the `auto` of `--old_logprobs`.
+
+  Args:
+    config: checked.
+    platform: of the devices, as `jax.Device.platform` has it.
+    began: the stored flags of a run that goes on: it keeps what it began with.
+  """
+  old = (began or {}).get('old_logprobs', '')
+  if config.rl.old_logprobs != 'auto' or old not in surrogate.OLD_LOGPROBS:
+    old = algorithm.old_logprobs(config, platform)
+  rl = dataclasses.replace(config.rl, old_logprobs=old)
+  return dataclasses.replace(config, rl=rl)
 
 
 def differences(old: dict[str, Any], new: Config) -> list[str]:

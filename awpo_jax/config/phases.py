@@ -106,11 +106,13 @@ class RlConfig:
     above=0,
   )
   old_logprobs: str = flag(
-    'trainer',
+    'auto',
     'Log-probabilities from which the ratio starts. trainer computes them once '
     'more before the updates, so that ratios begin at exactly 1; sampler takes '
-    'those of sampling, which saves a forward pass.',
-    surrogate.OLD_LOGPROBS,
+    'those of sampling, which saves a forward pass. auto is sampler where both '
+    'agree up to rounding, in float32 on a CPU without --mismatch, and trainer '
+    'elsewhere; the flags that a run keeps say which.',
+    ('auto', *surrogate.OLD_LOGPROBS),
   )
   # 0 is the control in which sampling alone makes the numbers move.
   learning_rate: float = flag(

@@ -135,7 +135,8 @@ class RunConfig:
   dry_run: str = flag(
     '',
     'Devices for which the programs are compiled without running them: here, '
-    'h100, or h100:8 for eight. The memory that the run needs is printed.',
+    'h100, v5e or v6e (TPUs), or h100:8 for eight. The memory that the run '
+    'needs is printed.',
     may_change=True,
   )
 

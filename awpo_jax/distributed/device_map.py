@@ -1,7 +1,6 @@
-"""A function over all devices: under `pmap`, or under `jit` over a mesh."""
+"""A function over all devices: pmapped, or under `jit` over a mesh."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from awpo_jax import types
 from awpo_jax.distributed.sharding import (
   constrain_state,
   is_sharded,
@@ -31,8 +29,8 @@ def mapped(
   """`fn` over all devices; arguments of axis None are whole or cut by `RULES`.
 
   Args:
-    fn: takes `axis_name`, of the data axis under `pmap`, None where it sees
-      global arrays.
+    fn: takes `axis_name`, of the data axis where it is pmapped, None where it
+      sees global arrays.
     mesh: see the module.
     in_axes: 0 for a batch [parts, ...], None for a state.
     out_axes: likewise. What is None must be the same on every device: all of
@@ -44,87 +42,78 @@ def mapped(
   Returns:
     The mapped function; it has `lower`, as a jitted one.
   """
-  if not is_sharded(mesh):
-    return _pmapped(fn, mesh, in_axes, out_axes, donate)
-  rows = NamedSharding(mesh, PartitionSpec(*[None] * rows_axis, DATA_AXIS))
-
-  def run(*args):
-    args = [
-      arg if axis is None else _joined(arg, rows, rows_axis)
-      for arg, axis in zip(args, in_axes, strict=True)
-    ]
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-      results = fn(*args, axis_name=None)
-    return jax.tree.map(
-      lambda axis, tree: _parted(tree, axis, mesh),
-      out_axes,
-      results,
-      is_leaf=lambda axis: axis is None,
-    )
-
+  if is_sharded(mesh):
+    run = _over_global_arrays(fn, mesh, in_axes, out_axes, rows_axis)
+  else:
+    run = pmapped(fn, mesh, in_axes=in_axes, out_axes=out_axes)
   return jax.jit(run, donate_argnums=donate)
 
 
-def _pmapped(fn, mesh, in_axes, out_axes, donate) -> jax.stages.Wrapped:
-  fn = functools.partial(fn, axis_name=DATA_AXIS)
-  if jax.process_count() == 1:
-    return jax.pmap(
-      fn,
-      axis_name=DATA_AXIS,
-      in_axes=in_axes,
-      out_axes=out_axes,
-      donate_argnums=donate,
-      devices=list(mesh.devices.flat),
-    )
-  # What `pmap` is made of: its own `lower` takes local arrays, which these are
-  # not where there are several processes.
-  one, all_of = PartitionSpec(DATA_AXIS), PartitionSpec()
+def pmapped(
+  fn: Callable[..., Any],
+  mesh: jax.sharding.Mesh,
+  *,
+  in_axes: tuple[int | None, ...],
+  out_axes: Any,
+) -> Callable[..., Any]:
+  """`fn` pmapped: each device runs it on its own part, for `jit` to compile.
 
-  def spec(axis):
-    return all_of if axis is None else one
+  `jax.pmap` is the same `shard_map` under `jit`, but takes and gives the arrays
+  of one process; these are global ones, of any number of processes. Arguments
+  are those of `mapped`; calling the result raises a ValueError where a batch
+  has another number of parts than there are devices.
+  """
 
   def run(*args):
-    args = [
-      arg if axis is None else jax.tree.map(lambda x: x[0], arg)
-      for arg, axis in zip(args, in_axes, strict=True)
-    ]
-    results = fn(*args)
-    return jax.tree.map(
-      lambda axis, tree: (
-        tree if axis is None else jax.tree.map(lambda x: x[None], tree)
-      ),
-      out_axes,
-      results,
-      is_leaf=lambda axis: axis is None,
-    )
+    # Unlike `x[0]`, `squeeze` refuses several parts of one device.
+    args = _by_axis(in_axes, args, lambda x: jax.lax.squeeze(x, [0]))
+    results = fn(*args, axis_name=DATA_AXIS)
+    return _by_axis(out_axes, results, lambda x: jax.lax.expand_dims(x, [0]))
 
-  mapped = jax.shard_map(
+  def specs(axes):
+    one, whole = PartitionSpec(DATA_AXIS), PartitionSpec()
+    return _by_axis(axes, axes, lambda _: one, lambda _: whole)
+
+  return jax.shard_map(
     run,
     mesh=mesh,
-    in_specs=tuple(map(spec, in_axes)),
-    out_specs=jax.tree.map(spec, out_axes, is_leaf=lambda x: x is None),
+    in_specs=specs(in_axes),
+    out_specs=specs(out_axes),
+    # Where it is checked, JAX adds up gradients, which `all_sum` does here.
     check_vma=False,
   )
-  return jax.jit(mapped, donate_argnums=donate)
 
 
-def _joined(tree: types.ArrayTree, rows: NamedSharding, axis: int):
-  """[parts, ..., P, ...] -> [..., parts * P, ...]: global arrays of a batch."""
+def _over_global_arrays(fn, mesh, in_axes, out_axes, rows_axis):
+  rows = NamedSharding(mesh, PartitionSpec(*[None] * rows_axis, DATA_AXIS))
+  where = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
   def join(x):
-    x = jnp.moveaxis(x, 0, axis)
-    shape = (*x.shape[:axis], math.prod(x.shape[axis : axis + 2]))
-    return jax.lax.with_sharding_constraint(
-      x.reshape(*shape, *x.shape[axis + 2 :]), rows
-    )
+    """[parts, ..., P, ...] -> [..., parts * P, ...]."""
+    x = jnp.moveaxis(x, 0, rows_axis)
+    x = x.reshape(*x.shape[:rows_axis], -1, *x.shape[rows_axis + 2 :])
+    return jax.lax.with_sharding_constraint(x, rows)
 
-  return jax.tree.map(join, tree)
+  def part(x):
+    return jax.lax.with_sharding_constraint(split(x, parts(mesh)), where)
+
+  def run(*args):
+    args = _by_axis(in_axes, args, join)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      results = fn(*args, axis_name=None)
+    whole = functools.partial(constrain_state, mesh=mesh)
+    return _by_axis(out_axes, results, part, whole)
+
+  return run
 
 
-def _parted(tree: types.ArrayTree, axis: int | None, mesh: jax.sharding.Mesh):
-  """The results of a mapped function, as `pmap` would give them."""
-  if axis is None:
-    return constrain_state(tree, mesh)
-  return jax.lax.with_sharding_constraint(
-    split(tree, parts(mesh)), NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+def _by_axis(axes, trees, change, whole=lambda tree: tree):
+  """Changes each array of axis 0, and the trees of axis None as a whole."""
+  return jax.tree.map(
+    lambda axis, tree: (
+      whole(tree) if axis is None else jax.tree.map(change, tree)
+    ),
+    axes,
+    trees,
+    is_leaf=lambda axis: axis is None,
   )

@@ -1,5 +1,6 @@
-"""Attention over parts: separate stretches of keys merged by log-sum-exp."""
+"""Attention over parts: separate stretches of keys under one softmax."""
 
+import functools
 from collections.abc import Sequence
 
 import chex
@@ -89,8 +90,10 @@ def attend(
 ) -> types.Array:
   """Softmax attention over the union of the parts' keys.
 
-  With o_p and z_p the output and log-sum-exp over part p alone, the softmax
-  over all keys is sum_p exp(z_p - logsumexp(z)) o_p.
+  With o_p and w_p the sums of weighted values and of weights over part p alone,
+  relative to its highest score m_p, and with m = max_p m_p, the output is
+  sum_p exp(m_p - m) o_p / sum_p exp(m_p - m) w_p. The
+  output does not depend on m and m_p, so their gradients are left out.
 
   Args:
     query: [N, S, H, C].
@@ -101,23 +104,20 @@ def attend(
   Returns:
     [N, S, H, C] in the dtype of `query`.
   """
-  outputs, residuals = zip(
+  outputs, totals, tops = zip(
     *(attend_part(query, part, scale=scale) for part in parts), strict=True
   )
-  if len(parts) == 1:
-    return outputs[0].astype(query.dtype)
-  weights = jax.nn.softmax(jnp.stack(residuals), axis=0)
-  merged = sum(
-    weight[..., None] * output
-    for weight, output in zip(weights, outputs, strict=True)
-  )
-  return merged.astype(query.dtype)
+  top = functools.reduce(jnp.maximum, tops)
+  shares = [jnp.exp(x - top) for x in tops]
+  output = sum(x * y for x, y in zip(shares, outputs, strict=True))
+  total = sum(x * y for x, y in zip(shares, totals, strict=True))
+  return (output / total).astype(query.dtype)
 
 
 def attend_part(
   query: types.Array, part: Part, *, scale: float
-) -> tuple[types.Array, types.Array]:
-  """Attention within one part.
+) -> tuple[types.Array, types.Array, types.Array]:
+  """The sums of attention within one part, see `attend`.
 
   Args:
     query: [N, S, H, C].
@@ -125,8 +125,9 @@ def attend_part(
     scale: multiplies the dot products.
 
   Returns:
-    f32[N, S, H, C] output, finite where nothing is visible, and f32[N, S, H]
-    the log-sum-exp of the scaled scores, about -1e30 there.
+    f32[N, S, H, C] sum of weighted values, and f32[N, S, H, 1] each sum of
+    weights and highest scaled score, about -1e30 where nothing is visible; all
+    finite there.
   """
   chex.assert_rank([query, part.keys, part.values, part.bias], [4, 4, 4, 3])
   rows, length, heads, width = query.shape
@@ -149,9 +150,9 @@ def attend_part(
     part.values,
     preferred_element_type=jnp.float32,
   )
-  output = output.reshape(*shape, width) / total
-  residual = jnp.log(total) + top
-  return (
-    output.transpose(0, 3, 1, 2, 4).reshape(rows, length, heads, width),
-    residual.transpose(0, 3, 1, 2, 4).reshape(rows, length, heads),
-  )
+
+  def by_query(x):
+    x = x.reshape(*shape, x.shape[-1]).transpose(0, 3, 1, 2, 4)
+    return x.reshape(rows, length, heads, -1)
+
+  return by_query(output), by_query(total), by_query(top)

@@ -16,7 +16,6 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO, TypeAlias
 
-import tensorboardX
 from absl import logging
 
 from awpo_jax.reporting import json_text, trackers
@@ -160,6 +159,8 @@ class MetricsLog:
     shutil.rmtree(folder / TENSORBOARD_FOLDER, ignore_errors=True)
     self._events = None
     with self._view('TensorBoard'):
+      import tensorboardX  # Where it is missing, this view alone is.
+
       self._events = tensorboardX.SummaryWriter(
         str(folder / TENSORBOARD_FOLDER)
       )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from awpo_jax.reporting import curves, json_text
+from awpo_jax.reporting import json_text
 from awpo_jax.reporting import metrics as metrics_lib
 
 SUMMARY_FILE = 'summary.json'
@@ -56,6 +56,9 @@ def finish(
   rows = metrics_lib.read_metrics(folder / metrics_lib.METRICS_FILE)
   before, after = evaluations(rows)
   transcripts = metrics_lib.read_metrics(folder / metrics_lib.TRANSCRIPTS_FILE)
+  # Half a second of matplotlib that the first step need not wait for.
+  from awpo_jax.reporting import curves
+
   curves.plot_curves(rows, folder / CURVES_FILE)
   path = folder / SUMMARY_FILE
   if counted is not None:

@@ -61,6 +61,7 @@ def train(
     trackers.check(
       wandb=config.run.wandb_project, trackio=config.run.trackio_project
     )
+  config = run_folder.settled(folder, config, mesh.devices.flat[0].platform)
   initial_params.use_compilation_cache(config.run.compilation_cache)
   with (
     signals.handled_by(signals.stop_at_start),

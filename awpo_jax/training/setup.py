@@ -7,7 +7,6 @@ import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-import grain
 import jax
 import numpy as np
 
@@ -394,5 +393,7 @@ def _order(length: int, seed: int, purpose: int) -> Sequence[int]:
   """An endless shuffle, drawn anew each time around; any index at once."""
   if not length:
     return ()
+  import grain  # Other programs that import this module run without it.
+
   drawn = np.random.SeedSequence([seed, purpose]).generate_state(1)[0]
   return grain.MapDataset.range(length).shuffle(seed=int(drawn)).repeat()

@@ -1,214 +1,181 @@
-"""What a GPU is asked for, in one call that ends within --budget seconds.
+"""Measures one size of Qwen3 on one accelerator, in one process.
 
-python experiments/benchmarks/gpu.py --json=gpu.json
-python experiments/benchmarks/gpu.py --sizes=qwen3_0.6b --budget=300
+python experiments/benchmarks/gpu.py --size=0.6b
 
-For each size of Qwen3, at random weights and in a process of its own that has
-its share of the time: the peaks of matrix products and of bandwidth, sampling
-of one wave of prompts, the log-probabilities of a rollout batch, an update, a
-whole iteration, an update by the other attention. --json is written after each
-of these; what would not end in time is left out and named, what fails says how.
-Shapes: experiments/benchmarks/gpu.flags; flags after it win.
+Peak rates first, then sampling, the trainer's log-probabilities and an update,
+each compiled and measured before the next one is compiled. Every figure is
+printed and written to --json as soon as it is known, seconds of compiling apart
+from seconds of running. The exit code is 1 if a part fails or --time_limit
+comes first; what is known until then is kept.
+
+Weights and tokens are random and no token ends an answer. Shapes are those of
+experiments/benchmarks/gpu.flags; flags of the command line win. Neither an
+installed package nor PYTHONPATH is needed.
 """
 
-import dataclasses
 import json
 import os
 import pathlib
-import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
+_STARTED = time.monotonic()  # The imports below take seconds.
+_HERE = pathlib.Path(__file__).resolve().parent
+_ROOT = _HERE.parents[1]
+sys.path.insert(0, str(_ROOT))
 os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
+os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.95')
 
 import gpu_programs  # noqa: E402
 from absl import app, flags  # noqa: E402
 
 from awpo_jax.config import experiment as config_lib  # noqa: E402
+from awpo_jax.config import flags as flags_lib  # noqa: E402
 
-FLAGS = flags.FLAGS
-config_lib.define_flags()
-flags.DEFINE_string('json', 'gpu.json', 'File to which the result is written.')
-flags.DEFINE_float('budget', 570.0, 'Seconds for the whole benchmark.')
-flags.DEFINE_list(
-  'sizes', None, 'Model sizes to measure, keys of SIZES; all if not set.'
-)
-flags.DEFINE_float(
-  'until', None, 'For a child process: value of `time.time` at which it ends.'
-)
-flags.DEFINE_string(
-  'figures', None, 'For a child process: file for its JSON lines.'
-)
-# What 80 GB hold: float32 masters and moments of 4B parameters are 60 GiB, so
-# the largest has parameters of bfloat16 and trains adapters.
+# Flags of each size. 80 GB hold the float32 masters and moments of 1.7B
+# parameters; those of 4B would be 60 GiB alone.
 SIZES: dict[str, list[str]] = {
-  'qwen3_0.6b': [],
-  'qwen3_1.7b': [],
-  'qwen3_4b': [
+  '0.6b': [f'--model={_ROOT}/experiments/models/qwen3_0.6b.json'],
+  '1.7b': [f'--model={_ROOT}/experiments/models/qwen3_1.7b.json'],
+  '4b': [
+    f'--model={_ROOT}/experiments/models/qwen3_4b.json',
     '--param_dtype=bfloat16',
     '--lora_rank=32',
     '--lora_alpha=64',
   ],
+  'tiny': [
+    f'--model={_ROOT}/experiments/models/reference.json',
+    # XLA cannot multiply bfloat16 on every CPU.
+    '--dtype=float32',
+    '--prompt_buckets=16',
+    '--response_buckets=16',
+    '--prompts_per_step=4',
+    '--samples=2',
+    '--minibatches=2',
+    '--rollout_micro=2',
+  ],
 }
-_ROOT = pathlib.Path(__file__).resolve().parents[2]
-_REPEATS = 3
+PARTS = ('sample', 'prepare', 'update')
+FLAGS = flags.FLAGS
+config_lib.define_flags()
+flags.DEFINE_enum(
+  'size',
+  None,
+  list(SIZES),
+  'Size of Qwen3 to measure, 4b with adapters (LoRA); tiny is a rehearsal on a '
+  'CPU.',
+  required=True,
+)
+flags.DEFINE_list(
+  'parts',
+  list(PARTS),
+  'Programs to measure, in this order, of sample, prepare and update.',
+)
+flags.DEFINE_string(
+  'json',
+  None,
+  'File to which the figures are written, which replaces an older one; '
+  'gpu_SIZE.json if not set.',
+)
+flags.DEFINE_float(
+  'time_limit',
+  570.0,
+  'Seconds after which the process ends, with exit code 1, and keeps what is '
+  'known.',
+  lower_bound=0.0,
+)
+flags.register_validator(
+  'parts',
+  lambda names: set(names) <= set(PARTS),
+  f'Some of {", ".join(PARTS)}.',
+)
 
 
-def measure_all(
-  sizes: list[str], budget: float, file: pathlib.Path, arguments: list[str]
-) -> dict[str, Any]:
-  """The figures of all sizes; the file is written whenever there is one more.
+class Record:
+  """The figures, in a file that is whole whenever the process ends."""
 
-  Args:
-    sizes: of `SIZES`.
-    budget: seconds; a size has an equal share of what is left.
-    file: for the result.
-    arguments: of the command line, for the children.
-  """
-  begun = time.time()
-  result: dict[str, Any] = {'command': sys.argv, 'sizes': {}}
-  for index, size in enumerate(sizes):
-    until = time.time() + (begun + budget - time.time()) / (len(sizes) - index)
-    figures = result['sizes'].setdefault(size, {})
-    for figure in _child(size, until, file, arguments):
-      figures |= figure
-      result['seconds'] = time.time() - begun
-      unfinished = file.with_suffix('.tmp')
-      unfinished.write_text(json.dumps(result, indent=2) + '\n')
-      unfinished.rename(file)
-  return result
+  def __init__(self, file: pathlib.Path, seconds: float) -> None:
+    """Ends the process in that many seconds."""
+    self.failed = False
+    self._file, self._result, self._now = file, {}, 'start'
+    self._lock = threading.Lock()
+    # XLA compiles for minutes without letting Python handle a signal; another
+    # thread can end the process then.
+    timer = threading.Timer(max(seconds, 0), self._time_is_over)
+    timer.daemon = True
+    timer.start()
 
-
-def _child(
-  size: str, until: float, file: pathlib.Path, arguments: list[str]
-) -> Iterator[dict[str, Any]]:
-  """Figures of one size as they come; kills its process at `until`."""
-  lines = file.with_suffix(f'.{size}.jsonl')
-  lines.write_text('')
-  command = [
-    sys.executable,
-    __file__,
-    '--flagfile=experiments/benchmarks/gpu.flags',
-    f'--model=experiments/models/{size}.json',
-    *SIZES[size],
-    *arguments,
-    f'--until={until}',
-    f'--figures={lines.absolute()}',
-  ]
-  environment = {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.95', **os.environ}
-  environment['PYTHONPATH'] = str(_ROOT)
-  with subprocess.Popen(command, cwd=_ROOT, env=environment) as process:
-    done = 0
-    while True:
-      ended = process.poll() is not None
-      if not ended and time.time() > until:
-        process.kill()
-        process.wait()
-        yield {'killed': 'its time was over'}
-        ended = True
-      text = lines.read_text()
-      whole = text.split('\n')[:-1]
-      for line in whole[done:]:
-        yield json.loads(line)
-      done = len(whole)
-      if ended:
-        break
-      time.sleep(0.2)
-    if process.returncode > 0:
-      yield {'exit_code': process.returncode}
-  lines.unlink()
-
-
-class Child:
-  """One size: its programs, and what is measured of them in turn."""
-
-  def __init__(
-    self, config: config_lib.Config, until: float, file: pathlib.Path
-  ) -> None:
-    self.config, self.until, self.file = config, until, file
-    self.peaks: dict[str, Any] = {}
-    self.bench: Any = None
-    self.took: dict[str, float] = {}
-
-  def run(self) -> None:
-    """All parts; one that fails or is left out does not stop the others."""
-    self.part('peaks', self._peaks)
-    self.part('programs', self._compile)
-    if self.bench is None:
-      return
-    self.part('sample', lambda: self.bench.sampled(_REPEATS))
-    self.part('prepare', self.bench.prepared)
-    if 'prepare' in self.took:
-      self.part('update', lambda: self.bench.updated(_REPEATS))
-    if {'sample', 'update'} <= set(self.took):
-      self.part('iteration', self.bench.iterated, self.bench.expected())
-      other = 'parts' if self.bench.model.attention != 'parts' else 'xla'
-      self.part(
-        'other_attention',
-        lambda: self.bench.with_attention(other, _REPEATS),
-        1.2 * self.took['programs'] + 5 * self.bench.seconds['update'],
-      )
-
-  def part(
-    self, name: str, call: Callable[[], dict[str, Any]], needs: float = 0.0
-  ) -> None:
-    """Appends the figures of a part, or why there are none."""
-    left = self.until - time.time()
-    if needs > left:
-      self._write(name, {'left_out': f'{needs:.0f} s, {left:.0f} s are left'})
-      return
-    begun = time.time()
+  def part(self, name: str, figures: Iterable[dict[str, Any]]) -> bool:
+    """Adds the figures of a part as they come; whether it ended well."""
+    self._now = name
     try:
-      figures = call()
-      self.took[name] = time.time() - begun
+      for some in figures:
+        self.add(name, some)
     except Exception as error:  # Memory, a kernel: whatever, the rest goes on.
-      figures = {'error': f'{type(error).__name__}: {error}'[:2000]}
-    self._write(name, figures | {'took_seconds': time.time() - begun})
+      self.failed = True
+      self.add(name, {'error': f'{type(error).__name__}: {error}'[:2000]})
+      return False
+    return True
 
-  def _peaks(self) -> dict[str, Any]:
-    self.peaks = gpu_programs.peaks(self.config)
-    return self.peaks
+  def add(self, name: str, figures: dict[str, Any]) -> None:
+    """Prints figures and writes them beside the others."""
+    with self._lock:
+      self._result.setdefault(name, {}).update(figures)
+      print(json.dumps({name: figures}), flush=True)
+      unfinished = self._file.with_name(self._file.name + '.tmp')
+      unfinished.write_text(json.dumps(self._result, indent=2) + '\n')
+      unfinished.replace(self._file)
 
-  def _compile(self) -> dict[str, Any]:
-    """Programs with the kernel that was asked for, or with the parts."""
+  def _time_is_over(self) -> None:
     try:
-      self.bench = gpu_programs.Bench(self.config, self.peaks)
-      failed = {}
-    except Exception as error:
-      if self.config.model.attention == 'parts':
-        raise
-      failed = {'kernel_error': f'{type(error).__name__}: {error}'[:2000]}
-      parts = dataclasses.replace(self.config.model, attention='parts')
-      config = dataclasses.replace(self.config, model=parts)
-      self.bench = gpu_programs.Bench(config, self.peaks)
-    return failed | self.bench.compiled()
-
-  def _write(self, name: str, figures: dict[str, Any]) -> None:
-    with self.file.open('a') as file:
-      file.write(json.dumps({name: figures}) + '\n')
+      self.add(self._now, {'error': '--time_limit came before the end of it.'})
+    finally:
+      os._exit(1)
 
 
 def main(arguments: list[str]) -> None:
   if len(arguments) > 1:
     raise app.UsageError(f'not a flag: {" ".join(arguments[1:])}')
-  if FLAGS.figures:
-    config = config_lib.from_flags(FLAGS)
-    Child(config, FLAGS.until, pathlib.Path(FLAGS.figures)).run()
-    return
-  sizes = FLAGS.sizes or list(SIZES)
-  unknown = set(sizes) - set(SIZES)
-  if unknown:
-    sys.exit(f'--sizes={",".join(sizes)}: some of {", ".join(SIZES)}.')
-  given = [x.split('=', 1) for x in sys.argv[1:]]
-  if any(len(x) == 1 for x in given):
-    raise app.UsageError('flags are written --name=value here.')
-  own = ('--json', '--budget', '--sizes')
-  passed = ['='.join(x) for x in given if x[0] not in own]
-  result = measure_all(sizes, FLAGS.budget, pathlib.Path(FLAGS.json), passed)
-  print(json.dumps(result, indent=2))
+  record = Record(
+    pathlib.Path(FLAGS.json or f'gpu_{FLAGS.size}.json').absolute(),
+    FLAGS.time_limit - (time.monotonic() - _STARTED),
+  )
+  try:
+    bench = gpu_programs.Bench(config_lib.from_flags(FLAGS))
+  except flags_lib.ConfigError as error:
+    sys.exit(f'ConfigError: {error}')
+  if FLAGS.size != 'tiny' and bench.platform == 'cpu':
+    sys.exit(
+      f'--size={FLAGS.size}: JAX finds no accelerator here, and a CPU would '
+      'not end in time; --size=tiny rehearses on one.'
+    )
+  record.add('command', {'size': FLAGS.size, 'arguments': sys.argv[1:]})
+  record.part('setting', bench.setting())
+  record.part('peaks', bench.measure_peaks())
+  if record.part('state', bench.make_state()):
+    measure = {
+      'sample': bench.sampled,
+      'prepare': bench.prepared,
+      'update': bench.updated,
+    }
+    for name in FLAGS.parts:
+      record.part(name, measure[name]())
+  record.add('ended', {'seconds': time.monotonic() - _STARTED})
+  sys.exit(int(record.failed))
+
+
+def parse(arguments: list[str]) -> list[str]:
+  """As absl does, the flags of the shapes and of --size in front."""
+  program, *given = flags_lib.with_flagfiles(arguments)
+  app.parse_flags_with_usage([program, *given])
+  shapes = flags_lib.with_flagfiles([f'--flagfile={_HERE}/gpu.flags'])
+  return app.parse_flags_with_usage(
+    [program, *shapes, *SIZES[FLAGS.size], *given]
+  )
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app.run(main, flags_parser=parse)

@@ -1,10 +1,10 @@
-"""The programs that `gpu.py` times, and what it says of them."""
+"""The programs that `gpu.py` measures, and what it says of them."""
 
-import concurrent.futures
 import dataclasses
+import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import counts
@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from awpo_jax import types
 from awpo_jax.checkpointing import initial_params
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.config import flags as flags_lib
@@ -25,301 +24,342 @@ from awpo_jax.training.programs import compile as compile_lib
 from awpo_jax.training.programs import shapes as shapes_lib
 from awpo_jax.training.update import optimizer
 
+Figures = dict[str, Any]
 _GIB = 2**30
+_ROUNDS = 3
+# Products whose peak is measured: dtype and precision by the figure's name.
+# `DEFAULT` of float32 is what a run computes: TF32 on Nvidia's GPUs since
+# Ampere, float32 on a CPU. `HIGHEST` is float32 everywhere.
+_PRODUCTS = {
+  'bfloat16': (jnp.bfloat16, jax.lax.Precision.DEFAULT),
+  'float32_default_precision': (jnp.float32, jax.lax.Precision.DEFAULT),
+  'float32_highest_precision': (jnp.float32, jax.lax.Precision.HIGHEST),
+}
+_CACHE_HIT = '/jax/compilation_cache/cache_hits'
 
 
-def seconds(call: Callable[[], Any], repeats: int) -> list[float]:
-  """Of each of `repeats` calls, waiting for what they return."""
+def seconds(
+  call: Callable[[], Any], *, queued: int = 1, rounds: int = _ROUNDS
+) -> list[float]:
+  """Seconds of a call in each round: the mean of `queued` calls.
+
+  The host asks for all calls of a round and waits once, for the last of them.
+  """
   times = []
-  for _ in range(repeats):
+  for _ in range(rounds):
     begun = time.perf_counter()
-    jax.block_until_ready(call())
-    times.append(time.perf_counter() - begun)
+    for _ in range(queued):
+      result = call()
+    jax.block_until_ready(result)
+    times.append((time.perf_counter() - begun) / queued)
   return times
 
 
-def peaks(config: config_lib.Config) -> dict[str, Any]:
-  """The best rates of a product in --dtype and of reading and writing."""
-  accelerated = jax.devices()[0].platform != 'cpu'
-  size, count = (8192, 2**28) if accelerated else (512, 2**20)
-  x = jax.random.normal(jax.random.key(0), (size, size), config.model.dtype)
-  product, add = jax.jit(lambda a: a @ a), jax.jit(lambda a: a + 1)
-  y = jnp.zeros(count, jnp.float32)
-  jax.block_until_ready((product(x), add(y)))
-  return {
-    'device': jax.devices()[0].device_kind,
-    'jax': jax.__version__,
-    'matmul_tflops': 2e-12 * size**3 / min(seconds(lambda: product(x), 20)),
-    'bandwidth_gb_per_second': 2e-9
-    * y.nbytes
-    / min(seconds(lambda: add(y), 20)),
-  }
+def peaks(*, size: int, elements: int, queued: int) -> Iterator[Figures]:
+  """The best rates of the device, each in its own figure.
+
+  Args:
+    size: rows and columns of the matrices that are multiplied.
+    elements: float32 numbers that are read and written.
+    queued: calls that are asked for at once.
+
+  Yields:
+    TFLOP/s of the products, then GB/s of an addition, which reads and writes.
+  """
+  for name, (dtype, precision) in _PRODUCTS.items():
+    # Random: a product of zeros takes less power, and is faster.
+    a, b = jax.random.normal(jax.random.key(0), (2, size, size), dtype)
+    product = jax.jit(functools.partial(jnp.matmul, precision=precision))
+    jax.block_until_ready(product(a, b))
+    best = min(seconds(functools.partial(product, a, b), queued=queued))
+    yield {f'{name}_tflops': 2e-12 * size**3 / best}
+  # In place, as many calls are under way.
+  add = jax.jit(lambda x: x + 1, donate_argnums=0)
+  x = add(jnp.zeros(elements, jnp.float32))
+
+  def call() -> jax.Array:
+    nonlocal x
+    x = add(x)
+    return x
+
+  call()
+  best = min(seconds(call, queued=queued))
+  yield {'bandwidth_gb_per_second': 2e-9 * x.nbytes / best}
 
 
 class Bench:
-  """Sampler, preparation and update of one size on one device."""
+  """Sampler, preparation and update of one size on one device.
 
-  def __init__(self, config: config_lib.Config, peaks: dict[str, Any]) -> None:
-    initial_params.use_compilation_cache(config.run.compilation_cache)
-    self.config = config
-    self.mesh = sharding.data_mesh(jax.devices()[:1])
-    # No token ends an answer.
-    self.plan = memory.make_plan(config)
-    self.model = self.plan.decoder.config
-    kernel, platform = self.model.attention, jax.devices()[0].platform
-    problems = list(attention_kernels.misfits(kernel, self.model, platform))
-    if problems:
-      raise flags_lib.ConfigError('\n'.join(problems))
-    self.peaks = peaks
-    self.tx = optimizer.make_optimizers(config)['rl']
-    begun = time.perf_counter()
-    self.programs = self._compile(self.plan, ('sample', 'prepare', 'update'))
-    self.compile_seconds = time.perf_counter() - begun
-    params = decoder_lib.init_params(self.model, jax.random.key(0))
-    self.state = compile_lib.make_init(self.mesh, self.tx)(
-      sharding.place_state(params, self.mesh)
-    )
-    self.seconds: dict[str, float] = {}
-    self.index = 0
-    self.batches: list[types.Batch] = []
+  Attributes:
+    platform: of the device.
+  """
 
-  def _compile(self, plan, names) -> dict[str, jax.stages.Compiled]:
-    rl, shapes = self.config.rl, shapes_lib.Shapes(self.config, self.mesh)
-    prompt, response = self.lengths()
-    state = shapes.like(memory.state_shapes(plan, 'rl'))
-    wave = rl.rollout_micro or rl.prompts_per_step
-    lowered = {
-      'sample': lambda: compile_lib.make_sampler(
-        plan.config, plan.decoder, self.mesh, temperature=rl.temperature
-      ).lower(state.params, *shapes.sampler(wave, prompt, rl.samples)),
-      'prepare': lambda: compile_lib.make_preparer(
-        plan.config, plan.decoder, self.mesh
-      ).lower(
-        state.params,
-        shapes.rollout(rl.prompts_per_step, prompt, rl.samples, response),
-      ),
-      'update': lambda: compile_lib.make_update(
-        plan.config, plan.decoder, self.mesh, 'rl', self.tx
-      ).lower(state, shapes.batch('rl', prompt, response)),
-    }
-    made = {name: lowered[name]() for name in names}
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-      return dict(
-        zip(made, pool.map(lambda x: x.compile(), made.values()), strict=True)
-      )
+  def __init__(self, config: config_lib.Config) -> None:
+    """Works out the model.
 
-  def lengths(self) -> tuple[int, int]:
-    data = self.config.data
-    return data.prompt_buckets[-1], data.response_buckets[-1]
-
-  def compiled(self) -> dict[str, Any]:
-    """Seconds, kernel, dtypes, and what each program needs of the memory."""
-    trained, _ = lora.split(self.state.params)
-    sizes = {
-      name: program.memory_analysis() for name, program in self.programs.items()
-    }
-    return {
-      'compile_seconds': self.compile_seconds,
-      'attention': self.model.attention,
-      'dtype': self.config.model.dtype,
-      'param_dtype': self.config.model.param_dtype,
-      'trained_parameters': sum(x.size for x in jax.tree.leaves(trained)),
-      'temporary_gib': {
-        k: x.temp_size_in_bytes / _GIB for k, x in sizes.items()
-      },
-      # The update writes the new state where the old one was.
-      'update_donated_gib': sizes['update'].alias_size_in_bytes / _GIB,
-      'update_argument_gib': sizes['update'].argument_size_in_bytes / _GIB,
-    }
-
-  def _prompts(self, count: int) -> types.Prompts:
-    shape = count, self.lengths()[0]
-    rng = np.random.default_rng(self.index)
-    return types.Prompts(
-      tokens=rng.integers(0, self.model.vocab_size, shape, np.int32),
-      mask=np.ones(shape, bool),
-      ids=np.arange(count, dtype=np.int32),
-    )
-
-  def sample(self) -> types.Completions:
-    """One wave, fetched to the host as its scoring needs it."""
-    rl = self.config.rl
-    wave = rl.rollout_micro or rl.prompts_per_step
-    self.index += 1
-    ids = np.arange(wave * rl.samples, dtype=np.int32).reshape(wave, -1)
-    facts = sampler.facts(0, 'train', self.index, 0)
-    completions = self.programs['sample'](
-      self.state.params,
-      *sharding.place_split(
-        sharding.split((self._prompts(wave), ids), 1), self.mesh
-      ),
-      sharding.place_replicated(facts, self.mesh),
-    )
-    return sharding.merge(sharding.fetch_split(completions))
-
-  def sampled(self, repeats: int) -> dict[str, Any]:
-    """A wave's tokens a second, and the share of the bandwidth's bound.
-
-    The bound reads weights in the compute dtype and the cache in use once a
-    token; reading the prompts is in the time.
+    Raises:
+      ConfigError: the model is not there, or the device has no such kernel.
     """
-    self.sample()
-    times = seconds(self.sample, repeats)
-    self.seconds['sample'] = statistics.median(times)
-    prompt, response = self.lengths()
-    rl = self.config.rl
-    wave = rl.rollout_micro or rl.prompts_per_step
+    initial_params.use_compilation_cache(config.run.compilation_cache)
+    self._config, self._peaks = config, dict[str, float]()
+    self._device = jax.devices()[0]
+    self.platform = self._device.platform
+    self._mesh = sharding.data_mesh([self._device])
+    self._shapes = shapes_lib.Shapes(config, self._mesh)
+    try:
+      self._plan = memory.make_plan(config)
+    except (OSError, ValueError) as error:
+      raise flags_lib.ConfigError(str(error)) from error
+    self._model = self._plan.decoder.config
+    problems = attention_kernels.misfits(
+      self._model.attention, self._model, self.platform
+    )
+    if text := '\n'.join(problems):
+      raise flags_lib.ConfigError(text)
+    self._tx = optimizer.make_optimizers(config)['rl']
+    self._hits, self._state = 0, None
+    jax.monitoring.register_event_listener(self._count_hit)
+
+  def _count_hit(self, event: str, **_: Any) -> None:
+    self._hits += event == _CACHE_HIT
+
+  def setting(self) -> Iterator[Figures]:
+    """What is measured, where, and in which precision."""
+    precision = jax.config.jax_default_matmul_precision
+    yield {
+      'device': self._device.device_kind,
+      'platform': self._device.client.platform_version,
+      'jax': jax.__version__,
+      'attention': self._model.attention,
+      'dtype': self._config.model.dtype,
+      'param_dtype': self._config.model.param_dtype,
+      'matmul_precision': precision or 'default (float32: TF32 on Nvidia GPUs)',
+    }
+
+  def measure_peaks(self) -> Iterator[Figures]:
+    """See `peaks`; a CPU is given less to do."""
+    small = {'size': 512, 'elements': 2**25, 'queued': 20}
+    large = {'size': 8192, 'elements': 2**28, 'queued': 50}
+    for figures in peaks(**(small if self.platform == 'cpu' else large)):
+      self._peaks |= figures
+      yield figures
+
+  def make_state(self) -> Iterator[Figures]:
+    """Random parameters, and the optimizer's state, which lies beside them."""
+    begun = time.perf_counter()
+    init = compile_lib.make_init(self._mesh, self._tx)
+    params = decoder_lib.init_params(self._model, jax.random.key(0))
+    self._state = init(sharding.place_state(params, self._mesh))
+    jax.block_until_ready(self._state)
+    trained, _ = lora.split(self._state.params)
+    yield {
+      'seconds': time.perf_counter() - begun,
+      'parameters': sum(x.size for x in jax.tree.leaves(self._state.params)),
+      'trained_parameters': sum(x.size for x in jax.tree.leaves(trained)),
+      **self._used(),
+    }
+
+  def sampled(self) -> Iterator[Figures]:
+    """A wave of answers, fetched to the host as their scoring needs them.
+
+    The bound reads the weights in the compute dtype and the part of the cache
+    that is in use once a token; reading the prompts is in the time.
+    """
+    rl, (prompt, response) = self._config.rl, self._lengths()
+    prompts = rl.rollout_micro or rl.prompts_per_step
+    rows = prompts * rl.samples
+    like = self._shapes.sampler(prompts, prompt, rl.samples)
+    make = compile_lib.make_sampler(
+      self._config, self._plan.decoder, self._mesh, temperature=rl.temperature
+    )
+    program = yield from self._compiled(make, self._like().params, *like)
+    inputs = self._filled(like[:2])
+    steps = iter(range(1 + _ROUNDS))
+
+    def call() -> Any:
+      facts = sampler.facts(0, 'train', next(steps), 0)
+      facts = sharding.place_replicated(facts, self._mesh)
+      made = program(self._state.params, *inputs, facts)
+      return sharding.fetch_split(made)
+
+    call()
+    times = seconds(call)
+    took = statistics.median(times)
     read = response * counts.decode_bytes(
-      dataclasses.replace(self.model, param_dtype=self.model.dtype),
-      rows=wave * rl.samples,
-      prompts=wave,
+      dataclasses.replace(self._model, param_dtype=self._model.dtype),
+      rows=rows,
+      prompts=prompts,
       prompt=prompt,
       own=response / 2,
     )
-    band = 1e9 * self.peaks['bandwidth_gb_per_second']
-    took = self.seconds['sample']
-    return {
+    yield {
       'seconds': times,
-      'rows': wave * rl.samples,
-      'tokens_per_second': wave * rl.samples * response / took,
-      'bound_seconds': read / band,
-      'share_of_bandwidth': read / band / took,
+      'rows': rows,
+      'tokens_per_second': rows * response / took,
+      'gb_per_token': 1e-9 * read / response,
+      **self._share('bandwidth', 'gb_per_second', 1e-9 * read, took),
+      **self._used(),
     }
 
-  def _rollout(self, waves: list[types.Completions]) -> types.Rollout:
-    """Scored at random; a wave may stand for several."""
-    rl = self.config.rl
-    group = rl.prompts_per_step, rl.samples
-    copies = rl.prompts_per_step // sum(x.tokens.shape[0] for x in waves)
-    rng = np.random.default_rng(self.index)
-    return types.Rollout(
-      prompts=self._prompts(rl.prompts_per_step),
-      completions=jax.tree.map(
-        lambda *x: np.concatenate(x * copies, axis=0), *waves
-      ),
-      rewards=types.Rewards(
-        outcome=rng.integers(-3, 5, group).astype(np.float32),
-        outcome_valid=np.ones(group, bool),
-        reasoning=rng.random(group, np.float32),
-        reasoning_valid=np.ones(group, bool),
-        outcome_min=np.full(group[0], -3, np.float32),
-        outcome_max=np.full(group[0], 4, np.float32),
-        wants_call=np.ones(group[0], bool),
-      ),
-      sample_ids=np.arange(np.prod(group), dtype=np.int32).reshape(group),
+  def prepared(self) -> Iterator[Figures]:
+    """The trainer's log-probabilities and the advantages of a rollout batch."""
+    rl, lengths = self._config.rl, self._lengths()
+    like = self._shapes.rollout(
+      rl.prompts_per_step, lengths[0], rl.samples, lengths[1]
     )
-
-  def prepare(self, rollout: types.Rollout) -> list[types.Batch]:
-    """Mini-batches of the rollout, on the device."""
-    rl = self.config.rl
-    prepared = self.programs['prepare'](
-      self.state.params,
-      sharding.place_split(sharding.split(rollout, 1), self.mesh),
+    make = compile_lib.make_preparer(
+      self._config, self._plan.decoder, self._mesh
     )
-    batch = sharding.fetch_split(prepared.batch)
-    return [
-      sharding.place_split(part, self.mesh)
-      for part in sharding.cut(
-        batch, minibatches=rl.minibatches, micro=rl.micro
-      )
-    ]
+    program = yield from self._compiled(make, self._like().params, like)
+    rollout = self._rollout(like)
 
-  def prepared(self) -> dict[str, Any]:
-    """Reads a rollout batch of random answers, twice."""
-    rl, (_, response) = self.config.rl, self.lengths()
-    shape = rl.prompts_per_step, rl.samples, response
-    rng = np.random.default_rng(0)
-    positions = self.lengths()[0] + np.arange(response, dtype=np.int32)
-    rollout = self._rollout(
-      [
-        types.Completions(
-          tokens=rng.integers(0, self.model.vocab_size, shape, np.int32),
-          mask=np.ones(shape, bool),
-          policy_mask=np.ones(shape, bool),
-          positions=np.broadcast_to(positions, shape).copy(),
-          turn=np.zeros(shape, np.int32),
-          logprobs=np.zeros(shape, np.float32),
-          entropy=np.zeros(shape, np.float32),
-          finished=np.ones(shape[:2], bool),
-        )
-      ]
+    def call() -> Any:
+      return program(self._state.params, rollout)
+
+    jax.block_until_ready(call())
+    times = seconds(call)
+    yield {'seconds': times, **self._work(times, 1, rl.prompts_per_step)}
+
+  def updated(self) -> Iterator[Figures]:
+    """Updates on one mini-batch, two queued.
+
+    Raises:
+      ArithmeticError: one of them was not finite.
+    """
+    rl, like = self._config.rl, self._shapes.batch('rl', *self._lengths())
+    make = compile_lib.make_update(
+      self._config, self._plan.decoder, self._mesh, 'rl', self._tx
     )
+    program = yield from self._compiled(make, self._like(), like)
+    batch, finite = self._batch(like), []
 
-    def call() -> list[types.Batch]:
-      self.batches = self.prepare(rollout)
-      return self.batches
+    def call() -> Any:
+      self._state, metrics = program(self._state, batch)
+      finite.append(metrics.finite)
+      return metrics
 
-    first, again = seconds(call, 2)
-    self.seconds['prepare'] = again
-    return {'seconds': [first, again], **self._share(again, 1, rl.minibatches)}
+    jax.block_until_ready(call())
+    times = seconds(call, queued=2)
+    if not all(map(bool, finite)):
+      raise ArithmeticError('An update was not finite.')
+    # A base that is held has no gradient of its own.
+    passes = 3 if self._model.lora is None else 2
+    prompts = rl.prompts_per_step // rl.minibatches
+    yield {'seconds': times, **self._work(times, passes, prompts)}
 
-  def update(self, batches: list[types.Batch], program: Any = None) -> None:
-    """An update on each mini-batch; waits for the last."""
-    program = program or self.programs['update']
-    for batch in batches:
-      self.state, metrics = program(self.state, batch)
-    assert bool(jax.block_until_ready(metrics.finite))
+  def _compiled(
+    self, program: jax.stages.Wrapped, *arguments: Any
+  ) -> Generator[Figures, None, Any]:
+    """Yields seconds and memory of a compilation; returns what is compiled."""
+    begun, hits = time.perf_counter(), self._hits
+    lowered = program.lower(*arguments)
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    ended = time.perf_counter()
+    size: Any = compiled.memory_analysis()
+    yield {
+      'trace_seconds': traced - begun,
+      'compile_seconds': ended - traced,
+      'from_compilation_cache': self._hits > hits,
+      'argument_gib': size.argument_size_in_bytes / _GIB,
+      'temporary_gib': size.temp_size_in_bytes / _GIB,
+      # The update writes the new state where the old one was.
+      'donated_gib': size.alias_size_in_bytes / _GIB,
+    }
+    return compiled
 
-  def updated(self, repeats: int, program: Any = None) -> dict[str, Any]:
-    """An update on one mini-batch: seconds and share of the matmul peak."""
+  def _like(self) -> Any:
+    return self._shapes.like(memory.state_shapes(self._plan, 'rl'))
 
-    def call() -> None:
-      self.update(self.batches[:1], program)
+  def _lengths(self) -> tuple[int, int]:
+    data = self._config.data
+    return data.prompt_buckets[-1], data.response_buckets[-1]
 
-    call()
-    times = seconds(call, repeats)
-    took = statistics.median(times)
-    if program is None:
-      self.seconds['update'] = took
-    backward = 2 if self.model.lora is None else 1
-    return {'seconds': times, **self._share(took, 1 + backward, 1)}
+  def _work(self, times: list[float], passes: int, prompts: int) -> Figures:
+    """Operations of all groups, and the share of the peak of products.
 
-  def _share(self, took, passes, minibatches) -> dict[str, Any]:
-    """Of the peak: products once, causal ones at half, nothing twice."""
-    rl, (prompt, response) = self.config.rl, self.lengths()
+    Products once, causal ones at half, nothing that is computed a second time.
+    """
+    samples, (prompt, response) = self._config.rl.samples, self._lengths()
     work = passes * counts.forward(
-      self.model,
-      prompts=minibatches * rl.prompts_per_step // rl.minibatches,
-      samples=rl.samples,
+      self._model,
+      prompts=prompts,
+      samples=samples,
       prompt=prompt,
       response=response,
       causal=True,
     )
-    rate = 1e12 * self.peaks['matmul_tflops']
-    return {'tflop': work / 1e12, 'share_of_matmul': work / rate / took}
-
-  def expected(self) -> float:
-    """Seconds of an iteration by those of its parts."""
-    rl, took = self.config.rl, self.seconds
-    waves = rl.prompts_per_step // (rl.rollout_micro or rl.prompts_per_step)
-    return (
-      waves * took['sample'] + took['prepare'] + rl.minibatches * took['update']
-    )
-
-  def iterated(self) -> dict[str, Any]:
-    """A rollout in waves, what is prepared of it, and its updates."""
-    rl, (_, response) = self.config.rl, self.lengths()
-    waves = rl.prompts_per_step // (rl.rollout_micro or rl.prompts_per_step)
-    begun = time.perf_counter()
-    rollout = self._rollout([self.sample() for _ in range(waves)])
-    sampled = time.perf_counter()
-    batches = self.prepare(rollout)
-    prepared = time.perf_counter()
-    self.update(batches)
-    ended = time.perf_counter()
-    stats = jax.devices()[0].memory_stats() or {}
+    took = statistics.median(times)
     return {
-      'seconds': ended - begun,
-      'sample_seconds': sampled - begun,
-      'prepare_seconds': prepared - sampled,
-      'update_seconds': ended - prepared,
-      'tokens': rl.prompts_per_step * rl.samples * response,
-      'peak_gib': stats.get('peak_bytes_in_use', 0) / _GIB,
+      'tflop': 1e-12 * work,
+      'tokens_per_second': prompts * (prompt + samples * response) / took,
+      **self._share('bfloat16', 'tflops', 1e-12 * work, took),
+      **self._used(),
     }
 
-  def with_attention(self, kernel: str, repeats: int) -> dict[str, Any]:
-    """The update again with another kernel."""
-    model = dataclasses.replace(self.model, attention=kernel)
-    plan = dataclasses.replace(self.plan, decoder=decoder_lib.Decoder(model))
-    program = self._compile(plan, ('update',))['update']
-    return {'attention': kernel, **self.updated(repeats, program)}
+  def _share(self, peak: str, unit: str, work: float, took: float) -> Figures:
+    """The bound by a measured peak; nothing where that was not measured."""
+    rate = self._peaks.get(f'{peak}_{unit}')
+    if rate is None:
+      return {}
+    return {
+      'bound_seconds': work / rate,
+      f'share_of_{peak}_peak': work / rate / took,
+    }
+
+  def _used(self) -> Figures:
+    """The most memory in use so far; nothing where the device does not say."""
+    used = (self._device.memory_stats() or {}).get('peak_bytes_in_use')
+    return {} if used is None else {'peak_gib_until_now': used / _GIB}
+
+  def _filled(self, like: Any) -> Any:
+    """Random tokens, all of them real; zeros in place of other numbers."""
+    rng = np.random.default_rng(0)
+
+    def fill(x: Any) -> jax.Array:
+      if np.issubdtype(x.dtype, np.integer):
+        made = rng.integers(0, self._model.vocab_size, x.shape, x.dtype)
+      else:
+        made = np.full(x.shape, x.dtype == bool, x.dtype)
+      return jax.device_put(made, x.sharding)
+
+    return jax.tree.map(fill, like)
+
+  def _positions(self, like: Any) -> jax.Array:
+    """Those of answers, behind the prompts."""
+    prompt, response = self._lengths()
+    where = prompt + np.arange(response, dtype=np.int32)
+    made = np.broadcast_to(where, like.shape)
+    return jax.device_put(made, like.sharding)
+
+  def _rollout(self, like: Any) -> Any:
+    """A rollout batch whose answers have rewards from -3 to 4."""
+    rollout, rng = self._filled(like), np.random.default_rng(1)
+    outcome = rng.integers(-3, 5, like.rewards.outcome.shape)
+    put = jax.device_put
+    return dataclasses.replace(
+      rollout,
+      completions=dataclasses.replace(
+        rollout.completions,
+        positions=self._positions(like.completions.positions),
+        turn=jnp.zeros_like(rollout.completions.turn),
+      ),
+      rewards=dataclasses.replace(
+        rollout.rewards,
+        outcome=put(outcome.astype(np.float32), like.rewards.outcome.sharding),
+        outcome_min=rollout.rewards.outcome_min - 3,
+        outcome_max=rollout.rewards.outcome_max + 4,
+      ),
+    )
+
+  def _batch(self, like: Any) -> Any:
+    """A mini-batch whose old policy gave every token the same probability."""
+    batch, rng = self._filled(like), np.random.default_rng(1)
+    advantages = rng.normal(size=like.advantages.shape).astype(np.float32)
+    return dataclasses.replace(
+      batch,
+      positions=self._positions(like.positions),
+      old_logprobs=batch.old_logprobs - np.log(self._model.vocab_size),
+      advantages=jax.device_put(advantages, like.advantages.sharding),
+      clip_radius=batch.clip_radius + 0.2,
+    )

@@ -18,7 +18,6 @@ import os
 import pathlib
 import platform
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -76,6 +75,7 @@ flags.DEFINE_list(
   'Numbers of layers, for example 4,12,28. Only a cold and a cached start of '
   '--model with each of them are measured.',
 )
+_TIMED = 'sample', 'prepare', 'update', 'iteration'
 _COMPARED = (
   'sampled_tokens_per_second',
   'update_seconds',
@@ -249,20 +249,9 @@ def measure(config: config_lib.Config, repeats: int) -> dict[str, Any]:
   compiled = time.perf_counter() - begun
   bench.iteration()
   count = compile_lib.compile_count()
-  times = {'sample': [], 'prepare': [], 'update': [], 'iteration': []}
-  for _ in range(repeats):
-    begun = time.perf_counter()
-    rollout = bench.sample()
-    sampled = time.perf_counter()
-    batches = bench.prepare(rollout)
-    prepared = time.perf_counter()
-    bench.update(batches)
-    ended = time.perf_counter()
-    times['sample'].append(sampled - begun)
-    times['prepare'].append(prepared - sampled)
-    times['update'].append(ended - prepared)
-    times['iteration'].append(ended - begun)
-  median = {name: statistics.median(x) for name, x in times.items()}
+  times, cpu = _timed(bench, repeats)
+  median = _by_name(np.median(times, axis=0))
+  ranges = np.stack([times.min(axis=0), times.max(axis=0)], axis=1)
   rl, (prompt, response) = config.rl, bench.shape()
   sizes = {
     'prompts': rl.prompts_per_step,
@@ -290,7 +279,8 @@ def measure(config: config_lib.Config, repeats: int) -> dict[str, Any]:
     'prepare_seconds': median['prepare'],
     'update_seconds': median['update'],
     'iteration_seconds': median['iteration'],
-    'spread': {name: [min(x), max(x)] for name, x in times.items()},
+    'spread': _by_name(ranges),
+    'cpu_seconds': _by_name(np.median(cpu, axis=0)),
     'update_tokens': int(bench.tokens[0]),
     'update_columns': int(bench.tokens[1]),
     'compile_seconds': compiled,
@@ -304,6 +294,31 @@ def measure(config: config_lib.Config, repeats: int) -> dict[str, Any]:
     'sample_share_of_bandwidth': read / (median['sample'] * band),
     'peak_gib': _peak_bytes() / 2**30,
   }
+
+
+def _timed(bench: Bench, repeats: int) -> tuple[np.ndarray, np.ndarray]:
+  """Seconds of `_TIMED` [repeats, 4], and CPU seconds, which need no quiet."""
+  spans = []
+  for _ in range(repeats):
+    marks = [_clocks()]
+    rollout = bench.sample()
+    marks.append(_clocks())
+    batches = bench.prepare(rollout)
+    marks.append(_clocks())
+    bench.update(batches)
+    marks.append(_clocks())
+    parts = np.diff(marks, axis=0)
+    spans.append([*parts, parts.sum(axis=0)])
+  wall, cpu = np.moveaxis(np.array(spans), -1, 0)
+  return wall, cpu
+
+
+def _clocks() -> tuple[float, float]:
+  return time.perf_counter(), time.process_time()
+
+
+def _by_name(values: np.ndarray) -> dict[str, Any]:
+  return dict(zip(_TIMED, values.tolist(), strict=True))
 
 
 def _peak_bytes() -> int:

@@ -185,3 +185,20 @@ def test_a_file_system_without_locks(tmp_path):
   ):
     pass
   assert lockf.called and (folder / run_folder.FLAGS_FILE).exists()
+
+
+@pytest.mark.parametrize('began', ['trainer', 'sampler'])
+def test_a_run_goes_on_with_the_log_probabilities_it_began_with(
+  tmp_path, began
+):
+  folder = tmp_path / 'run'
+  config = _config(folder)
+  assert config.rl.old_logprobs == 'auto'
+  new = run_folder.settled(folder, config, 'cpu')
+  assert new.rl.old_logprobs == 'sampler'
+  assert run_folder.settled(folder, config, 'gpu').rl.old_logprobs == 'trainer'
+  run_folder.claim_folder(folder, _config(folder, f'--old_logprobs={began}'))
+  for platform in ('cpu', 'gpu'):
+    settled = run_folder.settled(folder, config, platform)
+    assert settled.rl.old_logprobs == began
+    assert not run_folder.claim_folder(folder, settled)

@@ -105,7 +105,7 @@ def test_choices_are_the_keys_of_the_functions():
     'clip_high': clipping.CLIP_HIGHS,
     'mismatch': surrogate.MISMATCHES,
     'mismatch_level': surrogate.LEVELS,
-    'old_logprobs': surrogate.OLD_LOGPROBS,
+    'old_logprobs': ('auto', *surrogate.OLD_LOGPROBS),
     'schedule': phases.SCHEDULES,
     'sft_schedule': phases.SCHEDULES,
     'overlong': prompts.OVERLONG,
@@ -575,3 +575,48 @@ def test_which_flags_a_run_may_change():
   assert config_lib.differences(older, config) == [
     "--trust: 'none' then, 'agreement' now"
   ]
+
+
+@pytest.mark.parametrize(
+  ('flags', 'platform', 'want'),
+  [
+    ((), 'cpu', 'sampler'),
+    (('--temperature=0.7', '--lora_rank=4'), 'cpu', 'sampler'),
+    (('--param_dtype=bfloat16',), 'cpu', 'sampler'),
+    # Float32 products of accelerators are of fewer bits.
+    ((), 'gpu', 'trainer'),
+    ((), 'cuda', 'trainer'),
+    ((), 'tpu', 'trainer'),
+    (('--dtype=bfloat16',), 'cpu', 'trainer'),
+    (('--dtype=float16',), 'cpu', 'trainer'),
+    (('--mismatch=tis',), 'cpu', 'trainer'),
+    (('--mismatch=icepop',), 'cpu', 'trainer'),
+    # What is said is done.
+    (('--old_logprobs=trainer',), 'cpu', 'trainer'),
+    (('--old_logprobs=sampler',), 'gpu', 'sampler'),
+    (('--old_logprobs=sampler', '--dtype=bfloat16'), 'cpu', 'sampler'),
+  ],
+)
+def test_auto_takes_the_samplers_where_both_agree(flags, platform, want):
+  config = _parse(*flags)
+  settled = config_lib.settled(config, platform)
+  assert settled.rl.old_logprobs == want
+  # Nothing else changes, and it is settled once.
+  rl = dataclasses.replace(settled.rl, old_logprobs=config.rl.old_logprobs)
+  assert dataclasses.replace(settled, rl=rl) == config
+  assert config_lib.settled(settled, 'other') == settled
+
+
+@pytest.mark.parametrize(
+  ('flag', 'began', 'want'),
+  [
+    ('auto', {'old_logprobs': 'trainer'}, 'trainer'),
+    ('auto', {'old_logprobs': 'sampler'}, 'sampler'),
+    ('auto', {'old_logprobs': 'no such'}, 'sampler'),
+    ('auto', {}, 'sampler'),
+    ('trainer', {'old_logprobs': 'sampler'}, 'trainer'),
+  ],
+)
+def test_a_run_that_goes_on_keeps_what_it_began_with(flag, began, want):
+  config = _parse(f'--old_logprobs={flag}')
+  assert config_lib.settled(config, 'cpu', began).rl.old_logprobs == want

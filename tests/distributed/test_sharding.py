@@ -1,5 +1,7 @@
 """Which device and microbatch a prompt goes to, and that none is lost."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -58,3 +60,33 @@ def test_pmapped_maps_the_data_axis_over_the_mesh():
   own, total = mapped(10, np.array([[1, 2], [3, 4]]))
   np.testing.assert_array_equal(own, [[10, 20], [30, 40]])
   np.testing.assert_array_equal(total, [4, 6])
+  # Two parts for each device: one of them would be lost.
+  with pytest.raises(ValueError, match='size not equal to one'):
+    mapped(10, np.ones((4, 2)))
+
+
+def test_pmapped_as_jax_would():
+  mesh = sharding.data_mesh()
+
+  def step(state, batch, scale, *, axis_name):
+    total = jax.lax.psum(batch['x'].sum(0), axis_name)
+    rows = {'own': batch['x'] * scale, 'part': jax.lax.axis_index(axis_name)}
+    return {'w': state['w'] - scale * total, 'count': state['count'] + 1}, rows
+
+  axes = {'in_axes': (None, 0, None), 'out_axes': (None, {'own': 0, 'part': 0})}
+  theirs = jax.pmap(
+    functools.partial(step, axis_name='data'), axis_name='data', **axes
+  )
+  state = {'w': np.float32([1, 2, 3]), 'count': np.int32(6)}
+  batch = {'x': np.random.default_rng(0).normal(size=(4, 2, 3)).astype('f')}
+  want = theirs(state, batch, np.float32(0.3))
+  state = sharding.place_state(state, mesh)
+  mapped = device_map.mapped(step, mesh, **axes, donate=(0,))
+  placed = sharding.place_split(batch, mesh)
+  got = mapped(state, placed, np.float32(0.3))
+  jax.tree.map(np.testing.assert_array_equal, got, want)
+  assert jax.tree.map(lambda x: x.sharding, got) == jax.tree.map(
+    lambda x: x.sharding, want
+  )
+  assert all(x.is_deleted() for x in jax.tree.leaves(state))
+  assert not placed['x'].is_deleted()

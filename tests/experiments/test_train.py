@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from awpo_jax.config import experiment as config_lib
-from tests.helpers import tiny_dataset, whole_runs
+from tests.helpers import tiny_dataset, v0_checkpoints, whole_runs
 
 FIRST_RL = tiny_dataset.SFT_STEPS + 1
 
@@ -46,7 +46,14 @@ def test_files_of_a_run(reference):
     'transcripts.jsonl',
   }
   assert '--samples=4\n' in (folder / 'run.flags').read_text()
-  assert json.loads((folder / 'flags.json').read_text())['samples'] == 4
+  stored = json.loads((folder / 'flags.json').read_text())
+  assert stored['samples'] == 4
+  # What auto was here: the trainer computed none of its own.
+  assert stored['old_logprobs'] == 'sampler'
+  assert '--old_logprobs=sampler\n' in (folder / 'run.flags').read_text()
+  for row in whole_runs.rows(folder)[tiny_dataset.SFT_STEPS :]:
+    assert row['ratio/sampler_abs_log_mean'] == 0
+    assert 0 < row['ratio/first_abs_log_mean'] < 1e-5
   assert _steps(folder) == list(range(1, last + 1))
   assert [row['phase'] for row in whole_runs.rows(folder)] == (
     ['sft'] * tiny_dataset.SFT_STEPS + ['rl'] * tiny_dataset.RL_STEPS
@@ -140,10 +147,9 @@ KILLS = {
   'before the first checkpoint': whole_runs.Signal(
     'awpo_jax.training.update.minibatches:of_demonstrations', call=2
   ),
-  # By Orbax, in a thread of its own: all is written and nothing has its name.
+  # By Orbax, in a thread of its own: all is written but the folder's name.
   'while a checkpoint is written': whole_runs.Signal(
-    'orbax.checkpoint._src.path.atomicity:AtomicRenameTemporaryPath.finalize',
-    call=1,
+    'os:rename', call=1, target=r'/checkpoints/\d+'
   ),
   'between SFT and RL': whole_runs.Signal(
     'awpo_jax.training.collection.sample:RolloutSampler.next_prompts', call=1
@@ -162,7 +168,8 @@ def test_killed_again_and_again(reference, start, tmp_path):
     assert result.returncode == -signal.SIGKILL, (name, result)
     saved[name] = whole_runs.saved_steps(folder)
     if name == 'while a checkpoint is written':
-      assert list((folder / 'checkpoints').iterdir()), 'nothing was begun'
+      (begun,) = (folder / 'checkpoints').iterdir()
+      assert (begun / 'state' / 'manifest.ocdbt').is_file()
   assert not saved['before the first checkpoint']
   assert not saved['while a checkpoint is written']
   assert set(saved['between SFT and RL']) <= {2, 4}
@@ -195,6 +202,24 @@ def test_stopped_by_signals(reference, start, tmp_path):
   assert [row['step'] for row in rows if 'time/compile' in row] == [1, 4, 6]
   elapsed = [row['time/elapsed'] for row in rows]
   assert elapsed == sorted(elapsed)
+  whole_runs.assert_same(folder, reference.folder, reference.last)
+
+
+def test_goes_on_from_a_checkpoint_of_the_old_format(
+  reference, start, tmp_path
+):
+  folder = tmp_path / 'run'
+  at = whole_runs.Signal(
+    'awpo_jax.training.collection.score:score', 1, number=signal.SIGTERM
+  )
+  assert start(at=at).returncode == 128 + signal.SIGTERM
+  saved = whole_runs.saved_steps(folder)
+  assert saved[-1] == FIRST_RL
+  for step in saved:
+    v0_checkpoints.rewrite(folder / 'checkpoints' / str(step))
+  result = start()
+  assert result.returncode == 0, result.stderr
+  assert _steps(folder) == list(range(1, reference.last + 1))
   whole_runs.assert_same(folder, reference.folder, reference.last)
 
 

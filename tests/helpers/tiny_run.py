@@ -51,6 +51,7 @@ FLAGS = (
   '--minibatches=2',
   '--micro=1',
   '--temperature=0.5',
+  '--old_logprobs=trainer',
   '--learning_rate=1e-3',
   '--eval_batch=4',
 )

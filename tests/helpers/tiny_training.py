@@ -143,12 +143,14 @@ def with_rewards(rollout: types.Rollout, **fields) -> types.Rollout:
 # From data to constants.
 
 
-def make_prepare(*, trainer: bool = True, clip: str = 'linear', **flags):
+def make_prepare(
+  *, trainer: bool = True, clip: str = 'linear', scores=None, **flags
+):
   """`prepare_rollout` with flags bound, for one device or a mapped axis."""
   return functools.partial(
     prepare.prepare_rollout,
     algorithm=make_algorithm(clip=clip, **flags),
-    scores=make_scores(trainer=trainer),
+    scores=scores or make_scores(trainer=trainer),
   )
 
 
@@ -175,11 +177,14 @@ def make_algorithm(**flags) -> prepare.Algorithm:
 
 
 def make_scores(
-  *, trainer: bool = True, decoder=DECODER, **options
+  *, trainer: bool = True, decoder=DECODER, temperature=1.0, **options
 ) -> prepare.Scores:
   """Log-probabilities by the decoder; `options` are fields of `Scores`."""
   logprobs = functools.partial(
-    objectives.completion_logprobs, decoder=decoder, temperature=1.0, chunk=3
+    objectives.completion_logprobs,
+    decoder=decoder,
+    temperature=temperature,
+    chunk=3,
   )
   return prepare.Scores(
     old=surrogate.OLD_LOGPROBS['trainer' if trainer else 'sampler'],

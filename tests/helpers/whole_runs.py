@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import re
 import runpy
 import signal
 import socket
@@ -22,7 +23,7 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
+from orbax.checkpoint import v1 as ocp
 from tensorboardX.proto import event_pb2
 
 from awpo_jax.checkpointing import checkpoints
@@ -58,12 +59,15 @@ class Signal:
       what that call returns is handed out; calls that give one item only are
       not counted.
     number: of the signal.
+    target: other calls are not counted than those whose last argument ends in
+      what this pattern matches.
   """
 
   function: str
   call: int
   when: str = 'before'
   number: int = signal.SIGKILL
+  target: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +226,8 @@ def _inject(at: Signal) -> None:
       yield item
 
   def wrapper(*args, **kwargs):
+    if at.target and not re.search(f'{at.target}$', str(args[-1])):
+      return original(*args, **kwargs)
     if at.when == 'before':
       strike()
     result = original(*args, **kwargs)
@@ -268,13 +274,10 @@ def events(folder: pathlib.Path) -> dict[tuple[str, int], list[float]]:
 
 def stored(folder: pathlib.Path, step: int) -> dict[str, np.ndarray]:
   """Every array of a checkpoint by its path."""
-  path = folder / checkpoints.RUN_SUBFOLDER / str(step) / checkpoints.STATE
-  handler = ocp.PyTreeCheckpointHandler()
-  args = jax.tree.map(
-    lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
-    handler.metadata(path).tree,
-  )
-  tree = handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=args))
+  path = folder / checkpoints.RUN_SUBFOLDER / str(step)
+  tree = ocp.metadata(path, checkpoints.STATE).metadata
+  example = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), tree)
+  tree = ocp.load(path, example, checkpointable_name=checkpoints.STATE)
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   return {jax.tree_util.keystr(key): np.asarray(leaf) for key, leaf in leaves}
 

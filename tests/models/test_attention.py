@@ -56,6 +56,11 @@ def reference(query, parts):
   return out, lse
 
 
+def output_and_lse(output, total, top):
+  """As `reference`, of the sums that `attend_part` gives."""
+  return output / total, (np.log(total) + top)[..., 0]
+
+
 OWN = functools.partial(make_part, 1, rows=N, keys=5, queries=S)
 SHARED = functools.partial(make_part, 2, rows=2, keys=7, queries=1)
 PER_QUERY = functools.partial(make_part, 3, rows=2, keys=4, queries=3 * S)
@@ -80,7 +85,7 @@ class AttendTest(chex.TestCase):
   def test_log_sum_exp(self):
     query, part = make_query(), OWN()
     fn = self.variant(functools.partial(attention.attend_part, scale=SCALE))
-    out, lse = fn(query, as_part(part))
+    out, lse = output_and_lse(*fn(query, as_part(part)))
     want, want_lse = reference(query, [part])
     np.testing.assert_allclose(out, want, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(lse, want_lse, rtol=1e-5, atol=1e-5)
@@ -89,7 +94,7 @@ class AttendTest(chex.TestCase):
   def test_agrees_with_jax(self):
     query, (k, v, mask) = make_query(), OWN()
     fn = self.variant(functools.partial(attention.attend_part, scale=SCALE))
-    out, lse = fn(query, as_part((k, v, mask)))
+    out, lse = output_and_lse(*fn(query, as_part((k, v, mask))))
     want, want_lse = jax.nn.dot_product_attention(
       query,
       k.swapaxes(1, 2),
@@ -165,6 +170,31 @@ class MaskedQueryTest(chex.TestCase):
     for x in jax.tree.leaves(gradients):
       self.assertTrue(np.isfinite(x).all())
 
+  def test_gradients_of_parts_by_differences_in_float64(self):
+    query, own, shared = make_query(), OWN(), SHARED()
+    masks = own[2], shared[2]
+    arrays = query, (own[0], shared[0]), (own[1], shared[1])
+    rng = np.random.default_rng(5)
+    along = jax.tree.map(lambda x: rng.normal(size=x.shape), arrays)
+
+    def loss(query, keys, values):
+      parts = [as_part(x) for x in zip(keys, values, masks, strict=True)]
+      return jnp.sum(jnp.sin(attention.attend(query, parts, scale=SCALE)))
+
+    def moved(step):
+      query, keys, values = jax.tree.map(
+        lambda x, y: np.float64(x) + step * y, arrays, along
+      )
+      parts = list(zip(keys, values, masks, strict=True))
+      return np.sin(reference(query, parts)[0]).sum()
+
+    gradients = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*arrays)
+    pairs = zip(jax.tree.leaves(gradients), jax.tree.leaves(along), strict=True)
+    got = sum(np.sum(np.float64(x) * y) for x, y in pairs)
+    want = (moved(1e-5) - moved(-1e-5)) / 2e-5
+    self.assertGreater(abs(want), 1)
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+
   def test_a_key_nobody_sees_has_no_gradient(self):
     query, (k, v, mask) = make_query(), OWN()
     mask[:, :, 3] = False
@@ -191,8 +221,8 @@ class PrecisionTest(chex.TestCase):
     part = as_part((low[1], low[2], mask))
     got = attention.attend(low[0], [part], scale=SCALE)
     self.assertEqual(got.dtype, jnp.bfloat16)
-    _, lse = attention.attend_part(low[0], part, scale=SCALE)
-    self.assertEqual(lse.dtype, jnp.float32)
+    sums = attention.attend_part(low[0], part, scale=SCALE)
+    self.assertEqual({x.dtype for x in sums}, {jnp.dtype('float32')})
     rounded = [np.asarray(x, np.float32) for x in low]
     want, _ = reference(rounded[0], [(rounded[1], rounded[2], mask)])
     # bfloat16 keeps 8 bits: 2^-8 of weights, values and output each.

@@ -169,8 +169,7 @@ def test_a_view_that_fails_ends_no_run(
   module.init = Broken().init if init_fails else lambda **_: Broken()
   monkeypatch.setitem(sys.modules, 'wandb', module)
   monkeypatch.setattr(
-    metrics.tensorboardX,
-    'SummaryWriter',
+    'tensorboardX.SummaryWriter',
     Broken().open if init_fails else lambda _: Broken(),
   )
   with metrics.MetricsLog(tmp_path, resume_step=0, wandb_project='p') as log:
@@ -179,6 +178,17 @@ def test_a_view_that_fails_ends_no_run(
   rows = metrics.read_metrics(tmp_path / 'metrics.jsonl')
   assert [row['loss'] for row in rows] == [0.5, 0.5]
   assert caplog.text.count('Weights & Biases fails, and the run goes on') == 1
+  assert caplog.text.count('TensorBoard fails, and the run goes on') == 1
+
+
+def test_without_tensorboardx_the_record_is_written(
+  tmp_path, monkeypatch, caplog
+):
+  monkeypatch.setitem(sys.modules, 'tensorboardX', None)
+  with metrics.MetricsLog(tmp_path, resume_step=0) as log:
+    log.write(1, {'loss': 0.5})
+  (row,) = metrics.read_metrics(tmp_path / 'metrics.jsonl')
+  assert row == {'step': 1, 'loss': 0.5}
   assert caplog.text.count('TensorBoard fails, and the run goes on') == 1
 
 

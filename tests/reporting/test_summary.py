@@ -5,6 +5,7 @@ import types
 
 import pytest
 
+from awpo_jax.reporting import curves
 from awpo_jax.reporting import summary as summary_lib
 from awpo_jax.rollout.rewards.judges import rubric
 
@@ -223,7 +224,7 @@ def test_seconds_last_until_the_summary_and_stay(tmp_path, monkeypatch):
 
   clock = types.SimpleNamespace(perf_counter=lambda: now)
   monkeypatch.setattr(summary_lib, 'time', clock)
-  monkeypatch.setattr(summary_lib.curves, 'plot_curves', plot)
+  monkeypatch.setattr(curves, 'plot_curves', plot)
   # Its last line, at 40 seconds, was written at 995: 5 more, and 3 to plot.
   text = summary_lib.finish(tmp_path, counted=995.0)
   assert 'seconds: 48' in text.splitlines()

@@ -127,7 +127,8 @@ def test_programs_are_kept_unless_that_is_turned_off(monkeypatch):
 
 def test_a_mistake_does_not_undo_a_run(tmp_path, monkeypatch):
   folder = tmp_path / 'run'
-  assert run_folder.claim_folder(folder, _config(folder))
+  config = run_folder.settled(folder, _config(folder), 'cpu')
+  assert run_folder.claim_folder(folder, config)
   with pytest.raises(_Reached):
     loop.train(_config(folder))
 

@@ -24,8 +24,6 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-import transformers.utils
-
 from awpo_jax import types
 from awpo_jax.rollout.environments import outcomes, protocol, sandbox
 from awpo_jax.rollout.text import json_schemas, tool_calls
@@ -50,6 +48,8 @@ def tools_of(functions: Sequence[Function]) -> tuple[types.Tool, ...]:
 
 
 def _tool(function: Function) -> types.Tool:
+  import transformers.utils
+
   parameters = _parameters(function)
   try:
     schema = transformers.utils.get_json_schema(function)['function']

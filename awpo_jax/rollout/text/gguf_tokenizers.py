@@ -6,13 +6,15 @@ by which expression: these are those of the models' own `tokenizer.json`.
 
 import pathlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tokenizers
-import transformers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from awpo_jax.models import gguf_files
+
+if TYPE_CHECKING:
+  import transformers
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r' ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
@@ -65,12 +67,14 @@ PRE: Mapping[str, _Pre] = {
 _CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
 
 
-def load(file: pathlib.Path) -> transformers.PreTrainedTokenizerFast:
+def load(file: pathlib.Path) -> 'transformers.PreTrainedTokenizerFast':
   """The tokenizer of a GGUF file, with its chat template if it has one.
 
   Raises:
     ValueError: the file cannot be read, or its tokenizer is none of these.
   """
+  import transformers
+
   data = gguf_files.metadata(file)
   pre = _pre(file, data)
   vocab = _vocab(file, data)

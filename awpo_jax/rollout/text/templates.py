@@ -14,10 +14,10 @@ import os
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
-import transformers
+if TYPE_CHECKING:
+  import transformers
 
 OPEN, CLOSE = '<think>', '</think>'
 # Templates that know the date write today's unless they are given one: a run's
@@ -77,7 +77,7 @@ def _source(tokenizer, tools, date: str) -> str:
 
 
 def apply(
-  tokenizer: transformers.PreTrainedTokenizerBase,
+  tokenizer: 'transformers.PreTrainedTokenizerBase',
   messages: Sequence[Mapping[str, Any]],
   *,
   tools: Sequence[Mapping[str, Any]] | None = None,
@@ -101,6 +101,8 @@ def apply(
   Raises:
     ValueError: the template refuses the conversation, or `date` is none.
   """
+  import jinja2  # Programs that render nothing, on a GPU say, run without it.
+
   tools = list(tools) if tools else None
   options |= {
     'tools': tools,
@@ -149,7 +151,7 @@ def _has_thought(message: Mapping[str, Any]) -> bool:
 
 
 def opened(
-  tokenizer: transformers.PreTrainedTokenizerBase,
+  tokenizer: 'transformers.PreTrainedTokenizerBase',
   messages: Sequence[Mapping[str, Any]] = _ASK,
   **options: Any,
 ) -> str:

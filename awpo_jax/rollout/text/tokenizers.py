@@ -14,16 +14,22 @@ import json
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import tokenizers as hf_tokenizers
-import transformers
 
 from awpo_jax.models import gguf_files
 from awpo_jax.rollout.text import gguf_tokenizers, templates
 
-Tokenizer: TypeAlias = transformers.PreTrainedTokenizerBase
+if TYPE_CHECKING:
+  import transformers
+
+  Tokenizer: TypeAlias = transformers.PreTrainedTokenizerBase
+else:
+  # Importing it takes most of a second, which programs that read no text need
+  # not wait for.
+  Tokenizer = Any
 
 PAD = '<|endoftext|>'
 TURN_START = '<|im_start|>'
@@ -106,7 +112,7 @@ CHAT_TEMPLATE = """\
 
 def train_tokenizer(
   texts: Iterable[str], *, vocab_size: int
-) -> transformers.PreTrainedTokenizerFast:
+) -> 'transformers.PreTrainedTokenizerFast':
   """Learns a byte-level BPE; the same texts give the same tokenizer.
 
   Words keep the space after them, not before. Nothing is normalised:
@@ -154,6 +160,8 @@ def train_tokenizer(
     (piece for text in texts for piece in layout.split(text)), trainer
   )
   model.add_tokens(longest_first)
+  import transformers
+
   return transformers.PreTrainedTokenizerFast(
     tokenizer_object=model,
     pad_token=PAD,
@@ -215,6 +223,8 @@ def load_tokenizer(path_or_name: str | pathlib.Path) -> Tokenizer:
 
 
 def _load_hf(path_or_name: str | pathlib.Path) -> Tokenizer:
+  import transformers
+
   try:
     return transformers.AutoTokenizer.from_pretrained(str(path_or_name))
   # Which error a wrong folder gives depends on what else lies in it.
@@ -264,6 +274,8 @@ def with_stops(
 
 def _read_json(path_or_name: str | pathlib.Path, name: str) -> dict[str, Any]:
   """A file of a model, its stop tokens checked; empty where there is none."""
+  import transformers.utils
+
   try:
     file = transformers.utils.cached_file(
       str(path_or_name),

@@ -39,8 +39,14 @@ class Plan:
   decoder: decoder_lib.Decoder
 
 
-def make_plan(config: config_lib.Config) -> Plan:
+def make_plan(
+  config: config_lib.Config, *, platform: str | None = None
+) -> Plan:
   """The model of the flags, its vocabulary that of its `config.json`.
+
+  Args:
+    config: of the run.
+    platform: see `model_files.of_flags`; a dry run gives that of its target.
 
   Raises:
     FileNotFoundError, ConnectionError, PermissionError, ValueError: `--model`
@@ -51,7 +57,8 @@ def make_plan(config: config_lib.Config) -> Plan:
     dtype=config.model.dtype,
     param_dtype=config.model.param_dtype,
   )
-  return Plan(config, decoder_lib.Decoder(model_files.of_flags(model, config)))
+  model = model_files.of_flags(model, config, platform=platform)
+  return Plan(config, decoder_lib.Decoder(model))
 
 
 def state_shapes(plan: Plan, phase: str) -> train_step.TrainState:
@@ -141,6 +148,9 @@ def peaks(plan: Plan, target: targets.Target) -> Iterator[tuple[str, int]]:
 
   Yields:
     E.g. `('update rl 2048 2048', bytes)`.
+
+  Raises:
+    ConfigError: a program does not compile, with what the compiler said.
   """
   mesh = sharding.make_mesh(plan.config.devices, target.devices)
   states = {phase: state_shapes(plan, phase) for phase in _phases(plan)}
@@ -163,7 +173,15 @@ def peaks(plan: Plan, target: targets.Target) -> Iterator[tuple[str, int]]:
     }.get(key[0], 0)
     if target.absent:
       return besides + xla_buffers.of_absent(plan.config, key)
-    return besides + needed(lower().compile(compiler_options=target.options))
+    try:
+      compiled = lower().compile(compiler_options=target.options)
+    except jax.errors.JaxRuntimeError as error:
+      # A TPU's compiler refuses what it has no room for.
+      raise flags_lib.ConfigError(
+        f'--dry_run: {" ".join(map(str, key))} was not compiled: '
+        f'{str(error)[:2000]}'
+      ) from error
+    return besides + needed(compiled)
 
   made = lowerings(plan, mesh)
   # A large program takes minutes, and some GiB of this machine.
@@ -212,7 +230,7 @@ def dry_run(config: config_lib.Config) -> Iterator[str]:
   mesh = sharding.make_mesh(config.devices, target.devices)
   problems = list(device_checks.check_devices(config, sharding.parts(mesh)))
   try:
-    plan = make_plan(config)
+    plan = make_plan(config, platform=target.platform)
   except (OSError, ValueError) as error:
     raise flags_lib.ConfigError(str(error)) from error
   model = plan.decoder.config

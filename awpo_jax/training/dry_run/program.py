@@ -17,7 +17,7 @@ def main(flags: str, folder: str, *key: str) -> None:
   threading.Thread(target=_end_with_parent, daemon=True).start()
   config = config_lib.parse([f'--flagfile={flags}'])
   target = targets.find(config.run.dry_run)
-  plan = memory.make_plan(config)
+  plan = memory.make_plan(config, platform=target.platform)
   mesh = sharding.make_mesh(config.devices, target.devices)
   made = {
     tuple(map(str, name)): lower

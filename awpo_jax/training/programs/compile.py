@@ -363,7 +363,8 @@ def make_preparer(
     from_flags.bound_prepare(
       config,
       decoder,
-      # Under `pmap` each device sees its own part alone.
+      platform=mesh.devices.flat[0].platform,
+      # Pmapped, each device sees its own part alone.
       parts=sharding.parts(mesh) if sharding.is_sharded(mesh) else 1,
     ),
     mesh,
@@ -379,7 +380,7 @@ def make_update(
   phase: str,
   tx: optax.GradientTransformation,
 ) -> jax.stages.Wrapped:
-  """(state, mini-batch) -> (state, metrics), over all devices."""
+  """(state, mini-batch) -> (state, metrics), pmapped or over global arrays."""
   objective = from_flags.make_objective(config, decoder, phase)
   run = functools.partial(
     train_step.train_step,

@@ -20,13 +20,24 @@ from awpo_jax.training.update import objectives, prepare
 
 
 def bound_prepare(
-  config: config_lib.Config, decoder: decoder_lib.Decoder, *, parts: int = 1
+  config: config_lib.Config,
+  decoder: decoder_lib.Decoder,
+  *,
+  platform: str,
+  parts: int = 1,
 ) -> functools.partial[prepare.Prepared]:
-  """`prepare.prepare_rollout` with its flags bound; `parts`: of `Scores`."""
+  """`prepare.prepare_rollout` with its flags bound.
+
+  Args:
+    config: of the run.
+    decoder: the model.
+    platform: of the devices, as `jax.Device.platform` has it.
+    parts: of `Scores`.
+  """
   bind, model = functools.partial, _model(config, decoder)
   asks = config.shaping.shaper == 'arm'
   scores = prepare.Scores(
-    old=surrogate.OLD_LOGPROBS[config.rl.old_logprobs],
+    old=surrogate.OLD_LOGPROBS[algorithm_lib.old_logprobs(config, platform)],
     logprobs=bind(objectives.completion_logprobs, **model),
     prompt=bind(objectives.prompt_logprob, **model) if asks else None,
     reference=algorithm_lib.has_reference(config),

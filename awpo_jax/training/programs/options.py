@@ -40,7 +40,7 @@ def rollout_sampler(
     continuous_batching.sample,
     slots=config.rl.slots,
     shared=config.rl.slots_shared,
-    # Under `pmap` each device sees its own part alone.
+    # Pmapped, each device sees its own part alone.
     parts=sharding.parts(mesh) if sharding.is_sharded(mesh) else 1,
   )
 

@@ -9,6 +9,7 @@ import numpy as np
 from absl.testing import parameterized
 
 from awpo_jax import types
+from awpo_jax.distributed import device_map, sharding
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.training.update import objectives
 from tests.helpers import decoder_reference, tiny_decoder
@@ -196,8 +197,17 @@ class ReproducibleTest(chex.TestCase):
     want = cases.completions(1.0)
     _, params = cases.model()
     decoder = decoder_lib.Decoder(cases.model()[0].config)
-    mapped = jax.pmap(
-      cases.raw_sampler(decoder, 1.0), in_axes=(None, 0, 0, None)
+    raw = cases.raw_sampler(decoder, 1.0)
+
+    def sample(*arguments, axis_name):
+      del axis_name
+      return raw(*arguments)
+
+    mapped = device_map.mapped(
+      sample,
+      sharding.data_mesh(),
+      in_axes=(None, 0, 0, None),
+      out_axes=0,
     )
     split = functools.partial(jax.tree.map, lambda x: x[:, None])
     got = mapped(

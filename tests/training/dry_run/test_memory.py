@@ -13,6 +13,7 @@ from awpo_jax.config import experiment as config_lib
 from awpo_jax.config import flags as flags_lib
 from awpo_jax.training.dry_run import memory, targets
 from tests.helpers import tiny_run, tiny_training, whole_runs
+from tests.training.dry_run import test_xla_buffers
 
 ROOT = whole_runs.ROOT
 # What Hugging Face reports for the checkpoints.
@@ -242,20 +243,50 @@ def test_a_verdict():
   assert memory.verdict(peaks, 9 * gib).startswith('Does not fit into the 8.5')
 
 
-@pytest.mark.parametrize('name', ['h200', 'h100:0', 'here:2', 'h100:', ''])
+@pytest.mark.parametrize(
+  'name', ['h200', 'h100:0', 'here:2', 'h100:', '', 'v4']
+)
 def test_what_is_no_target(name):
   with pytest.raises(flags_lib.ConfigError, match='--dry_run'):
     targets.find(name)
 
 
 def test_a_gpu_that_is_not_here():
-  if importlib.util.find_spec('jax_cuda12_plugin'):
+  if test_xla_buffers.GPU:
     found = targets.find('h100:2')
     assert len(found.devices) == 2 and found.memory == 84_978_434_048
     assert 'H100' in found.devices[0].device_kind
   else:
     with pytest.raises(flags_lib.ConfigError, match='cuda12'):
       targets.find('h100')
+
+
+def test_tpus_come_in_slices():
+  with pytest.raises(flags_lib.ConfigError, match='v5e:3: .* 1, 4, 8, 16'):
+    targets.find('v5e:3')
+
+
+def test_tpus_that_are_not_here():
+  if importlib.util.find_spec('libtpu'):
+    found = targets.find('v5e:8')
+    assert len(found.devices) == 8 and found.platform == 'tpu'
+    assert 'v5' in found.devices[0].device_kind
+    assert found.memory == 16 * 2**30  # https://cloud.google.com/tpu/docs/v5e
+  else:
+    with pytest.raises(flags_lib.ConfigError, match=r"\.\[tpu\]'"):
+      targets.find('v5e')
+
+
+def test_what_the_compiler_refuses_is_told(tiny_plan, monkeypatch):
+  class Lowered:
+    def compile(self, compiler_options):
+      raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: 80.00G of 15.75G')
+
+  monkeypatch.setattr(memory, 'lowerings', lambda *_: {('init', 'rl'): Lowered})
+  with pytest.raises(
+    flags_lib.ConfigError, match='init rl was not compiled.*80.00G of 15.75G'
+  ):
+    list(memory.peaks(tiny_plan, targets.find('here')))
 
 
 def test_a_dry_run_refuses_what_a_run_refuses(tiny_plan):
@@ -267,6 +298,30 @@ def test_a_dry_run_refuses_what_a_run_refuses(tiny_plan):
     config = config_lib.parse([x for x in (*flags, wrong) if x])
     with pytest.raises(flags_lib.ConfigError, match=named):
       next(memory.dry_run(config))
+
+
+@pytest.mark.parametrize(
+  'platform, kernel', [('gpu', 'cudnn'), ('tpu', 'parts'), (None, 'parts')]
+)
+def test_auto_is_the_kernel_of_the_platform_that_is_compiled_for(
+  tiny_plan, platform, kernel
+):
+  plan = memory.make_plan(_auto(tiny_plan), platform=platform)
+  # This process has CPUs; heads of 8 and 16 bits suit cuDNN.
+  assert plan.decoder.config.attention == kernel
+
+
+def _auto(plan, *flags):
+  lines = config_lib.to_flagfile(plan.config).split('\n')
+  wanted = ('--attention=auto', '--dtype=bfloat16', *flags)
+  return config_lib.parse([x for x in (*lines, *wanted) if x])
+
+
+def test_a_dry_run_chooses_for_its_target(tiny_plan, monkeypatch):
+  monkeypatch.setattr(targets.Target, 'platform', 'gpu')
+  # The devices that it then looks at are the CPUs of this process.
+  with pytest.raises(flags_lib.ConfigError, match='attention=cudnn.*is cpu'):
+    next(memory.dry_run(_auto(tiny_plan)))
 
 
 def test_episodes_have_the_programs_of_turns(tiny_plan):

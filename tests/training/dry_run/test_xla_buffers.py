@@ -13,7 +13,9 @@ from awpo_jax.distributed import sharding
 from awpo_jax.training.dry_run import memory, targets, xla_buffers
 from tests.helpers import tiny_run
 
-GPU = importlib.util.find_spec('jax_cuda12_plugin') is not None
+GPU = any(
+  importlib.util.find_spec(f'jax_cuda{number}_plugin') for number in (12, 13)
+)
 
 
 @pytest.fixture
@@ -89,3 +91,16 @@ def test_the_report_is_what_the_whole_compilation_says(config):
   assert xla_buffers.of_absent(config, key) == pytest.approx(
     memory.needed(compiled), rel=0.01
   )
+
+
+@pytest.mark.skipif(not GPU, reason="needs JAX's plugin for CUDA")
+def test_a_process_of_its_own_chooses_the_kernel_of_the_target(config):
+  key, found = ('prepare', 20, 8), {}
+  for kernel in ('auto', 'cudnn', 'parts'):
+    model = dataclasses.replace(
+      config.model, attention=kernel, dtype='bfloat16'
+    )
+    found[kernel] = xla_buffers.of_absent(
+      dataclasses.replace(config, model=model), key
+    )
+  assert found['auto'] == found['cudnn'] != found['parts']

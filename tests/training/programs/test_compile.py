@@ -164,7 +164,7 @@ def test_log_probabilities_are_bound_by_their_flags(source):
   config, decoder = _others(), tiny_run.experiment().decoder
   rl = dataclasses.replace(config.rl, old_logprobs=source)
   config = dataclasses.replace(config, rl=rl)
-  bound = from_flags.bound_prepare(config, decoder)
+  bound = from_flags.bound_prepare(config, decoder, platform='cpu')
   assert bound.func is prepare.prepare_rollout
   scores = bound.keywords['scores']
   assert scores.old('theirs', lambda: 'ours') == (
@@ -179,7 +179,7 @@ def test_log_probabilities_are_bound_by_their_flags(source):
   assert scores.prompt is None and scores.reference and scores.micro == 2
   shaping = dataclasses.replace(config.shaping, shaper='arm')
   config = dataclasses.replace(config, shaping=shaping)
-  bound = from_flags.bound_prepare(config, decoder)
+  bound = from_flags.bound_prepare(config, decoder, platform='cpu')
   _assert_bound(
     bound.keywords['scores'].prompt,
     objectives.prompt_logprob,

@@ -73,7 +73,10 @@ def test_shapes(name):
   if algorithm_lib.has_reference(config):
     references = (lora.split(params)[0],)
   prepared = jax.eval_shape(
-    from_flags.bound_prepare(config, decoder), params, rollout, *references
+    from_flags.bound_prepare(config, decoder, platform='cpu'),
+    params,
+    rollout,
+    *references,
   )
   want = _plain(shapes.batch('rl', 20, 4))
   # Two prompts of a device are two mini-batches of one microbatch of one.
