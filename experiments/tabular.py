@@ -19,7 +19,9 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 from absl import app, flags  # noqa: E402
 
 from awpo_jax.analysis import grid, tabular, tabular_map  # noqa: E402
+from awpo_jax.checkpointing import initial_params  # noqa: E402
 from awpo_jax.config import experiment as config_lib  # noqa: E402
+from awpo_jax.config import sections  # noqa: E402
 
 _OUTPUT = flags.DEFINE_string(
   'output_dir', '', 'Folder of the report. It has to be set.'
@@ -47,6 +49,12 @@ _DECISIONS = flags.DEFINE_list(
 )
 _SEEDS = flags.DEFINE_integer(
   'seeds', 64, 'Number of seeds of a cell.', lower_bound=1
+)
+_CACHE = flags.DEFINE_string(
+  'compilation_cache',
+  sections.RunConfig.compilation_cache,
+  'Folder in which compiled programs are kept, so that the next map is drawn '
+  'sooner. Empty keeps none.',
 )
 _DEFAULT = tabular.Task(1)
 _NUMBERS = {
@@ -118,6 +126,7 @@ def main(arguments: list[str]) -> None:
       raise ValueError(f'not a flag: {" ".join(arguments[1:])}')
     algorithms = _algorithms()
     judges = [tabular_map.parse_judge(x) for x in _JUDGES.value]
+    initial_params.use_compilation_cache(_CACHE.value)
     found = tabular_map.measure(
       algorithms, _tasks(), judges, seeds=_SEEDS.value
     )

@@ -170,6 +170,7 @@ def _mmlu_pro_item(row: mmlu_pro_rows.Row, prompt: str) -> items_lib.Item:
     score=functools.partial(_score_mmlu_pro, row),
     gold=(gold,),
     expected=row.answer,
+    has_layout=lambda text: mmlu_pro.extract(text) is not None,
   )
 
 
@@ -263,16 +264,22 @@ def with_benchmarks(
     items.sort(key=lambda item: items_lib.hashed(item.row_id))
     items = items[: config.run.eval_tasks]
     evals[name] = [item.task for item in items]
-    rewards[name] = make_reward(items)
+    rewards[name] = Reward(items)
   return types.Dataset(dataset.demonstrations, dataset.train, evals), rewards
 
 
-def make_reward(items: Sequence[items_lib.Item]) -> types.Reward:
-  """A reward of 1 for a right answer to a single-turn row, 0 for others."""
-  known = {item.row_id: item for item in items}
+class Reward:
+  """A reward of 1 for a right answer to a single-turn row, 0 for others.
 
-  def reward(response: str, task: types.Task) -> types.Score:
-    correct = known[task.task_id].score([response], 0).correct
-    return types.Score(float(correct), 0.0, 1.0, {}, correct)
+  Its part `format` is 1 where the answer has the layout that the row asks for:
+  RLLA's, or in MMLU-Pro a letter that can be read.
+  """
 
-  return reward
+  def __init__(self, items: Sequence[items_lib.Item]) -> None:
+    self._items = {item.row_id: item for item in items}
+
+  def __call__(self, response: str, task: types.Task) -> types.Score:
+    item = self._items[task.task_id]
+    correct = item.score([response], 0).correct
+    parts = {'format': float(item.has_layout(response))}
+    return types.Score(float(correct), 0.0, 1.0, parts, correct)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from awpo_jax import types
+from awpo_jax.evaluation import benchmarks
 from awpo_jax.rollout.environments import episodes
-from awpo_jax.rollout.rewards import scoring, toolrl
+from awpo_jax.rollout.rewards import exact, scoring, toolrl
 
 
 def score(
@@ -31,10 +32,10 @@ def score(
 
   Returns:
     `accuracy`, `accuracy/<kind>`, `outcome` and `reasoning` (None where no
-    answer could be scored); of a reward in ToolRL's parts `format`, the share
-    of the answers that have the right layout, and `exact_calls`, that of the
-    tasks that want calls whose answer has exactly these, in any layout; and a
-    row for each task.
+    answer could be scored); of a reward with `in_parts` also `format`, the
+    share of the answers that have the right layout, and `exact_calls`, that of
+    the tasks that want calls whose answer has exactly these, in any layout, or
+    has calls that the benchmark takes; and a row for each task.
   """
   rewards, parts = scoring.score(
     [[response] for response in responses], tasks, reward=reward, judge=judge
@@ -49,7 +50,7 @@ def score(
     'reasoning': _mean(rewards.reasoning, rewards.reasoning_valid),
   }
   if in_parts(reward):
-    metrics |= _of_parts(parts, tasks)
+    metrics |= _of_parts(parts, solved, tasks)
   for kind in sorted(kinds):
     metrics[f'accuracy/{kind}'] = float(np.mean(kinds[kind]))
   rows = [
@@ -67,12 +68,16 @@ def score(
 
 
 def in_parts(reward: types.Reward) -> bool:
-  """Whether a reward reports ToolRL's parts, on ToolRL's scale."""
-  return reward in toolrl.REWARDS.values()
+  """Whether a reward says what is asked for here: ToolRL's, a benchmark's."""
+  return reward in exact.REWARDS.values() or isinstance(
+    reward, benchmarks.Reward
+  )
 
 
 def _of_parts(
-  parts: Mapping[str, np.ndarray], tasks: Sequence[types.Task]
+  parts: Mapping[str, np.ndarray],
+  solved: np.ndarray,
+  tasks: Sequence[types.Task],
 ) -> dict[str, float | None]:
   """`format` and `exact_calls`; an answer that has no score has neither."""
   # No part is there if no answer could be scored.
@@ -81,8 +86,10 @@ def _of_parts(
   metrics: dict[str, float | None] = {'format': float(layout.mean())}
   wanted = np.array([scoring.wants_call(task) for task in tasks], bool)
   if wanted.any():
-    exact = parts.get('correctness', missing)[wanted, 0] == toolrl.BEST
-    metrics['exact_calls'] = float(exact.mean())
+    called = solved
+    if 'correctness' in parts:
+      called = parts['correctness'][:, 0] == toolrl.BEST
+    metrics['exact_calls'] = float(called[wanted].mean())
   return metrics
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from awpo_jax import types
+from awpo_jax.rollout.rewards import toolrl
 from awpo_jax.rollout.text import conversations, prompts
 
 # Yields what is to be answered next and is sent the answer. A single-turn row
@@ -45,6 +46,7 @@ class Item:
     gold: answers that ought to be right, in the order in which it asks.
     expected: the ground truth, as JSON, for reports.
     start: starts the row, where it may ask more than once.
+    has_layout: whether an answer has the layout that is asked for.
   """
 
   row_id: str
@@ -55,6 +57,7 @@ class Item:
   gold: tuple[str, ...]
   expected: Any
   start: Callable[[], Episode] | None = None
+  has_layout: Callable[[str], bool] = toolrl.has_layout
 
   @property
   def multi_turn(self) -> bool:

@@ -1,10 +1,12 @@
 """Benchmarks as evaluation sets: which rows, which reward, in the curves."""
 
+import functools
+
 import pytest
 
 from awpo_jax import types
 from awpo_jax.config import experiment as config_lib
-from awpo_jax.evaluation import benchmarks
+from awpo_jax.evaluation import benchmarks, held_out
 from tests.helpers import benchmark_rows, tiny_dataset, whole_runs
 
 
@@ -42,10 +44,26 @@ def test_a_fixed_subset_with_the_benchmark_as_its_reward(tmp_path, data):
     for task in dataset.evals[name]:
       passes = task.task_id != 'live_simple_1'
       assert reward(task.ground_truth, task) == types.Score(
-        float(passes), 0, 1, {}, passes
+        float(passes), 0, 1, {'format': 1.0}, passes
       )
-      if name == 'apibank':
-        assert not reward('nothing', task).solved
+      nothing = reward('I cannot tell.', task)
+      assert nothing.parts == {'format': name == 'mmlu_pro'}  # A letter: I.
+      assert not (name == 'apibank' and nothing.solved)
+
+
+def test_layout_and_calls_of_a_benchmark(tmp_path, data):
+  flags = ['--eval_benchmarks=apibank,mmlu_pro', f'--eval_data={data}']
+  dataset, rewards = load(tmp_path, *flags)
+  score = functools.partial(held_out.score, judge=None)
+  (call, other), reward = dataset.evals['apibank'], rewards['apibank']
+  bare = call.ground_truth.split('</think>')[1]  # Right, without a thought.
+  metrics, _ = score([call, other], [bare, 'Oslo'], reward=reward)
+  assert (metrics['format'], metrics['exact_calls']) == (0, 1 / 2)
+  asked, reward = dataset.evals['mmlu_pro'], rewards['mmlu_pro']
+  replies = ['The answer is (C).', *['nothing'] * (len(asked) - 1)]
+  metrics, _ = score(asked, replies, reward=reward)
+  assert metrics['format'] == 1 / len(asked)
+  assert 'exact_calls' not in metrics  # No row wants a call.
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from awpo_jax import types
 from awpo_jax.evaluation import held_out
-from awpo_jax.rollout.rewards import toolrl
+from awpo_jax.rollout.rewards import exact, toolrl
 
 # kind, answer, best outcome; an answer is its outcome.
 CASES = [
@@ -129,6 +129,8 @@ def test_layout_and_calls():
   assert metrics['format'] == 3 / 4
   assert metrics['exact_calls'] == pytest.approx(2 / 3)
   assert metrics['accuracy'] == 2 / 4
+  sparse, _ = held_out.score(tasks, responses, reward=exact.exact, judge=None)
+  assert sparse == {**metrics, 'outcome': 2 / 4}
   # Another reward may call other things so.
   metrics, _ = held_out.score(
     tasks,

@@ -115,11 +115,12 @@ def _reaches_base(file):
   )
 
 
-@pytest.mark.parametrize('name', ['quickstart_grpo', 'quickstart_sft'])
-def test_starts_where_the_warm_start_of_the_quickstart_ends(name):
+@pytest.mark.parametrize('name', ['quickstart', 'smollm2'])
+@pytest.mark.parametrize('twin', ['grpo', 'sft'])
+def test_a_twin_starts_where_the_warm_start_ends(name, twin):
   parsed = [
     config_lib.parse([f'--flagfile=experiments/{file}.flags'])
-    for file in ('quickstart', name)
+    for file in (name, f'{name}_{twin}')
   ]
   whole, rest = (config.run for config in parsed)
   assert rest.init_from == f'{whole.output_dir}/checkpoints/{whole.sft_steps}'
@@ -133,7 +134,7 @@ def test_a_twin_is_grpo_and_nothing_else(file, twin):
   )
   changed = {name: grpo[name] for name in awpo if awpo[name] != grpo[name]}
   del changed['output_dir']
-  if 'rlla/' not in file:  # The quickstart's starts where its warm start ended.
+  if 'rlla/' not in file:  # It starts where the warm start ended.
     del changed['init_from'], changed['sft_steps']
   assert changed == GRPO
 

@@ -28,11 +28,12 @@ def test_a_small_map(tmp_path):
     *(GRPO, MIX, '--baselines=grpo', '--judges=good,against:0.5'),
     *('--decisions=1,2', '--executed=1', '--seeds=2', '--steps=1'),
     *('--prompts=2', '--samples=2', '--options=2', '--chance=0.5'),
-    '--learning_rate=0',
+    *('--learning_rate=0', f'--compilation_cache={tmp_path / "cache"}'),
   )
   assert done.returncode == 0, done.stderr
   assert f'{tmp_path}/map/report.md' in done.stdout.splitlines()[-1]
   assert (tmp_path / 'map/over_grpo.png').is_file()
+  assert any((tmp_path / 'cache').iterdir())
   rows = list(csv.DictReader((tmp_path / 'map/cells.csv').open()))
   # Nothing is learnt at a rate of 0: 1/2 for each decision, the executed one
   # too, whoever decides and judges.

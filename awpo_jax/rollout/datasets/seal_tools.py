@@ -26,9 +26,12 @@ SPLITS = {
   'out_domain': 'test_out_domain.jsonl',
 }
 EXPECTED = (
-  "Seal-Tools' folder with tool.jsonl, candidates.jsonl, "
-  f'{", ".join(SPLITS.values())}'
+  "Seal-Tools' folder with tool.jsonl, "
+  f'{", ".join(SPLITS.values())}, and dataset_for_finetune/ or candidates.jsonl'
 )
+# Only upstream's prompts for fine-tuning say which tools a row is offered.
+_PROMPTS = 'dataset_for_finetune'
+_LISTED = re.compile(r"'api_name': '([^']+)'")
 
 # Of a row of `load_compact`: calls at most, and tools.
 _CALLS, _OFFERED = 2, 3
@@ -46,7 +49,7 @@ def load(
 
   Args:
     seed: unused, nothing is drawn.
-    data: the folder.
+    data: the folder, `Seal-Tools_Dataset` upstream.
     skipped: collects what is wrong with bad rows; None: the first one raises.
 
   Returns:
@@ -62,11 +65,16 @@ def load(
   if not data:
     raise ValueError(f'--data is missing: expected {EXPECTED}')
   folder = pathlib.Path(data).expanduser()
-  for name in ('tool.jsonl', 'candidates.jsonl', *SPLITS.values()):
+  candidates = ['candidates.jsonl']
+  if not (folder / candidates[0]).is_file():
+    candidates = [f'{_PROMPTS}/{name[:-1]}' for name in SPLITS.values()]
+  for name in ('tool.jsonl', *SPLITS.values(), *candidates):
     if not (folder / name).is_file():
       raise ValueError(f'--data={data}: no {name} there: expected {EXPECTED}')
   tools = read_tools(folder / 'tool.jsonl', skipped)
-  offered = read_candidates(folder / 'candidates.jsonl', tools, skipped)
+  offered: dict[str, tuple[types.Tool, ...]] = {}
+  for name in candidates:
+    offered |= read_candidates(folder / name, tools, skipped)
   splits = {}
   for split, name in SPLITS.items():
     splits[split], left_out = read_tasks(folder / name, offered, skipped)
@@ -173,13 +181,21 @@ def read_candidates(
 ) -> dict[str, tuple[types.Tool, ...]]:
   """The tools offered to each row, by the row's id, in the order given.
 
+  Args:
+    path: rows with `candidates`, or upstream's prompts for fine-tuning (.json).
+    tools: of `read_tools`.
+    skipped: as in `load`.
+
   Raises:
     ValueError: a bad row, an unknown tool, or a second row of one id.
   """
   offered: dict[str, tuple[types.Tool, ...]] = {}
 
   def add(row: files.Row, where: str) -> None:
-    names = files.field(row, 'candidates', list, where)
+    if path.suffix == '.json':
+      names = _listed(row, where)
+    else:
+      names = files.field(row, 'candidates', list, where)
     unknown = [x for x in names if not isinstance(x, str) or x not in tools]
     if unknown:
       raise ValueError(f'{where}: candidates {unknown} are not in tool.jsonl')
@@ -190,6 +206,18 @@ def read_candidates(
 
   files.read_rows(path, add, skipped)
   return offered
+
+
+def _listed(row: files.Row, where: str) -> list[str]:
+  """Names of the tools that a prompt for fine-tuning lists, as Python writes
+  them, between `api_list = ` and the request."""
+  talk = row.parts('conversations')
+  text = files.field(talk[0], 'value', str, where) if talk else ''
+  listed = text.partition('api_list = ')[2]
+  names = _LISTED.findall(listed.partition('\ntask_instruction = ')[0])
+  if not names:
+    raise ValueError(f'{where}: its prompt lists no tools')
+  return names
 
 
 def read_tasks(
@@ -222,7 +250,7 @@ def _read_row(
   """The task, or why the row is left out."""
   row_id = files.identifier(row, where)
   if row_id not in offered:
-    raise ValueError(f'{where}: {row_id!r} is not in candidates.jsonl')
+    raise ValueError(f'{where}: {row_id!r} has no candidates')
   tools = offered[row_id]
   query = files.field(row, 'query', str, where)
   calls = _calls(row, where)

@@ -89,12 +89,37 @@ def test_rows_become_tasks(tmp_path, caplog):
   assert 'dev.jsonl: 1 rows left out: a right call is not' in caplog.text
 
 
+def upstream(row_id, *names):
+  """A row of dataset_for_finetune/, in the words that are there."""
+  tools = [make_tool(name) for name in names]
+  asks = (
+    'Output format: [{"api": "", "parameters": {"": ""}}]\n\nInput:\n'
+    f"api_list = {tools}\ntask_instruction = \"Say 'api_name': 'x'.\"\n"
+  )
+  talk = [{'from': 'human', 'value': asks}, {'from': 'gpt', 'value': '[]'}]
+  return {'id': row_id, 'conversations': talk}
+
+
+def test_upstream_has_the_tools_on_offer_in_its_prompts(tmp_path):
+  expected = seal_tools.load(seed=0, data=write(tmp_path))
+  (tmp_path / 'candidates.jsonl').unlink()
+  (tmp_path / 'dataset_for_finetune').mkdir()
+  for name in ('dev', 'test_in_domain', 'test_out_domain'):
+    rows = [upstream(x['id'], 'g', 'f') for x in FOLDER[f'{name}.jsonl']]
+    file = tmp_path / 'dataset_for_finetune' / f'{name}.json'
+    file.write_text(json.dumps(rows, indent=2))
+  assert seal_tools.load(seed=0, data=str(tmp_path)) == expected
+  file.write_text(json.dumps([{'id': 'out', 'conversations': []}]))
+  with pytest.raises(ValueError, match=r'out_domain\.json.*lists no tools'):
+    seal_tools.load(seed=0, data=str(tmp_path))
+
+
 def test_what_is_missing_is_named(tmp_path):
   with pytest.raises(ValueError, match='--data is missing: expected Seal-Tool'):
     seal_tools.load(seed=0)
   write(tmp_path)
   (tmp_path / 'candidates.jsonl').unlink()
-  with pytest.raises(ValueError, match=r'no candidates\.jsonl there: expected'):
+  with pytest.raises(ValueError, match=r'no dataset_for.*/dev\.json there'):
     seal_tools.load(seed=0, data=str(tmp_path))
   with pytest.raises(ValueError, match='no rows, or none that can be used'):
     unusable = FOLDER['dev.jsonl'][2:]
@@ -116,7 +141,7 @@ def test_a_call_without_parameters(tmp_path, none):
     ('tool', make_tool('i', required=None), '"required" is of type NoneType'),
     ('tool', make_tool('i', parameters={'a': 1}), '"a" is of type int'),
     ('candidates', {'id': 'x', 'candidates': ['f', 'i']}, r"\['i'\] are not"),
-    ('dev', make_row('y', ('f', {})), "'y' is not in candidates.jsonl"),
+    ('dev', make_row('y', ('f', {})), "'y' has no candidates"),
     ('candidates', {'id': 'one', 'candidates': []}, "a second row 'one'"),
     ('candidates', {'id': True, 'candidates': []}, 'not a text or a whole'),
     ('dev', make_row('one', ('f', {'a': 1})), "a second row 'one'"),
