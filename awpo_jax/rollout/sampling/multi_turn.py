@@ -54,6 +54,7 @@ def begin(
     The rows at the ends of their first turns, N = P * G of them, and what
     `go_on` needs beside them.
   """
+  params = decoder_lib.cast_once(decoding.decoder.config, params)
   state, inputs = sampler.prefill(
     params, prompts, sample_ids, key, decoding, spare=observation_tokens
   )
@@ -86,6 +87,7 @@ def go_on(
       room: `state.length + lengths` below Sc.
     decoding: as for `begin`.
   """
+  params = decoder_lib.cast_once(decoding.decoder.config, params)
   inputs = sampler.SamplerInputs(
     prefix=shared.prefix,
     positions=shared.positions,

@@ -186,6 +186,7 @@ def sample(
     `Completions` [P, G, Sc]. Log-probabilities are of the full vocabulary at
     the same temperature.
   """
+  params = decoder_lib.cast_once(decoding.decoder.config, params)
   state, inputs = prefill(params, prompts, sample_ids, key, decoding)
   if limits is not None:
     inputs = dataclasses.replace(inputs, limits=limits.reshape(-1))

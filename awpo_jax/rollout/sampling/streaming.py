@@ -81,7 +81,7 @@ def snapshots(
 ) -> Iterator[Snapshot]:
   """Samples answers to one prompt, which is read once for all of them.
 
-  The tokens are those of `sampler.sample` with the same key; three programs
+  The tokens are those of `sampler.sample` with the same key; a few programs
   are compiled, whatever the number of chunks.
 
   Args:
@@ -98,6 +98,8 @@ def snapshots(
   decoding = sampler.Decoding(
     decoder, settings.max_tokens, stop_ids, pad_id, settings.temperature
   )
+  cast = jax.jit(functools.partial(decoder_lib.cast_once, decoder.config))
+  params = cast(params)
   begin = jax.jit(functools.partial(sampler.prefill, decoding=decoding))
   go_on = jax.jit(
     _make_chunk(decoding, settings.chunk),

@@ -1,0 +1,130 @@
+"""What each token of the samplers must not do again."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from awpo_jax.models import config as config_lib
+from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.models import lora_layers
+from awpo_jax.rollout.sampling import continuous_batching, multi_turn, sampler
+from tests.helpers import sampling_cases as cases
+
+LORA = lora_layers.LoraConfig(rank=3, alpha=6.0)
+
+
+def inner(jaxpr):
+  """The programs within the equations of a program."""
+  for equation in jaxpr.eqns:
+    for value in jax.tree.leaves(
+      list(equation.params.values()), is_leaf=lambda x: hasattr(x, 'eqns')
+    ):
+      value = getattr(value, 'jaxpr', value)
+      if hasattr(value, 'eqns'):
+        yield equation.primitive.name, value
+
+
+def equations(jaxpr, *, looped=False):
+  """All equations that lie in a loop."""
+  if looped:
+    yield from jaxpr.eqns
+  for name, program in inner(jaxpr):
+    yield from equations(program, looped=looped or name == 'while')
+
+
+def casts(jaxpr, params):
+  """Shapes of the float32 parameters that are cast in a loop."""
+  shapes = {x.shape for x in jax.tree.leaves(params) if x.ndim > 1}
+  return [
+    x.invars[0].aval.shape
+    for x in equations(jaxpr)
+    if x.primitive.name == 'convert_element_type'
+    and x.invars[0].aval.dtype == jnp.float32
+    and x.invars[0].aval.shape in shapes
+  ]
+
+
+def traced(run, *arguments):
+  return jax.make_jaxpr(run)(*arguments).jaxpr
+
+
+def sampled(run, decoding, params):
+  return traced(
+    functools.partial(run, decoding=decoding),
+    params,
+    cases.prompts(),
+    cases.sample_ids(),
+    cases.key(),
+  )
+
+
+def gone_on(decoding, params):
+  begin = functools.partial(
+    multi_turn.begin, decoding=decoding, observation_tokens=3
+  )
+  state, shared = jax.eval_shape(
+    begin, params, cases.prompts(), cases.sample_ids(), cases.key()
+  )
+  rows = state.done.shape[0]
+  return traced(
+    functools.partial(multi_turn.go_on, decoding=decoding),
+    params,
+    state,
+    shared,
+    cases.key(),
+    np.zeros((rows, 3), np.int32),
+    np.ones(rows, np.int32),
+  )
+
+
+SAMPLERS = {
+  'sample': functools.partial(sampled, sampler.sample),
+  'slots': functools.partial(
+    sampled, functools.partial(continuous_batching.sample, slots=2)
+  ),
+  'begin': functools.partial(
+    sampled, functools.partial(multi_turn.begin, observation_tokens=3)
+  ),
+  'go_on': gone_on,
+}
+
+
+@pytest.mark.parametrize('lora', [None, LORA])
+@pytest.mark.parametrize('name', SAMPLERS)
+def test_parameters_are_cast_once(name, lora):
+  # Untied, so that the head is one of them.
+  config = dataclasses.replace(
+    config_lib.from_hf_dict(cases.HF, dtype='bfloat16'), lora=lora
+  )
+  params = jax.eval_shape(
+    functools.partial(decoder_lib.init_params, config), jax.random.key(0)
+  )
+  assert {x.dtype.name for x in jax.tree.leaves(params)} == {'float32'}
+  decoding = sampler.Decoding(
+    decoder_lib.Decoder(config), 8, cases.STOP_IDS, cases.PAD_ID
+  )
+  jaxpr = SAMPLERS[name](decoding, params)
+  assert casts(jaxpr, params) == []
+  # The loop is seen: it multiplies by the parameters.
+  products = [x for x in equations(jaxpr) if x.primitive.name == 'dot_general']
+  assert len(products) > 7 * config.layers
+
+
+def test_cast_once_makes_nothing_larger():
+  config = config_lib.from_hf_dict(cases.HF, dtype='bfloat16')
+  params = {
+    'wide': np.float32([1 + 2.0**-9, -3]),
+    'narrow': jnp.ones(2, jnp.bfloat16),
+  }
+  got = decoder_lib.cast_once(config, params)
+  assert got['wide'].dtype == jnp.bfloat16
+  # bfloat16 has 8 bits: 1 + 2^-9 lies nearer to 1 than to 1 + 2^-7.
+  np.testing.assert_array_equal(np.float32(got['wide']), [1, -3])
+  assert got['narrow'] is params['narrow']
+  config = config_lib.from_hf_dict(cases.HF)
+  got = decoder_lib.cast_once(config, params)
+  assert all(got[name] is params[name] for name in params)
