@@ -103,6 +103,8 @@ def write(cache: Columns, new: KV, index: types.Array) -> Columns:
   return jax.vmap(put)(cache, new, index)
 
 
-def read(cache: Columns) -> KV:
-  """All columns, as attention takes them: [N, K, S, C]."""
-  return KV(keys=cache.keys.swapaxes(2, 3), values=cache.values)
+def read(cache: Columns, used: int | None = None) -> KV:
+  """The first `used` columns or all, as attention takes them: [N, K, S, C]."""
+  return KV(
+    keys=cache.keys[..., :used].swapaxes(2, 3), values=cache.values[:, :, :used]
+  )

@@ -122,7 +122,7 @@ def sample(
     rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rows)
     return dataclasses.replace(rows, cache=cache), work
 
-  def step(state: sampler.SamplerState, work: Lanes):
+  def step(state: sampler.SamplerState, work: Lanes, used: int):
     inputs = sampler.SamplerInputs(
       prefix=jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), work.prefix),
       positions=work.positions.reshape(-1),
@@ -130,7 +130,8 @@ def sample(
       key=key,
       limits=work.limits.reshape(-1),
     )
-    return refill(sampler.advance(params, state, inputs, decoding), work)
+    state = sampler.advance(params, state, inputs, decoding, used)
+    return refill(state, work)
 
   rows = parts * lanes * shared
   state = sampler.begin(

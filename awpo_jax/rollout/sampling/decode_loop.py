@@ -23,7 +23,7 @@ _Rest = TypeVar('_Rest')
 
 
 def run(
-  step: Callable[[_State, _Rest], tuple[_State, _Rest]],
+  step: Callable[[_State, _Rest, int], tuple[_State, _Rest]],
   state: _State,
   rest: _Rest,
   *,
@@ -33,7 +33,8 @@ def run(
   """Steps until every row is done, or the rest says that this is enough.
 
   Args:
-    step: advances the rows by one token.
+    step: advances the rows by one token; its last argument is the number of
+      columns of the cache to read.
     state: of N rows, `sampler.SamplerState`: its `done` bool[N], `length`
       i32[N], the columns that each row has written, and `cache`.
     rest: what else a step changes.
@@ -55,20 +56,18 @@ def run(
     return ~jnp.all(state.done) & going(rest)
 
   def work(carry, *, index: int):
-    state, rest = carry
-    whole = state.cache
-    state = state.replace(cache=cache_lib.head(whole, lengths[index]))
-    state, rest = jax.lax.while_loop(
+    return jax.lax.while_loop(
       lambda carry: more(carry) & (stage(carry[0]) == index),
-      lambda carry: step(*carry),
-      (state, rest),
+      lambda carry: step(*carry, lengths[index]),
+      carry,
     )
-    return state.replace(cache=cache_lib.put_head(whole, state.cache)), rest
 
   # One length needs no switch, and `stage` would sum an empty comparison, at
   # which jaxlib 0.11.2 crashes where several CPU devices compile it.
   if len(lengths) == 1:
-    return jax.lax.while_loop(more, lambda carry: step(*carry), (state, rest))
+    return jax.lax.while_loop(
+      more, lambda carry: step(*carry, lengths[0]), (state, rest)
+    )
   bodies = [functools.partial(work, index=i) for i in range(len(lengths))]
   return jax.lax.while_loop(
     more,

@@ -206,8 +206,8 @@ def finish(
 ) -> SamplerState:
   """Draws tokens until every row is done; see `sample`."""
 
-  def step(state: SamplerState, rest: tuple[()]):
-    return advance(params, state, inputs, decoding), rest
+  def step(state: SamplerState, rest: tuple[()], used: int):
+    return advance(params, state, inputs, decoding, used), rest
 
   return decode_loop_lib.run(step, state, (), count=stages)[0]
 
@@ -217,8 +217,12 @@ def advance(
   state: SamplerState,
   inputs: SamplerInputs,
   decoding: Decoding,
+  used: int,
 ) -> SamplerState:
-  """Draws the next token of every row that is not done."""
+  """Draws the next token of every row that is not done.
+
+  The first `used` columns of the cache are read, of which the last is free.
+  """
   bound: Any = functools.partial(decoding.decoder.apply, {'params': params})
   logits = bound(state.hidden, method='unembed')
   uniform = uniforms(inputs.key, inputs.sample_ids, state.length)
@@ -235,6 +239,7 @@ def advance(
     state.cache,
     index,
     prefix=inputs.prefix,
+    used=used,
     method='decode',
   )
   state = dataclasses.replace(state, hidden=hidden[:, 0], cache=cache)

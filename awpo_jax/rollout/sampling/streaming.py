@@ -125,8 +125,8 @@ def _make_chunk(decoding: sampler.Decoding, chunk: int):
   """(params, state, inputs) -> the state after `chunk` more tokens."""
 
   def run(params, state, inputs):
-    def step(state: sampler.SamplerState, left: types.Array):
-      return sampler.advance(params, state, inputs, decoding), left - 1
+    def step(state: sampler.SamplerState, left: types.Array, used: int):
+      return sampler.advance(params, state, inputs, decoding, used), left - 1
 
     left = jnp.int32(chunk)
     return decode_loop.run(step, state, left, going=lambda left: left > 0)[0]
