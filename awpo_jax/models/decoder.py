@@ -138,7 +138,8 @@ class Decoder(nn.Module):
       tokens: i32[N, S'], usually S' = 1.
       positions: i32[N, S'].
       cache: of `score_cache.init_cache`, written up to `index`.
-      index: i32[N], column of the first new token of each row.
+      index: i32[N], column of the first new token of each row, or i32[], where
+        it is the same.
       prefix: as in `hidden`.
       used: columns of the cache that are read, the new ones among them; None:
         all.
@@ -148,9 +149,10 @@ class Decoder(nn.Module):
     """
     used = used or cache_lib.length(cache)
     columns = jnp.arange(used)[None, None, :]
-    own = index[:, None, None] + jnp.arange(tokens.shape[1])[None, :, None]
+    first = jnp.broadcast_to(index, tokens.shape[:1])
+    own = first[:, None, None] + jnp.arange(tokens.shape[1])[None, :, None]
     # Column c of a row's cache holds its c-th own token.
-    columns_at = positions[:, :1] - index[:, None] + columns[0]
+    columns_at = positions[:, :1] - first[:, None] + columns[0]
     return self._blocks(
       tokens,
       positions,

@@ -136,7 +136,7 @@ class Attention(nn.Module):
       bias: f32[N, S, S_own], of `attention.mask_bias` for its own keys.
       prefix: a part shared by groups of rows.
       cache: earlier keys and values of the rows; None: only those of x.
-      index: i32[N], where the cache is written.
+      index: i32[N] or i32[], where the cache is written.
       used: columns of the cache that are read; None: all.
       tail: only the last `tail` positions are queries; None: all.
       seen: whose keys each row sees, of `attention.seen_by`; S_own is J * S

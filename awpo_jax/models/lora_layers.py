@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from awpo_jax import types
@@ -67,5 +68,9 @@ class AdaptedDense(nn.Dense):
     up = self.param(
       'lora_b', nn.initializers.zeros, (lora.rank, self.features), lora.dtype
     )
-    narrow = inputs.astype(self.dtype) @ down.astype(self.dtype)
+    # On a GPU XLA joins products of one input: it would copy W, with A beside
+    # it, whenever the product is taken, in a sampler for each token. An input
+    # behind a barrier is another one.
+    inputs = jax.lax.optimization_barrier(inputs).astype(self.dtype)
+    narrow = inputs @ down.astype(self.dtype)
     return outputs + (lora.scale * narrow) @ up.astype(self.dtype)

@@ -58,7 +58,7 @@ def begin(
   state, inputs = sampler.prefill(
     params, prompts, sample_ids, key, decoding, spare=observation_tokens
   )
-  state = sampler.finish(params, state, inputs, decoding)
+  state = sampler.finish(params, state, inputs, decoding, together=True)
   return state, Shared(
     prefix=inputs.prefix,
     positions=inputs.positions,

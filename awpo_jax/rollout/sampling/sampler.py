@@ -190,7 +190,9 @@ def sample(
   state, inputs = prefill(params, prompts, sample_ids, key, decoding)
   if limits is not None:
     inputs = dataclasses.replace(inputs, limits=limits.reshape(-1))
-  state = finish(params, state, inputs, decoding, stages=stages)
+  state = finish(
+    params, state, inputs, decoding, together=True, stages=stages
+  )
   return jax.tree.map(
     lambda x: x.reshape(*sample_ids.shape, *x.shape[1:]), state.completions
   )
@@ -202,12 +204,16 @@ def finish(
   inputs: SamplerInputs,
   decoding: Decoding,
   *,
+  together: bool = False,
   stages: int = decode_loop_lib.COUNT,
 ) -> SamplerState:
-  """Draws tokens until every row is done; see `sample`."""
+  """Draws tokens until every row is done; see `sample` and `advance`."""
 
   def step(state: SamplerState, rest: tuple[()], used: int):
-    return advance(params, state, inputs, decoding, used), rest
+    state = advance(
+      params, state, inputs, decoding, used, together=together
+    )
+    return state, rest
 
   return decode_loop_lib.run(step, state, (), count=stages)[0]
 
@@ -218,10 +224,16 @@ def advance(
   inputs: SamplerInputs,
   decoding: Decoding,
   used: int,
+  *,
+  together: bool = False,
 ) -> SamplerState:
   """Draws the next token of every row that is not done.
 
-  The first `used` columns of the cache are read, of which the last is free.
+  Args:
+    params, state, inputs, decoding: as of `sample`.
+    used: columns of the cache that are read, more than any row has written.
+    together: rows that are not done have the same length, which none exceeds:
+      all write into one column.
   """
   bound: Any = functools.partial(decoding.decoder.apply, {'params': params})
   logits = bound(state.hidden, method='unembed')
@@ -229,10 +241,10 @@ def advance(
   token, logprob, entropy = draw(
     logits, uniform, temperature=decoding.temperature
   )
-  # A row that is done reads on into its next free column, which no query
-  # sees: nothing of it is lost.
-  index = state.length
-  state = _append(state, token, logprob, entropy, inputs.positions)
+  # A row that is done reads on into a free column, which no query sees: nothing
+  # of it is lost.
+  index = jnp.max(state.length) if together else state.length
+  state = _append(state, index, token, logprob, entropy, inputs.positions)
   hidden, cache = bound(
     token[:, None],
     (inputs.positions + index)[:, None],
@@ -340,17 +352,23 @@ def no_tokens(shape: tuple[int, ...], decoding: Decoding) -> types.Completions:
   )
 
 
-def _append(state, token, logprob, entropy, positions) -> SamplerState:
-  """Puts a token at the end of every row that is not done."""
+def _append(state, index, token, logprob, entropy, positions) -> SamplerState:
+  """Puts a token at the end, `index`, of every row that is not done."""
   alive = ~state.done
-  rows = jnp.arange(token.shape[0])
-  # A row that is done writes past the end, where `drop` discards it.
-  end = state.completions.tokens.shape[-1]
-  column = jnp.where(alive, state.length, end)
 
-  def put(array, value):
+  def put_each(array, value):
+    rows = jnp.arange(token.shape[0])
+    # A row that is done writes past the end, where `drop` discards it.
+    column = jnp.where(alive, index, array.shape[-1])
     return array.at[rows, column].set(value, mode='drop')
 
+  def put_all(array, value):
+    column = jax.lax.dynamic_index_in_dim(array, index, axis=1)
+    value = jnp.broadcast_to(value, alive.shape)
+    column = jnp.where(alive[:, None], value[:, None], column)
+    return jax.lax.dynamic_update_slice_in_dim(array, column, index, axis=1)
+
+  put = put_all if index.ndim == 0 else put_each
   old = state.completions
   completions = dataclasses.replace(
     old,

@@ -126,7 +126,10 @@ def _make_chunk(decoding: sampler.Decoding, chunk: int):
 
   def run(params, state, inputs):
     def step(state: sampler.SamplerState, left: types.Array, used: int):
-      return sampler.advance(params, state, inputs, decoding, used), left - 1
+      state = sampler.advance(
+        params, state, inputs, decoding, used, together=True
+      )
+      return state, left - 1
 
     left = jnp.int32(chunk)
     return decode_loop.run(step, state, left, going=lambda left: left > 0)[0]

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
 
-from awpo_jax.models import cache as cache_lib
 from awpo_jax.rollout.sampling import decode_loop, sampler
 from tests.helpers import decoder_reference, tiny_decoder
 from tests.helpers import sampling_cases as cases
@@ -31,9 +30,9 @@ class RunTest(chex.TestCase):
   def test_every_step(self):
     # A row from 0 on and one from 95 on, which at 105 begins anew; at 60 a row
     # is done. Lengths of the cache are 50, 100 and 150.
-    def step(state, rest):
+    def step(state, rest, used):
       count, seen = rest
-      seen = seen.at[count].set(cache_lib.length(state.cache))
+      seen = seen.at[count].set(used)
       first, *others = state.cache
       values = first.values.at[np.arange(2), :, state.length].set(count + 1.0)
       length = state.length + ~state.done

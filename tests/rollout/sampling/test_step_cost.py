@@ -38,14 +38,24 @@ def equations(jaxpr, *, looped=False):
 
 def casts(jaxpr, params):
   """Shapes of the float32 parameters that are cast in a loop."""
-  shapes = {x.shape for x in jax.tree.leaves(params) if x.ndim > 1}
+  known = {x.shape for x in jax.tree.leaves(params) if x.ndim > 1}
   return [
     x.invars[0].aval.shape
     for x in equations(jaxpr)
     if x.primitive.name == 'convert_element_type'
     and x.invars[0].aval.dtype == jnp.float32
-    and x.invars[0].aval.shape in shapes
+    and x.invars[0].aval.shape in known
   ]
+
+
+def shapes(config):
+  """The config, how it is sampled, and its parameters as shapes."""
+  decoder = decoder_lib.Decoder(config)
+  params = jax.eval_shape(
+    functools.partial(decoder_lib.init_params, config), jax.random.key(0)
+  )
+  decoding = sampler.Decoding(decoder, 8, cases.STOP_IDS, cases.PAD_ID)
+  return config, decoding, params
 
 
 def traced(run, *arguments):
@@ -97,21 +107,25 @@ SAMPLERS = {
 @pytest.mark.parametrize('name', SAMPLERS)
 def test_parameters_are_cast_once(name, lora):
   # Untied, so that the head is one of them.
-  config = dataclasses.replace(
-    config_lib.from_hf_dict(cases.HF, dtype='bfloat16'), lora=lora
-  )
-  params = jax.eval_shape(
-    functools.partial(decoder_lib.init_params, config), jax.random.key(0)
-  )
+  config = config_lib.from_hf_dict(cases.HF, dtype='bfloat16')
+  config, decoding, params = shapes(dataclasses.replace(config, lora=lora))
   assert {x.dtype.name for x in jax.tree.leaves(params)} == {'float32'}
-  decoding = sampler.Decoding(
-    decoder_lib.Decoder(config), 8, cases.STOP_IDS, cases.PAD_ID
-  )
   jaxpr = SAMPLERS[name](decoding, params)
   assert casts(jaxpr, params) == []
   # The loop is seen: it multiplies by the parameters.
   products = [x for x in equations(jaxpr) if x.primitive.name == 'dot_general']
   assert len(products) > 7 * config.layers
+
+
+@pytest.mark.parametrize('name', ['sample', 'begin'])
+def test_rows_that_advance_together_write_one_column(name):
+  config, decoding, params = shapes(config_lib.from_hf_dict(cases.HF))
+  names = [
+    x.primitive.name for x in equations(SAMPLERS[name](decoding, params))
+  ]
+  # Keys and values of each layer, and of completions seven fields.
+  assert names.count('dynamic_update_slice') == 2 * config.layers + 7
+  assert not [x for x in names if x.startswith('scatter')]
 
 
 def test_cast_once_makes_nothing_larger():
