@@ -203,9 +203,7 @@ def _fusion_reads(program: dict[str, Computation], body: Computation) -> int:
   return sum(used[x.name] for x in body.values() if x.opcode == 'parameter')
 
 
-def _used(
-  program: dict[str, Computation], body: Computation
-) -> dict[str, int]:
+def _used(program: dict[str, Computation], body: Computation) -> dict[str, int]:
   """Bytes of each value of a fusion that its instructions read."""
   used = dict.fromkeys(body, 0)
   # Users come after what they use.

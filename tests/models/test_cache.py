@@ -81,3 +81,15 @@ class CacheTest(chex.TestCase):
     got = cache.read(filled(2, 5, 70.0), 2)
     np.testing.assert_array_equal(got.keys, old.keys)
     np.testing.assert_array_equal(got.values, old.values)
+
+  def test_head_and_back(self):
+    whole = (filled(2, 5, 10.0), filled(2, 5, 70.0))
+    first = cache.head(whole, 3)
+    self.assertEqual(cache.length(first), 3)
+    np.testing.assert_array_equal(first[1].keys[0, 0, 0], [70, 71, 72])
+    other = jax.tree.map(lambda x: x + 100, first)
+    got = cache.put_head(whole, other)
+    np.testing.assert_array_equal(got[1].keys[1, 0, 1], [170, 171, 172, 73, 74])
+    np.testing.assert_array_equal(
+      got[0].values[1, 0, :, 0], [90, 89, 88, -13, -14]
+    )

@@ -140,7 +140,9 @@ def sample(
   # Lanes start as if they had just been done with a job before the first.
   state = dataclasses.replace(state, done=jnp.ones_like(state.done))
   state, work = refill(state, _idle(jobs, lanes, decoding))
-  _, work = decode_loop_lib.run(step, state, work, count=stages)
+  _, work = decode_loop_lib.run(
+    step, state, work, count=stages, in_place=decoding.in_place
+  )
   return jax.tree.map(
     lambda x: x.reshape(*sample_ids.shape, *x.shape[3:]), work.completions
   )

@@ -28,17 +28,20 @@ def run(
   rest: _Rest,
   *,
   count: int = COUNT,
+  in_place: bool = False,
   going: Callable[[_Rest], types.Array | bool] = lambda _: True,
 ) -> tuple[_State, _Rest]:
   """Steps until every row is done, or the rest says that this is enough.
 
   Args:
     step: advances the rows by one token; its last argument is the number of
-      columns of the cache to read.
+      columns of the cache to read, which may be all that it is given.
     state: of N rows, `sampler.SamplerState`: its `done` bool[N], `length`
       i32[N], the columns that each row has written, and `cache`.
     rest: what else a step changes.
     count: lengths at most; they are `ends` of the cache's.
+    in_place: a step is given the whole cache. Else the columns are copied out
+      before the first step of a length and back after the last.
     going: whether the rest allows another step.
 
   Returns:
@@ -56,11 +59,18 @@ def run(
     return ~jnp.all(state.done) & going(rest)
 
   def work(carry, *, index: int):
-    return jax.lax.while_loop(
+    state, rest = carry
+    whole, used = state.cache, lengths[index]
+    if not in_place:
+      state = state.replace(cache=cache_lib.head(whole, used))
+    state, rest = jax.lax.while_loop(
       lambda carry: more(carry) & (stage(carry[0]) == index),
-      lambda carry: step(*carry, lengths[index]),
-      carry,
+      lambda carry: step(*carry, used),
+      (state, rest),
     )
+    if not in_place:
+      state = state.replace(cache=cache_lib.put_head(whole, state.cache))
+    return state, rest
 
   # One length needs no switch, and `stage` would sum an empty comparison, at
   # which jaxlib 0.11.2 crashes where several CPU devices compile it.

@@ -152,6 +152,10 @@ class Decoding:
       other: what is real is said by the masks.
     temperature: divides the logits; 0 takes the most likely token, and the
       log-probabilities are then those of temperature 1.
+    in_place: attention reads the columns in use where they lie in the cache.
+      For a GPU, XLA makes them part of the products, and no second cache is
+      held. For a CPU it would copy them for each token: the loop copies them
+      out once instead.
   """
 
   decoder: decoder_lib.Decoder
@@ -159,6 +163,12 @@ class Decoding:
   stop_ids: tuple[int, ...]
   pad_id: int
   temperature: float = 1.0
+  in_place: bool = False
+
+
+def reads_in_place(device: jax.Device) -> bool:
+  """`Decoding.in_place` for what runs on such devices."""
+  return device.platform in ('gpu', 'cuda')
 
 
 def sample(
@@ -190,9 +200,7 @@ def sample(
   state, inputs = prefill(params, prompts, sample_ids, key, decoding)
   if limits is not None:
     inputs = dataclasses.replace(inputs, limits=limits.reshape(-1))
-  state = finish(
-    params, state, inputs, decoding, together=True, stages=stages
-  )
+  state = finish(params, state, inputs, decoding, together=True, stages=stages)
   return jax.tree.map(
     lambda x: x.reshape(*sample_ids.shape, *x.shape[1:]), state.completions
   )
@@ -210,12 +218,12 @@ def finish(
   """Draws tokens until every row is done; see `sample` and `advance`."""
 
   def step(state: SamplerState, rest: tuple[()], used: int):
-    state = advance(
-      params, state, inputs, decoding, used, together=together
-    )
+    state = advance(params, state, inputs, decoding, used, together=together)
     return state, rest
 
-  return decode_loop_lib.run(step, state, (), count=stages)[0]
+  return decode_loop_lib.run(
+    step, state, (), count=stages, in_place=decoding.in_place
+  )[0]
 
 
 def advance(

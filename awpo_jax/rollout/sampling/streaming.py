@@ -96,7 +96,12 @@ def snapshots(
     The G answers so far, after every chunk, the last of them complete.
   """
   decoding = sampler.Decoding(
-    decoder, settings.max_tokens, stop_ids, pad_id, settings.temperature
+    decoder,
+    settings.max_tokens,
+    stop_ids,
+    pad_id,
+    settings.temperature,
+    in_place=sampler.reads_in_place(jax.devices()[0]),
   )
   cast = jax.jit(functools.partial(decoder_lib.cast_once, decoder.config))
   params = cast(params)
@@ -132,7 +137,13 @@ def _make_chunk(decoding: sampler.Decoding, chunk: int):
       return state, left - 1
 
     left = jnp.int32(chunk)
-    return decode_loop.run(step, state, left, going=lambda left: left > 0)[0]
+    return decode_loop.run(
+      step,
+      state,
+      left,
+      in_place=decoding.in_place,
+      going=lambda left: left > 0,
+    )[0]
 
   return run
 

@@ -334,7 +334,12 @@ def make_sampler(
   """
 
   decoding = sampler_lib.Decoding(
-    decoder, config.data.response_buckets[-1], stop_ids, pad_id, temperature
+    decoder,
+    config.data.response_buckets[-1],
+    stop_ids,
+    pad_id,
+    temperature,
+    in_place=sampler_lib.reads_in_place(mesh.devices.flat[0]),
   )
 
   def run(params, prompts, sample_ids, facts, limits=None, *, axis_name):

@@ -49,7 +49,12 @@ def lower(
     **common: further fields of `sampler.Decoding`.
   """
   tokens = config.data.response_buckets[-1]
-  decoding = sampler.Decoding(decoder, max_tokens=tokens, **common)
+  decoding = sampler.Decoding(
+    decoder,
+    max_tokens=tokens,
+    in_place=sampler.reads_in_place(mesh.devices.flat[0]),
+    **common,
+  )
   begin, go_on = _make(config, mesh, decoding)
   state, shared = jax.eval_shape(begin, params, *arguments)
   shapes = shapes_lib.Shapes(config, mesh)
