@@ -23,9 +23,9 @@ def inner(jaxpr):
     for value in jax.tree.leaves(
       list(equation.params.values()), is_leaf=lambda x: hasattr(x, 'eqns')
     ):
-      value = getattr(value, 'jaxpr', value)
-      if hasattr(value, 'eqns'):
-        yield equation.primitive.name, value
+      program = getattr(value, 'jaxpr', value)
+      if hasattr(program, 'eqns'):
+        yield equation.primitive.name, program
 
 
 def equations(jaxpr, *, looped=False):
