@@ -279,26 +279,3 @@ def init_params(
   """Random parameters of `Decoder(config)` (jitted: nothing is kept twice)."""
   tokens = jnp.zeros((1, 2), jnp.int32)
   return jax.jit(Decoder(config).init)(key, tokens)['params']
-
-
-def cast_once(
-  config: config_lib.DecoderConfig, params: types.ArrayTree
-) -> types.ArrayTree:
-  """Parameters in `config.dtype`, in which every use of them casts them.
-
-  A loop that is given these casts nothing for each token. They are held beside
-  the parameters: 2 bytes each where those are float32 and `dtype` has 16 bits.
-
-  Args:
-    config: of `params`.
-    params: in any dtypes.
-
-  Returns:
-    The same tree. A leaf that `dtype` would not make smaller is left as it is:
-    it would only take more memory.
-  """
-  dtype = config.dtype
-  return jax.tree.map(
-    lambda x: x.astype(dtype) if dtype.itemsize < x.dtype.itemsize else x,
-    params,
-  )

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from awpo_jax import types
 from awpo_jax.models import cache as cache_lib
-from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.models import decoding_params
 from awpo_jax.rollout.sampling import decode_loop as decode_loop_lib
 from awpo_jax.rollout.sampling import sampler
 
@@ -92,7 +92,7 @@ def sample(
   chex.assert_is_divisible(slots, shared)
   chex.assert_is_divisible(sample_ids.shape[1], shared)
   chex.assert_is_divisible(sample_ids.shape[0], parts)
-  params = decoder_lib.cast_once(decoding.decoder.config, params)
+  params = decoding_params.make(decoding.decoder.config, params)
   hidden, prefix = sampler.read_prompts(params, prompts, decoding.decoder)
   if limits is None:
     limits = jnp.full(sample_ids.shape, decoding.max_tokens, jnp.int32)

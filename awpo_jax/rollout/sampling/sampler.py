@@ -11,6 +11,7 @@ import numpy as np
 from awpo_jax import types
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.models import decoding_params
 from awpo_jax.ops import logprobs as logprobs_lib
 from awpo_jax.rollout.sampling import decode_loop as decode_loop_lib
 
@@ -196,7 +197,7 @@ def sample(
     `Completions` [P, G, Sc]. Log-probabilities are of the full vocabulary at
     the same temperature.
   """
-  params = decoder_lib.cast_once(decoding.decoder.config, params)
+  params = decoding_params.make(decoding.decoder.config, params)
   state, inputs = prefill(params, prompts, sample_ids, key, decoding)
   if limits is not None:
     inputs = dataclasses.replace(inputs, limits=limits.reshape(-1))

@@ -11,6 +11,7 @@ import numpy as np
 
 from awpo_jax import types
 from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.models import decoding_params
 from awpo_jax.rollout.sampling import decode_loop, sampler
 from awpo_jax.rollout.text import templates, tokenizers
 
@@ -103,8 +104,9 @@ def snapshots(
     settings.temperature,
     in_place=sampler.reads_in_place(jax.devices()[0]),
   )
-  cast = jax.jit(functools.partial(decoder_lib.cast_once, decoder.config))
-  params = cast(params)
+  params = jax.jit(functools.partial(decoding_params.make, decoder.config))(
+    params
+  )
   begin = jax.jit(functools.partial(sampler.prefill, decoding=decoding))
   go_on = jax.jit(
     _make_chunk(decoding, settings.chunk),
