@@ -79,11 +79,17 @@ def run(
       more, lambda carry: step(*carry, lengths[0]), (state, rest)
     )
   bodies = [functools.partial(work, index=i) for i in range(len(lengths))]
-  return jax.lax.while_loop(
-    more,
-    lambda carry: jax.lax.switch(stage(carry[0]), bodies, carry),
-    (state, rest),
-  )
+
+  def lap(carry):
+    if not in_place:
+      return jax.lax.switch(stage(carry[0]), bodies, carry)
+    # Those of other lengths take no step. XLA holds the cache twice for a
+    # switch, and once for loops in a row.
+    for body in bodies:
+      carry = body(carry)
+    return carry
+
+  return jax.lax.while_loop(more, lap, (state, rest))
 
 
 def ends(columns: int, count: int) -> tuple[int, ...]:
