@@ -34,7 +34,7 @@ from awpo_jax.training.programs import shapes as shapes_lib
 FLAGS = flags.FLAGS
 _SIZES = flags.DEFINE_list('of', list(gpu.SIZES), 'Sizes, keys of gpu.SIZES.')
 _LAYERS = flags.DEFINE_list(
-  'layers', ['2', '3'], 'Layers of the two models that are compiled.'
+  'layers', ['1', '2'], 'Layers of the two models that are compiled.'
 )
 _COUNTS = flags.DEFINE_string('counts', None, 'File for the result, as JSON.')
 _TOP = flags.DEFINE_integer('top', 0, 'Prints so many groups of kernels too.')

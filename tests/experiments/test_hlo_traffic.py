@@ -65,12 +65,17 @@ TEXT = """HloModule jit_run, is_scheduled=true
   ROOT %w.1 = f32[8,16]{1,0} parameter(0)
 }
 
+%called (state.3: STATE) -> STATE {
+  %state.3 = STATE parameter(0)
+  ROOT %loop = STATE while(%state.3), condition=%going, body=%step
+}
+
 %again (state.2: STATE) -> STATE {
   %state.2 = STATE parameter(0)
   %n = s32[] get-tuple-element(%state.2), index=2
   %c = f32[8,16]{1,0} get-tuple-element(%state.2), index=0
   %d = f32[8,16]{1,0} conditional(%n, %c, %c), branch_computations={%c0, %c1}
-  ROOT %whole = STATE while(%state.2), condition=%going, body=%step
+  ROOT %whole = STATE call(%state.2), to_apply=%called
 }
 
 ENTRY %main (in: STATE) -> STATE {
