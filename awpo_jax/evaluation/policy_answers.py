@@ -12,7 +12,7 @@ from awpo_jax.checkpointing import policies
 from awpo_jax.distributed import device_map, sharding
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.reporting import progress
-from awpo_jax.rollout.sampling import sampler, streaming
+from awpo_jax.rollout.sampling import decode_loop, sampler, streaming
 from awpo_jax.rollout.text import (
   chat_template,
   conversations,
@@ -72,7 +72,7 @@ class Answerer:
       stop_ids,
       self._pad_id,
       temperature,
-      in_place=sampler.reads_in_place(self._mesh.devices.flat[0]),
+      in_place=decode_loop.reads_in_place(self._mesh.devices.flat[0]),
     )
 
     def run(params, prompts, ids, facts, *, axis_name):

@@ -92,6 +92,15 @@ def run(
   return jax.lax.while_loop(more, lap, (state, rest))
 
 
+def reads_in_place(device: jax.Device) -> bool:
+  """Whether attention should read the columns in use where they lie.
+
+  For a GPU, XLA makes them part of the products, and one cache is held. For a
+  CPU it would copy them for each token: there they are copied out once.
+  """
+  return device.platform in ('gpu', 'cuda')
+
+
 def ends(columns: int, count: int) -> tuple[int, ...]:
   """The lengths that a cache is read to: multiples of one, and all of it.
 

@@ -153,10 +153,8 @@ class Decoding:
       other: what is real is said by the masks.
     temperature: divides the logits; 0 takes the most likely token, and the
       log-probabilities are then those of temperature 1.
-    in_place: attention reads the columns in use where they lie in the cache.
-      For a GPU, XLA makes them part of the products, and no second cache is
-      held. For a CPU it would copy them for each token: the loop copies them
-      out once instead.
+    in_place: attention reads the columns in use where they lie in the cache;
+      see `decode_loop.reads_in_place`.
   """
 
   decoder: decoder_lib.Decoder
@@ -165,11 +163,6 @@ class Decoding:
   pad_id: int
   temperature: float = 1.0
   in_place: bool = False
-
-
-def reads_in_place(device: jax.Device) -> bool:
-  """`Decoding.in_place` for what runs on such devices."""
-  return device.platform in ('gpu', 'cuda')
 
 
 def sample(
@@ -238,11 +231,8 @@ def advance(
 ) -> SamplerState:
   """Draws the next token of every row that is not done.
 
-  Args:
-    params, state, inputs, decoding: as of `sample`.
-    used: columns of the cache that are read, more than any row has written.
-    together: rows that are not done have the same length, which none exceeds:
-      all write into one column.
+  The first `used` columns of the cache are read, more than any row has written.
+  Rows are `together` where those not done have one length, which none exceeds.
   """
   bound: Any = functools.partial(decoding.decoder.apply, {'params': params})
   logits = bound(state.hidden, method='unembed')

@@ -102,7 +102,7 @@ def snapshots(
     stop_ids,
     pad_id,
     settings.temperature,
-    in_place=sampler.reads_in_place(jax.devices()[0]),
+    in_place=decode_loop.reads_in_place(jax.devices()[0]),
   )
   params = jax.jit(functools.partial(decoding_params.make, decoder.config))(
     params
