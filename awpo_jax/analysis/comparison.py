@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 from awpo_jax.analysis import grid as grid_lib
+from awpo_jax.analysis import replay
 from awpo_jax.reporting import metrics as metrics_lib
 
 CONFIDENCE = 0.95
@@ -114,7 +115,7 @@ def score(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
 
 
 def read(grid: grid_lib.Grid, name: str) -> Scores:
-  """Scores of the finished runs."""
+  """Scores of the finished runs, with the cosine of those with an archive."""
   _, cells = grid_lib.runs(grid)
   found: dict[str, dict[int, dict[str, float]]] = {
     cell.name: {} for cell in grid.cells
@@ -123,6 +124,9 @@ def read(grid: grid_lib.Grid, name: str) -> Scores:
     if run.finished:
       rows = metrics_lib.read_metrics(run.folder / metrics_lib.METRICS_FILE)
       found[run.name][run.seed] = score(rows, name)
+      cosine = replay.solved_cosine(run.folder)
+      if cosine is not None:
+        found[run.name][run.seed]['cosine'] = cosine
   return found
 
 
@@ -187,6 +191,11 @@ def markdown(
     lines += [
       'The reasoning is the score of the judge; that of the rubric counts '
       'words and checks calls, no more.',
+    ]
+  if 'cosine' in metrics:
+    lines += [
+      "The cosine is that of the first rollout's advantages with `solved`, "
+      'less its mean in the group; a description, no score.',
     ]
   reasons = [f'- {c}, seed {s}: {why}' for (c, s), why in failed.items()]
   return '\n'.join(

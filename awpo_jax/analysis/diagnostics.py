@@ -1,6 +1,7 @@
 """How much of an advantage comes from the reasoning; where rewards disagree."""
 
 import jax.numpy as jnp
+import numpy as np
 
 from awpo_jax import types
 from awpo_jax.ops import awpo as awpo_lib
@@ -55,3 +56,29 @@ def disagreement(outcome: Array, reasoning: Array, valid: Array) -> Array:
   pairs = valid[:, :, None] & valid[:, None, :]
   both = order(outcome) * order(reasoning)
   return masked.mean(both < 0, pairs & (both != 0), axis=(1, 2))
+
+
+def solved_cosine(advantages: Array, solved: Array) -> float | None:
+  """How far advantages point to solved answers: a cosine, in float64.
+
+    sum A s / sqrt(sum A^2 sum s^2),   s = solved - its group's mean
+
+  A description and no score: GRPO's own are below 1, as it divides each group
+  by its standard deviation, and reasoning that helps where no answer of a group
+  is solved lowers it.
+
+  Args:
+    advantages: float[P, G].
+    solved: float[P, G], 1 or 0; NaN where it is not known: such a sample counts
+      in no sum.
+
+  Returns:
+    In [-1, 1]; None where advantages are 0 or groups all equal.
+  """
+  known = np.isfinite(solved)
+  a = np.where(known, np.asarray(advantages, np.float64), 0.0)
+  s = np.where(known, np.asarray(solved, np.float64), 0.0)
+  means = s.sum(1) / np.maximum(known.sum(1), 1)
+  s = np.where(known, s - means[:, None], 0.0)
+  size = np.sqrt(np.sum(a * a) * np.sum(s * s))
+  return float(np.sum(a * s) / size) if size else None

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from awpo_jax import types
+from awpo_jax.analysis import diagnostics
 from awpo_jax.checkpointing import run_folder
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.models import decoder as decoder_lib
@@ -78,6 +79,35 @@ def steps(
   return [
     jax.tree.map(lambda x, i=i: x[i], made) for i in range(len(made.counted))
   ]
+
+
+def solved_cosine(run: str | os.PathLike[str], *flags: str) -> float | None:
+  """`diagnostics.solved_cosine` of a run's first archived rollout.
+
+  Cells of a grid that share a start, prompts and keys share that rollout: what
+  differs is the algorithm alone. Where tokens differ, a sample's advantage is
+  the mean over those that the policy chose.
+
+  Args:
+    run: its folder.
+    *flags: of the run, changed, as in `variant`.
+
+  Returns:
+    None where there is no archive with `solved`, or nothing to compare.
+  """
+  try:
+    archive = rollout_archive_lib.open_archive(run)
+  except FileNotFoundError:
+    return None
+  step = next(iter(archive.steps), None)
+  if step is None or 'solved' not in (parts := archive.parts(step)):
+    return None
+  rollout = _with_parts(archive, step)
+  made = np.asarray(advantages(variant(run, *flags), rollout).advantages)
+  if made.ndim == 3:
+    chosen = rollout.completions.policy_mask
+    made = (made * chosen).sum(-1) / np.maximum(chosen.sum(-1), 1)
+  return diagnostics.solved_cosine(made, parts['solved'])
 
 
 def radii(config: config_lib.Config, made: awpo_lib.Advantages) -> np.ndarray:

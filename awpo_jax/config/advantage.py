@@ -149,7 +149,7 @@ class AdvantageConfig:
     gates.TAUS,
   )
   trust: str = flag(
-    'none',
+    'agreement',
     'What the gate is multiplied by, measured in the groups in which outcome '
     'and reasoning both vary: the mean of their correlations, held down by '
     '--trust_prior (agreement), or how far that mean exceeds its standard '

@@ -87,7 +87,7 @@ def _joint_rules(config: Any) -> Iterator[Rule]:
   if advantage.estimator in estimators.OF_CORRECT:
     alone = f'--estimator={advantage.estimator}'
   if alone:
-    for flag in ('gate', 'difficulty', 'trust'):
+    for flag in ('gate', 'difficulty'):
       value = getattr(advantage, flag)
       yield (
         value != 'none',
@@ -106,7 +106,9 @@ def _joint_rules(config: Any) -> Iterator[Rule]:
     'out.',
   )
   yield (
-    advantage.condition != 'none' and advantage.trust != 'none',
+    advantage.condition != 'none'
+    and advantage.gate != 'none'
+    and advantage.trust != 'none',
     f'--condition={advantage.condition} makes the reasoning agree with the '
     f'outcome, which --trust={advantage.trust} would measure: leave one out.',
   )

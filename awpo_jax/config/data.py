@@ -16,7 +16,8 @@ class DataConfig:
     'Data sets, separated by commas: quickstart, quickstart_hard, '
     'quickstart_turns, links, reasoning_gym:NAME,..., rlla, seal_tools, '
     'seal_tools_compact, bfcl, or a function of your own as '
-    'package.module:function. links:K asks for K links, and links:K:RATE also '
+    'package.module:function. quickstart_hard:two asks for two calls in every '
+    'task. links:K asks for K links, and links:K:RATE also '
     'says how many of them demonstrations take wrongly. reasoning_gym:NAME '
     'names generators of the package reasoning-gym, separated by commas.',
   )

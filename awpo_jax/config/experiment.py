@@ -19,6 +19,8 @@ from awpo_jax.config import sections as sections_lib
 
 # Flags of earlier versions without which a run has other numbers.
 _GONE = ('overlap',)
+# What a run did that is older than a flag whose default does something else.
+_BEFORE = {'trust': 'none', 'mix_std_floor': 0.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +129,9 @@ def differences(old: dict[str, Any], new: Config) -> list[str]:
     for name in _GONE
     if old.get(name)
   ]
-  return gone + flags.differences(old, to_json(new), sections().values())
+  return gone + flags.differences(
+    _BEFORE | old, to_json(new), sections().values()
+  )
 
 
 def check(config: Config) -> None:

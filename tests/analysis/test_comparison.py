@@ -1,12 +1,16 @@
 """Intervals, paired differences and tables, against plain NumPy and by hand."""
 
 import csv
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from awpo_jax.analysis import comparison, comparison_plots
+from awpo_jax.analysis import comparison, comparison_plots, grid, replay
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 SCORES = {
   'grpo': {
@@ -105,6 +109,24 @@ def test_the_tables_say_what_a_score_of_reasoning_is():
   scores = {'grpo': {1: {'accuracy': 0.5, 'reasoning': 0.4}}}
   text = comparison.markdown(scores, {}, baseline='grpo')
   assert 'counts words and checks calls, no more' in text
+
+
+def test_runs_with_an_archive_have_a_cosine(tmp_path):
+  cell = grid.Cell('awpo', (), 2)
+  made = grid.Grid(tmp_path, (), (cell,), (1, 2))
+  for seed in (1, 2):
+    folder = tmp_path / 'cells' / 'awpo' / f'seed_{seed}'
+    shutil.copytree(ROOT / 'notebooks/run', folder)
+    (folder / 'summary.json').write_text('{}')
+  (folder / 'archive.zip').unlink()
+  scores = comparison.read(made, 'values')
+  assert 'cosine' not in scores['awpo'][2]
+  cosine = replay.solved_cosine(ROOT / 'notebooks/run')
+  assert scores['awpo'][1]['cosine'] == cosine > 0
+  text = comparison.markdown(scores, {}, baseline='awpo')
+  assert f' {cosine:.3f} |' in text and 'a description, no score' in text
+  without = {'awpo': {2: scores['awpo'][2]}}
+  assert 'cosine' not in comparison.markdown(without, {}, baseline='awpo')
 
 
 def test_one_line_a_run(tmp_path):

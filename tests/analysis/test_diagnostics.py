@@ -35,3 +35,19 @@ def test_where_rewards_disagree():
     np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], bool),
   )
   np.testing.assert_allclose(got, [2 / 3, 0, 0], rtol=1e-6)
+
+
+def test_cosine_with_solved():
+  # Solved less its mean: (1/2, -1/2, .), (-1/3, 2/3, -1/3), nothing. The third
+  # of the first group is not known.
+  solved = np.float32([[1, 0, np.nan], [0, 1, 0], [1, 1, 1]])
+  made = np.float32([[2, -2, 5], [-1, 1, 0], [3, -1, 0]])
+  # 2 + 1 over sqrt((8 + 2 + 10) (1/2 + 2/3)).
+  got = diagnostics.solved_cosine(made, solved)
+  assert abs(got - 3 / np.sqrt(20 * 7 / 6)) < 1e-12
+  assert diagnostics.solved_cosine(-made, solved) == -got
+  centred = np.array([[0.5, -0.5, 0], [-1 / 3, 2 / 3, -1 / 3], [0, 0, 0]])
+  assert abs(diagnostics.solved_cosine(7 * centred, solved) - 1) < 1e-12
+  assert diagnostics.solved_cosine(0 * made, solved) is None
+  assert diagnostics.solved_cosine(made, np.ones((3, 3))) is None
+  assert diagnostics.solved_cosine(made, np.full((3, 3), np.nan)) is None

@@ -1,5 +1,7 @@
 """Replays: projected gradients of answers."""
 
+import pathlib
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -133,3 +135,19 @@ def test_a_flag_that_never_was_is_refused_in_a_variant(tmp_path):
   )
   with pytest.raises(flags.Error, match='gaet'):
     replay.variant(tmp_path, '--gaet=none')
+
+
+def test_cosine_of_an_archived_rollout_with_solved(tmp_path):
+  # GRPO of ToolRL's outcome: each group less its mean, over its deviation.
+  run = pathlib.Path(__file__).resolve().parents[2] / 'notebooks/run'
+  archive = rollout_archive_lib.open_archive(run)
+  step = archive.steps[0]
+  outcome = np.float64(archive.rollout(step).rewards.outcome)
+  solved = np.float64(archive.parts(step)['solved'])
+  a, s = (x - x.mean(1, keepdims=True) for x in (outcome, solved))
+  a /= outcome.std(1, ddof=1, keepdims=True) + 1e-6
+  want = np.sum(a * s) / np.sqrt(np.sum(a * a) * np.sum(s * s))
+  grpo = replay.solved_cosine(run, '--gate=none', '--difficulty=none')
+  np.testing.assert_allclose(grpo, want, rtol=1e-5)
+  assert grpo < replay.solved_cosine(run) < 0.9
+  assert replay.solved_cosine(tmp_path) is None

@@ -181,7 +181,7 @@ def test_no_gate_is_grpo_whoever_judges():
 
 
 def test_seeds_are_reproducible():
-  config = _algorithm('awpo_trust')
+  config = _algorithm('awpo')
   two = tabular.train(config, SMALL, ALL, seeds=2)
   alone = tabular.train(config, SMALL, ALL[:1], seeds=1)
   np.testing.assert_allclose(two.success[:1, :1], alone.success, rtol=1e-6)

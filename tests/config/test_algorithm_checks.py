@@ -23,7 +23,7 @@ WRONG = {
   '--clip_high=adaptive needs --clip_high_delta': ['--clip_high=adaptive'],
   '--advantage=papo needs --correct': ['--advantage=papo'],
   '--condition=correct needs --correct': [
-    *('--condition=correct', '--gate=always'),
+    *('--condition=correct', '--gate=always', '--trust=none'),
   ],
   '--estimator=sign needs --correct': ['--estimator=sign', '--loss=disco'],
   '--estimator=maxrl needs --correct': ['--estimator=maxrl'],
@@ -60,7 +60,6 @@ WRONG = {
     *('--condition=correct', '--correct=1'),
     *('--gate=ratio', '--trust=agreement'),
   ],
-  '--advantage=gdpo knows no trust': ['--advantage=gdpo', '--trust=agreement'],
   # What needs a gate, and its part apart.
   '--reasoning_tokens=thought is about the gate, which --advantage=gdpo': [
     *('--advantage=gdpo', '--reasoning_tokens=thought'),

@@ -570,3 +570,8 @@ def test_which_flags_a_run_may_change():
   assert config_lib.differences(old | {'overlap': False}, config) == []
   (told,) = config_lib.differences(old | {'overlap': True}, config)
   assert told.startswith('--overlap: True then, and no such flag now')
+  # A run that is older than trust had none, whatever the default is now.
+  older = {name: value for name, value in old.items() if name != 'trust'}
+  assert config_lib.differences(older, config) == [
+    "--trust: 'none' then, 'agreement' now"
+  ]

@@ -153,7 +153,11 @@ def make_prepare(*, trainer: bool = True, clip: str = 'linear', **flags):
 
 
 def make_algorithm(**flags) -> prepare.Algorithm:
-  """The defaults, and flags by their names."""
+  """The defaults, and flags by their names; without trust unless it is given.
+
+  Trust couples the groups of a batch; references work a group at a time.
+  """
+  flags = {'trust': 'none', **flags}
   config = config_lib.Config()
   sections = {
     name: dataclasses.replace(

@@ -1,6 +1,7 @@
 """The notebooks run from a fresh clone, and hold neither output nor maths."""
 
 import ast
+import os
 import pathlib
 
 import jupyter_client
@@ -80,15 +81,14 @@ def test_from_hand_written_groups_to_what_one_learns(file):
 @pytest.fixture(scope='module')
 def kernel():
   """One for all notebooks: what takes long is its imports."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.delenv('AWPO_RUN', raising=False)
-    for name, value in whole_runs.environment().items():
-      patch.setenv(name, value)
-    manager = jupyter_client.KernelManager(kernel_name='python3')
-    # As Jupyter does, in the folder of the notebook.
-    manager.start_kernel(cwd=str(FOLDER))
-    yield manager
-    manager.shutdown_kernel(now=True)
+  manager = jupyter_client.KernelManager(kernel_name='python3')
+  # Its environment alone: what this process has decides of its own devices.
+  environment = {**os.environ, **whole_runs.environment()}
+  environment.pop('AWPO_RUN', None)
+  # As Jupyter does, in the folder of the notebook.
+  manager.start_kernel(cwd=str(FOLDER), env=environment)
+  yield manager
+  manager.shutdown_kernel(now=True)
 
 
 @each_file

@@ -171,6 +171,7 @@ def test_floor_of_the_reasonings_standard_deviation(advantage, floor, want):
     samples,
     advantage=advantage,
     gate='always',
+    trust='none',
     saturation='none',
     difficulty='none',
     batch_norm='none',
@@ -194,7 +195,7 @@ def test_reasoning_where_the_outcome_is_correct():
     np.ones((1, 4)), np.ones((1, 4), int), correct=rewards.outcome == 1
   )
   always = {'gate': 'always', 'difficulty': 'none', 'saturation': 'none'}
-  got = _made(rewards, samples, condition='correct', **always)
+  got = _made(rewards, samples, condition='correct', trust='none', **always)
   want = awpo_cases.grpo(np.float32([[1.2, 1.4, 0, 0]]), np.ones((1, 4), bool))
   np.testing.assert_allclose(got.advantages, want, atol=1e-6)
 

@@ -46,6 +46,30 @@ def test_texts_of_several_turns_fit(seed, tmp_path, monkeypatch):
   assert turns <= config.environment.max_turns
 
 
+def test_solved_can_be_the_only_reward_of_episodes(tmp_path, monkeypatch):
+  monkeypatch.chdir(whole_runs.ROOT)
+  flags = [
+    '--flagfile=experiments/quickstart_turns_solved.flags',
+    f'--output_dir={tmp_path / "run"}',
+  ]
+  experiment = setup_lib.make_experiment(config_lib.parse(flags))
+  assert experiment.scorer.judge is None
+  tasks = {task.kind: task for task in experiment.data.dataset.train[:50]}
+  assert tasks.keys() == {'chain', 'retry', 'report'}
+  for task in tasks.values():
+    first, *rest = task.references
+    for answers, right in (
+      ([first, *rest], 1.0),
+      # Half of the way, and a layout that is broken in one turn, earn nothing.
+      ([first], 0.0),
+      ([first.replace('<think>', ''), *rest], 0.0),
+    ):
+      episode = episodes.replay(experiment.rules.environment, task, answers)
+      score = experiment.scorer.reward(episode, task)
+      assert (score.value, score.minimum, score.maximum) == (right, 0.0, 1.0)
+      assert score.solved == bool(right)
+
+
 @pytest.mark.parametrize('seed', [0, 1, 2])
 def test_texts_of_the_quickstart_fit(seed, tmp_path, monkeypatch):
   monkeypatch.chdir(whole_runs.ROOT)

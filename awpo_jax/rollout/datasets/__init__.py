@@ -30,7 +30,11 @@ DATASETS = {
 }
 """Choices of `--dataset`: `load(*, seed, data)` gives a `types.Dataset`."""
 
-WITH_SPEC = {'links': links_lib.load, 'reasoning_gym': gym.load}
+WITH_SPEC = {
+  'links': links_lib.load,
+  'quickstart_hard': tasks_lib.load_hard,
+  'reasoning_gym': gym.load,
+}
 """Those that also read what follows their name and a colon, as `spec`."""
 
 _ENDLESS = 10**7

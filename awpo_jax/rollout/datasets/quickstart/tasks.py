@@ -41,7 +41,8 @@ _SYSTEM = """\
 <think> reasoning </think>
 <tool_call> one JSON a line </tool_call> or <response> reply </response>"""
 
-_JOINER = 'Also'
+JOINER = 'Also'
+"""What the second sentence of a request begins with."""
 # A thought repeats each sentence before it says what that needs.
 _OFFERED = '{} This needs {}: {}.'
 _NOT_OFFERED = '{} This needs {}, but no tool offers it.'
@@ -120,23 +121,36 @@ def load(*, seed: int, data: str | None = None) -> types.Dataset:
   )
 
 
-def load_hard(*, seed: int, data: str | None = None) -> types.Dataset:
-  """The quickstart with two calls in half of its tasks.
+def load_hard(
+  *, seed: int, data: str | None = None, spec: str | None = None
+) -> types.Dataset:
+  """The quickstart with two calls in half of its tasks, or in all of them.
 
   A warm start solves fewer of them and reinforcement learning does not come
   near all of them, so algorithms that differ have room to. Demonstrations are
   those of `load`; one held-out set, `values`, of 512 tasks.
 
+  Args:
+    seed: of everything drawn.
+    data: refused; the task needs no files.
+    spec: `two` for two calls in every task; None for half of them.
+
   Raises:
-    ValueError: as in `load`.
+    ValueError: as in `load`, or for another spec.
   """
+  if spec not in (None, 'two'):
+    raise ValueError(
+      f'--dataset=quickstart_hard:{spec}: expected quickstart_hard, or '
+      'quickstart_hard:two for two calls in every task'
+    )
+  kinds = {'parallel': 1.0} if spec else HARD_KINDS
   easy = load(seed=seed, data=data)
   values = Tasks(
-    'values', seed, 2 * _EVAL_TASKS, held_out_values=True, kinds=HARD_KINDS
+    'values', seed, 2 * _EVAL_TASKS, held_out_values=True, kinds=kinds
   )
   return types.Dataset(
     demonstrations=easy.demonstrations,
-    train=Tasks('train', seed, kinds=HARD_KINDS),
+    train=Tasks('train', seed, kinds=kinds),
     evals={'values': values[:]},
   )
 
@@ -265,7 +279,7 @@ def _word_pairs(sentence: str) -> set[tuple[str, str]]:
 
 def _join(sentences: Sequence[str]) -> tuple[str, ...]:
   first, *rest = sentences
-  joined = (f'{_JOINER} {sentence}' for sentence in rest)
+  joined = (f'{JOINER} {sentence}' for sentence in rest)
   return first[0].upper() + first[1:], *joined
 
 

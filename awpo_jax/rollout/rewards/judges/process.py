@@ -13,6 +13,7 @@ from typing import TypeAlias
 from awpo_jax import types
 from awpo_jax.rollout.datasets.gym import steps
 from awpo_jax.rollout.datasets.links import facts
+from awpo_jax.rollout.datasets.quickstart import requests as requests_lib
 from awpo_jax.rollout.text import tool_calls
 
 # (user text, thought) -> share of the states, None: the text is no such task.
@@ -70,6 +71,25 @@ def generated(name: str, user: str, thought: str) -> float | None:
   return _share(steps.said(thought), found.states, steps.same)
 
 
+def two_calls(user: str, thought: str) -> float | None:
+  """Share of the tools and arguments of two calls that a thought says in order.
+
+  A quickstart's right thought says of each of its requests which tool it needs,
+  and each argument of it (`requests.said`); read up to the first mistake, as
+  with `links`. A number that is quoted is a mistake.
+
+  Args:
+    user: text of the request.
+    thought: of the answer, anything.
+
+  Returns:
+    In {0, 1 / k, .., 1}, k from 4 to 8; None where the request is none of the
+    quickstart's for two calls.
+  """
+  path = requests_lib.states(user)
+  return None if path is None else _share(requests_lib.said(thought), path)
+
+
 def _share(
   said: Sequence[str],
   path: Sequence[str],
@@ -87,6 +107,7 @@ def _share(
 
 READERS: Mapping[str, Reader] = {
   'links': links,
+  'quickstart_hard:two': two_calls,
   **{
     f'reasoning_gym:{name}': functools.partial(generated, name)
     for name in steps.READERS

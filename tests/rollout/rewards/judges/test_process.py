@@ -121,6 +121,39 @@ def test_steps_of_a_generator_by_hand(thought, score):
   assert _score(thought, user=SUM) == score
 
 
+TWO = (
+  '<user> Start a timer of 40 minutes. Also convert 19.5 dollars to yen. '
+  '</user>'
+)
+FIRST, SECOND = (
+  'This needs set_timer: minutes is 40.',
+  'This needs convert_dollars: ',
+)
+
+
+@pytest.mark.parametrize(
+  ('thought', 'score'),
+  [
+    # set_timer, minutes, convert_dollars, amount, currency.
+    (f'{FIRST} Also {SECOND}amount is 19.5, currency is "yen".', 1.0),
+    (f'{FIRST} {SECOND}amount is 19.5, currency is "euro".', 0.8),
+    (f'{FIRST} {SECOND}amount is "19.5", currency is "yen".', 0.6),
+    (f'{FIRST} This needs compute_tip: amount is 19.5.', 0.4),
+    (FIRST, 0.4),
+    ('This needs set_timer: minutes is 4.', 0.2),
+    # A mistake in the first call hides the second; order counts.
+    (f'This needs set_timer: minutes is "40". {SECOND}amount is 19.5', 0.2),
+    (f'{SECOND}amount is 19.5, currency is "yen". {FIRST}', 0.0),
+    # One tool too many is a mistake.
+    (f'{FIRST} {SECOND}amount is 19.5, currency is "yen". {FIRST}', 0.8),
+    ('I will use a tool.', 0.0),
+    ('', 0.0),
+  ],
+)
+def test_two_calls_by_hand(thought, score):
+  assert _score(thought, user=TWO) == score
+
+
 def test_a_request_that_is_no_such_task_is_refused():
   (task,) = quickstart.Tasks('train', 0)[:1]
   with pytest.raises(types.BadReturn, match='--judge=process knows .*links'):
