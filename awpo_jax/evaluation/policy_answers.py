@@ -12,7 +12,7 @@ from awpo_jax.checkpointing import policies
 from awpo_jax.distributed import device_map, sharding
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.reporting import progress
-from awpo_jax.rollout.sampling import sampler, streaming
+from awpo_jax.rollout.sampling import decode_loop, sampler, streaming
 from awpo_jax.rollout.text import (
   chat_template,
   conversations,
@@ -64,11 +64,16 @@ class Answerer:
     self._stop_ids, self._buckets, self._batch = stop_ids, buckets, batch
     self._pad_id = tokenizers.pad_token_id(tokenizer, stop_ids)
     self._facts = sampler.facts(seed, 'generate', 1)
-    decoding = sampler.Decoding(
-      decoder, max_tokens, stop_ids, self._pad_id, temperature
-    )
     self._mesh = _mesh(batch)
     self.devices = self._mesh.size
+    decoding = sampler.Decoding(
+      decoder,
+      max_tokens,
+      stop_ids,
+      self._pad_id,
+      temperature,
+      in_place=decode_loop.reads_in_place(self._mesh.devices.flat[0]),
+    )
 
     def run(params, prompts, ids, facts, *, axis_name):
       del axis_name  # Rows of different devices have nothing to say to another.

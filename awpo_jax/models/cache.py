@@ -81,28 +81,32 @@ def put_head(
 
 
 def write(cache: Columns, new: KV, index: types.Array) -> Columns:
-  """Writes new keys and values at each row's own index.
+  """Writes new keys and values at one index, or at each row's own.
 
   Args:
     cache: of N rows and S columns.
     new: [N, K, S', C], S' <= S.
-    index: i32[N], first column to write; a write past the end is moved back
-      so that it fits (`dynamic_update_slice`), the caller keeps it in range.
+    index: i32[] or i32[N], first column to write; a write past the end is moved
+      back so that it fits (`dynamic_update_slice`), the caller keeps it in
+      range. One for all rows costs less: of many XLA makes a scatter, which a
+      CPU writes row by row.
 
   Returns:
     The cache with columns index[n] .. index[n] + S' - 1 of row n replaced.
   """
 
-  def put(row: Columns, value: KV, start) -> Columns:
-    update = jax.lax.dynamic_update_slice
+  def put(cache: Columns, value: KV, start) -> Columns:
+    update = jax.lax.dynamic_update_slice_in_dim
     return Columns(
-      keys=update(row.keys, value.keys.swapaxes(1, 2), (0, 0, start)),
-      values=update(row.values, value.values, (0, start, 0)),
+      keys=update(cache.keys, value.keys.swapaxes(-1, -2), start, axis=-1),
+      values=update(cache.values, value.values, start, axis=-2),
     )
 
-  return jax.vmap(put)(cache, new, index)
+  return (put if index.ndim == 0 else jax.vmap(put))(cache, new, index)
 
 
-def read(cache: Columns) -> KV:
-  """All columns, as attention takes them: [N, K, S, C]."""
-  return KV(keys=cache.keys.swapaxes(2, 3), values=cache.values)
+def read(cache: Columns, used: int | None = None) -> KV:
+  """The first `used` columns or all, as attention takes them: [N, K, S, C]."""
+  return KV(
+    keys=cache.keys[..., :used].swapaxes(2, 3), values=cache.values[:, :, :used]
+  )

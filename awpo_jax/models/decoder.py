@@ -129,6 +129,7 @@ class Decoder(nn.Module):
     index: types.Array,
     *,
     prefix: cache_lib.Prefix | None = None,
+    used: int | None = None,
   ) -> tuple[types.Array, tuple[cache_lib.Columns, ...]]:
     """Normalised hidden states of the next tokens of rows with a cache.
 
@@ -138,16 +139,21 @@ class Decoder(nn.Module):
       tokens: i32[N, S'], usually S' = 1.
       positions: i32[N, S'].
       cache: of `score_cache.init_cache`, written up to `index`.
-      index: i32[N], column of the first new token of each row.
+      index: i32[N], column of the first new token of each row, or i32[], where
+        it is the same.
       prefix: as in `hidden`.
+      used: columns of the cache that are read, the new ones among them; None:
+        all.
 
     Returns:
       [N, S', D] and the cache with the new tokens.
     """
-    columns = jnp.arange(cache_lib.length(cache))[None, None, :]
-    own = index[:, None, None] + jnp.arange(tokens.shape[1])[None, :, None]
+    used = used or cache_lib.length(cache)
+    columns = jnp.arange(used)[None, None, :]
+    first = jnp.broadcast_to(index, tokens.shape[:1])
+    own = first[:, None, None] + jnp.arange(tokens.shape[1])[None, :, None]
     # Column c of a row's cache holds its c-th own token.
-    columns_at = positions[:, :1] - index[:, None] + columns[0]
+    columns_at = positions[:, :1] - first[:, None] + columns[0]
     return self._blocks(
       tokens,
       positions,
@@ -156,6 +162,7 @@ class Decoder(nn.Module):
       prefix,
       cache=cache,
       index=index,
+      used=used,
     )
 
   def _blocks(
@@ -168,6 +175,7 @@ class Decoder(nn.Module):
     *,
     cache=None,
     index=None,
+    used=None,
     tail=None,
     seen=None,
   ):
@@ -199,6 +207,7 @@ class Decoder(nn.Module):
       run = self._block(
         i,
         tail=tail if i == c.layers - 1 else None,
+        used=used,
         remat=c.remat if cache is None else 'none',
       )
       x, kv = run(
@@ -214,12 +223,12 @@ class Decoder(nn.Module):
       own.append(kv)
     return self.norm(x), tuple(own)
 
-  def _block(self, i, *, tail, remat):
+  def _block(self, i, *, remat, **static):
     """Block i as a function."""
     block = self.layers[i]
     if self.is_initializing():
-      return functools.partial(block, tail=tail)
-    run = functools.partial(_run_block, config=self.config, tail=tail)
+      return functools.partial(block, **static)
+    run = functools.partial(_run_block, config=self.config, **static)
     if remat != 'none':
       run = jax.checkpoint(run, policy=config_lib.REMATS[remat])
     return functools.partial(run, block.variables['params'])
@@ -258,11 +267,11 @@ class Decoder(nn.Module):
     )
 
 
-@functools.partial(jax.jit, static_argnames=('config', 'tail'))
-def _run_block(params, *arguments, config, tail, **options):
+@functools.partial(jax.jit, static_argnames=('config', 'tail', 'used'))
+def _run_block(params, *arguments, config, **options):
   """A block with its parameters; jitted, so that equal ones are traced once."""
   block = layers.Block(config, parent=None)
-  return block.apply({'params': params}, *arguments, tail=tail, **options)
+  return block.apply({'params': params}, *arguments, **options)
 
 
 def init_params(

@@ -124,6 +124,7 @@ class Attention(nn.Module):
     prefix: attention.Part | None = None,
     cache: cache_lib.Columns | None = None,
     index: types.Array | None = None,
+    used: int | None = None,
     tail: int | None = None,
     seen: types.Array | None = None,
   ) -> tuple[types.Array, cache_lib.KV | cache_lib.Columns]:
@@ -135,7 +136,8 @@ class Attention(nn.Module):
       bias: f32[N, S, S_own], of `attention.mask_bias` for its own keys.
       prefix: a part shared by groups of rows.
       cache: earlier keys and values of the rows; None: only those of x.
-      index: i32[N], where the cache is written.
+      index: i32[N] or i32[], where the cache is written.
+      used: columns of the cache that are read; None: all.
       tail: only the last `tail` positions are queries; None: all.
       seen: whose keys each row sees, of `attention.seen_by`; S_own is J * S
         then. None: its own.
@@ -162,7 +164,7 @@ class Attention(nn.Module):
     if cache is not None:
       assert index is not None
       kept = cache = cache_lib.write(cache, new, index)
-      own = cache_lib.read(cache)
+      own = cache_lib.read(cache, used)
     if tail is not None:
       x, bias = x[:, -tail:], bias[:, -tail:]
       angles = angles[0][:, -tail:], angles[1][:, -tail:]

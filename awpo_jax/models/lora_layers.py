@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from awpo_jax import types
@@ -63,9 +64,17 @@ class AdaptedDense(nn.Dense):
     lora = self.lora
     # Variance 1 / (3 in): uniform within sqrt(3 / (3 in)).
     init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
-    down = self.param('lora_a', init, (inputs.shape[-1], lora.rank), lora.dtype)
+    rank = lora.rank
+    if self.has_variable('params', 'lora_a'):
+      # Joined with others for decoding, it is as wide as all of them.
+      rank = self.get_variable('params', 'lora_a').shape[1]
+    down = self.param('lora_a', init, (inputs.shape[-1], rank), lora.dtype)
     up = self.param(
-      'lora_b', nn.initializers.zeros, (lora.rank, self.features), lora.dtype
+      'lora_b', nn.initializers.zeros, (rank, self.features), lora.dtype
     )
-    narrow = inputs.astype(self.dtype) @ down.astype(self.dtype)
+    # On a GPU XLA joins products of one input: it would copy W, with A beside
+    # it, whenever the product is taken, in a sampler for each token. An input
+    # behind a barrier is another one.
+    inputs = jax.lax.optimization_barrier(inputs).astype(self.dtype)
+    narrow = inputs @ down.astype(self.dtype)
     return outputs + (lora.scale * narrow) @ up.astype(self.dtype)

@@ -32,6 +32,15 @@ class CacheTest(chex.TestCase):
       np.testing.assert_array_equal(got.keys[:, 0, c], want)
       np.testing.assert_array_equal(got.values[:, 0, :, c], -want)
 
+  @chex.variants(with_jit=True, without_jit=True)
+  def test_all_rows_at_one_index(self):
+    old, new = filled(3, 4, 10.0), fresh(3, 2, 50.0)
+    got = self.variant(cache.write)(old, new, jnp.int32(1))
+    want = np.float32([[10, 50, 51, 13]] * 3)
+    for c in range(2):
+      np.testing.assert_array_equal(got.keys[:, 0, c], want)
+      np.testing.assert_array_equal(got.values[:, 0, :, c], -want)
+
   def test_past_the_end_is_moved_back(self):
     got = cache.write(filled(1, 4, 10.0), fresh(1, 2, 50.0), np.int32([4]))
     np.testing.assert_array_equal(got.keys[0, 0, 0], [10, 11, 50, 51])
@@ -64,6 +73,12 @@ class CacheTest(chex.TestCase):
   def test_read(self):
     old = fresh(2, 3, 10.0)
     got = cache.read(filled(2, 3, 10.0))
+    np.testing.assert_array_equal(got.keys, old.keys)
+    np.testing.assert_array_equal(got.values, old.values)
+
+  def test_read_the_columns_in_use(self):
+    old = fresh(2, 2, 70.0)
+    got = cache.read(filled(2, 5, 70.0), 2)
     np.testing.assert_array_equal(got.keys, old.keys)
     np.testing.assert_array_equal(got.values, old.values)
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from awpo_jax import types
 from awpo_jax.models import cache as cache_lib
+from awpo_jax.models import decoding_params
 from awpo_jax.rollout.sampling import decode_loop as decode_loop_lib
 from awpo_jax.rollout.sampling import sampler
 
@@ -91,6 +92,7 @@ def sample(
   chex.assert_is_divisible(slots, shared)
   chex.assert_is_divisible(sample_ids.shape[1], shared)
   chex.assert_is_divisible(sample_ids.shape[0], parts)
+  params = decoding_params.make(decoding.decoder.config, params)
   hidden, prefix = sampler.read_prompts(params, prompts, decoding.decoder)
   if limits is None:
     limits = jnp.full(sample_ids.shape, decoding.max_tokens, jnp.int32)
@@ -120,7 +122,7 @@ def sample(
     rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rows)
     return dataclasses.replace(rows, cache=cache), work
 
-  def step(state: sampler.SamplerState, work: Lanes):
+  def step(state: sampler.SamplerState, work: Lanes, used: int):
     inputs = sampler.SamplerInputs(
       prefix=jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), work.prefix),
       positions=work.positions.reshape(-1),
@@ -128,7 +130,8 @@ def sample(
       key=key,
       limits=work.limits.reshape(-1),
     )
-    return refill(sampler.advance(params, state, inputs, decoding), work)
+    state = sampler.advance(params, state, inputs, decoding, used)
+    return refill(state, work)
 
   rows = parts * lanes * shared
   state = sampler.begin(
@@ -137,7 +140,9 @@ def sample(
   # Lanes start as if they had just been done with a job before the first.
   state = dataclasses.replace(state, done=jnp.ones_like(state.done))
   state, work = refill(state, _idle(jobs, lanes, decoding))
-  _, work = decode_loop_lib.run(step, state, work, count=stages)
+  _, work = decode_loop_lib.run(
+    step, state, work, count=stages, in_place=decoding.in_place
+  )
   return jax.tree.map(
     lambda x: x.reshape(*sample_ids.shape, *x.shape[3:]), work.completions
   )

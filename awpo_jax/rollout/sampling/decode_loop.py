@@ -23,21 +23,25 @@ _Rest = TypeVar('_Rest')
 
 
 def run(
-  step: Callable[[_State, _Rest], tuple[_State, _Rest]],
+  step: Callable[[_State, _Rest, int], tuple[_State, _Rest]],
   state: _State,
   rest: _Rest,
   *,
   count: int = COUNT,
+  in_place: bool = False,
   going: Callable[[_Rest], types.Array | bool] = lambda _: True,
 ) -> tuple[_State, _Rest]:
   """Steps until every row is done, or the rest says that this is enough.
 
   Args:
-    step: advances the rows by one token.
+    step: advances the rows by one token; its last argument is the number of
+      columns of the cache to read, which may be all that it is given.
     state: of N rows, `sampler.SamplerState`: its `done` bool[N], `length`
       i32[N], the columns that each row has written, and `cache`.
     rest: what else a step changes.
     count: lengths at most; they are `ends` of the cache's.
+    in_place: a step is given the whole cache. Else the columns are copied out
+      before the first step of a length and back after the last.
     going: whether the rest allows another step.
 
   Returns:
@@ -56,25 +60,45 @@ def run(
 
   def work(carry, *, index: int):
     state, rest = carry
-    whole = state.cache
-    state = state.replace(cache=cache_lib.head(whole, lengths[index]))
+    whole, used = state.cache, lengths[index]
+    if not in_place:
+      state = state.replace(cache=cache_lib.head(whole, used))
     state, rest = jax.lax.while_loop(
       lambda carry: more(carry) & (stage(carry[0]) == index),
-      lambda carry: step(*carry),
+      lambda carry: step(*carry, used),
       (state, rest),
     )
-    return state.replace(cache=cache_lib.put_head(whole, state.cache)), rest
+    if not in_place:
+      state = state.replace(cache=cache_lib.put_head(whole, state.cache))
+    return state, rest
 
   # One length needs no switch, and `stage` would sum an empty comparison, at
   # which jaxlib 0.11.2 crashes where several CPU devices compile it.
   if len(lengths) == 1:
-    return jax.lax.while_loop(more, lambda carry: step(*carry), (state, rest))
+    return jax.lax.while_loop(
+      more, lambda carry: step(*carry, lengths[0]), (state, rest)
+    )
   bodies = [functools.partial(work, index=i) for i in range(len(lengths))]
-  return jax.lax.while_loop(
-    more,
-    lambda carry: jax.lax.switch(stage(carry[0]), bodies, carry),
-    (state, rest),
-  )
+
+  def lap(carry):
+    if not in_place:
+      return jax.lax.switch(stage(carry[0]), bodies, carry)
+    # Those of other lengths take no step. XLA holds the cache twice for a
+    # switch, and once for loops in a row.
+    for body in bodies:
+      carry = body(carry)
+    return carry
+
+  return jax.lax.while_loop(more, lap, (state, rest))
+
+
+def reads_in_place(device: jax.Device) -> bool:
+  """Whether attention should read the columns in use where they lie.
+
+  For a GPU, XLA makes them part of the products, and one cache is held. For a
+  CPU it would copy them for each token: there they are copied out once.
+  """
+  return device.platform in ('gpu', 'cuda')
 
 
 def ends(columns: int, count: int) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from awpo_jax import types
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.models import decoding_params
 from awpo_jax.rollout.sampling import sampler
 
 
@@ -54,10 +55,11 @@ def begin(
     The rows at the ends of their first turns, N = P * G of them, and what
     `go_on` needs beside them.
   """
+  params = decoding_params.make(decoding.decoder.config, params)
   state, inputs = sampler.prefill(
     params, prompts, sample_ids, key, decoding, spare=observation_tokens
   )
-  state = sampler.finish(params, state, inputs, decoding)
+  state = sampler.finish(params, state, inputs, decoding, together=True)
   return state, Shared(
     prefix=inputs.prefix,
     positions=inputs.positions,
@@ -86,6 +88,7 @@ def go_on(
       room: `state.length + lengths` below Sc.
     decoding: as for `begin`.
   """
+  params = decoding_params.make(decoding.decoder.config, params)
   inputs = sampler.SamplerInputs(
     prefix=shared.prefix,
     positions=shared.positions,

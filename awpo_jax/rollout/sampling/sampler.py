@@ -11,6 +11,7 @@ import numpy as np
 from awpo_jax import types
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.models import decoding_params
 from awpo_jax.ops import logprobs as logprobs_lib
 from awpo_jax.rollout.sampling import decode_loop as decode_loop_lib
 
@@ -152,6 +153,8 @@ class Decoding:
       other: what is real is said by the masks.
     temperature: divides the logits; 0 takes the most likely token, and the
       log-probabilities are then those of temperature 1.
+    in_place: attention reads the columns in use where they lie in the cache;
+      see `decode_loop.reads_in_place`.
   """
 
   decoder: decoder_lib.Decoder
@@ -159,6 +162,7 @@ class Decoding:
   stop_ids: tuple[int, ...]
   pad_id: int
   temperature: float = 1.0
+  in_place: bool = False
 
 
 def sample(
@@ -186,10 +190,11 @@ def sample(
     `Completions` [P, G, Sc]. Log-probabilities are of the full vocabulary at
     the same temperature.
   """
+  params = decoding_params.make(decoding.decoder.config, params)
   state, inputs = prefill(params, prompts, sample_ids, key, decoding)
   if limits is not None:
     inputs = dataclasses.replace(inputs, limits=limits.reshape(-1))
-  state = finish(params, state, inputs, decoding, stages=stages)
+  state = finish(params, state, inputs, decoding, together=True, stages=stages)
   return jax.tree.map(
     lambda x: x.reshape(*sample_ids.shape, *x.shape[1:]), state.completions
   )
@@ -201,14 +206,18 @@ def finish(
   inputs: SamplerInputs,
   decoding: Decoding,
   *,
+  together: bool = False,
   stages: int = decode_loop_lib.COUNT,
 ) -> SamplerState:
-  """Draws tokens until every row is done; see `sample`."""
+  """Draws tokens until every row is done; see `sample` and `advance`."""
 
-  def step(state: SamplerState, rest: tuple[()]):
-    return advance(params, state, inputs, decoding), rest
+  def step(state: SamplerState, rest: tuple[()], used: int):
+    state = advance(params, state, inputs, decoding, used, together=together)
+    return state, rest
 
-  return decode_loop_lib.run(step, state, (), count=stages)[0]
+  return decode_loop_lib.run(
+    step, state, (), count=stages, in_place=decoding.in_place
+  )[0]
 
 
 def advance(
@@ -216,24 +225,32 @@ def advance(
   state: SamplerState,
   inputs: SamplerInputs,
   decoding: Decoding,
+  used: int,
+  *,
+  together: bool = False,
 ) -> SamplerState:
-  """Draws the next token of every row that is not done."""
+  """Draws the next token of every row that is not done.
+
+  The first `used` columns of the cache are read, more than any row has written.
+  Rows are `together` where those not done have one length, which none exceeds.
+  """
   bound: Any = functools.partial(decoding.decoder.apply, {'params': params})
   logits = bound(state.hidden, method='unembed')
   uniform = uniforms(inputs.key, inputs.sample_ids, state.length)
   token, logprob, entropy = draw(
     logits, uniform, temperature=decoding.temperature
   )
-  # A row that is done reads on into its next free column, which no query
-  # sees: nothing of it is lost.
-  index = state.length
-  state = _append(state, token, logprob, entropy, inputs.positions)
+  # A row that is done reads on into a free column, which no query sees: nothing
+  # of it is lost.
+  index = jnp.max(state.length) if together else state.length
+  state = _append(state, index, token, logprob, entropy, inputs.positions)
   hidden, cache = bound(
     token[:, None],
     (inputs.positions + index)[:, None],
     state.cache,
     index,
     prefix=inputs.prefix,
+    used=used,
     method='decode',
   )
   state = dataclasses.replace(state, hidden=hidden[:, 0], cache=cache)
@@ -334,17 +351,23 @@ def no_tokens(shape: tuple[int, ...], decoding: Decoding) -> types.Completions:
   )
 
 
-def _append(state, token, logprob, entropy, positions) -> SamplerState:
-  """Puts a token at the end of every row that is not done."""
+def _append(state, index, token, logprob, entropy, positions) -> SamplerState:
+  """Puts a token at the end, `index`, of every row that is not done."""
   alive = ~state.done
-  rows = jnp.arange(token.shape[0])
-  # A row that is done writes past the end, where `drop` discards it.
-  end = state.completions.tokens.shape[-1]
-  column = jnp.where(alive, state.length, end)
 
-  def put(array, value):
+  def put_each(array, value):
+    rows = jnp.arange(token.shape[0])
+    # A row that is done writes past the end, where `drop` discards it.
+    column = jnp.where(alive, index, array.shape[-1])
     return array.at[rows, column].set(value, mode='drop')
 
+  def put_all(array, value):
+    column = jax.lax.dynamic_index_in_dim(array, index, axis=1)
+    value = jnp.broadcast_to(value, alive.shape)
+    column = jnp.where(alive[:, None], value[:, None], column)
+    return jax.lax.dynamic_update_slice_in_dim(array, column, index, axis=1)
+
+  put = put_all if index.ndim == 0 else put_each
   old = state.completions
   completions = dataclasses.replace(
     old,

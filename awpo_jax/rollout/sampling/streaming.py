@@ -11,6 +11,7 @@ import numpy as np
 
 from awpo_jax import types
 from awpo_jax.models import decoder as decoder_lib
+from awpo_jax.models import decoding_params
 from awpo_jax.rollout.sampling import decode_loop, sampler
 from awpo_jax.rollout.text import templates, tokenizers
 
@@ -81,7 +82,7 @@ def snapshots(
 ) -> Iterator[Snapshot]:
   """Samples answers to one prompt, which is read once for all of them.
 
-  The tokens are those of `sampler.sample` with the same key; three programs
+  The tokens are those of `sampler.sample` with the same key; a few programs
   are compiled, whatever the number of chunks.
 
   Args:
@@ -96,7 +97,15 @@ def snapshots(
     The G answers so far, after every chunk, the last of them complete.
   """
   decoding = sampler.Decoding(
-    decoder, settings.max_tokens, stop_ids, pad_id, settings.temperature
+    decoder,
+    settings.max_tokens,
+    stop_ids,
+    pad_id,
+    settings.temperature,
+    in_place=decode_loop.reads_in_place(jax.devices()[0]),
+  )
+  params = jax.jit(functools.partial(decoding_params.make, decoder.config))(
+    params
   )
   begin = jax.jit(functools.partial(sampler.prefill, decoding=decoding))
   go_on = jax.jit(
@@ -123,11 +132,20 @@ def _make_chunk(decoding: sampler.Decoding, chunk: int):
   """(params, state, inputs) -> the state after `chunk` more tokens."""
 
   def run(params, state, inputs):
-    def step(state: sampler.SamplerState, left: types.Array):
-      return sampler.advance(params, state, inputs, decoding), left - 1
+    def step(state: sampler.SamplerState, left: types.Array, used: int):
+      state = sampler.advance(
+        params, state, inputs, decoding, used, together=True
+      )
+      return state, left - 1
 
     left = jnp.int32(chunk)
-    return decode_loop.run(step, state, left, going=lambda left: left > 0)[0]
+    return decode_loop.run(
+      step,
+      state,
+      left,
+      in_place=decoding.in_place,
+      going=lambda left: left > 0,
+    )[0]
 
   return run
 

@@ -19,6 +19,7 @@ from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import lora
 from awpo_jax.ops import collectives
 from awpo_jax.rollout.environments import registry
+from awpo_jax.rollout.sampling import decode_loop
 from awpo_jax.rollout.sampling import sampler as sampler_lib
 from awpo_jax.training.programs import from_flags, multi_turn, options
 from awpo_jax.training.programs import shapes as shapes_lib
@@ -333,8 +334,10 @@ def make_sampler(
   argument says how many tokens each answer may have.
   """
 
+  columns = config.data.response_buckets[-1]
+  in_place = decode_loop.reads_in_place(mesh.devices.flat[0])
   decoding = sampler_lib.Decoding(
-    decoder, config.data.response_buckets[-1], stop_ids, pad_id, temperature
+    decoder, columns, stop_ids, pad_id, temperature, in_place
   )
 
   def run(params, prompts, sample_ids, facts, limits=None, *, axis_name):

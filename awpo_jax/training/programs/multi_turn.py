@@ -12,7 +12,7 @@ from awpo_jax.config import experiment as config_lib
 from awpo_jax.distributed import device_map, sharding
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.rollout.environments import episodes
-from awpo_jax.rollout.sampling import multi_turn, sampler
+from awpo_jax.rollout.sampling import decode_loop, multi_turn, sampler
 from awpo_jax.training.programs import shapes as shapes_lib
 
 
@@ -49,7 +49,12 @@ def lower(
     **common: further fields of `sampler.Decoding`.
   """
   tokens = config.data.response_buckets[-1]
-  decoding = sampler.Decoding(decoder, max_tokens=tokens, **common)
+  decoding = sampler.Decoding(
+    decoder,
+    max_tokens=tokens,
+    in_place=decode_loop.reads_in_place(mesh.devices.flat[0]),
+    **common,
+  )
   begin, go_on = _make(config, mesh, decoding)
   state, shared = jax.eval_shape(begin, params, *arguments)
   shapes = shapes_lib.Shapes(config, mesh)

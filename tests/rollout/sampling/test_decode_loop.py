@@ -28,12 +28,15 @@ class EndsTest(chex.TestCase):
 
 
 class RunTest(chex.TestCase):
-  def test_every_step(self):
+  @parameterized.parameters(False, True)
+  def test_every_step(self, in_place):
     # A row from 0 on and one from 95 on, which at 105 begins anew; at 60 a row
     # is done. Lengths of the cache are 50, 100 and 150.
-    def step(state, rest):
+    def step(state, rest, used):
       count, seen = rest
-      seen = seen.at[count].set(cache_lib.length(state.cache))
+      seen = seen.at[count].set(used)
+      length = cache_lib.length(state.cache)
+      self.assertEqual(length, 150 if in_place else used)
       first, *others = state.cache
       values = first.values.at[np.arange(2), :, state.length].set(count + 1.0)
       length = state.length + ~state.done
@@ -50,7 +53,9 @@ class RunTest(chex.TestCase):
       jnp.zeros((2, 1)), sampler.Decoding(decoder, 150, (), 0)
     )
     state = state.replace(length=jnp.int32([0, 95]))
-    run = jax.jit(functools.partial(decode_loop.run, step, count=3))
+    run = jax.jit(
+      functools.partial(decode_loop.run, step, count=3, in_place=in_place)
+    )
     state, (count, seen) = run(state, (jnp.int32(0), jnp.zeros(99, jnp.int32)))
     self.assertEqual(count, 70)
     # The longest row is 95 to 99, then 100 to 104; 10 to 49, and 50 to 60.
@@ -70,7 +75,7 @@ class SamplerTest(chex.TestCase):
     decoder, params = cases.model()
     lengths = []
 
-    def sample(count):
+    def sample(count, in_place=False):
       run = functools.partial(
         sampler.sample,
         decoding=sampler.Decoding(
@@ -78,6 +83,7 @@ class SamplerTest(chex.TestCase):
           max_tokens=70,
           stop_ids=(7,),
           pad_id=cases.PAD_ID,
+          in_place=in_place,
         ),
         stages=count,
       )
@@ -86,16 +92,17 @@ class SamplerTest(chex.TestCase):
       lengths.append(len(tiny_decoder.calls))
       return jax.device_get(got)
 
-    want, got = sample(1), sample(4)
+    want, other, got = sample(1), sample(4), sample(4, in_place=True)
     self.assertGreater(lengths[1], lengths[0])
     chosen = want.mask.sum(-1)
     self.assertTrue((chosen == 70).any() and (chosen < 32).any())
-    for name in ('tokens', 'mask', 'positions', 'finished'):
-      np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
-    for name in ('logprobs', 'entropy'):
-      np.testing.assert_allclose(
-        getattr(got, name), getattr(want, name), atol=1e-5
-      )
+    for each in other, got:
+      for name in ('tokens', 'mask', 'positions', 'finished'):
+        np.testing.assert_array_equal(getattr(each, name), getattr(want, name))
+      for name in ('logprobs', 'entropy'):
+        np.testing.assert_allclose(
+          getattr(each, name), getattr(want, name), atol=1e-5
+        )
     # And float64 NumPy without any cache.
     p, g = np.argwhere(chosen == 70)[0]
     own = got.tokens[p, g]
