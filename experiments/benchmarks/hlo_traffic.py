@@ -98,7 +98,7 @@ def parse(text: str) -> dict[str, Computation]:
   """The computations of a program by name, its instructions in order."""
   found: dict[str, Computation] = {}
   current: Computation | None = None
-  for line in text.splitlines():
+  for line in text.split('\n'):
     if head := _HEAD.match(line):
       current = found.setdefault(head[1], {})
     elif line.startswith('}'):

@@ -25,7 +25,10 @@ from awpo_jax.training.dry_run import memory
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BASE = 'experiments/base.flags'
 RLLA = 'experiments/rlla/common.flags'
-NOT_BY_THEMSELVES = (BASE, RLLA)
+# The model is named by gpu.py's --size; two grids share the cells.
+GPU = 'experiments/benchmarks/gpu.flags'
+CELLS = 'experiments/ablations/links_cells.flags'
+NOT_BY_THEMSELVES = (BASE, RLLA, GPU)
 GRPO = {'gate': 'none', 'difficulty': 'none', 'clip': 'fixed'}
 ALL_FILES = sorted(
   str(file.relative_to(ROOT)) for file in ROOT.glob('experiments/**/*.flags')
@@ -39,8 +42,12 @@ FILES = [file for file in ALL_FILES if file not in EVALUATIONS]
 ALGORITHMS = [file for file in FILES if '/algorithms/' in file]
 # Maps, of flags of `tabular.py`, and grids, of those of `ablate.py`.
 MAPS = [file for file in FILES if '/ablations/tabular' in file]
-GRIDS = [file for file in FILES if '/ablations/' in file and file not in MAPS]
-FILES = [file for file in FILES if file not in (*ALGORITHMS, *GRIDS, *MAPS)]
+GRIDS = [
+  file for file in FILES if '/ablations/' in file and file not in (*MAPS, CELLS)
+]
+FILES = [
+  file for file in FILES if file not in (*ALGORITHMS, *GRIDS, *MAPS, CELLS)
+]
 QUICKSTART = '--flagfile=experiments/quickstart.flags'
 
 
