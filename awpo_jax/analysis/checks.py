@@ -215,7 +215,8 @@ CHECKS = (
     _RECENT,
     'Rewards or judgements are missing, so samples drop out. After three steps '
     'in a row without a valid answer the run ends.',
-    "Look at the judge's messages and at --min_judged; see Rewards and judges.",
+    "Look at the judge's messages and at --min_judged; see Judges that are "
+    'models.',
     _recent('reward/valid'),
   ),
   Check(

@@ -160,6 +160,7 @@ def test_reward_judge_data_and_gate(tmp_path, cache):
     '--reward=mine:reward',
     '--judge=mine:judge',
     '--gate=quarter',
+    '--trust=none',
     '--prompt_buckets=64',
     '--response_buckets=64',
   )

@@ -8,7 +8,7 @@ from tests.helpers import tiny_dataset, whole_runs
 SHOWN = {
   'Solved tasks': ['held out: held_out', 'training prompts'],
   'Rewards': ['outcome', 'reasoning'],
-  'Weight of the reasoning': ['gate w', 'clip radius'],
+  'Weight of the reasoning': ['gate w', 'trust t', 'clip radius'],
   'Entropy (nats)': ['entropy'],
 }
 

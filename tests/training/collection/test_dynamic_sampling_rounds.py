@@ -78,13 +78,13 @@ OUTCOMES_DIFFER = {'mixed', 'none right'}
   ('flags', 'want'),
   [
     # A solved call is saturated: it used to fill AWPO's batches.
-    ((_file('awpo'),), {*OUTCOMES_DIFFER, 'solved reply', 'all wrong'}),
+    ((_file('awpo_paper'),), {*OUTCOMES_DIFFER, 'solved reply', 'all wrong'}),
     (
-      (_file('awpo'), '--saturation=solved'),
+      (_file('awpo_paper'), '--saturation=solved'),
       {*OUTCOMES_DIFFER, 'all wrong'},
     ),
     # Its weight is 0 at p = 0 and at p = 1.
-    ((_file('awpo'), '--difficulty=parabola'), OUTCOMES_DIFFER),
+    ((_file('awpo_paper'), '--difficulty=parabola'), OUTCOMES_DIFFER),
     # Where the outcome alone counts.
     ((_file('grpo'),), OUTCOMES_DIFFER),
     ((_file('opo'),), OUTCOMES_DIFFER),

@@ -206,9 +206,9 @@ def test_a_reply_that_was_cut_is_told_apart(endpoint, make, settings, words):
   endpoint.behave = lambda number, body: judge_server.completion(
     '{"reason": "x", "score": 7}\n``', 'length'
   )
-  assert judge([REQUESTS[0]]) == [0.7]
+  assert judge([REQUESTS[1]]) == [0.7]
   endpoint.behave = lambda number, body: 'prose'
-  assert judge([REQUESTS[1]]) == [None]
+  assert judge([REQUESTS[2]]) == [None]
   assert 'no verdict' in judge.problem() and 'cut' not in judge.problem()
 
 
