@@ -47,6 +47,7 @@ $thought
 Reply with JSON: {"reason": "a few words", "score": 0 to $scale}
 """
 CONTEXT = 1024
+ANSWERED = 'completions HTTP/1.1" 200'
 _SECONDS = 240
 
 
@@ -193,10 +194,10 @@ def test_killed_and_started_again_it_loses_no_score(server, make):
   assert scored == 4 and failed >= 1
 
 
-def _restart_after_a_step(server, folder, ended):
-  """Starts the server anew when the first step of a run is written."""
+def _restart_after_a_verdict(server, ended):
+  """Starts the server anew as soon as it has answered once."""
   while not ended.wait(0.05):
-    if (folder / 'metrics.jsonl').exists() and whole_runs.rows(folder):
+    if ANSWERED in server.log().read_text():
       server.again()
       return
 
@@ -226,8 +227,9 @@ def test_a_run_whose_server_is_started_again(server, tmp_path, cache):
     *('--transcripts=1', '--cpu_devices=1'),
   )
   ended = threading.Event()
-  arguments = server, folder, ended
-  killer = threading.Thread(target=_restart_after_a_step, args=arguments)
+  killer = threading.Thread(
+    target=_restart_after_a_verdict, args=(server, ended)
+  )
   killer.start()
   try:
     result = whole_runs.forked(
@@ -254,4 +256,4 @@ def test_a_run_whose_server_is_started_again(server, tmp_path, cache):
   assert {row['said'] for row in answers} - {None}
   # Both servers have judged.
   for start in (server._starts - 1, server._starts):
-    assert 'completions HTTP/1.1" 200' in server.log(start).read_text()
+    assert ANSWERED in server.log(start).read_text()
