@@ -8,7 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from awpo_jax import types
-from awpo_jax.models import activation_sharding, attention, layers
+from awpo_jax.models import (
+  activation_sharding,
+  attention,
+  decoding_params,
+  layers,
+)
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import config as config_lib
 
@@ -193,28 +198,27 @@ class Decoder(nn.Module):
       for local in set(c.local_layers or (False,))
     }
     x = activation_sharding.by_rows(self.embed_tokens(tokens))
-    own = []
-    for i in range(c.layers):
-      own_bias, prefix_bias = biases[bool(c.local_layers) and c.local_layers[i]]
-      part = None
-      if prefix is not None:
-        part = attention.Part(
-          keys=prefix.layers[i].keys,
-          values=prefix.layers[i].values,
-          bias=prefix_bias,
-        )
-      # A cache is for sampling, which is not differentiated.
+    # A cache is for sampling, which is not differentiated.
+    remat = c.remat if cache is None else 'none'
+    scanned, own = 0, []
+    if remat == 'blocks' and not self.is_initializing():
+      # But the last one, which may compute fewer positions.
+      scanned = c.layers - 1
+    if scanned:
+      x, own = self._scan(scanned, x, angles, biases, prefix, seen=seen)
+    for i in range(scanned, c.layers):
+      own_bias, prefix_bias = biases[self._is_local(i)]
       run = self._block(
         i,
         tail=tail if i == c.layers - 1 else None,
         used=used,
-        remat=c.remat if cache is None else 'none',
+        remat=remat,
       )
       x, kv = run(
         x,
         angles,
         own_bias,
-        prefix=part,
+        prefix=_part(prefix and prefix.layers[i], prefix_bias),
         cache=None if cache is None else cache[i],
         index=index,
         seen=seen,
@@ -222,6 +226,44 @@ class Decoder(nn.Module):
       x = activation_sharding.by_rows(x)
       own.append(kv)
     return self.norm(x), tuple(own)
+
+  def _scan(self, count, x, angles, biases, prefix, *, seen):
+    """The first `count` blocks as one loop, compiled as a single block.
+
+    The backward pass computes each of them anew from its input. Parameters are
+    stacked in the dtype to which a block casts them.
+
+    Returns:
+      The residual stream, and a list of the keys and values of each block.
+    """
+    c = self.config
+    params = [
+      decoding_params.cast(c, self.layers[i].variables['params'])
+      for i in range(count)
+    ]
+    shared = None if prefix is None else _stack(prefix.layers[:count])
+    local = jnp.array([self._is_local(i) for i in range(count)])
+
+    def step(x, layer):
+      params, shared, is_local = layer
+      own_bias, prefix_bias = _bias_of(is_local, biases)
+      part = _part(shared, prefix_bias)
+      x, kv = _run_block(
+        params, x, angles, own_bias, config=c, prefix=part, seen=seen
+      )
+      return activation_sharding.by_rows(x), kv
+
+    # A loop keeps XLA from sharing work between the two passes by itself.
+    step = jax.checkpoint(
+      step, policy=config_lib.REMATS['blocks'], prevent_cse=False
+    )
+    x, kvs = jax.lax.scan(step, x, (_stack(params), shared, local))
+    return x, [
+      cache_lib.KV(*each) for each in zip(kvs.keys, kvs.values, strict=True)
+    ]
+
+  def _is_local(self, i):
+    return bool(self.config.local_layers) and self.config.local_layers[i]
 
   def _block(self, i, *, remat, **static):
     """Block i as a function."""
@@ -265,6 +307,28 @@ class Decoder(nn.Module):
     return jnp.einsum(
       '...d,dv->...v', hidden, head, preferred_element_type=jnp.float32
     )
+
+
+def _part(kv, bias):
+  """Keys and values of a layer, or None, as a part of its attention."""
+  if kv is None:
+    return None
+  return attention.Part(keys=kv.keys, values=kv.values, bias=bias)
+
+
+def _stack(trees):
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _bias_of(is_local, biases):
+  """Those of a layer: `biases` of the local and of the other layers."""
+  if len(biases) == 1:
+    return next(iter(biases.values()))
+  return jax.tree.map(
+    lambda local, other: jnp.where(is_local, local, other),
+    biases[True],
+    biases[False],
+  )
 
 
 @functools.partial(jax.jit, static_argnames=('config', 'tail', 'used'))

@@ -30,12 +30,19 @@ def make(
     Parameters for the decoder of `config`. A leaf that `dtype` would not make
     smaller keeps its own: it would only take more memory.
   """
+  params = cast(config, params)
+  return params if config.lora is None else _join_adapters(params)
+
+
+def cast(
+  config: config_lib.DecoderConfig, params: types.ArrayTree
+) -> types.ArrayTree:
+  """Leaves in `config.dtype` where that is smaller than what they have."""
   dtype = config.dtype
-  params = jax.tree.map(
+  return jax.tree.map(
     lambda x: x.astype(dtype) if dtype.itemsize < x.dtype.itemsize else x,
     params,
   )
-  return params if config.lora is None else _join_adapters(params)
 
 
 def _join_adapters(params: types.ArrayTree) -> types.ArrayTree:

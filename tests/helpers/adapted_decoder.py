@@ -14,10 +14,12 @@ LORA = lora_layers.LoraConfig(rank=3, alpha=7.5)
 
 
 def make(family='qwen3', *, settings=LORA, seed=0, **options):
-  """(config with adapters, parameters of the base, the adapters)."""
-  decoder, base = tiny_decoder.make(
-    tiny_decoder.FAMILIES[family], seed=seed, **options
-  )
+  """(config with adapters, parameters of the base, the adapters).
+
+  `family` is a name or a whole config.json.
+  """
+  hf = tiny_decoder.FAMILIES[family] if isinstance(family, str) else family
+  decoder, base = tiny_decoder.make(hf, seed=seed, **options)
   config = dataclasses.replace(decoder.config, lora=settings)
   shapes = jax.eval_shape(lambda: lora.new_adapters(config, jax.random.key(0)))
   rng = np.random.default_rng(seed + 1)

@@ -28,9 +28,9 @@ MESHES = [(1, 4), (2, 2), (4, 1)]  # data x model
 
 
 @functools.cache
-def start():
+def start(config=CONFIG):
   shapes = jax.eval_shape(
-    lambda: decoder_lib.init_params(CONFIG, jax.random.key(0))
+    lambda: decoder_lib.init_params(config, jax.random.key(0))
   )
   rng = np.random.default_rng(0)
   params = jax.tree.map(
@@ -73,6 +73,27 @@ def test_the_update_of_one_device(data, model):
       getattr(expected, name),
     )
   assert metrics.finite and metrics.updates == state.step == 1
+
+
+def test_blocks_in_a_loop_have_the_update_of_unrolled_ones():
+  deep, batch = (
+    dataclasses.replace(CONFIG, layers=4),
+    row_by_row.random_batch(0),
+  )
+  unrolled, loop = (
+    functools.partial(
+      objectives.rl_terms,
+      decoder=decoder_lib.Decoder(dataclasses.replace(deep, remat=remat)),
+      **tiny_training.RL_FLAGS,
+    )
+    for remat in ('none', 'blocks')
+  )
+  want, _ = tiny_training.update(start(deep), batch, micro=2, terms=unrolled)
+  mapped = tiny_training.Mapped(4, 2, loop, model=2)
+  state, metrics = jax.device_get(mapped(mapped.place(start(deep)), batch))
+  grads = want.opt_state[0]
+  tiny_training.assert_close(state.opt_state[0], grads, scale=grads, rtol=1e-5)
+  assert metrics.finite and metrics.updates == 1
 
 
 @pytest.mark.parametrize(('data', 'model'), MESHES)

@@ -1,4 +1,8 @@
-"""Blocks computed anew in the backward pass: less is kept, nothing changes."""
+"""Blocks computed anew in the backward pass: less is kept, nothing changes.
+
+With `blocks` all but the last are a loop over stacked parameters; with `none`
+they are unrolled, and agree with Hugging Face (`test_hf_weights_parity.py`).
+"""
 
 import dataclasses
 import functools
@@ -10,8 +14,15 @@ import pytest
 
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import decoder as decoder_lib
-from tests.helpers import tiny_decoder
+from awpo_jax.models import lora
+from tests.helpers import adapted_decoder, tiny_decoder
 
+MIXED = tiny_decoder.LOCAL['qwen3'] | {
+  'num_hidden_layers': 4,
+  'layer_types': [
+    f'{x}_attention' for x in ('full', 'sliding', 'full', 'full')
+  ],
+}
 TOKENS = np.random.default_rng(1).integers(0, 67, (4, 5))
 PROMPTS = np.random.default_rng(2).integers(0, 67, (2, 6))
 
@@ -43,23 +54,97 @@ def _other(decoder, remat):
   return decoder_lib.Decoder(dataclasses.replace(decoder.config, remat=remat))
 
 
+def _packed_loss(decoder, params):
+  """Of two blocks of five tokens, of which the second sees both."""
+  positions = np.arange(10).reshape(2, 5)
+  hidden = decoder.apply(
+    {'params': params},
+    TOKENS[:2],
+    positions,
+    np.int32([[[0, 0], [0, 1]]]),
+    # A first block would see itself twice.
+    np.stack(
+      [
+        np.pad(np.tri(5, dtype=bool), ((0, 0), (0, 5))),
+        np.tri(5, 10, 5, dtype=bool),
+      ]
+    ),
+    method='packed',
+  )
+  return jnp.sum(jnp.sin(hidden))
+
+
+def _adapted():
+  config, base, trained = adapted_decoder.make(MIXED)
+  return decoder_lib.Decoder(config), lora.join(trained, base)
+
+
+MODELS = {
+  'dense': lambda: tiny_decoder.make(MIXED),
+  'adapted': _adapted,
+  'two layers': lambda: tiny_decoder.make(tiny_decoder.LOCAL['qwen3']),
+  'one layer': lambda: tiny_decoder.make(
+    tiny_decoder.FAMILIES['llama'] | {'num_hidden_layers': 1}
+  ),
+}
+LOSSES = {'groups': _loss, 'packed': _packed_loss}
+
+
 @functools.cache
-def _gradient(remat):
-  decoder, params = tiny_decoder.make(tiny_decoder.LOCAL['qwen3'])
+def _gradient(remat, model, loss):
+  decoder, params = MODELS[model]()
   decoder = _other(decoder, remat)
-  return jax.jit(jax.value_and_grad(lambda p: _loss(decoder, p)))(params)
+  run = jax.jit(jax.value_and_grad(lambda p: LOSSES[loss](decoder, p)))
+  return run(params)
 
 
-@pytest.mark.parametrize('remat', ['products', 'blocks'])
-def test_value_and_gradient_stay(remat):
-  (loss, grads), (loss_again, grads_again) = map(_gradient, ('none', remat))
-  np.testing.assert_allclose(loss_again, loss, rtol=1e-6)
-  assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(grads)) > 0.1
+@pytest.mark.parametrize(
+  ('remat', 'model', 'loss'),
+  [
+    ('products', 'dense', 'groups'),
+    ('blocks', 'dense', 'groups'),
+    ('blocks', 'dense', 'packed'),
+    ('blocks', 'adapted', 'groups'),
+    ('blocks', 'two layers', 'groups'),
+    ('blocks', 'one layer', 'groups'),
+  ],
+)
+def test_value_and_gradient_stay(remat, model, loss):
+  (want, want_grads), (got, grads) = (
+    _gradient(x, model, loss) for x in ('none', remat)
+  )
+  np.testing.assert_allclose(got, want, rtol=1e-6)
+  largest = [float(jnp.abs(x).max()) for x in jax.tree.leaves(want_grads)]
+  assert max(largest) > 0.1
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5),
-    grads_again,
     grads,
+    want_grads,
   )
+
+
+def test_a_loop_is_compiled_as_one_block():
+  def products(layers):
+    hf = tiny_decoder.FAMILIES['qwen3'] | {'num_hidden_layers': layers}
+    decoder, params = tiny_decoder.make(hf)
+
+    def count(remat):
+      run = jax.grad(lambda p: _loss(_other(decoder, remat), p))
+      return jax.jit(run).lower(params).as_text().count('dot_general')
+
+    return count('none'), count('blocks')
+
+  # Equal blocks are one function of the unrolled program, which XLA inlines.
+  assert products(4)[1] == products(7)[1]
+
+
+def test_parameters_are_stacked_in_the_dtype_of_their_use():
+  decoder, params = tiny_decoder.make(MIXED, dtype='bfloat16')
+  made = jax.make_jaxpr(lambda p: _loss(_other(decoder, 'blocks'), p))(params)
+  scan = next(x for x in made.eqns if x.primitive.name == 'scan')
+  stacked = [x.aval for x in scan.invars if x.aval.shape[:2] == (3, 32)]
+  assert len(stacked) >= 7
+  assert {x.dtype.name for x in stacked} == {'bfloat16'}
 
 
 def _kept(decoder, params):
