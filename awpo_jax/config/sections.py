@@ -205,7 +205,9 @@ class ModelConfig:
     'none',
     'What the backward pass computes a second time instead of keeping it in '
     'memory: nothing (none), all of a block but its matrix products '
-    '(products), or whole blocks (blocks), which costs a second forward pass.',
+    '(products), or whole blocks (blocks), which costs a second forward pass. '
+    'loop is blocks as one loop over stacked parameters: it compiles sooner, '
+    'holds the parameters once more, and is the one to use on a CPU.',
     tuple(model_config.REMATS),
   )
   attention: str = flag(

@@ -16,9 +16,10 @@ REMATS: Mapping[str, Callable[..., bool]] = {
   'none': jax.checkpoint_policies.everything_saveable,
   'products': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
   'blocks': jax.checkpoint_policies.nothing_saveable,
+  'loop': jax.checkpoint_policies.nothing_saveable,
 }
 """What a block keeps for the backward pass: all, its products with weights, or
-its input alone."""
+its input alone; with `loop` the blocks are one loop over stacked parameters."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -201,7 +201,7 @@ class Decoder(nn.Module):
     # A cache is for sampling, which is not differentiated.
     remat = c.remat if cache is None else 'none'
     scanned, own = 0, []
-    if remat == 'blocks' and not self.is_initializing():
+    if remat == 'loop' and not self.is_initializing():
       # But the last one, which may compute fewer positions.
       scanned = c.layers - 1
     if scanned:
@@ -255,7 +255,7 @@ class Decoder(nn.Module):
 
     # A loop keeps XLA from sharing work between the two passes by itself.
     step = jax.checkpoint(
-      step, policy=config_lib.REMATS['blocks'], prevent_cse=False
+      step, policy=config_lib.REMATS['loop'], prevent_cse=False
     )
     x, kvs = jax.lax.scan(step, x, (_stack(params), shared, local))
     return x, [

@@ -86,7 +86,7 @@ def test_blocks_in_a_loop_have_the_update_of_unrolled_ones():
       decoder=decoder_lib.Decoder(dataclasses.replace(deep, remat=remat)),
       **tiny_training.RL_FLAGS,
     )
-    for remat in ('none', 'blocks')
+    for remat in ('none', 'loop')
   )
   want, _ = tiny_training.update(start(deep), batch, micro=2, terms=unrolled)
   mapped = tiny_training.Mapped(4, 2, loop, model=2)

@@ -1,6 +1,6 @@
 """Blocks computed anew in the backward pass: less is kept, nothing changes.
 
-With `blocks` all but the last are a loop over stacked parameters; with `none`
+With `loop` all but the last are a loop over stacked parameters; with `none`
 they are unrolled, and agree with Hugging Face (`test_hf_weights_parity.py`).
 """
 
@@ -103,10 +103,11 @@ def _gradient(remat, model, loss):
   [
     ('products', 'dense', 'groups'),
     ('blocks', 'dense', 'groups'),
-    ('blocks', 'dense', 'packed'),
-    ('blocks', 'adapted', 'groups'),
-    ('blocks', 'two layers', 'groups'),
-    ('blocks', 'one layer', 'groups'),
+    ('loop', 'dense', 'groups'),
+    ('loop', 'dense', 'packed'),
+    ('loop', 'adapted', 'groups'),
+    ('loop', 'two layers', 'groups'),
+    ('loop', 'one layer', 'groups'),
   ],
 )
 def test_value_and_gradient_stay(remat, model, loss):
@@ -127,20 +128,15 @@ def test_a_loop_is_compiled_as_one_block():
   def products(layers):
     hf = tiny_decoder.FAMILIES['qwen3'] | {'num_hidden_layers': layers}
     decoder, params = tiny_decoder.make(hf)
+    run = jax.grad(lambda p: _loss(_other(decoder, 'loop'), p))
+    return str(jax.make_jaxpr(run)(params)).count('dot_general')
 
-    def count(remat):
-      run = jax.grad(lambda p: _loss(_other(decoder, remat), p))
-      return jax.jit(run).lower(params).as_text().count('dot_general')
-
-    return count('none'), count('blocks')
-
-  # Equal blocks are one function of the unrolled program, which XLA inlines.
-  assert products(4)[1] == products(7)[1]
+  assert products(4) == products(7) > 20
 
 
 def test_parameters_are_stacked_in_the_dtype_of_their_use():
   decoder, params = tiny_decoder.make(MIXED, dtype='bfloat16')
-  made = jax.make_jaxpr(lambda p: _loss(_other(decoder, 'blocks'), p))(params)
+  made = jax.make_jaxpr(lambda p: _loss(_other(decoder, 'loop'), p))(params)
   scan = next(x for x in made.eqns if x.primitive.name == 'scan')
   stacked = [x.aval for x in scan.invars if x.aval.shape[:2] == (3, 32)]
   assert len(stacked) >= 7
@@ -155,13 +151,14 @@ def _kept(decoder, params):
   return sum(x.size for x in jax.tree.leaves(pullback))
 
 
-def test_what_is_kept():
+@pytest.mark.parametrize('remat', ['blocks', 'loop'])
+def test_what_is_kept(remat):
   hf = tiny_decoder.FAMILIES['qwen3'] | {'num_hidden_layers': 6}
   decoder, params = tiny_decoder.make(hf)
   number = sum(x.size for x in jax.tree.leaves(params))
   everything, products, inputs = (
     _kept(_other(decoder, remat), params) - number
-    for remat in ('none', 'products', 'blocks')
+    for remat in ('none', 'products', remat)
   )
   assert inputs < everything / 4
   assert inputs < products < everything / 1.5

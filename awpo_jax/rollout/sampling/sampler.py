@@ -309,7 +309,9 @@ def read_prompts(
   params: types.ArrayTree, prompts: types.Prompts, decoder: decoder_lib.Decoder
 ) -> tuple[types.Array, cache_lib.Prefix]:
   """[P, D] hidden states of the last tokens, and the keys and values of all."""
-  apply: Any = decoder.apply
+  # Nothing is differentiated here, and a loop would copy all parameters.
+  config = dataclasses.replace(decoder.config, remat='none')
+  apply: Any = decoder.clone(config=config).apply
   hidden, layers = apply(
     {'params': params},
     prompts.tokens,
