@@ -6,23 +6,30 @@ computed again) and stand in front of the rows' own. Decoding, where a broadcast
 cache would be read once per row, keeps the parts.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Literal, cast
 
 import chex
 import jax
 import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+  splash_attention_kernel as splash_lib,
+)
 
 from awpo_jax import types
 from awpo_jax.models import attention
 from awpo_jax.models import config as config_lib
 
-# Choices of --attention: `attention.attend`, or an implementation of
-# `jax.nn.dot_product_attention`.
-KERNELS = ('parts', 'xla', 'cudnn', 'auto')
+# Choices of --attention: `attention.attend`, an implementation of
+# `jax.nn.dot_product_attention`, or JAX's kernel in Pallas for TPUs.
+KERNELS = ('parts', 'xla', 'cudnn', 'splash', 'auto')
 CUDNN_DTYPES = ('bfloat16', 'float16')
 # What JAX takes for cuDNN's flash attention, on the newer cards.
 _CUDNN_WIDTHS = range(8, 257, 8)
+# Rows and columns of a block of scores.
+_SPLASH_BLOCK = 512
+_SINK = -1e30
 
 
 def attend_joined(
@@ -31,6 +38,7 @@ def attend_joined(
   *,
   scale: float,
   implementation: str,
+  interpret: bool = False,
 ) -> types.Array:
   """As `attention.attend`, of all keys at once.
 
@@ -39,7 +47,8 @@ def attend_joined(
     parts: what it may see, in any order; a query that may see nothing gets
       something finite.
     scale: multiplies the dot products.
-    implementation: `xla` or `cudnn`, which wants 16 bits.
+    implementation: `xla`, `cudnn`, which wants 16 bits, or `splash`.
+    interpret: `splash` on a device that is no TPU, by Pallas's interpreter.
 
   Returns:
     [N, S, H, C] in the dtype of `query`.
@@ -51,6 +60,8 @@ def attend_joined(
     for arrays in ([p.keys for p in parts], [p.values for p in parts])
   )
   mask = jnp.concatenate([_seen(p.bias, rows, length) for p in parts], axis=2)
+  if implementation == 'splash':
+    return _splash(scale * query, keys, values, mask, interpret=interpret)
   # With a mask cuDNN's backward pass takes even lengths only. A query that is
   # added sees nothing, a key that is added is not seen.
   odd, odd_keys = length % 2, keys.shape[1] % 2
@@ -82,6 +93,49 @@ def _seen(bias: types.Array, rows: int, length: int) -> types.Array:
 def _pad(x: types.Array, axis: int, count: int) -> types.Array:
   widths = [(0, count if i == axis else 0) for i in range(x.ndim)]
   return jnp.pad(x, widths) if count else x
+
+
+def _splash(
+  query: types.Array,
+  keys: types.Array,
+  values: types.Array,
+  mask: types.Array,
+  *,
+  interpret: bool,
+) -> types.Array:
+  """One row after another; lengths are filled up to the kernel's blocks.
+
+  The sink, a score below all others, is what a query attends to that sees
+  nothing: it gets zeros and has no gradient.
+  """
+  length, heads = query.shape[1:3]
+  more, more_keys = (-x.shape[1] % splash_lib.NUM_LANES for x in (query, keys))
+  mask = _pad(_pad(mask, 1, more), 2, more_keys)
+  q, kv = (math.gcd(x, _SPLASH_BLOCK) for x in mask.shape[1:])
+  blocks = splash_lib.BlockSizes(
+    block_q=q,
+    block_kv=kv,
+    block_q_dkv=q,
+    block_kv_dkv=kv,
+    block_q_dq=q,
+    block_kv_dq=kv,
+  )
+
+  def attend(query, keys, values, mask):
+    kernel = splash_lib.make_splash_mha_single_device(
+      mask[None], block_sizes=blocks, interpret=interpret
+    )
+    # JAX makes an array of this, too, and then asks for its truth.
+    kernel.fwd_mask_info = kernel.fwd_mask_info._replace(is_dynamic_mask=True)
+    return kernel(query, keys, values, sinks=jnp.full(heads, _SINK))
+
+  joined = jax.vmap(attend)(
+    _pad(query, 1, more).swapaxes(1, 2),
+    _pad(keys, 1, more_keys).swapaxes(1, 2),
+    _pad(values, 1, more_keys).swapaxes(1, 2),
+    mask,
+  )
+  return joined.swapaxes(1, 2)[:, :length]
 
 
 def best(model: config_lib.DecoderConfig, platform: str) -> str:
