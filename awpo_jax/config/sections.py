@@ -213,8 +213,9 @@ class ModelConfig:
   attention: str = flag(
     'parts',
     'How attention over whole sequences is computed: parts (prompts are shared '
-    "by their answers), cuDNN's kernel, or XLA's (both repeat prompts). auto "
-    'is cudnn if the device has it, otherwise parts.',
+    "by their answers), XLA's, cuDNN's kernel, or splash, JAX's for TPUs (all "
+    'three repeat prompts; no TPU has run splash). auto is cudnn if the device '
+    'has it, otherwise parts.',
     attention_kernels.KERNELS,
     may_change=True,
   )

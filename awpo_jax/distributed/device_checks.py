@@ -22,6 +22,11 @@ def check_model(
   yield from attention_kernels.misfits(model.attention, model, platform)
   if not sharding.is_sharded(mesh):
     return
+  if model.attention == 'splash' and mesh.size > 1:
+    yield (
+      '--attention=splash is not cut over devices: set --parallelism=pmap, or '
+      '--attention=parts.'
+    )
   size = mesh.shape[sharding.MODEL_AXIS]
   if model.kv_heads % size:
     yield (

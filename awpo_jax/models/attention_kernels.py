@@ -22,13 +22,18 @@ from awpo_jax.models import attention
 from awpo_jax.models import config as config_lib
 
 # Choices of --attention: `attention.attend`, an implementation of
-# `jax.nn.dot_product_attention`, or JAX's kernel in Pallas for TPUs.
+# `jax.nn.dot_product_attention`, or JAX's own kernel for TPUs.
 KERNELS = ('parts', 'xla', 'cudnn', 'splash', 'auto')
-CUDNN_DTYPES = ('bfloat16', 'float16')
+# Whose kernel it is, `jax.Device.platform` of those, and what it takes.
+_LIMITS = {
+  'cudnn': ("Nvidia's GPUs", ('gpu', 'cuda'), ('bfloat16', 'float16')),
+  'splash': ('TPUs', ('tpu',), ('bfloat16', 'float32')),
+}
 # What JAX takes for cuDNN's flash attention, on the newer cards.
 _CUDNN_WIDTHS = range(8, 257, 8)
-# Rows and columns of a block of scores.
+# The largest block of scores, in queries and in keys.
 _SPLASH_BLOCK = 512
+# A score below all others.
 _SINK = -1e30
 
 
@@ -103,10 +108,12 @@ def _splash(
   *,
   interpret: bool,
 ) -> types.Array:
-  """One row after another; lengths are filled up to the kernel's blocks.
+  """By a TPU's kernel, one row after another.
 
-  The sink, a score below all others, is what a query attends to that sees
-  nothing: it gets zeros and has no gradient.
+  The mask is an array: one byte for each query and key of a row, three times,
+  which all heads share. Mapped over rows by `vmap` the kernel would be put into
+  a loop all the same, and its float32 log-sum-exp be kept 128 times over. The
+  sink is all that a query attends to which sees nothing: it gets zeros.
   """
   length, heads = query.shape[1:3]
   more, more_keys = (-x.shape[1] % splash_lib.NUM_LANES for x in (query, keys))
@@ -121,21 +128,19 @@ def _splash(
     block_kv_dq=kv,
   )
 
-  def attend(query, keys, values, mask):
+  def attend(row):
+    mask, *arrays = row
     kernel = splash_lib.make_splash_mha_single_device(
       mask[None], block_sizes=blocks, interpret=interpret
     )
-    # JAX makes an array of this, too, and then asks for its truth.
+    # JAX makes a traced array of this as well, and then asks for its truth.
     kernel.fwd_mask_info = kernel.fwd_mask_info._replace(is_dynamic_mask=True)
-    return kernel(query, keys, values, sinks=jnp.full(heads, _SINK))
+    by_head = (x.swapaxes(0, 1) for x in arrays)
+    return kernel(*by_head, sinks=jnp.full(heads, _SINK)).swapaxes(0, 1)
 
-  joined = jax.vmap(attend)(
-    _pad(query, 1, more).swapaxes(1, 2),
-    _pad(keys, 1, more_keys).swapaxes(1, 2),
-    _pad(values, 1, more_keys).swapaxes(1, 2),
-    mask,
-  )
-  return joined.swapaxes(1, 2)[:, :length]
+  keys, values = (_pad(x, 1, more_keys) for x in (keys, values))
+  joined = jax.lax.map(attend, (mask, _pad(query, 1, more), keys, values))
+  return joined[:, :length]
 
 
 def best(model: config_lib.DecoderConfig, platform: str) -> str:
@@ -152,19 +157,20 @@ def misfits(
   kernel: str, model: config_lib.DecoderConfig, platform: str
 ) -> Iterator[str]:
   """What keeps a kernel from running, as text with the remedy."""
-  if kernel != 'cudnn':
+  if kernel not in _LIMITS:
     return
-  if platform not in ('gpu', 'cuda'):
+  devices, platforms, dtypes = _LIMITS[kernel]
+  if platform not in platforms:
     yield (
-      f"--attention=cudnn is a kernel of Nvidia's GPUs, this is {platform}: "
+      f'--attention={kernel} is a kernel of {devices}, this is {platform}: '
       'set --attention=parts, or auto.'
     )
-  if model.dtype.name not in CUDNN_DTYPES:
+  if model.dtype.name not in dtypes:
     yield (
-      f'--attention=cudnn takes no {model.dtype.name}: set --dtype=bfloat16, '
-      'or --attention=parts.'
+      f'--attention={kernel} takes no {model.dtype.name}: set '
+      '--dtype=bfloat16, or --attention=parts.'
     )
-  if model.head_width not in _CUDNN_WIDTHS:
+  if kernel == 'cudnn' and model.head_width not in _CUDNN_WIDTHS:
     yield (
       f'--attention=cudnn: heads of width {model.head_width} are no multiple '
       f'of 8 up to {_CUDNN_WIDTHS[-1]}; set --attention=parts.'

@@ -54,8 +54,8 @@ class DecoderConfig:
       and servers look at the name.
     lora: adapters beside the projections; None: none.
     remat: what the backward pass computes anew, a key of `REMATS`.
-    attention: `parts`, `xla` or `cudnn`: what `hidden` attends by; see
-      `attention_kernels`. Decoding always merges parts.
+    attention: `parts`, `xla`, `cudnn` or `splash`: what `hidden` attends by;
+      see `attention_kernels`. Decoding always merges parts.
   """
 
   vocab_size: int

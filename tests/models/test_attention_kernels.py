@@ -16,9 +16,15 @@ from awpo_jax.models import decoder as decoder_lib
 from tests.helpers import tiny_decoder
 from tests.models import test_attention as cases
 
-JOINED = functools.partial(
-  attention_kernels.attend_joined, scale=cases.SCALE, implementation='xla'
-)
+JOINED = {
+  name: functools.partial(
+    attention_kernels.attend_joined,
+    scale=cases.SCALE,
+    implementation=name,
+    interpret=True,
+  )
+  for name in ('xla', 'splash')
+}
 PARTS = {
   'one': (cases.OWN,),
   'shared': (cases.SHARED, cases.OWN),
@@ -27,15 +33,17 @@ PARTS = {
 }
 
 
+@pytest.mark.parametrize('kernel', JOINED)
 @pytest.mark.parametrize('name', PARTS)
-def test_one_softmax_over_all_keys(name):
+def test_one_softmax_over_all_keys(name, kernel):
   query, parts = cases.make_query(), [make() for make in PARTS[name]]
-  got = jax.jit(JOINED)(query, tuple(cases.as_part(x) for x in parts))
+  got = jax.jit(JOINED[kernel])(query, tuple(cases.as_part(x) for x in parts))
   want, _ = cases.reference(query, parts)
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_reach_a_shared_prompt_from_all_its_rows():
+@pytest.mark.parametrize('kernel', JOINED)
+def test_gradients_reach_a_shared_prompt_from_all_its_rows(kernel):
   query, parts = cases.make_query(), [make() for make in PARTS['per_query']]
 
   def loss(query, keys, values, attend):
@@ -51,19 +59,20 @@ def test_gradients_reach_a_shared_prompt_from_all_its_rows():
     jax.jit(jax.grad(functools.partial(loss, attend=f), argnums=(0, 1, 2)))(
       *arrays
     )
-    for f in (JOINED, merged)
+    for f in (JOINED[kernel], merged)
   )
   for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
     assert np.abs(y).max() > 0.1
     np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
 
 
-def test_nothing_visible_is_finite_and_sends_nothing_back():
+@pytest.mark.parametrize('kernel', JOINED)
+def test_nothing_visible_is_finite_and_sends_nothing_back(kernel):
   query, (k, v, mask) = cases.make_query(), cases.OWN()
   mask[0, 1] = False
 
   def loss(query, k, v):
-    out = JOINED(query, [cases.as_part((k, v, mask))])
+    out = JOINED[kernel](query, [cases.as_part((k, v, mask))])
     return jnp.sum(jnp.sin(out).at[0, 1].set(0.0))
 
   value, grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(
@@ -72,6 +81,55 @@ def test_nothing_visible_is_finite_and_sends_nothing_back():
   assert np.isfinite(value)
   assert all(np.isfinite(x).all() for x in grads)
   np.testing.assert_array_equal(grads[0][0, 1], 0.0)
+
+
+def test_what_sees_nothing_is_zero_to_splash():
+  query, (k, v, mask) = cases.make_query(), cases.OWN()
+  mask[0, 1] = False
+
+  def lost(*arrays):
+    query, *own = arrays
+    return JOINED['splash'](query, [cases.as_part((*own, mask))])[0, 1]
+
+  out, back = jax.vjp(jax.jit(lost), query, k, v)
+  for x in (out, *back(jnp.ones_like(out))):
+    np.testing.assert_array_equal(x, 0.0)
+
+
+def test_splash_goes_from_block_to_block(monkeypatch):
+  """Some of the 2 x 4 blocks are all seen, some in part and some not at all."""
+  monkeypatch.setattr(attention_kernels, '_SPLASH_BLOCK', 128)
+  rng = np.random.default_rng(0)
+  query, cotangent = rng.normal(size=(2, 2, 200, 2, 8)).astype(np.float32)
+  # Row 0 sees two blocks of the prompt, row 1 a part of the second; the first
+  # 128 queries see none of the last own keys, the others few of the first.
+  prompt = np.arange(256) >= np.array([0, 200])[:, None, None]
+  places = np.broadcast_to(np.arange(200), (2, 200))
+  causal = np.tril(np.ones((2, 200, 200), bool))
+  own = attention.within(causal, places, places, window=20)
+  parts = [
+    (*rng.normal(size=(2, 2, 1, x.shape[2], 8)).astype(np.float32), x)
+    for x in (prompt, own)
+  ]
+
+  def run(attend):
+    def of(query, arrays):
+      made = [
+        cases.as_part((k, v, x[2]))
+        for (k, v), x in zip(arrays, parts, strict=True)
+      ]
+      return attend(query, made)
+
+    out, back = jax.vjp(jax.jit(of), query, [x[:2] for x in parts])
+    return out, back(cotangent)
+
+  merged = functools.partial(attention.attend, scale=cases.SCALE)
+  got, want = (
+    jax.tree.leaves(run(attend)) for attend in (JOINED['splash'], merged)
+  )
+  for x, y in zip(got, want, strict=True):
+    assert np.abs(y).max() > 0.1
+    np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
 
 
 def _read(decoder, params):
@@ -94,13 +152,22 @@ def _read(decoder, params):
 
 
 @pytest.mark.parametrize(
-  ('family', 'remat'),
-  [('qwen3', 'none'), ('qwen3', 'blocks'), ('mistral', 'none')],
+  ('family', 'remat', 'attend'),
+  [
+    ('qwen3', 'none', 'xla'),
+    ('qwen3', 'blocks', 'xla'),
+    ('mistral', 'none', 'xla'),
+    ('mistral', 'blocks', 'splash'),
+  ],
 )
-def test_a_decoder_reads_answers_the_same(family, remat):
+def test_a_decoder_reads_answers_the_same(family, remat, attend, monkeypatch):
+  interpreted = functools.partial(
+    attention_kernels.attend_joined, interpret=True
+  )
+  monkeypatch.setattr(attention_kernels, 'attend_joined', interpreted)
   decoder, params = tiny_decoder.make(tiny_decoder.LOCAL[family])
   kernel = decoder_lib.Decoder(
-    dataclasses.replace(decoder.config, attention='xla', remat=remat)
+    dataclasses.replace(decoder.config, attention=attend, remat=remat)
   )
   (want, want_grads), (got, grads) = (
     jax.jit(jax.value_and_grad(lambda p, d=d: _read(d, p)))(params)
@@ -161,6 +228,35 @@ def test_what_cudnn_is_asked_for(gradient, monkeypatch):
     assert f'tensor<{shape}xbf16>' in text
 
 
+def test_what_a_tpu_is_asked_for():
+  """Lowered for a TPU that is not here: which kernels, of which arrays."""
+  parts = tuple(cases.as_part(make()) for make in PARTS['shared'])
+
+  def loss(query, parts):
+    return jnp.sum(
+      attention_kernels.attend_joined(
+        query, parts, scale=cases.SCALE, implementation='splash'
+      )
+    )
+
+  fn = jax.jit(jax.grad(loss))
+  lowered = fn.trace(cases.make_query(), parts)
+  text = lowered.lower(lowering_platforms=('tpu',)).as_text()
+  calls = re.findall(
+    r'tpu_custom_call.*kernel_name = "splash_mha_(\w+?)".*\((tensor.*)\) ->',
+    text,
+  )
+  assert {x for x, _ in calls} == {
+    'fwd_residuals',
+    'dq_no_residuals',
+    'dkv_no_residuals',
+  }
+  # Four heads share the keys of two, and all of them one mask.
+  for _, arguments in calls:
+    for shape in ('4x128x8xf32', '2x128x8xf32', '1x128x128xi32'):
+      assert f'tensor<{shape}>' in arguments
+
+
 @pytest.mark.parametrize(
   ('kernel', 'platform', 'fields', 'named'),
   [
@@ -171,6 +267,10 @@ def test_what_cudnn_is_asked_for(gradient, monkeypatch):
     ('cudnn', 'cuda', {'dtype': jnp.float32}, ['float32.*--dtype=bfloat16']),
     ('cudnn', 'gpu', {'head_width': 36}, ['width 36']),
     ('cudnn', 'gpu', {'head_width': 264}, ['width 264']),
+    ('splash', 'tpu', {'head_width': 36}, []),
+    ('splash', 'tpu', {'dtype': jnp.float32}, []),
+    ('splash', 'cpu', {}, ['TPUs, this is cpu']),
+    ('splash', 'tpu', {'dtype': jnp.float16}, ['float16.*--dtype=bfloat16']),
   ],
 )
 def test_what_a_kernel_cannot(kernel, platform, fields, named):

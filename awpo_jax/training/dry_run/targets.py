@@ -129,7 +129,10 @@ def _tpus(kind: str, count: int) -> Target:
     )
   try:
     described = topologies.get_topology_desc(
-      platform='tpu', topology_name=f'{kind}:{_TPU_SLICES[count]}'
+      platform='tpu',
+      topology_name=f'{kind}:{_TPU_SLICES[count]}',
+      # Hosts have four chips unless it is said; libtpu 0.0.42 insists.
+      **({'chips_per_host_bounds': (1, 1, 1)} if count == 1 else {}),
     )
   except (RuntimeError, NotImplementedError) as error:
     raise flags_lib.ConfigError(

@@ -271,6 +271,7 @@ def test_tpus_that_are_not_here():
     found = targets.find('v5e:8')
     assert len(found.devices) == 8 and found.platform == 'tpu'
     assert 'v5' in found.devices[0].device_kind
+    assert len(targets.find('v5e').devices) == 1
     assert found.memory == 16 * 2**30  # https://cloud.google.com/tpu/docs/v5e
   else:
     with pytest.raises(flags_lib.ConfigError, match=r"\.\[tpu\]'"):
