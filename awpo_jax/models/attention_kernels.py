@@ -135,12 +135,12 @@ def _splash(
     )
     # JAX makes a traced array of this as well, and then asks for its truth.
     kernel.fwd_mask_info = kernel.fwd_mask_info._replace(is_dynamic_mask=True)
-    by_head = (x.swapaxes(0, 1) for x in arrays)
-    return kernel(*by_head, sinks=jnp.full(heads, _SINK)).swapaxes(0, 1)
+    return kernel(*arrays, sinks=jnp.full(heads, _SINK))
 
   keys, values = (_pad(x, 1, more_keys) for x in (keys, values))
-  joined = jax.lax.map(attend, (mask, _pad(query, 1, more), keys, values))
-  return joined[:, :length]
+  by_head = (x.swapaxes(1, 2) for x in (_pad(query, 1, more), keys, values))
+  joined = jax.lax.map(attend, (mask, *by_head))
+  return joined.swapaxes(1, 2)[:, :length]
 
 
 def best(model: config_lib.DecoderConfig, platform: str) -> str:

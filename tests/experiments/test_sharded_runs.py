@@ -88,6 +88,10 @@ def test_a_run_whose_layout_changes(replicated, start, further, tmp_path):
       ['--parallelism=sharded', '--mesh=data:1,model:2'],
       '1 key/value heads do not divide over model:2',
     ),
+    (
+      ['--parallelism=sharded', '--attention=splash'],
+      'splash is not cut over devices: set --parallelism=pmap',
+    ),
   ],
 )
 def test_what_does_not_fit_is_refused(start, flags, message):
