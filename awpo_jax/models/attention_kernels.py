@@ -108,12 +108,11 @@ def _splash(
   *,
   interpret: bool,
 ) -> types.Array:
-  """By a TPU's kernel, one row after another.
+  """By JAX's kernel for TPUs, one row after another.
 
-  The mask is an array: one byte for each query and key of a row, three times,
-  which all heads share. Mapped over rows by `vmap` the kernel would be put into
-  a loop all the same, and its float32 log-sum-exp be kept 128 times over. The
-  sink is all that a query attends to which sees nothing: it gets zeros.
+  The heads of a row share its mask, an array. `vmap` would make a loop over
+  rows as well, but keep the log-sum-exp of all of them as the kernel writes it,
+  128 times over. A query that sees nothing has its sink: the output is 0.
   """
   length, heads = query.shape[1:3]
   more, more_keys = (-x.shape[1] % splash_lib.NUM_LANES for x in (query, keys))
