@@ -239,7 +239,7 @@ def test_what_a_tpu_is_asked_for():
       )
     )
 
-  fn = jax.jit(jax.grad(loss))
+  fn = jax.jit(jax.grad(loss, argnums=(0, 1)))
   lowered = fn.trace(cases.make_query(), parts)
   text = lowered.lower(lowering_platforms=('tpu',)).as_text()
   calls = re.findall(
