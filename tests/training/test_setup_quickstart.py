@@ -102,6 +102,27 @@ def test_texts_of_the_quickstart_fit(seed, tmp_path, monkeypatch):
   assert fit.all(), [tasks[i].task_id for i in (~fit).nonzero()[0]]
 
 
+def test_a_prompt_that_is_too_long_does_not_end_the_run(tmp_path, monkeypatch):
+  monkeypatch.chdir(whole_runs.ROOT)
+  config = config_lib.parse(
+    [
+      '--flagfile=experiments/quickstart.flags',
+      '--dataset=quickstart_hard:two',
+      '--seed=3',
+      f'--output_dir={tmp_path / "run"}',
+    ]
+  )
+  experiment, data = setup_lib.make_experiment(config), config.data
+  codec = experiment.codec
+  # Of the prompts without end one of 194 tokens, which a run came upon.
+  task = experiment.data.dataset.train[1_041_027_318]
+  assert len(codec.encode(task)) > data.prompt_buckets[-1]
+  made = codec.prompts(
+    [task], [0], buckets=data.prompt_buckets, overlong=data.overlong
+  )
+  assert made.tokens.shape == (1, data.prompt_buckets[-1]) and made.mask.all()
+
+
 @pytest.mark.parametrize('dataset', ['quickstart', 'quickstart_hard'])
 def test_overlong_shaping_of_dapo_takes_nothing_from_gold(
   dataset, tmp_path, monkeypatch
