@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from awpo_jax import types
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import lora
+from awpo_jax.rollout.sampling import sampler
 from tests.helpers import adapted_decoder, tiny_decoder
 
 MIXED = tiny_decoder.LOCAL['qwen3'] | {
@@ -132,6 +134,22 @@ def test_a_loop_is_compiled_as_one_block():
     return str(jax.make_jaxpr(run)(params)).count('dot_general')
 
   assert products(4) == products(7) > 20
+
+
+def test_a_sampler_reads_prompts_without_the_loop():
+  decoder, params = tiny_decoder.make(MIXED)
+  prompts = types.Prompts(
+    tokens=PROMPTS, mask=np.ones(PROMPTS.shape, bool), ids=np.arange(2)
+  )
+
+  def scans(remat):
+    run = functools.partial(
+      sampler.read_prompts, decoder=_other(decoder, remat)
+    )
+    return str(jax.make_jaxpr(run)(params, prompts)).count('scan[')
+
+  # It would copy all parameters.
+  assert scans('loop') == scans('none')
 
 
 def test_parameters_are_stacked_in_the_dtype_of_their_use():
