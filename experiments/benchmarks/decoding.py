@@ -1,7 +1,7 @@
 """Kernels and bytes of one token of the sampler, as compiled for an H100.
 
 pip install -e '.[cuda12]'   # No GPU is needed.
-python experiments/benchmarks/decoding.py --of=qwen3_0.6b
+python experiments/benchmarks/decoding.py --of=0.6b
 
 The shapes are those of gpu.flags; flags after the command win. Kernels and
 bytes are the mean over the lengths of the cache that the sampler is compiled
@@ -18,12 +18,13 @@ import sys
 from typing import Any
 
 import counts
-import gpu
+import gpu_sizes
 import hlo_traffic
 import jax
 from absl import app, flags
 
 from awpo_jax.config import experiment as config_lib
+from awpo_jax.config import flags as flags_lib
 from awpo_jax.distributed import sharding
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.training.dry_run import memory, targets
@@ -32,7 +33,11 @@ from awpo_jax.training.programs import options
 from awpo_jax.training.programs import shapes as shapes_lib
 
 FLAGS = flags.FLAGS
-_SIZES = flags.DEFINE_list('of', list(gpu.SIZES), 'Sizes, keys of gpu.SIZES.')
+config_lib.define_flags()
+_HERE = pathlib.Path(__file__).resolve().parent
+_SIZES = flags.DEFINE_list(
+  'of', ['0.6b', '1.7b', '4b'], 'Sizes, of gpu_sizes.SIZES.'
+)
 _LAYERS = flags.DEFINE_list(
   'layers', ['1', '2'], 'Layers of the two models that are compiled.'
 )
@@ -42,17 +47,33 @@ _HLO = flags.DEFINE_string('hlo', None, 'Folder for the programs as text.')
 _GB = 1e9
 
 
+def parse_config(size: str, arguments: list[str]) -> config_lib.Config:
+  """The shapes of gpu.flags at a size; `arguments` win."""
+  return config_lib.parse(
+    [
+      f'--flagfile={_HERE}/gpu.flags',
+      *gpu_sizes.SIZES[size],
+      *arguments,
+    ]
+  )
+
+
+def shallow(config: config_lib.Config, layers: int) -> memory.Plan:
+  """What the flags describe, but of so many layers."""
+  plan = memory.make_plan(config)
+  model = dataclasses.replace(
+    plan.decoder.config, layers=layers, local_layers=()
+  )
+  return dataclasses.replace(plan, decoder=decoder_lib.Decoder(model))
+
+
 def compile_sampler(
   config: config_lib.Config, layers: int
 ) -> jax.stages.Compiled:
   """The sampler of the flags' model, but of so many layers, for an H100."""
   target = targets.find('h100')
   mesh = sharding.data_mesh(target.devices)
-  plan = memory.make_plan(config)
-  model = dataclasses.replace(
-    plan.decoder.config, layers=layers, local_layers=()
-  )
-  plan = dataclasses.replace(plan, decoder=decoder_lib.Decoder(model))
+  plan = shallow(config, layers)
   rl, shapes = config.rl, shapes_lib.Shapes(config, mesh)
   program = compile_lib.make_sampler(
     config,
@@ -95,16 +116,28 @@ def groups(made: list[hlo_traffic.Kernel]) -> list[tuple[int, int, str]]:
   return sorted(rows, reverse=True)
 
 
+def total(made: list[hlo_traffic.Kernel]) -> int:
+  """Bytes that kernels read and write."""
+  return sum(map(hlo_traffic.moved, made))
+
+
+def print_groups(made: list[hlo_traffic.Kernel]) -> None:
+  """The first --top of `groups`."""
+  for moved, count, name in groups(made)[: _TOP.value]:
+    print(f'{moved / _GB:8.3f} GB {count:5d} x {name[:120]}')
+
+
+def keep(text: str, name: str) -> None:
+  """Writes a program to --hlo."""
+  if _HLO.value:
+    folder = pathlib.Path(_HLO.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f'{name}.hlo').write_text(text)
+
+
 def measure(size: str, arguments: list[str]) -> dict[str, Any]:
   """Kernels and bytes of a token at all layers of a size, and the bound."""
-  config = config_lib.parse(
-    [
-      '--flagfile=experiments/benchmarks/gpu.flags',
-      f'--model=experiments/models/{size}.json',
-      *gpu.SIZES[size],
-      *arguments,
-    ]
-  )
+  config = parse_config(size, arguments)
   model = memory.make_plan(config).decoder.config
   few = [int(x) for x in _LAYERS.value]
   found = [_measure(config, size, layers) for layers in few]
@@ -127,32 +160,34 @@ def measure(size: str, arguments: list[str]) -> dict[str, Any]:
 def _measure(config, size: str, layers: int) -> dict[str, float]:
   compiled = compile_sampler(config, layers)
   text = compiled.as_text()
-  if _HLO.value:
-    folder = pathlib.Path(_HLO.value)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f'{size}_{layers}.hlo').write_text(text)
+  keep(text, f'{size}_{layers}')
   stages = steps(text)
-  longest = max(stages, key=lambda made: sum(map(hlo_traffic.moved, made)))
-  for moved, count, name in groups(longest)[: _TOP.value]:
-    print(f'{moved / _GB:8.3f} GB {count:5d} x {name[:120]}')
+  print_groups(max(stages, key=total))
   stats: Any = compiled.memory_analysis()
   return {
     'kernels': statistics.fmean(map(len, stages)),
-    'bytes': statistics.fmean(
-      sum(map(hlo_traffic.moved, made)) for made in stages
-    ),
+    'bytes': statistics.fmean(map(total, stages)),
     'temporary': stats.temp_size_in_bytes,
   }
+
+
+def experiment_flags() -> list[str]:
+  """Flags of the command line that are not this program's own."""
+  own = {'of', 'layers', 'counts', 'top', 'hlo'}
+  return [x for x in sys.argv[1:] if x.strip('-').split('=')[0] not in own]
 
 
 def main(arguments: list[str]) -> None:
   if len(arguments) > 1:
     raise app.UsageError(f'not a flag: {" ".join(arguments[1:])}')
-  own = {'of', 'layers', 'counts', 'top', 'hlo'}
-  given = [x for x in sys.argv[1:] if x.strip('-').split('=')[0] not in own]
+  given = experiment_flags()
   result: dict[str, Any] = {'command': sys.argv, 'sizes': {}}
   for size in _SIZES.value:
-    result['sizes'][size] = found = measure(size, given)
+    try:
+      found = measure(size, given)
+    except flags_lib.ConfigError as error:
+      sys.exit(f'ConfigError: {error}')
+    result['sizes'][size] = found
     print(
       f'{size}: {found["kernels"]:.0f} kernels and '
       f'{found["bytes"] / _GB:.2f} GB a token, bound '
