@@ -219,6 +219,27 @@ def test_wrong_numbers_are_named(wrong, message):
     wrong()
 
 
+def test_reasoning_helps_and_with_trust_cannot_harm():
+  # What the map claims, where outcomes are rare: .4^6 of answers are right.
+  judges = [*ALL, tabular.Judge('good', noise=1.0)]
+  grpo, trusted, believed = (
+    tabular.train(
+      _algorithm('awpo', '--difficulty=none', flag),
+      tabular.Task(6),
+      judges,
+      seeds=16,
+    ).success[..., -1]
+    for flag in ('--gate=none', '--trust=agreement', '--trust=none')
+  )
+  gain = np.mean(trusted - grpo, axis=1)
+  assert gain[0] > 0.3
+  # Judges that are wrong are never believed. Noise is at times; its gain has a
+  # standard error of .024.
+  assert (gain[1:3] > -0.01).all() and gain[3] > -0.1
+  loss = np.mean(believed - grpo, axis=1)
+  assert loss[0] > 0.3 and (loss[1:] < -0.15).all()
+
+
 # The map.
 
 

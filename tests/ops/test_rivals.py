@@ -119,23 +119,29 @@ def test_dvao_is_the_naive_sum_over_the_sum_of_stds():
 
 
 @pytest.mark.parametrize(
-  ('tau', 'kept'),
+  ('tau', 'weight', 'kept'),
   [
     # Sums -2.027920 .295870 .478727 1.253323 over sums of absolute values
     # 2.027920 2.027920 1.253323 1.253323: 1, .145898, .381966, 1.
-    (None, [True, False, False, True]),
-    (0.2, [True, False, True, True]),
-    (0.8, [True, False, False, True]),
-    (0.1, [True, True, True, True]),
+    (None, 1.0, [True, False, False, True]),
+    (0.2, 1.0, [True, False, True, True]),
+    (0.8, 1.0, [True, False, False, True]),
+    (0.1, 1.0, [True, True, True, True]),
+    # With 2 A_rea: -3.189815 1.457765 .091428 1.640622 over 3.189815 3.189815
+    # 1.640622 1.640622: 1, .457006, .055728, 1.
+    (None, 2.0, [True, False, False, True]),
+    (0.2, 2.0, [True, True, False, True]),
   ],
 )
-def test_gd2po_by_hand(tau, kept):
+def test_gd2po_by_hand(tau, weight, kept):
   rewards = _rewards(OUTCOME, REASONING)
-  got = _made('gd2po', rewards, gd2po_tau=tau).advantages
-  want = np.where(kept, A_OUT + A_REA, 0) * np.mean(kept)
-  np.testing.assert_allclose(got, [want], atol=1e-5)
+  made = functools.partial(
+    _made, 'gd2po', rewards, gd2po_tau=tau, mix_weight=weight
+  )
+  want = np.where(kept, A_OUT + weight * A_REA, 0) * np.mean(kept)
+  np.testing.assert_allclose(made().advantages, [want], atol=1e-5)
   # The norm is over what is kept: the mean and std of those alone.
-  normed = _made('gd2po', rewards, gd2po_tau=tau, batch_norm='token').advantages
+  normed = made(batch_norm='token').advantages
   left = want[kept]
   want[kept] = (left - left.mean()) / left.std(ddof=1)
   np.testing.assert_allclose(normed, [want], atol=1e-5)

@@ -212,7 +212,7 @@ def test_neither_scale_nor_shift_of_a_reward_matters():
 
 
 @pytest.mark.parametrize('name', ['agreement', 'confident'])
-@pytest.mark.parametrize('gate', ['ratio', 'binary', 'always'])
+@pytest.mark.parametrize('gate', ['ratio', 'share', 'binary', 'always'])
 def test_every_gate_is_multiplied_by_it(gate, name):
   # A = (1 - t w) A_out + t w A_mix is A_out and the A of trust 1, weighed.
   outcome, noise, valid, low, high = cases.random_groups(5)
