@@ -30,41 +30,19 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.95')
 
 import gpu_programs  # noqa: E402
+import sizes  # noqa: E402
 from absl import app, flags  # noqa: E402
 
 from awpo_jax.config import experiment as config_lib  # noqa: E402
 from awpo_jax.config import flags as flags_lib  # noqa: E402
 
-# Flags of each size. 80 GB hold the float32 masters and moments of 1.7B
-# parameters; those of 4B would be 60 GiB alone.
-SIZES: dict[str, list[str]] = {
-  '0.6b': [f'--model={_ROOT}/experiments/models/qwen3_0.6b.json'],
-  '1.7b': [f'--model={_ROOT}/experiments/models/qwen3_1.7b.json'],
-  '4b': [
-    f'--model={_ROOT}/experiments/models/qwen3_4b.json',
-    '--param_dtype=bfloat16',
-    '--lora_rank=32',
-    '--lora_alpha=64',
-  ],
-  'tiny': [
-    f'--model={_ROOT}/experiments/models/reference.json',
-    # XLA cannot multiply bfloat16 on every CPU.
-    '--dtype=float32',
-    '--prompt_buckets=16',
-    '--response_buckets=16',
-    '--prompts_per_step=4',
-    '--samples=2',
-    '--minibatches=2',
-    '--rollout_micro=2',
-  ],
-}
 PARTS = ('sample', 'prepare', 'update')
 FLAGS = flags.FLAGS
 config_lib.define_flags()
 flags.DEFINE_enum(
   'size',
   None,
-  list(SIZES),
+  list(sizes.FLAGS),
   'Size of Qwen3 to measure, 4b with adapters (LoRA); tiny is a rehearsal on a '
   'CPU.',
   required=True,
@@ -173,7 +151,7 @@ def parse(arguments: list[str]) -> list[str]:
   app.parse_flags_with_usage([program, *given])
   shapes = flags_lib.with_flagfiles([f'--flagfile={_HERE}/gpu.flags'])
   return app.parse_flags_with_usage(
-    [program, *shapes, *SIZES[FLAGS.size], *given]
+    [program, *shapes, *sizes.FLAGS[FLAGS.size], *given]
   )
 
 
