@@ -19,10 +19,7 @@ def check_model(
 ) -> Iterable[str]:
   """Messages on a model that the devices cannot run, with the remedy."""
   platform = mesh.devices.flat[0].platform
-  yield from attention_kernels.misfits(model.attention, model, platform)
-  yield from attention_kernels.misfits(
-    model.decode_attention, model, platform, flag='decode_attention'
-  )
+  yield from attention_kernels.model_misfits(model, platform)
   if not sharding.is_sharded(mesh):
     return
   if model.attention == 'splash' and mesh.size > 1:

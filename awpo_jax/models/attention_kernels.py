@@ -207,6 +207,14 @@ def best(model: config_lib.DecoderConfig, platform: str) -> str:
   return 'parts' if any(misfits('cudnn', model, platform)) else 'cudnn'
 
 
+def model_misfits(
+  model: config_lib.DecoderConfig, platform: str
+) -> Iterator[str]:
+  """What keeps the kernels of a model from running; see `misfits`."""
+  for flag in ('attention', 'decode_attention'):
+    yield from misfits(getattr(model, flag), model, platform, flag=flag)
+
+
 def misfits(
   kernel: str,
   model: config_lib.DecoderConfig,

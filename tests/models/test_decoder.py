@@ -4,6 +4,7 @@ Models are `tiny`: parameters far from their initial values, so that every norm
 weight, bias and rotation counts.
 """
 
+import dataclasses
 import functools
 
 import chex
@@ -30,6 +31,11 @@ def llama():
 def qwen3():
   """The last layer sees three tokens only."""
   return tiny_decoder.make(tiny_decoder.LOCAL['qwen3'])
+
+
+@functools.cache
+def whole_qwen3():
+  return tiny_decoder.make(tiny_decoder.FAMILIES['qwen3'])
 
 
 @functools.cache
@@ -273,8 +279,13 @@ class CachedDecodingTest(chex.TestCase):
       states, want[n, start : start + len(states)], rtol=1e-4, atol=1e-4
     )
 
-  def test_rows_at_different_lengths(self):
-    decoder, params = qwen3()
+  @parameterized.parameters('parts', 'xla')
+  def test_rows_at_different_lengths(self, kernel):
+    # The kernel knows no window.
+    decoder, params = qwen3() if kernel == 'parts' else whole_qwen3()
+    decoder = decoder_lib.Decoder(
+      dataclasses.replace(decoder.config, decode_attention=kernel)
+    )
     tokens = random_tokens(5, 3, 9)
     want = forward(decoder, params, tokens)
     cache = cache_lib.init_cache(decoder.config, 3, 9)
