@@ -182,9 +182,7 @@ class Attention(nn.Module):
       attend = functools.partial(
         attention_kernels.attend_joined, implementation=c.attention
       )
-    if (
-      cache is not None and x.shape[1] == 1 and c.decode_attention != 'parts'
-    ):
+    if cache is not None and x.shape[1] == 1 and c.decode_attention != 'parts':
       attend = functools.partial(
         attention_kernels.attend_by_lengths, implementation=c.decode_attention
       )

@@ -14,21 +14,21 @@ in use. It is counted twice: as if it read all, and as if it read what is in use
 
 import collections
 import dataclasses
+import functools
 import json
 import pathlib
 import statistics
 import sys
 from typing import Any
-from unittest import mock
 
 import counts
+import gpu_sizes
 import hlo_traffic
 import jax
-import sizes
 from absl import app, flags
-from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from awpo_jax.config import experiment as config_lib
+from awpo_jax.config import flags as flags_lib
 from awpo_jax.distributed import sharding
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.training.dry_run import memory, targets
@@ -38,8 +38,9 @@ from awpo_jax.training.programs import shapes as shapes_lib
 
 FLAGS = flags.FLAGS
 config_lib.define_flags()
+_HERE = pathlib.Path(__file__).resolve().parent
 _SIZES = flags.DEFINE_list(
-  'of', ['0.6b', '1.7b', '4b'], 'Sizes, keys of sizes.FLAGS.'
+  'of', ['0.6b', '1.7b', '4b'], 'Sizes, of gpu_sizes.SIZES.'
 )
 _LAYERS = flags.DEFINE_list(
   'layers', ['1', '2'], 'Layers of the two models that are compiled.'
@@ -48,9 +49,26 @@ _COUNTS = flags.DEFINE_string('counts', None, 'File for the result, as JSON.')
 _TOP = flags.DEFINE_integer('top', 0, 'Prints so many groups of kernels too.')
 _HLO = flags.DEFINE_string('hlo', None, 'Folder for the programs as text.')
 _GB = 1e9
-# JAX asks the installed cuDNN for it before it traces a call. Nothing is called
-# here, and XLA is told a version of its own (`targets`).
-_CUDNN_VERSION = 90_800
+
+
+def parse_config(size: str, arguments: list[str]) -> config_lib.Config:
+  """The shapes of gpu.flags at a size; `arguments` win."""
+  return config_lib.parse(
+    [
+      f'--flagfile={_HERE}/gpu.flags',
+      *gpu_sizes.SIZES[size],
+      *arguments,
+    ]
+  )
+
+
+def shallow(config: config_lib.Config, layers: int) -> memory.Plan:
+  """What the flags describe, but of so many layers."""
+  plan = memory.make_plan(config)
+  model = dataclasses.replace(
+    plan.decoder.config, layers=layers, local_layers=()
+  )
+  return dataclasses.replace(plan, decoder=decoder_lib.Decoder(model))
 
 
 def compile_sampler(
@@ -59,11 +77,7 @@ def compile_sampler(
   """The sampler of the flags' model, but of so many layers, for an H100."""
   target = targets.find('h100')
   mesh = sharding.data_mesh(target.devices)
-  plan = memory.make_plan(config)
-  model = dataclasses.replace(
-    plan.decoder.config, layers=layers, local_layers=()
-  )
-  plan = dataclasses.replace(plan, decoder=decoder_lib.Decoder(model))
+  plan = shallow(config, layers)
   rl, shapes = config.rl, shapes_lib.Shapes(config, mesh)
   program = compile_lib.make_sampler(
     config,
@@ -76,10 +90,7 @@ def compile_sampler(
     _prompts(config), config.data.prompt_buckets[-1], rl.samples
   )
   state = shapes.like(memory.state_shapes(plan, 'rl'))
-  with mock.patch.object(
-    cudnn, 'check_cudnn_version', lambda: _CUDNN_VERSION
-  ):
-    lowered = program.lower(state.params, *arguments)
+  lowered = program.lower(state.params, *arguments)
   return lowered.compile(compiler_options=target.options)
 
 
@@ -109,15 +120,28 @@ def groups(made: list[hlo_traffic.Kernel]) -> list[tuple[int, int, str]]:
   return sorted(rows, reverse=True)
 
 
+def total(made: list[hlo_traffic.Kernel]) -> int:
+  """Bytes that kernels read and write."""
+  return sum(map(hlo_traffic.moved, made))
+
+
+def print_groups(made: list[hlo_traffic.Kernel]) -> None:
+  """The first --top of `groups`."""
+  for moved, count, name in groups(made)[: _TOP.value]:
+    print(f'{moved / _GB:8.3f} GB {count:5d} x {name[:120]}')
+
+
+def keep(text: str, name: str) -> None:
+  """Writes a program to --hlo."""
+  if _HLO.value:
+    folder = pathlib.Path(_HLO.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f'{name}.hlo').write_text(text)
+
+
 def measure(size: str, arguments: list[str]) -> dict[str, Any]:
   """Kernels and bytes of a token at all layers of a size, and the bound."""
-  config = config_lib.parse(
-    [
-      '--flagfile=experiments/benchmarks/gpu.flags',
-      *sizes.FLAGS[size],
-      *arguments,
-    ]
-  )
+  config = parse_config(size, arguments)
   model = memory.make_plan(config).decoder.config
   few = [int(x) for x in _LAYERS.value]
   found = [_measure(config, size, layers) for layers in few]
@@ -127,19 +151,16 @@ def measure(size: str, arguments: list[str]) -> dict[str, Any]:
     for name, first in found[0].items()
   }
   response = config.data.response_buckets[-1]
-
-  def bound(own: float) -> float:
-    return counts.decode_bytes(
-      dataclasses.replace(model, param_dtype=model.dtype),
-      rows=_prompts(config) * config.rl.samples,
-      prompts=_prompts(config),
-      prompt=config.data.prompt_buckets[-1],
-      own=own,
-    )
-
-  result['bound'] = bound(response / 2)
+  bound = functools.partial(
+    counts.decode_bytes,
+    dataclasses.replace(model, param_dtype=model.dtype),
+    rows=_prompts(config) * config.rl.samples,
+    prompts=_prompts(config),
+    prompt=config.data.prompt_buckets[-1],
+  )
+  result['bound'] = bound(own=response / 2)
   if model.decode_attention != 'parts':
-    unused = bound(response) - result['bound']
+    unused = bound(own=response) - result['bound']
     result['bytes_in_use'] = result['bytes'] - unused
   return result | {'layers': dict(zip(few, found, strict=True))}
 
@@ -147,38 +168,44 @@ def measure(size: str, arguments: list[str]) -> dict[str, Any]:
 def _measure(config, size: str, layers: int) -> dict[str, float]:
   compiled = compile_sampler(config, layers)
   text = compiled.as_text()
-  if _HLO.value:
-    folder = pathlib.Path(_HLO.value)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f'{size}_{layers}.hlo').write_text(text)
+  keep(text, f'{size}_{layers}')
   stages = steps(text)
-  longest = max(stages, key=lambda made: sum(map(hlo_traffic.moved, made)))
-  for moved, count, name in groups(longest)[: _TOP.value]:
-    print(f'{moved / _GB:8.3f} GB {count:5d} x {name[:120]}')
+  print_groups(max(stages, key=total))
   stats: Any = compiled.memory_analysis()
   return {
     'kernels': statistics.fmean(map(len, stages)),
-    'bytes': statistics.fmean(
-      sum(map(hlo_traffic.moved, made)) for made in stages
-    ),
+    'bytes': statistics.fmean(map(total, stages)),
     'temporary': stats.temp_size_in_bytes,
   }
+
+
+def experiment_flags() -> list[str]:
+  """Flags of the command line that are not this program's own."""
+  own = {'of', 'layers', 'counts', 'top', 'hlo'}
+  return [x for x in sys.argv[1:] if x.strip('-').split('=')[0] not in own]
 
 
 def main(arguments: list[str]) -> None:
   if len(arguments) > 1:
     raise app.UsageError(f'not a flag: {" ".join(arguments[1:])}')
-  own = {'of', 'layers', 'counts', 'top', 'hlo'}
-  given = [x for x in sys.argv[1:] if x.strip('-').split('=')[0] not in own]
+  given = experiment_flags()
   result: dict[str, Any] = {'command': sys.argv, 'sizes': {}}
   for size in _SIZES.value:
-    result['sizes'][size] = found = measure(size, given)
-    text = f'{size}: {found["kernels"]:.0f} kernels and '
-    text += f'{found["bytes"] / _GB:.2f} GB a token, '
+    try:
+      found = measure(size, given)
+    except flags_lib.ConfigError as error:
+      sys.exit(f'ConfigError: {error}')
+    result['sizes'][size] = found
+    in_use = ''
     if 'bytes_in_use' in found:
-      text += f'{found["bytes_in_use"] / _GB:.2f} if only columns in use, '
-    text += f'bound {found["bound"] / _GB:.2f} GB; temporary memory '
-    print(f'{text}{found["temporary"] / _GB:.2f} GB', flush=True)
+      in_use = f' ({found["bytes_in_use"] / _GB:.2f} of columns in use)'
+    print(
+      f'{size}: {found["kernels"]:.0f} kernels and '
+      f'{found["bytes"] / _GB:.2f} GB{in_use} a token, bound '
+      f'{found["bound"] / _GB:.2f} GB; temporary memory '
+      f'{found["temporary"] / _GB:.2f} GB',
+      flush=True,
+    )
   if _COUNTS.value:
     text = json.dumps(result, indent=2)
     pathlib.Path(_COUNTS.value).write_text(text + '\n')

@@ -31,7 +31,7 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.95')
 
 import gpu_programs  # noqa: E402
-import sizes  # noqa: E402
+import gpu_sizes  # noqa: E402
 from absl import app, flags  # noqa: E402
 
 from awpo_jax.config import experiment as config_lib  # noqa: E402
@@ -43,7 +43,7 @@ config_lib.define_flags()
 flags.DEFINE_enum(
   'size',
   None,
-  list(sizes.FLAGS),
+  list(gpu_sizes.SIZES),
   'Size of Qwen3 to measure, 4b with adapters (LoRA); tiny is a rehearsal on a '
   'CPU.',
   required=True,
@@ -155,7 +155,7 @@ def parse(arguments: list[str]) -> list[str]:
   app.parse_flags_with_usage([program, *given])
   shapes = flags_lib.with_flagfiles([f'--flagfile={_HERE}/gpu.flags'])
   return app.parse_flags_with_usage(
-    [program, *shapes, *sizes.FLAGS[FLAGS.size], *given]
+    [program, *shapes, *gpu_sizes.SIZES[FLAGS.size], *given]
   )
 
 

@@ -1,11 +1,15 @@
-"""The sizes that are measured on a GPU or compiled for one."""
+"""Sizes of Qwen3 that the benchmarks of a GPU know, as flags of an experiment.
+
+They go behind those of gpu.flags, which has the shapes.
+"""
 
 import pathlib
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
+
 # Flags of each size. 80 GB hold the float32 masters and moments of 1.7B
 # parameters; those of 4B would be 60 GiB alone.
-FLAGS: dict[str, list[str]] = {
+SIZES: dict[str, list[str]] = {
   '0.6b': [f'--model={_ROOT}/experiments/models/qwen3_0.6b.json'],
   '1.7b': [f'--model={_ROOT}/experiments/models/qwen3_1.7b.json'],
   '4b': [
