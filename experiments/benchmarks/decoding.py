@@ -8,8 +8,8 @@ bytes are the mean over the lengths of the cache that the sampler is compiled
 for, beside the bound: weights in --dtype and the cache in use read once. Models
 of few layers are compiled, and what one layer adds is taken for each other.
 
-A kernel of --decode_attention is handed the whole cache and how much of it is
-in use. It is counted twice: as if it read all, and as if it read what is in use.
+A kernel of --decode_attention is handed the whole cache, and told how much of
+it is in use. It is counted as if it read all, and as if it read that much.
 """
 
 import collections

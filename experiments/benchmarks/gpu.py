@@ -4,10 +4,10 @@ python experiments/benchmarks/gpu.py --size=0.6b
 
 Peak rates first, then sampling, the trainer's log-probabilities and an update,
 each compiled and measured before the next one is compiled; at last sampling
-once more, by a library's kernel for decode attention (sample_kernel). Every figure is
-printed and written to --json as soon as it is known, seconds of compiling apart
-from seconds of running. The exit code is 1 if a part fails or --time_limit
-comes first; what is known until then is kept.
+once more, by a library's kernel for decode attention (sample_kernel). Every
+figure is printed and written to --json as soon as it is known, seconds of
+compiling apart from seconds of running. The exit code is 1 if a part fails or
+--time_limit comes first; what is known until then is kept.
 
 Weights and tokens are random and no token ends an answer. Shapes are those of
 experiments/benchmarks/gpu.flags; flags of the command line win. Neither an

@@ -1,4 +1,4 @@
-"""One query a row over the first keys of parts, against float64 and the parts."""
+"""One query a row over the first keys of parts, in float64 and by parts."""
 
 import functools
 import re

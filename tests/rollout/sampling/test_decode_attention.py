@@ -17,7 +17,7 @@ MAX_TOKENS = 70
 
 
 def sampled(kernel, run=sampler.sample, **options):
-  """Completions by a kernel, and on how many lengths it was traced to decode."""
+  """Completions by a kernel, and for how many lengths it was traced."""
   decoder, params = cases.model()
   config = dataclasses.replace(decoder.config, decode_attention=kernel)
   decoding = sampler.Decoding(
