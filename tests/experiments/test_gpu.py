@@ -162,16 +162,45 @@ def test_a_part_that_fails_keeps_the_others_and_is_told(run):
   assert figures['update']['tflop'] == pytest.approx(3 * FORWARD)
 
 
-def test_an_update_that_is_not_finite_is_no_figure(tmp_path, monkeypatch):
+@pytest.fixture
+def make_bench(tmp_path, monkeypatch):
   monkeypatch.syspath_prepend(BENCHMARKS)
   programs = importlib.import_module('gpu_programs')
   model = tmp_path / 'config.json'
   model.write_text(json.dumps(tiny_run.MODEL))
   flags = ('--flagfile=experiments/benchmarks/gpu.flags', *SHAPES)
   monkeypatch.chdir(whole_runs.ROOT)
-  bench = programs.Bench(
-    config_lib.parse([*flags, f'--model={model}', '--dtype=float32'])
+  return lambda *more: programs.Bench(
+    config_lib.parse([*flags, f'--model={model}', *more])
   )
+
+
+@pytest.mark.parametrize(
+  ('platform', 'kernel'), [('gpu', 'cudnn'), ('cuda', 'cudnn'), ('tpu', 'xla')]
+)
+def test_which_kernel_samples_at_last(
+  make_bench, monkeypatch, platform, kernel
+):
+  bench, sampled = make_bench('--dtype=bfloat16'), []
+  monkeypatch.setattr(bench, 'platform', platform)
+  monkeypatch.setattr(bench, '_sampled', lambda x: iter([sampled.append(x)]))
+  assert next(bench.sampled()) is None
+  assert list(bench.sampled_by_kernel()) == [{'decode_attention': kernel}, None]
+  models = [x.config.decode_attention for x in sampled]
+  assert models == ['parts', kernel]
+
+
+def test_a_model_that_is_none_for_the_kernel_is_told(make_bench, monkeypatch):
+  bench = make_bench('--dtype=float32')
+  monkeypatch.setattr(bench, 'platform', 'gpu')
+  figures = bench.sampled_by_kernel()
+  assert next(figures) == {'decode_attention': 'cudnn'}
+  with pytest.raises(ValueError, match='decode_attention=cudnn takes no float'):
+    next(figures)
+
+
+def test_an_update_that_is_not_finite_is_no_figure(make_bench, monkeypatch):
+  bench = make_bench('--dtype=float32')
   (state,) = bench.make_state()
   assert state['parameters'] == state['trained_parameters']
   filled = bench._batch
