@@ -34,11 +34,6 @@ def qwen3():
 
 
 @functools.cache
-def whole_qwen3():
-  return tiny_decoder.make(tiny_decoder.FAMILIES['qwen3'])
-
-
-@functools.cache
 def mistral():
   """Every layer sees three tokens only."""
   return tiny_decoder.make(tiny_decoder.LOCAL['mistral'])
@@ -282,7 +277,8 @@ class CachedDecodingTest(chex.TestCase):
   @parameterized.parameters('parts', 'xla')
   def test_rows_at_different_lengths(self, kernel):
     # The kernel knows no window.
-    decoder, params = qwen3() if kernel == 'parts' else whole_qwen3()
+    kind = 'LOCAL' if kernel == 'parts' else 'FAMILIES'
+    decoder, params = tiny_decoder.make(getattr(tiny_decoder, kind)['qwen3'])
     decoder = decoder_lib.Decoder(
       dataclasses.replace(decoder.config, decode_attention=kernel)
     )
