@@ -392,8 +392,11 @@ def _append(state, index, token, logprob, entropy, positions) -> SamplerState:
 
 def _stop(state, token, stop_ids: tuple[int, ...], limits) -> SamplerState:
   """Ends the rows whose token ends the turn, and those that are full."""
-  stops = jnp.asarray(stop_ids, jnp.int32)
-  stopped = jnp.any(token[:, None] == stops[None, :], axis=-1)
+  # One by one: without stop tokens the comparison would be empty, and jaxlib
+  # 0.11.2 crashes where several CPU devices compile a sum of nothing.
+  stopped = jnp.zeros_like(state.done)
+  for stop in stop_ids:
+    stopped |= token == stop
   completions = state.completions
   finished = completions.finished | (~state.done & stopped)
   full = state.length >= completions.tokens.shape[-1]
