@@ -145,7 +145,12 @@ def of_flags(
   if kernel == 'auto':
     platform = platform or jax.default_backend()
     kernel = attention_kernels.best(model, platform)
-  model = dataclasses.replace(model, remat=config.model.remat, attention=kernel)
+  model = dataclasses.replace(
+    model,
+    remat=config.model.remat,
+    attention=kernel,
+    decode_attention=config.model.decode_attention,
+  )
   return with_adapters(model, config_lib.to_dict(config))
 
 

@@ -46,6 +46,7 @@ def rules(config: Any) -> Iterator[Rule]:
   if config.run.rl_steps:
     yield from _rl_rules(config.rl)
     yield from _slots_rules(config.rl, config.environment)
+    yield from _decode_rules(config)
     yield from _advantage_rules(config.advantage)
     yield from _loss_rules(config.loss)
     yield from algorithm_checks.rules(config)
@@ -254,6 +255,22 @@ def _slots_rules(rl, environment) -> Iterator[Rule]:
     f'{environment.environment} are sampled without slots, so leave --slots '
     'at 0.',
   )
+
+
+def _decode_rules(config: Any) -> Iterator[Rule]:
+  kernel = config.model.decode_attention
+  for flag, used in (
+    (f'--slots={config.rl.slots}', config.rl.slots > 0),
+    (
+      f'--environment={config.environment.environment}',
+      config.environment.environment != 'none',
+    ),
+  ):
+    yield (
+      used and kernel != 'parts',
+      f'--decode_attention={kernel} is for answers that are sampled together, '
+      f'without {flag}: leave one of them out.',
+    )
 
 
 def _advantage_rules(advantage) -> Iterator[Rule]:

@@ -219,6 +219,15 @@ class ModelConfig:
     attention_kernels.KERNELS,
     may_change=True,
   )
+  decode_attention: str = flag(
+    'parts',
+    'How a sampled token attends to its prompt and answer: parts, or a '
+    "library's kernel for each of the two, XLA's or cuDNN's, which is told how "
+    'many keys are in use. cudnn launches fewer kernels, but no GPU has run '
+    'it.',
+    attention_kernels.DECODE_KERNELS,
+    may_change=True,
+  )
 
 
 @dataclasses.dataclass(frozen=True)

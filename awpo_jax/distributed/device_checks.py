@@ -19,13 +19,18 @@ def check_model(
 ) -> Iterable[str]:
   """Messages on a model that the devices cannot run, with the remedy."""
   platform = mesh.devices.flat[0].platform
-  yield from attention_kernels.misfits(model.attention, model, platform)
+  yield from attention_kernels.model_misfits(model, platform)
   if not sharding.is_sharded(mesh):
     return
   if model.attention == 'splash' and mesh.size > 1:
     yield (
       '--attention=splash is not cut over devices: set --parallelism=pmap, or '
       '--attention=parts.'
+    )
+  if model.decode_attention != 'parts' and mesh.size > 1:
+    yield (
+      f'--decode_attention={model.decode_attention} is not cut over devices: '
+      'set --parallelism=pmap, or --decode_attention=parts.'
     )
   size = mesh.shape[sharding.MODEL_AXIS]
   if model.kv_heads % size:

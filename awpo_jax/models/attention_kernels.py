@@ -3,7 +3,8 @@
 Its log-sum-exp has no gradient, so parts cannot be merged around it: the keys
 and values of a shared prompt are broadcast to the rows that see them (never
 computed again) and stand in front of the rows' own. Decoding, where a broadcast
-cache would be read once per row, keeps the parts.
+cache would be read once per row, keeps the parts, and needs no gradient: there
+a kernel may read each part, see `attend_by_lengths`.
 """
 
 import math
@@ -24,6 +25,8 @@ from awpo_jax.models import config as config_lib
 # Choices of --attention: `attention.attend`, an implementation of
 # `jax.nn.dot_product_attention`, or JAX's own kernel for TPUs.
 KERNELS = ('parts', 'xla', 'cudnn', 'splash', 'auto')
+# Choices of --decode_attention, likewise.
+DECODE_KERNELS = ('parts', 'xla', 'cudnn')
 # Whose kernel it is, `jax.Device.platform` of those, and what it takes.
 _LIMITS = {
   'cudnn': ("Nvidia's GPUs", ('gpu', 'cuda'), ('bfloat16', 'float16')),
@@ -79,6 +82,58 @@ def attend_joined(
     implementation=cast(Literal['xla', 'cudnn'], implementation),
   )
   return joined[:, :length]
+
+
+def attend_by_lengths(
+  query: types.Array,
+  parts: Sequence[attention.Part],
+  *,
+  scale: float,
+  implementation: str,
+) -> types.Array:
+  """As `attention.attend`, of one query a row and the first keys of each part.
+
+  A kernel is told how many keys of a part may be seen and reads each part as it
+  lies; the rows that share a part are queries of one call. With o_p its output
+  and l_p its log-sum-exp over part p alone, the output is
+  sum_p exp(l_p) o_p / sum_p exp(l_p). Nothing is differentiated.
+
+  JAX rounds l_p to the dtype of `query`, but XLA drops that where it widens l_p
+  again. With 16 bits that were kept (outside of jit), the output would be two
+  to four times as far from float64 as that of the parts.
+
+  Args:
+    query: [N, 1, H, C].
+    parts: of each part row a query sees the same keys, and of those the ones
+      that come first; the bias is f32[B, 1, S]. A query that may see nothing
+      gets something finite.
+    scale: multiplies the dot products.
+    implementation: `xla`, or `cudnn`, which wants 16 bits.
+
+  Returns:
+    [N, 1, H, C] in the dtype of `query`.
+  """
+  chex.assert_shape(query, (None, 1, None, None))
+  outputs, tops = [], []
+  for part in parts:
+    chex.assert_shape(part.bias, (None, 1, None))
+    lengths = jnp.sum(part.bias[:, 0] == 0, axis=-1, dtype=jnp.int32)
+    output, top = jax.nn.dot_product_attention(
+      query.reshape(lengths.shape[0], -1, *query.shape[2:]),
+      part.keys.swapaxes(1, 2),
+      part.values.swapaxes(1, 2),
+      scale=scale,
+      # What a kernel makes of no key at all is not said.
+      key_value_seq_lengths=jnp.maximum(lengths, 1),
+      implementation=cast(Literal['xla', 'cudnn'], implementation),
+      return_residual=True,
+    )
+    top = jnp.where(lengths[:, None, None] > 0, top.astype(jnp.float32), _SINK)
+    outputs.append(output.reshape(query.shape))
+    tops.append(top.reshape(query.shape[:3]))
+  shares = jax.nn.softmax(jnp.stack(tops), axis=0)[..., None]
+  merged = sum(x * y for x, y in zip(shares, outputs, strict=True))
+  return jnp.asarray(merged, query.dtype)
 
 
 def _of_rows(x: types.Array, rows: int) -> types.Array:
@@ -152,25 +207,37 @@ def best(model: config_lib.DecoderConfig, platform: str) -> str:
   return 'parts' if any(misfits('cudnn', model, platform)) else 'cudnn'
 
 
-def misfits(
-  kernel: str, model: config_lib.DecoderConfig, platform: str
+def model_misfits(
+  model: config_lib.DecoderConfig, platform: str
 ) -> Iterator[str]:
-  """What keeps a kernel from running, as text with the remedy."""
+  """What keeps the kernels of a model from running; see `misfits`."""
+  for flag in ('attention', 'decode_attention'):
+    yield from misfits(getattr(model, flag), model, platform, flag=flag)
+
+
+def misfits(
+  kernel: str,
+  model: config_lib.DecoderConfig,
+  platform: str,
+  *,
+  flag: str = 'attention',
+) -> Iterator[str]:
+  """What keeps the kernel of a flag from running, as text with the remedy."""
   if kernel not in _LIMITS:
     return
   devices, platforms, dtypes = _LIMITS[kernel]
   if platform not in platforms:
     yield (
-      f'--attention={kernel} is a kernel of {devices}, this is {platform}: '
-      'set --attention=parts, or auto.'
+      f'--{flag}={kernel} is a kernel of {devices}, this is {platform}: '
+      f'set --{flag}=parts.'
     )
   if model.dtype.name not in dtypes:
     yield (
-      f'--attention={kernel} takes no {model.dtype.name}: set '
-      '--dtype=bfloat16, or --attention=parts.'
+      f'--{flag}={kernel} takes no {model.dtype.name}: set '
+      f'--dtype=bfloat16, or --{flag}=parts.'
     )
   if kernel == 'cudnn' and model.head_width not in _CUDNN_WIDTHS:
     yield (
-      f'--attention=cudnn: heads of width {model.head_width} are no multiple '
-      f'of 8 up to {_CUDNN_WIDTHS[-1]}; set --attention=parts.'
+      f'--{flag}=cudnn: heads of width {model.head_width} are no multiple '
+      f'of 8 up to {_CUDNN_WIDTHS[-1]}; set --{flag}=parts.'
     )

@@ -28,6 +28,22 @@ class Prefix:
   mask: types.Array
 
 
+def tokens_first(prefix: Prefix) -> Prefix:
+  """The same prompts, the columns of padding behind those of the tokens.
+
+  Keys have their positions in them, so that their order does not matter.
+  """
+  order = jnp.argsort(~prefix.mask, axis=-1, stable=True)
+
+  def put(x: types.Array) -> types.Array:
+    return jnp.take_along_axis(x, order[:, None, :, None], axis=2)
+
+  return Prefix(
+    layers=jax.tree.map(put, prefix.layers),
+    mask=jnp.take_along_axis(prefix.mask, order, axis=-1),
+  )
+
+
 @types.record
 class Columns:
   """What a layer has cached of rows, a column of each for every token.

@@ -55,7 +55,9 @@ class DecoderConfig:
     lora: adapters beside the projections; None: none.
     remat: what the backward pass computes anew, a key of `REMATS`.
     attention: `parts`, `xla`, `cudnn` or `splash`: what `hidden` attends by;
-      see `attention_kernels`. Decoding always merges parts.
+      see `attention_kernels`.
+    decode_attention: `parts`, `xla` or `cudnn`: what one new token a row
+      attends by; the kernels know no window.
   """
 
   vocab_size: int
@@ -83,6 +85,7 @@ class DecoderConfig:
   lora: lora_layers.LoraConfig | None = None
   remat: str = 'none'
   attention: str = 'parts'
+  decode_attention: str = 'parts'
 
   def __post_init__(self):
     object.__setattr__(self, 'dtype', jnp.dtype(self.dtype))
@@ -106,6 +109,12 @@ class DecoderConfig:
       )
     if self.window is not None and self.window < 1:
       raise ValueError(f'sliding_window={self.window} is not positive.')
+    if self.window is not None and self.decode_attention != 'parts':
+      raise ValueError(
+        f'--decode_attention={self.decode_attention} knows no window, but '
+        f'layers of this model see {self.window} tokens: set '
+        '--decode_attention=parts.'
+      )
     if self.head_width % 2:
       raise ValueError(f'RoPE needs an even head_dim, got {self.head_width}.')
 

@@ -182,6 +182,10 @@ class Attention(nn.Module):
       attend = functools.partial(
         attention_kernels.attend_joined, implementation=c.attention
       )
+    if cache is not None and x.shape[1] == 1 and c.decode_attention != 'parts':
+      attend = functools.partial(
+        attention_kernels.attend_by_lengths, implementation=c.decode_attention
+      )
     out = attend(query, parts, scale=c.head_width**-0.5)
     out = out.reshape(*out.shape[:2], -1)
     return _dense(c, c.width, c.out_bias, 'o_proj', to_residual=True)(out), kept

@@ -7,10 +7,14 @@ The shapes are those of gpu.flags; flags after the command win. Kernels and
 bytes are the mean over the lengths of the cache that the sampler is compiled
 for, beside the bound: weights in --dtype and the cache in use read once. Models
 of few layers are compiled, and what one layer adds is taken for each other.
+
+A kernel of --decode_attention is handed the whole cache, and told how much of
+it is in use. It is counted as if it read all, and as if it read that much.
 """
 
 import collections
 import dataclasses
+import functools
 import json
 import pathlib
 import statistics
@@ -147,13 +151,17 @@ def measure(size: str, arguments: list[str]) -> dict[str, Any]:
     for name, first in found[0].items()
   }
   response = config.data.response_buckets[-1]
-  result['bound'] = counts.decode_bytes(
+  bound = functools.partial(
+    counts.decode_bytes,
     dataclasses.replace(model, param_dtype=model.dtype),
     rows=_prompts(config) * config.rl.samples,
     prompts=_prompts(config),
     prompt=config.data.prompt_buckets[-1],
-    own=response / 2,
   )
+  result['bound'] = bound(own=response / 2)
+  if model.decode_attention != 'parts':
+    unused = bound(own=response) - result['bound']
+    result['bytes_in_use'] = result['bytes'] - unused
   return result | {'layers': dict(zip(few, found, strict=True))}
 
 
@@ -188,9 +196,12 @@ def main(arguments: list[str]) -> None:
     except flags_lib.ConfigError as error:
       sys.exit(f'ConfigError: {error}')
     result['sizes'][size] = found
+    in_use = ''
+    if 'bytes_in_use' in found:
+      in_use = f' ({found["bytes_in_use"] / _GB:.2f} of columns in use)'
     print(
       f'{size}: {found["kernels"]:.0f} kernels and '
-      f'{found["bytes"] / _GB:.2f} GB a token, bound '
+      f'{found["bytes"] / _GB:.2f} GB{in_use} a token, bound '
       f'{found["bound"] / _GB:.2f} GB; temporary memory '
       f'{found["temporary"] / _GB:.2f} GB',
       flush=True,

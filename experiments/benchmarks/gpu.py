@@ -3,10 +3,11 @@
 python experiments/benchmarks/gpu.py --size=0.6b
 
 Peak rates first, then sampling, the trainer's log-probabilities and an update,
-each compiled and measured before the next one is compiled. Every figure is
-printed and written to --json as soon as it is known, seconds of compiling apart
-from seconds of running. The exit code is 1 if a part fails or --time_limit
-comes first; what is known until then is kept.
+each compiled and measured before the next one is compiled; at last sampling
+once more, by a library's kernel for decode attention (sample_kernel). Every
+figure is printed and written to --json as soon as it is known, seconds of
+compiling apart from seconds of running. The exit code is 1 if a part fails or
+--time_limit comes first; what is known until then is kept.
 
 Weights and tokens are random and no token ends an answer. Shapes are those of
 experiments/benchmarks/gpu.flags; flags of the command line win. Neither an
@@ -36,7 +37,7 @@ from absl import app, flags  # noqa: E402
 from awpo_jax.config import experiment as config_lib  # noqa: E402
 from awpo_jax.config import flags as flags_lib  # noqa: E402
 
-PARTS = ('sample', 'prepare', 'update')
+PARTS = ('sample', 'prepare', 'update', 'sample_kernel')
 FLAGS = flags.FLAGS
 config_lib.define_flags()
 flags.DEFINE_enum(
@@ -50,7 +51,9 @@ flags.DEFINE_enum(
 flags.DEFINE_list(
   'parts',
   list(PARTS),
-  'Programs to measure, in this order, of sample, prepare and update.',
+  'Programs to measure, in this order, of sample, prepare, update and '
+  "sample_kernel, which samples by cuDNN's kernel for decode attention (by "
+  "XLA's where there is no GPU).",
 )
 flags.DEFINE_string(
   'json',
@@ -138,6 +141,7 @@ def main(arguments: list[str]) -> None:
       'sample': bench.sampled,
       'prepare': bench.prepared,
       'update': bench.updated,
+      'sample_kernel': bench.sampled_by_kernel,
     }
     for name in FLAGS.parts:
       record.part(name, measure[name]())

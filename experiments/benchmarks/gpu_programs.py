@@ -111,9 +111,7 @@ class Bench:
     except (OSError, ValueError) as error:
       raise flags_lib.ConfigError(str(error)) from error
     self._model = self._plan.decoder.config
-    problems = attention_kernels.misfits(
-      self._model.attention, self._model, self.platform
-    )
+    problems = attention_kernels.model_misfits(self._model, self.platform)
     if text := '\n'.join(problems):
       raise flags_lib.ConfigError(text)
     self._tx = optimizer.make_optimizers(config)['rl']
@@ -131,6 +129,7 @@ class Bench:
       'platform': self._device.client.platform_version,
       'jax': jax.__version__,
       'attention': self._model.attention,
+      'decode_attention': self._model.decode_attention,
       'dtype': self._config.model.dtype,
       'param_dtype': self._config.model.param_dtype,
       'matmul_precision': precision or 'default (float32: TF32 on Nvidia GPUs)',
@@ -165,12 +164,29 @@ class Bench:
     The bound reads the weights in the compute dtype and the part of the cache
     that is in use once a token; reading the prompts is in the time.
     """
+    return self._sampled(self._plan.decoder)
+
+  def sampled_by_kernel(self) -> Iterator[Figures]:
+    """The same, a library's kernel reading the cache: cuDNN's on its GPUs.
+
+    Raises:
+      ValueError: the model is none for it.
+    """
+    kernel = 'cudnn' if self.platform in ('gpu', 'cuda') else 'xla'
+    yield {'decode_attention': kernel}
+    model = dataclasses.replace(self._model, decode_attention=kernel)
+    problems = attention_kernels.model_misfits(model, self.platform)
+    if text := '\n'.join(problems):
+      raise ValueError(text)
+    yield from self._sampled(decoder_lib.Decoder(model))
+
+  def _sampled(self, decoder: decoder_lib.Decoder) -> Iterator[Figures]:
     rl, (prompt, response) = self._config.rl, self._lengths()
     prompts = rl.rollout_micro or rl.prompts_per_step
     rows = prompts * rl.samples
     like = self._shapes.sampler(prompts, prompt, rl.samples)
     make = compile_lib.make_sampler(
-      self._config, self._plan.decoder, self._mesh, temperature=rl.temperature
+      self._config, decoder, self._mesh, temperature=rl.temperature
     )
     program = yield from self._compiled(make, self._like().params, *like)
     inputs = self._filled(like[:2])

@@ -110,6 +110,7 @@ def test_choices_are_the_keys_of_the_functions():
     'sft_schedule': phases.SCHEDULES,
     'overlong': prompts.OVERLONG,
     'attention': attention_kernels.KERNELS,
+    'decode_attention': attention_kernels.DECODE_KERNELS,
   }.items():
     assert tuple(choices[name]) == tuple(table), name
   want = {'none', 'ratio', 'share', 'binary', 'always'}
@@ -202,6 +203,7 @@ OTHERS = {
   'pack_tokens': 128,
   'remat': 'blocks',
   'attention': 'xla',
+  'decode_attention': 'cudnn',
   'sft_batch': 14,
   'sft_micro': 7,
   'sft_learning_rate': 1e-5,
@@ -414,6 +416,14 @@ WRONG = {
     '--environment=quickstart',
     '--response_buckets=512',
   ],
+  '--decode_attention=xla is for answers that are sampled together, without '
+  '--slots=4': ['--decode_attention=xla', '--slots=4'],
+  '--decode_attention=cudnn is for answers that are sampled together, without '
+  '--environment=quickstart': [
+    '--decode_attention=cudnn',
+    '--environment=quickstart',
+    '--response_buckets=512',
+  ],
   '--samples=1': ['--samples=1'],
   '--temperature=0.0': ['--temperature=0'],
   '--judge=none': ['--judge=none'],
@@ -562,6 +572,7 @@ def test_which_flags_a_run_may_change():
     # The endpoint has moved.
     '--judge_url=http://there/v1',
     '--judge_patience=9',
+    '--decode_attention=cudnn',
   )
   assert config_lib.differences(old, changed) == [
     '--seed: 1 then, 2 now',

@@ -95,26 +95,30 @@ def test_every_part_of_a_size(run, tmp_path):
   assert printed == figures
   assert list(figures) == [
     *('command', 'setting', 'peaks', 'state'),
-    *('sample', 'prepare', 'update', 'ended'),
+    *('sample', 'prepare', 'update', 'sample_kernel', 'ended'),
   ]
   setting, state = figures['setting'], figures['state']
   assert setting['attention'] == 'parts'  # What auto is on a CPU.
+  assert setting['decode_attention'] == 'parts'
+  # Where there is no GPU it is XLA's.
+  assert figures['sample_kernel']['decode_attention'] == 'xla'
   assert (setting['dtype'], setting['param_dtype']) == ('float32', 'bfloat16')
   # A rank of 32 at both ends of each projection: q and o (16 to 16), k and v
   # (16 to 8), three of the MLP (16 to 16).
   assert state['trained_parameters'] == 32 * (5 * 32 + 2 * 24)
-  for name in ('sample', 'prepare', 'update'):
+  for name in ('sample', 'prepare', 'update', 'sample_kernel'):
     assert figures[name]['compile_seconds'] > 0
     assert not figures[name]['from_compilation_cache']
   # The state is written in place: adapters and moments, 12 bytes each.
   assert figures['update']['donated_gib'] * 2**30 >= (
     12 * state['trained_parameters']
   )
-  _check_shares(figures)
+  _check_sampling(figures['peaks'], figures['sample'])
+  _check_sampling(figures['peaks'], figures['sample_kernel'])
+  _check_update(figures)
 
 
-def _check_shares(figures):
-  peaks, sample = figures['peaks'], figures['sample']
+def _check_sampling(peaks, sample):
   assert sample['rows'] == 4
   took = sorted(sample['seconds'])[1]
   assert sample['tokens_per_second'] * took == pytest.approx(32)
@@ -125,13 +129,16 @@ def _check_shares(figures):
   bound = read / (1e9 * peaks['bandwidth_gb_per_second'])
   assert sample['bound_seconds'] == pytest.approx(bound)
   assert sample['share_of_bandwidth_peak'] == pytest.approx(bound / took)
+
+
+def _check_update(figures):
   # The base is held: forward and backward pass cost the same, and an update is
   # on half of the prompts.
   update = figures['update']
   assert update['tflop'] == pytest.approx(2 * FORWARD)
   assert figures['prepare']['tflop'] == pytest.approx(2 * FORWARD)
   took = sorted(update['seconds'])[1]
-  bound = update['tflop'] / peaks['bfloat16_tflops']
+  bound = update['tflop'] / figures['peaks']['bfloat16_tflops']
   assert update['share_of_bfloat16_peak'] == pytest.approx(bound / took)
 
 
@@ -155,16 +162,45 @@ def test_a_part_that_fails_keeps_the_others_and_is_told(run):
   assert figures['update']['tflop'] == pytest.approx(3 * FORWARD)
 
 
-def test_an_update_that_is_not_finite_is_no_figure(tmp_path, monkeypatch):
+@pytest.fixture
+def make_bench(tmp_path, monkeypatch):
   monkeypatch.syspath_prepend(BENCHMARKS)
   programs = importlib.import_module('gpu_programs')
   model = tmp_path / 'config.json'
   model.write_text(json.dumps(tiny_run.MODEL))
   flags = ('--flagfile=experiments/benchmarks/gpu.flags', *SHAPES)
   monkeypatch.chdir(whole_runs.ROOT)
-  bench = programs.Bench(
-    config_lib.parse([*flags, f'--model={model}', '--dtype=float32'])
+  return lambda *more: programs.Bench(
+    config_lib.parse([*flags, f'--model={model}', *more])
   )
+
+
+@pytest.mark.parametrize(
+  ('platform', 'kernel'), [('gpu', 'cudnn'), ('cuda', 'cudnn'), ('tpu', 'xla')]
+)
+def test_which_kernel_samples_at_last(
+  make_bench, monkeypatch, platform, kernel
+):
+  bench, sampled = make_bench('--dtype=bfloat16'), []
+  monkeypatch.setattr(bench, 'platform', platform)
+  monkeypatch.setattr(bench, '_sampled', lambda x: iter([sampled.append(x)]))
+  assert next(bench.sampled()) is None
+  assert list(bench.sampled_by_kernel()) == [{'decode_attention': kernel}, None]
+  models = [x.config.decode_attention for x in sampled]
+  assert models == ['parts', kernel]
+
+
+def test_a_model_that_is_none_for_the_kernel_is_told(make_bench, monkeypatch):
+  bench = make_bench('--dtype=float32')
+  monkeypatch.setattr(bench, 'platform', 'gpu')
+  figures = bench.sampled_by_kernel()
+  assert next(figures) == {'decode_attention': 'cudnn'}
+  with pytest.raises(ValueError, match='decode_attention=cudnn takes no float'):
+    next(figures)
+
+
+def test_an_update_that_is_not_finite_is_no_figure(make_bench, monkeypatch):
+  bench = make_bench('--dtype=float32')
   (state,) = bench.make_state()
   assert state['parameters'] == state['trained_parameters']
   filled = bench._batch
@@ -288,5 +324,5 @@ def test_a_rehearsal_with_nothing_else_installed(tmp_path):
   assert done.returncode == 0, done.stdout + done.stderr[-2000:]
   figures = json.loads((tmp_path / 'gpu_tiny.json').read_text())
   assert figures['setting']['jax'] == '0.11.2'
-  for name in ('sample', 'prepare', 'update'):
+  for name in ('sample', 'prepare', 'update', 'sample_kernel'):
     assert min(figures[name]['seconds']) > 0 and 'error' not in figures[name]

@@ -92,6 +92,10 @@ def test_a_run_whose_layout_changes(replicated, start, further, tmp_path):
       ['--parallelism=sharded', '--attention=splash'],
       'splash is not cut over devices: set --parallelism=pmap',
     ),
+    (
+      ['--parallelism=sharded', '--decode_attention=xla'],
+      '--decode_attention=xla is not cut over devices: set --parallelism=pmap',
+    ),
   ],
 )
 def test_what_does_not_fit_is_refused(start, flags, message):

@@ -282,6 +282,32 @@ def test_what_a_kernel_cannot(kernel, platform, fields, named):
   assert len(found) == len(named)
   for text, pattern in zip(found, named, strict=True):
     assert re.search(pattern, text)
+    assert f'--attention={kernel}' in text
   fits = kernel == 'cudnn' and not named
   best = attention_kernels.best(model, platform)
   assert best == ('cudnn' if fits else 'parts')
+
+
+def test_both_kernels_of_a_model_are_looked_at():
+  model, _ = tiny_decoder.make(tiny_decoder.FAMILIES['qwen3'])
+  model = dataclasses.replace(
+    model.config, head_width=36, attention='splash', decode_attention='cudnn'
+  )
+  found = attention_kernels.model_misfits(model, 'cpu')
+  for text, pattern in zip(
+    found,
+    (
+      '--attention=splash is .* this is cpu: set --attention=parts',
+      '--decode_attention=cudnn is .*cpu: set --decode_attention=parts',
+      '--decode_attention=cudnn takes no float32.*or --decode_attention=parts',
+      '--decode_attention=cudnn: heads.*36.*set --decode_attention=parts',
+    ),
+    strict=True,
+  ):
+    assert re.match(pattern, text)
+
+
+def test_the_kernels_of_decoding_know_no_window():
+  model, _ = tiny_decoder.make(tiny_decoder.LOCAL['mistral'])
+  with pytest.raises(ValueError, match='cudnn knows no window.* 3 tokens: set'):
+    dataclasses.replace(model.config, decode_attention='cudnn')

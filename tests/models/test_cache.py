@@ -59,6 +59,20 @@ class CacheTest(chex.TestCase):
     )
     np.testing.assert_array_equal(from_new.keys[:, 0, :, 0], [[1], [3]])
 
+  @chex.variants(with_jit=True, without_jit=True)
+  def test_tokens_first(self):
+    # Padding on the left, in between and nowhere.
+    mask = np.array([[0, 0, 1, 1], [1, 0, 1, 0], [1, 1, 1, 1]], bool)
+    layers = (fresh(3, 4, 10.0), fresh(3, 4, 50.0))
+    got = self.variant(cache.tokens_first)(cache.Prefix(layers, mask))
+    order = np.array([[2, 3, 0, 1], [0, 2, 1, 3], [0, 1, 2, 3]])
+    for layer, value in zip(got.layers, (10, 50), strict=True):
+      for c in range(2):
+        np.testing.assert_array_equal(layer.keys[:, 0, :, c], value + order)
+        np.testing.assert_array_equal(layer.values[:, 0, :, c], -value - order)
+    want = [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]]
+    np.testing.assert_array_equal(got.mask, np.array(want, bool))
+
   def test_init_cache(self):
     decoder, _ = tiny_decoder.make_llama(dtype='bfloat16')
     layers = cache.init_cache(decoder.config, 3, 5)

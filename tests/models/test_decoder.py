@@ -4,6 +4,7 @@ Models are `tiny`: parameters far from their initial values, so that every norm
 weight, bias and rotation counts.
 """
 
+import dataclasses
 import functools
 
 import chex
@@ -273,8 +274,14 @@ class CachedDecodingTest(chex.TestCase):
       states, want[n, start : start + len(states)], rtol=1e-4, atol=1e-4
     )
 
-  def test_rows_at_different_lengths(self):
-    decoder, params = qwen3()
+  @parameterized.parameters('parts', 'xla')
+  def test_rows_at_different_lengths(self, kernel):
+    # The kernel knows no window.
+    kind = 'LOCAL' if kernel == 'parts' else 'FAMILIES'
+    decoder, params = tiny_decoder.make(getattr(tiny_decoder, kind)['qwen3'])
+    decoder = decoder_lib.Decoder(
+      dataclasses.replace(decoder.config, decode_attention=kernel)
+    )
     tokens = random_tokens(5, 3, 9)
     want = forward(decoder, params, tokens)
     cache = cache_lib.init_cache(decoder.config, 3, 9)

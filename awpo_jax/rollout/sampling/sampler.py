@@ -215,6 +215,8 @@ def finish(
     state = advance(params, state, inputs, decoding, used, together=together)
     return state, rest
 
+  if decoding.decoder.config.decode_attention != 'parts':
+    stages = 1  # The kernel is told how many columns are in use.
   return decode_loop_lib.run(
     step, state, (), count=stages, in_place=decoding.in_place
   )[0]
@@ -320,7 +322,10 @@ def read_prompts(
     tail=1,
     method='hidden',
   )
-  return hidden[:, 0], cache_lib.Prefix(layers=layers, mask=prompts.mask)
+  prefix = cache_lib.Prefix(layers=layers, mask=prompts.mask)
+  if config.decode_attention != 'parts':
+    prefix = cache_lib.tokens_first(prefix)
+  return hidden[:, 0], prefix
 
 
 def begin(
