@@ -19,6 +19,7 @@ import json
 import pathlib
 import statistics
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import counts
@@ -36,7 +37,6 @@ from awpo_jax.training.programs import compile as compile_lib
 from awpo_jax.training.programs import options
 from awpo_jax.training.programs import shapes as shapes_lib
 
-FLAGS = flags.FLAGS
 config_lib.define_flags()
 _HERE = pathlib.Path(__file__).resolve().parent
 _SIZES = flags.DEFINE_list(
@@ -179,37 +179,38 @@ def _measure(config, size: str, layers: int) -> dict[str, float]:
   }
 
 
-def experiment_flags() -> list[str]:
-  """Flags of the command line that are not this program's own."""
-  own = {'of', 'layers', 'counts', 'top', 'hlo'}
-  return [x for x in sys.argv[1:] if x.strip('-').split('=')[0] not in own]
-
-
-def main(arguments: list[str]) -> None:
+def run(
+  arguments: list[str],
+  of_size: Callable[[str, list[str]], dict[str, Any]],
+  told: Callable[[dict[str, Any]], str],
+) -> None:
+  """Measures each size of --of, prints what is told of it, writes --counts."""
   if len(arguments) > 1:
     raise app.UsageError(f'not a flag: {" ".join(arguments[1:])}')
-  given = experiment_flags()
+  own = {'of', 'layers', 'counts', 'top', 'hlo'}
+  given = [x for x in sys.argv[1:] if x.strip('-').split('=')[0] not in own]
   result: dict[str, Any] = {'command': sys.argv, 'sizes': {}}
   for size in _SIZES.value:
     try:
-      found = measure(size, given)
+      result['sizes'][size] = found = of_size(size, given)
     except flags_lib.ConfigError as error:
       sys.exit(f'ConfigError: {error}')
-    result['sizes'][size] = found
-    in_use = ''
-    if 'bytes_in_use' in found:
-      in_use = f' ({found["bytes_in_use"] / _GB:.2f} of columns in use)'
-    print(
-      f'{size}: {found["kernels"]:.0f} kernels and '
-      f'{found["bytes"] / _GB:.2f} GB{in_use} a token, bound '
-      f'{found["bound"] / _GB:.2f} GB; temporary memory '
-      f'{found["temporary"] / _GB:.2f} GB',
-      flush=True,
-    )
+    print(f'{size}: {told(found)}', flush=True)
   if _COUNTS.value:
     text = json.dumps(result, indent=2)
     pathlib.Path(_COUNTS.value).write_text(text + '\n')
 
 
+def _told(found: dict[str, Any]) -> str:
+  in_use = ''
+  if 'bytes_in_use' in found:
+    in_use = f' ({found["bytes_in_use"] / _GB:.2f} of columns in use)'
+  return (
+    f'{found["kernels"]:.0f} kernels and {found["bytes"] / _GB:.2f} GB{in_use} '
+    f'a token, bound {found["bound"] / _GB:.2f} GB; temporary memory '
+    f'{found["temporary"] / _GB:.2f} GB'
+  )
+
+
 if __name__ == '__main__':
-  app.run(main)
+  app.run(functools.partial(run, of_size=measure, told=_told))

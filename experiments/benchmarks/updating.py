@@ -9,10 +9,8 @@ layers add, and the rest is the embedding, the logits and the optimizer. The
 body of a loop counts once: one of the micro batches, one chunk of the logits.
 """
 
-import json
-import pathlib
+import functools
 import re
-import sys
 from typing import Any
 
 import decoding
@@ -20,7 +18,6 @@ import hlo_traffic
 from absl import app, flags
 
 from awpo_jax.config import experiment as config_lib
-from awpo_jax.config import flags as flags_lib
 from awpo_jax.distributed import sharding
 from awpo_jax.training.dry_run import memory, targets
 
@@ -64,29 +61,14 @@ def measure(size: str, arguments: list[str]) -> dict[str, Any]:
   return result
 
 
-def main(arguments: list[str]) -> None:
-  if len(arguments) > 1:
-    raise app.UsageError(f'not a flag: {" ".join(arguments[1:])}')
-  given = decoding.experiment_flags()
-  result: dict[str, Any] = {'command': sys.argv, 'sizes': {}}
-  for size in FLAGS.of:
-    try:
-      found = measure(size, given)
-    except flags_lib.ConfigError as error:
-      sys.exit(f'ConfigError: {error}')
-    result['sizes'][size] = found
-    kernels, moved = found['kernels'], found['bytes']
-    print(
-      f'{size}: {kernels["layer"]:.0f} kernels and '
-      f'{moved["layer"] / _GB:.1f} GB a layer, {kernels["rest"]:.0f} and '
-      f'{moved["rest"] / _GB:.1f} besides, '
-      f'{kernels["all"]:.0f} and {moved["all"] / _GB:.0f} in all',
-      flush=True,
-    )
-  if FLAGS.counts:
-    text = json.dumps(result, indent=2)
-    pathlib.Path(FLAGS.counts).write_text(text + '\n')
+def _told(found: dict[str, Any]) -> str:
+  kernels, moved = found['kernels'], found['bytes']
+  return (
+    f'{kernels["layer"]:.0f} kernels and {moved["layer"] / _GB:.1f} GB a '
+    f'layer, {kernels["rest"]:.0f} and {moved["rest"] / _GB:.1f} besides, '
+    f'{kernels["all"]:.0f} and {moved["all"] / _GB:.0f} in all'
+  )
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app.run(functools.partial(decoding.run, of_size=measure, told=_told))
