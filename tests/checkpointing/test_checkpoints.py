@@ -188,7 +188,8 @@ def test_saves_leave_no_thread_and_no_open_file(tmp_path):
     for step in range(1, 6):
       save(manager, step)
     manager.wait_until_finished()
-    assert held() == before
+    # Fewer: what an earlier test left may end meanwhile.
+    assert all(now <= then for now, then in zip(held(), before, strict=True))
 
 
 KILLED = """
