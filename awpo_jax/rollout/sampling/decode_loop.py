@@ -72,7 +72,7 @@ def run(
       state = state.replace(cache=cache_lib.put_head(whole, state.cache))
     return state, rest
 
-  # One length needs no switch, and `stage` would sum an empty comparison, at
+  # One length needs no switch, and `stage` would hold an empty constant, at
   # which jaxlib 0.11.2 crashes where several CPU devices compile it.
   if len(lengths) == 1:
     return jax.lax.while_loop(

@@ -392,8 +392,8 @@ def _append(state, index, token, logprob, entropy, positions) -> SamplerState:
 
 def _stop(state, token, stop_ids: tuple[int, ...], limits) -> SamplerState:
   """Ends the rows whose token ends the turn, and those that are full."""
-  # One by one: without stop tokens the comparison would be empty, and jaxlib
-  # 0.11.2 crashes where several CPU devices compile a sum of nothing.
+  # One by one: at an array of no stop tokens jaxlib 0.11.2 crashes, as at any
+  # empty constant beside a loop that several CPU devices compile.
   stopped = jnp.zeros_like(state.done)
   for stop in stop_ids:
     stopped |= token == stop
