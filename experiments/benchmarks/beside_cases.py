@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 Figures = dict[str, Any]
+# Decoded too, so that reading the prompts can be told apart.
+SHORT = 2
 PACK_BLOCK = 64  # A group starts with a block of so many columns.
 LORA_RANK, LORA_ALPHA = 16, 32
 LEARNING_RATE, MAX_GRAD_NORM = 1e-5, 1.0

@@ -5,6 +5,7 @@ answers alone, no mask where nothing is padded, and of rows of different lengths
 no more columns than the longest of the microbatch.
 """
 
+import functools
 import os
 from typing import Any
 
@@ -54,10 +55,9 @@ class Bench:
   def decode(self) -> beside_cases.Figures:
     """`generate`, greedy, or with several samples of each prompt at random."""
     made = self.figures(lambda: self._generate(self.case.response))
-    self._generate(1)
-    short = beside_cases.repeated(
-      lambda: self._generate(1), self.job['repeats']
-    )
+    shorter = functools.partial(self._generate, beside_cases.SHORT)
+    shorter()
+    short = beside_cases.repeated(shorter, self.job['repeats'])
     return made | {'short_seconds': short}
 
   def _generate(self, response: int) -> None:

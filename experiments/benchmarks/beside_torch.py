@@ -57,6 +57,7 @@ flags.DEFINE_bool('tiny', False, 'Whether all sizes are tiny, as in a test.')
 
 _HERE = pathlib.Path(__file__).resolve().parent
 _ROOT = _HERE.parents[1]
+_BOTH = 'ours', 'theirs'
 _HEADER = (
   '',
   'ms a token, here',
@@ -250,7 +251,7 @@ def table(results: Results, model: Any, *, tiny: bool) -> str:
   lines = [_HEADER, ('---',) * len(_HEADER)]
   for name, known in results.known.items():
     case = sized(name, tiny=tiny)
-    lines.append(_row(name, case, known, work(case, model), tokens(case)))
+    lines.append(_row(name, known, work(case, model), tokens(case)))
     if case.part == 'decode':
       lines.append(_decoded(f'{name}, prompts apart', case, known, model))
     if any('packed_seconds' in x for x in known.values()):
@@ -258,14 +259,15 @@ def table(results: Results, model: Any, *, tiny: bool) -> str:
         side: x | {'seconds': x.get('packed_seconds', x['seconds'])}
         for side, x in known.items()
       }
-      name = f'{name}, packed with others'
-      lines.append(_row(name, case, packed, work(case, model), tokens(case)))
+      lines.append(
+        _row(f'{name}, packed', packed, work(case, model), tokens(case))
+      )
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def _decoded(name, case, known, model) -> tuple[str, ...]:
-  """All tokens but the first, after which the prompts have been read."""
-  first = dataclasses.replace(case, response=1)
+  """What is left when reading the prompts and few tokens are taken off."""
+  first = dataclasses.replace(case, response=beside_cases.SHORT)
   spans = {
     side: x
     | {
@@ -276,12 +278,11 @@ def _decoded(name, case, known, model) -> tuple[str, ...]:
     for side, x in known.items()
   }
   asked = work(case, model) - work(first, model)
-  return _row(name, case, spans, asked, tokens(case) - tokens(first))
+  return _row(name, spans, asked, tokens(case) - tokens(first))
 
 
-def _row(name, case, known, asked: float, count: int) -> tuple[str, ...]:
+def _row(name: str, known: Any, asked: float, count: int) -> tuple[str, ...]:
   """A line of the table; `asked` operations and `count` tokens a call."""
-  del case
   columns = []
   for kind in ('time', 'share', 'peak_gib', 'start_seconds', 'matmul_gflops'):
     for side in ('ours', 'theirs'):
@@ -291,9 +292,6 @@ def _row(name, case, known, asked: float, count: int) -> tuple[str, ...]:
     ours, theirs = (statistics.median(known[x]['seconds']) for x in _BOTH)
     ratio = f'{theirs / ours:.2f}'
   return (name, *columns[:2], ratio, *columns[2:])
-
-
-_BOTH = 'ours', 'theirs'
 
 
 def _number(kind: str, x: Any, asked: float, count: int) -> str:
