@@ -118,7 +118,7 @@ def work(case: beside_cases.Case, model: model_config.DecoderConfig) -> float:
       prompts=1,
       samples=case.samples,
       prompt=int(prompt),
-      response=float(own.mean()),  # type: ignore[arg-type]
+      response=float(own.mean()),
       causal=True,
     )
     for prompt, own in zip(prompts, answers, strict=True)
@@ -179,11 +179,10 @@ def start(side: str, python: str, job: dict[str, Any], timeout: int) -> Any:
     out = pathlib.Path(folder, 'out.json')
     job = job | {'out': str(out), 'begun': time.time()}
     command = [python, str(_HERE / f'beside_{side}.py'), json.dumps(job)]
-    path = [str(_ROOT)] if side == 'ours' else []
-    path += [x for x in [os.environ.get('PYTHONPATH')] if x and side == 'ours']
-    environment = os.environ | {'PYTHONPATH': os.pathsep.join(path)}
-    if side == 'ours':
-      environment['JAX_PLATFORMS'] = 'cpu'
+    # The other side has packages of its own, and no start is from a cache.
+    root = str(_ROOT) if side == 'ours' else ''
+    environment = os.environ | {'PYTHONPATH': root, 'JAX_PLATFORMS': 'cpu'}
+    environment.pop('JAX_COMPILATION_CACHE_DIR', None)
     try:
       done = subprocess.run(
         command,
