@@ -197,7 +197,7 @@ def start(side: str, python: str, job: dict[str, Any], timeout: int) -> Any:
       return f'it took over {timeout} s (--timeout)'
     if done.returncode == 0 and out.exists():
       return json.loads(out.read_text())
-    said = done.stderr.strip().splitlines() or ['']
+    said = done.stderr.strip().split('\n')
     return f'exit code {done.returncode}: {said[-1]}'
 
 
