@@ -62,8 +62,8 @@ def test_a_model_of_hugging_face_with_messages_and_tools(generate, tmp_path):
     '--max_tokens=8',
     '--enable_thinking=false',
   )
-  further = ('--seed=1', '--seed=2', '--prompt_style=short')
-  results = [generate(*flags, flag) for flag in further]
+  further = ['--seed=1'], ['--seed=2'], ['--seed=1', '--prompt_style=short']
+  results = [generate(*flags, *more) for more in further]
   for result in results:
     assert result.returncode == 0 and not result.stderr, result.stderr
   assert len({result.stdout for result in results}) == 3
