@@ -52,6 +52,14 @@ flags.DEFINE_enum(
   'that of the parameters.',
 )
 flags.DEFINE_enum(
+  'prompt_style',
+  'auto',
+  ['auto', 'rlla', 'short', 'template'],
+  "How tools of --messages are given: in RLLA's system text (rlla), in one of "
+  "few words (short), or to the model's chat template (template). auto does as "
+  'the run was trained, or as rlla where a template knows no tools.',
+)
+flags.DEFINE_enum(
   'enable_thinking',
   'default',
   list(chat_template.THINKING),
@@ -85,11 +93,12 @@ def answers(values: flags.FlagValues) -> Iterator[tuple[int, str]]:
     temperature=values.temperature,
     seed=values.seed,
   )
-  chosen = values.enable_thinking, values.template_date
+  chosen = values.enable_thinking, values.template_date, values.prompt_style
   # Before weights are read.
   if values.template_date:
     templates.parse_date(values.template_date)
-  own = policies.text_side(values.model, tools=bool(talk.tools))
+  said = bool(talk.tools) and values.prompt_style == 'auto'
+  own = policies.text_side(values.model, tools=said)
   policy_answers.asked(*own, talk, *chosen)
   initial_params.use_compilation_cache(values.compilation_cache)
   policy = policies.load(values.model, dtype=values.dtype)

@@ -200,6 +200,17 @@ def _barred(run: Run, failed: Mapping[tuple[str, int], str]) -> bool:
   return run.name != 'warm_start' and ('warm_start', run.seed) in failed
 
 
+def _placed(flags: Sequence[str], program) -> list[str]:
+  """Flags; a flags file that is not here is one beside the program's folder."""
+  result = []
+  for flag in flags:
+    name, _, file = flag.partition('=')
+    beside = pathlib.Path(program).absolute().parents[1] / file
+    absent = name == '--flagfile' and not pathlib.Path(file).is_file()
+    result.append(f'{name}={beside}' if absent and beside.is_file() else flag)
+  return result
+
+
 def _start(run: Run, program, seconds, device, lock) -> str | None:
   """Runs a process to its end; why it failed, or None."""
   run.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -211,7 +222,7 @@ def _start(run: Run, program, seconds, device, lock) -> str | None:
   with run.log.open('a', encoding='utf-8') as log:
     try:
       done = subprocess.run(
-        [sys.executable, str(program), *run.flags],
+        [sys.executable, str(program), *_placed(run.flags, program)],
         stdout=log,
         stderr=subprocess.STDOUT,
         env=environment,

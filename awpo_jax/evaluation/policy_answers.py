@@ -152,6 +152,7 @@ def answers(
   settings: streaming.Settings,
   enable_thinking: str = 'default',
   template_date: str = '',
+  prompt_style: str = 'auto',
 ) -> Iterator[tuple[int, str]]:
   """Answers to a conversation, as `streaming.stream` yields them.
 
@@ -162,14 +163,15 @@ def answers(
     enable_thinking: key of `chat_template.THINKING`; `default` is the policy's
       own.
     template_date: as 2024-07-26; '' is the policy's own.
+    prompt_style: how tools are given, as `--prompt_style`; `auto` is the
+      policy's own.
 
   Raises:
     ValueError: at once, before anything is sampled, where the template or the
       model cannot take it.
   """
-  talk, style = asked(
-    policy.tokenizer, policy.style, talk, enable_thinking, template_date
-  )
+  chosen = enable_thinking, template_date, prompt_style
+  talk, style = asked(policy.tokenizer, policy.style, talk, *chosen)
   options: dict[str, Any] = {'tools': talk.tools, **style.options()}
   prompt = chat_template.encode(policy.tokenizer, talk.messages, **options)
   opened = templates.opened(policy.tokenizer, talk.messages, **options)
@@ -192,12 +194,13 @@ def asked(
   talk: conversations.Conversation,
   enable_thinking: str = 'default',
   template_date: str = '',
+  prompt_style: str = 'auto',
 ) -> tuple[conversations.Conversation, chat_template.Style]:
   """The conversation as the policy will see it, and in which style.
 
   Args:
     tokenizer, style: the policy's own.
-    talk, enable_thinking, template_date: as of `answers`.
+    talk, enable_thinking, template_date, prompt_style: as of `answers`.
 
   Raises:
     ValueError: the template cannot take it.
@@ -208,6 +211,8 @@ def asked(
     )
   if template_date:
     style = style._replace(date=template_date)
+  if prompt_style != 'auto':
+    style = style._replace(prompt_style=prompt_style)
   talk = conversations.in_style(talk, style)
   # A prompt without tools asks nothing of the template.
   chat_template.check_style(

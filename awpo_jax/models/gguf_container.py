@@ -52,9 +52,10 @@ def _read(file: pathlib.Path, size: int, changed: int) -> Content:
   except Exception as error:
     raise ValueError(
       f'{file} is no GGUF file, or truncated or corrupt: download or copy it '
-      f'again ({type(error).__name__}: {error}).'
+      'again; or it is newer than the package gguf: `pip install -U gguf` '
+      f'({type(error).__name__}: {error}).'
     ) from error
-  if data.get('split.count', 1) > 1:
+  if data.get('split.count', 1) not in (0, 1):
     raise ValueError(
       f'{file} is one of {data["split.count"]} parts: join them first, with '
       '`llama-gguf-split --merge`.'

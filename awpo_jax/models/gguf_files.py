@@ -43,6 +43,7 @@ _ROPE = {
   'rope.scaling.yarn_beta_fast': 'beta_fast',
   'rope.scaling.yarn_beta_slow': 'beta_slow',
 }
+_NUMBERS = {_EPSILON, 'rope.freq_base', *_ROPE}
 # Read elsewhere, or without a bearing on the numbers.
 _OTHERS = {
   'attention.value_length',
@@ -189,6 +190,8 @@ def hf_config(file: pathlib.Path) -> dict[str, Any]:
   }
   _refuse_unknown(file, family, own, tensors)
   hf = {name: own[key] for key, name in _SIZES.items() if key in own}
+  # As llama.cpp takes it; transformers would assume a number of its own.
+  hf.setdefault('num_key_value_heads', hf['num_attention_heads'])
   width = (
     hf.get('head_dim') or own['embedding_length'] // own['attention.head_count']
   )
@@ -224,7 +227,7 @@ def tensors(file: pathlib.Path) -> dict[str, Tensor]:
   hf = hf_config(file)
   heads = {
     'attn_q': hf['num_attention_heads'],
-    'attn_k': hf.get('num_key_value_heads', hf['num_attention_heads']),
+    'attn_k': hf['num_key_value_heads'],
   }
   if hf['model_type'] not in _INTERLEAVED:
     heads = {}
@@ -278,6 +281,8 @@ def _refuse_unknown(
     shown = f'{family}.{key}={value!r:.80}'
     if key in _SIZES and not (isinstance(value, int) and value > 0):
       problems.append(f'{shown} is not one positive number for all layers')
+    elif key in _NUMBERS and not isinstance(value, int | float):
+      problems.append(f'{shown} is not a number')
     elif key not in known and value not in (0, False, ''):
       problems.append(f'{shown} is not implemented')
   if not problems:

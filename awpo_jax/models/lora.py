@@ -141,6 +141,7 @@ def save_peft(
   safetensors.numpy.save_file(
     tensors, folder / WEIGHTS_FILE, metadata={'format': 'pt'}
   )
+  (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors keeps it to the owner.
   text = json.dumps(_peft_config(config.lora, base_model_name), indent=2)
   (folder / CONFIG_FILE).write_text(text + '\n')
 

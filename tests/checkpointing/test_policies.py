@@ -9,6 +9,7 @@ import pytest
 import safetensors.numpy
 import transformers
 
+from awpo_jax import types
 from awpo_jax.checkpointing import (
   checkpoints,
   initial_params,
@@ -23,7 +24,12 @@ from awpo_jax.evaluation import run as run_lib
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import lora
 from awpo_jax.rollout.sampling import streaming
-from awpo_jax.rollout.text import chat_template, conversations, tokenizers
+from awpo_jax.rollout.text import (
+  chat_template,
+  conversations,
+  prompts,
+  tokenizers,
+)
 from awpo_jax.training import setup as setup_lib
 from tests.helpers import hf_models, tiny_dataset
 
@@ -200,6 +206,9 @@ def test_adapters_of_a_run_are_merged_and_written_beside(tmp_path, param_dtype):
   name = 'base_model.model.model.layers.0.mlp.down_proj.lora_A.weight'
   np.testing.assert_array_equal(adapters[name], layer['lora_a'].T)
   assert len(adapters) == len(jax.tree.leaves(lora.split(params)[0]))
+  # Others may read all of it.
+  files = [x for x in (tmp_path / 'hf').rglob('*') if x.is_file()]
+  assert {oct(x.stat().st_mode & 0o777) for x in files} == {'0o644'}
 
 
 @pytest.mark.parametrize(
@@ -315,6 +324,9 @@ def test_tools_where_the_template_knows_none(tmp_path, capsys, knows):
   assert (said in capsys.readouterr().err) == (not knows)
   talk, _ = policy_answers.asked(found, own, _TALK)
   assert bool(talk.tools) == knows
+  talk, _ = policy_answers.asked(found, own, _TALK, prompt_style='short')
+  tool = types.Tool('f', '', {})
+  assert talk.messages[0]['content'] == prompts.short_system([tool])
   policies.text_side(tmp_path / 'model', tools=False)
   assert not capsys.readouterr().err
   flags = [

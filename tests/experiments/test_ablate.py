@@ -95,6 +95,26 @@ def test_cells_and_their_seeds(tmp_path):
   assert runs[0].flags[:3] == ('--c=2', '--a=1', '--b=x y')
 
 
+def test_flags_files_of_cells_are_found_from_any_folder(tmp_path, monkeypatch):
+  programs, here = tmp_path / 'project/experiments', tmp_path / 'here'
+  for folder in (programs, here / 'experiments'):
+    folder.mkdir(parents=True)
+  program = programs / 'say.py'
+  program.write_text('import sys\nprint(*sys.argv[1:])\n')
+  for file in (programs / 'a.flags', programs / 'b.flags'):
+    file.touch()
+  (here / 'experiments/b.flags').touch()
+  names = ('a', 'b', 'c')
+  flags = tuple(f'--flagfile=experiments/{name}.flags' for name in names)
+  monkeypatch.chdir(here)
+  cells = (grid_lib.Cell('x', flags, 1),)
+  grid_lib.execute(grid_lib.Grid(here, ('--d=1',), cells, (0,)), program)
+  said = (here / 'cells/x/seed_0.ablate.log').read_text().split()
+  # Here first, as of a file that another names; then where the program lies.
+  found = f'--flagfile={programs / "a.flags"}'
+  assert said[:4] == ['--d=1', found, *flags[1:]]
+
+
 def test_a_cell_that_takes_too_long_has_failed(tmp_path):
   program = tmp_path / 'sleep.py'
   program.write_text('import time\ntime.sleep(60)\n')

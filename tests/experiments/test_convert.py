@@ -1,5 +1,6 @@
 """`convert.py` there and back, and what it refuses."""
 
+import numpy as np
 import pytest
 
 from tests.helpers import hf_models, whole_runs
@@ -44,6 +45,28 @@ def test_a_run_is_exported_in_another_dtype(reference, convert, tmp_path):
   want = last["['params']['layers_0']['mlp']['up_proj']['kernel']"].T
   got = tensors['model.layers.0.mlp.up_proj.weight']
   assert got.tobytes() == want.astype(got.dtype).tobytes()
+
+
+def test_a_gguf_file_becomes_a_folder_that_others_read(convert, tmp_path):
+  from tests.helpers import gguf_writing  # Skips where gguf is not installed.
+
+  values = gguf_writing.write(tmp_path / 'x.gguf', kind='Q4_1')
+  target = tmp_path / 'hf'
+  result = convert(f'--from={tmp_path / "x.gguf"}', f'--to={target}')
+  assert result.returncode == 0, result.stderr
+  assert f'{target}: a Hugging Face folder' in result.stdout
+  tensors = hf_models.read_tensors(target)
+  assert {tensor.dtype.name for tensor in tensors.values()} == {'float32'}
+  for name, stored in (
+    ('model.embed_tokens', 'token_embd'),
+    ('model.layers.0.mlp.down_proj', 'blk.0.ffn_down'),
+  ):
+    np.testing.assert_array_equal(
+      tensors[f'{name}.weight'], values[f'{stored}.weight']
+    )
+  assert (target / 'tokenizer.json').is_file()
+  modes = {oct(x.stat().st_mode & 0o777) for x in target.iterdir()}
+  assert modes == {'0o644'}
 
 
 @pytest.mark.parametrize(

@@ -243,6 +243,29 @@ def test_numbers_that_overflow(reference, start, tmp_path):
   whole_runs.assert_same(folder, reference.folder, reference.last)
 
 
+def test_without_steps_a_run_measures_what_it_starts_from(
+  reference, start, tmp_path
+):
+  def measured(row):
+    return {name: x for name, x in row.items() if name.startswith('eval/')}
+
+  folder = tmp_path / 'run'
+  want = measured(whole_runs.untimed(reference.folder)[reference.last - 1])
+  for _ in range(2):  # The same command measures again.
+    result = start(
+      f'--init_from={reference.folder}', '--sft_steps=0', '--rl_steps=0'
+    )
+    assert result.returncode == 0, result.stderr
+    (row,) = whole_runs.untimed(folder)
+    assert (row['step'], row['phase']) == (0, 'start')
+    assert want and measured(row) == want
+    assert not list((folder / 'checkpoints').iterdir())
+    answers = whole_runs.rows(folder, 'transcripts.jsonl')
+    assert [x['task_id'] for x in answers] == [
+      f'held_out_{i}' for i in range(4)
+    ]
+
+
 @pytest.mark.parametrize('step', [4, 7])
 def test_a_new_run_from_old_parameters(reference, start, tmp_path, step):
   source = reference.folder

@@ -186,7 +186,16 @@ def test_a_file_that_has_changed_is_read_again(tmp_path):
       },
       "'yarn' beside rope_freqs.weight",
     ),
+    (
+      {'data': {'llama.attention.layer_norm_rms_epsilon': 'x'}},
+      "x.gguf: llama.attention.layer_norm_rms_epsilon='x' is not a number",
+    ),
+    (
+      {'data': {'llama.rope.freq_base': [1.0, 2.0]}},
+      r'x.gguf: llama.rope.freq_base=\[1.0, 2.0\] is not a number',
+    ),
     ({'data': {'split.count': 2}}, 'is one of 2 parts'),
+    ({'data': {'split.count': '2'}}, 'is one of 2 parts'),
     ({'endianess': gguf.GGUFEndian.BIG}, 'big-endian'),
   ],
 )
@@ -219,6 +228,27 @@ def test_a_truncated_file(tmp_path):
   file.write_bytes(file.read_bytes()[:-5000])
   with pytest.raises(ValueError, match='truncated or corrupt'):
     gguf_files.hf_config(file)
+
+
+def test_a_quantisation_that_the_package_does_not_know(tmp_path):
+  # Nor whether it is one: a file may be newer than the package.
+  file = tmp_path / 'x.gguf'
+  made.write(file)
+  *parts, kind, _ = gguf.GGUFReader(file).tensors[0].field.parts
+  start = gguf.GGUFReader(file).tensors[0].field.offset
+  start += sum(part.nbytes for part in parts)
+  content = bytearray(file.read_bytes())
+  content[start : start + kind.nbytes] = (99).to_bytes(kind.nbytes, 'little')
+  file.write_bytes(content)
+  with pytest.raises(ValueError, match='install -U gguf.*99.*Quantization'):
+    gguf_files.hf_config(file)
+
+
+@pytest.mark.parametrize('family', ['llama', 'qwen2', 'qwen3'])
+def test_a_file_without_key_heads_has_one_for_each_query_head(tmp_path, family):
+  file = tmp_path / 'x.gguf'
+  made.write(file, family, data={f'{family}.attention.head_count_kv': None})
+  assert config_lib.load_config(file).kv_heads == made.HEADS
 
 
 def test_reading_takes_little_more_than_the_result(tmp_path):

@@ -84,7 +84,7 @@ def load(file: pathlib.Path) -> 'transformers.PreTrainedTokenizerFast':
   model.pre_tokenizer = _pre_tokenizer(pre)
   model.decoder = decoders.ByteLevel()
   _add_tokens(model, vocab, data)
-  roles = _roles(data, vocab)
+  roles = _roles(file, data, vocab)
   bos = roles.get('bos_token')
   if bos and data.get('tokenizer.ggml.add_bos_token', pre.bos):
     model.post_processor = processors.TemplateProcessing(
@@ -112,7 +112,7 @@ def _pre(file: pathlib.Path, data: Mapping[str, Any]) -> _Pre:
       f'{file}: tokenizer.ggml.model={kind!r} is not implemented, only '
       f"'gpt2', which is byte-level BPE: {remedy}."
     )
-  if name is None or name not in PRE:
+  if not isinstance(name, str) or name not in PRE:
     raise ValueError(
       f'{file}: tokenizer.ggml.pre={name!r} is not implemented; known: '
       f'{", ".join(PRE)}. Otherwise {remedy}.'
@@ -183,8 +183,13 @@ def _add_tokens(model, vocab: list[str], data: Mapping[str, Any]) -> None:
       (model.add_special_tokens if special else model.add_tokens)([added])
 
 
-def _roles(data: Mapping[str, Any], vocab: list[str]) -> dict[str, str]:
+def _roles(
+  file: pathlib.Path, data: Mapping[str, Any], vocab: list[str]
+) -> dict[str, str]:
   """`bos_token` and the like, where the file names them."""
+  for key, value in data.items():
+    if key.endswith('_token_id') and not isinstance(value, int):
+      raise ValueError(f'{file}: {key}={value!r:.80} is no token.')
   roles = {
     'bos_token': 'bos_token_id',
     'eos_token': 'eos_token_id',

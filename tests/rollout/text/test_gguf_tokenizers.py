@@ -15,6 +15,10 @@ from tests.helpers import gguf_writing
     ({'merges': ['a zz']}, 'merges does not fit .*`zz` out of vocabulary'),
     ({'token_type': [1, 1]}, '261 tokenizer.ggml.tokens, but 2'),
     ({'tokens': ['a'] * 261}, 'a token twice'),
+    ({'pre': ['smollm']}, r"pre=\['smollm'\] is not implemented; known"),
+    ({'eos_token_id': 'x'}, "eos_token_id='x' is no token"),
+    ({'bos_token_id': [1, 2]}, r'bos_token_id=\[1, 2\] is no token'),
+    ({'eot_token_id': 'x'}, "eot_token_id='x' is no token"),
   ],
 )
 def test_what_would_change_the_tokenizer(tmp_path, data, match):
