@@ -20,6 +20,7 @@ from awpo_jax import types
 from awpo_jax.checkpointing import policies
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.distributed import sharding
+from awpo_jax.evaluation import policy_answers
 from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.models import gguf_files
 from awpo_jax.rollout.rewards import scoring, toolrl
@@ -68,6 +69,26 @@ def test_every_number_of_a_greedy_answer(policy, golden):
   chat, answer = golden['chat'], golden['answer']
   got = _logits(policy, np.concatenate([chat, answer]))
   np.testing.assert_array_equal(got.argmax(-1)[len(chat) - 1 : -1], answer)
+
+
+@pytest.mark.slow
+def test_the_sampler_with_its_cache_answers_alike(policy, golden):
+  answerer = policy_answers.Answerer(
+    policy.params,
+    decoder_lib.Decoder(policy.config),
+    policy.tokenizer,
+    policy.stop_ids,
+    buckets=(64,),
+    batch=1,
+    max_tokens=len(golden['answer']),
+    temperature=0.0,
+    seed=0,
+  )
+  found = answerer.answer([golden['chat']], np.zeros((1, 1), np.int32))
+  ((text, _),) = found[0]
+  assert text == policy.tokenizer.decode(
+    golden['answer'], skip_special_tokens=True
+  )
 
 
 def _by_hand(data, text):
