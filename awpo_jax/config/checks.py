@@ -91,6 +91,11 @@ def _nothing_to_do(config) -> Iterator[Rule]:
     '--sft_steps and --rl_steps are both 0, so there is nothing to do: set one '
     'of them, or name weights to evaluate with --model or --init_from.',
   )
+  yield (
+    run.sft_steps + run.rl_steps <= 0 and not run.eval_at_start,
+    '--sft_steps and --rl_steps are both 0, which evaluates at the start only, '
+    'but --eval_at_start=false: leave it out, or set a number of steps.',
+  )
 
 
 def _devices_rules(devices) -> Iterator[Rule]:

@@ -50,6 +50,12 @@ class RunConfig:
     'start of the run and at the end of each phase.',
     minimum=0,
   )
+  eval_at_start: bool = flag(
+    True,
+    'Whether a run that starts from trained weights is evaluated before its '
+    'first step. Leave it out where their evaluation is known, as of many runs '
+    'that start from one.',
+  )
   eval_tasks: int = flag(
     256,
     'Largest number of held-out tasks of each evaluation set. Raise it for '

@@ -131,7 +131,7 @@ class _Run:
       jax.transfer_guard('disallow'),
     ):
       steps = self._make_steps()
-      if step == 0 and initial_params.is_trained(self.config):
+      if step == 0 and self._evaluates_first():
         started = {'phase': 'start', **self._evaluate(state, 0)}
         self.book.line(0, started)
       self._steps(state, step, steps)
@@ -221,6 +221,10 @@ class _Run:
       # Else the best one of an evaluation in between would be lost.
       or bool(run.best_metric and self._evaluates(step))
     )
+
+  def _evaluates_first(self) -> bool:
+    asked = self.config.run.eval_at_start
+    return asked and initial_params.is_trained(self.config)
 
   def _evaluates(self, step: int) -> bool:
     run = self.config.run
