@@ -56,10 +56,7 @@ def score(
   rows = [
     {
       **episodes.transcript(task, response),
-      'outcome': scoring.had(rewards.outcome, rewards.outcome_valid, (p, 0)),
-      'reasoning': scoring.had(
-        rewards.reasoning, rewards.reasoning_valid, (p, 0)
-      ),
+      **scoring.of_answer(rewards, parts, p, 0),
       'solved': bool(solved[p]),
     }
     for p, (task, response) in enumerate(zip(tasks, responses, strict=True))

@@ -70,6 +70,7 @@ def test_by_hand():
     'ground_truth': '4.0',
     'response': '3.5',
     'outcome': 3.5,
+    'parts': {},
     'reasoning': None,
     'solved': False,
   }
@@ -122,9 +123,10 @@ def test_layout_and_calls():
     called.replace('"a"', '"b"'),
     '<think> x </think>\n<response> hi </response>',
   ]
-  metrics, _ = held_out.score(
+  metrics, rows = held_out.score(
     tasks, responses, reward=toolrl.toolrl, judge=None
   )
+  assert [row['parts']['format'] for row in rows] == [1, 0, 1, 1]
   # Layouts of answers 0, 2 and 3; calls of 0 and 1 of the three that want any.
   assert metrics['format'] == 3 / 4
   assert metrics['exact_calls'] == pytest.approx(2 / 3)

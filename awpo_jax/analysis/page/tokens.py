@@ -13,6 +13,7 @@ from awpo_jax.analysis import replay
 from awpo_jax.checkpointing import model_files
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.reporting import rollout_archive
+from awpo_jax.rollout.rewards import scoring
 from awpo_jax.rollout.text import tokenizers
 from awpo_jax.training.collection import transcripts
 from awpo_jax.training.programs import from_flags
@@ -115,7 +116,7 @@ class Tokens:
     return {
       'response': ''.join(pieces),
       'finished': bool(completions.finished[at]),
-      **transcripts.scores(rewards, parts, p, g),
+      **scoring.of_answer(rewards, parts, p, g),
       **{name: float(found[name][at]) for name in names if name in found},
       'tokens': told,
     }

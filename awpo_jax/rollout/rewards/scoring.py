@@ -1,7 +1,8 @@
 """Both rewards of a rollout batch, with their validity."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -98,6 +99,24 @@ def had(
 ) -> float | None:
   """The reward [P, G] of one answer; None where it is not valid."""
   return float(values[at]) if valid[at] else None
+
+
+def of_answer(
+  rewards: types.Rewards, parts: Mapping[str, np.ndarray], p: int, g: int
+) -> dict[str, Any]:
+  """Both rewards of an answer, their parts, and whether it is solved."""
+  solved = parts['solved'][p, g] if 'solved' in parts else np.nan
+  values = {name: float(part[p, g]) for name, part in parts.items()}
+  return {
+    'outcome': had(rewards.outcome, rewards.outcome_valid, (p, g)),
+    'parts': {
+      name: value
+      for name, value in values.items()
+      if name != 'solved' and np.isfinite(value)
+    },
+    'reasoning': had(rewards.reasoning, rewards.reasoning_valid, (p, g)),
+    'solved': None if np.isnan(solved) else bool(solved),
+  }
 
 
 def judge_requests(

@@ -51,30 +51,10 @@ def rows(
         **episodes.transcript(task, text),
         'finished': bool(sampled.completions.finished[p, g]),
         'outcome_bounds': bounds(rewards, p),
-        **scores(rewards, parts, p, g),
+        **scoring.of_answer(rewards, parts, p, g),
       }
       made.append((number, row if said[g] is None else row | {'said': said[g]}))
   return made
-
-
-def scores(
-  rewards: types.Rewards, parts: Mapping[str, np.ndarray], p: int, g: int
-) -> Row:
-  """Both rewards of an answer, their parts, and whether it is solved."""
-  solved = parts['solved'][p, g] if 'solved' in parts else np.nan
-  had = {name: float(values[p, g]) for name, values in parts.items()}
-  return {
-    'outcome': scoring.had(rewards.outcome, rewards.outcome_valid, (p, g)),
-    'parts': {
-      name: value
-      for name, value in had.items()
-      if name != 'solved' and np.isfinite(value)
-    },
-    'reasoning': scoring.had(
-      rewards.reasoning, rewards.reasoning_valid, (p, g)
-    ),
-    'solved': None if np.isnan(solved) else bool(solved),
-  }
 
 
 def bounds(rewards: types.Rewards, p: int) -> list[float]:
