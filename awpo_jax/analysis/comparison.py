@@ -163,12 +163,12 @@ def markdown(
   """Tables: final scores by cell, and paired differences to the baseline."""
   metrics = metric_names(scores)
   lines = [
-    _row(['cell', 'seeds', *metrics]),
-    _row(['---'] * (2 + len(metrics))),
+    table_row(['cell', 'seeds', *metrics]),
+    table_row(['---'] * (2 + len(metrics))),
   ]
   for cell in scores:
     lines.append(
-      _row(
+      table_row(
         [
           cell,
           _seeds(cell, scores, failed),
@@ -177,11 +177,14 @@ def markdown(
       )
     )
   lines += ['', f'Paired differences to {baseline}, seed by seed:', '']
-  lines += [_row(['cell', *metrics]), _row(['---'] * (1 + len(metrics)))]
+  lines += [
+    table_row(['cell', *metrics]),
+    table_row(['---'] * (1 + len(metrics))),
+  ]
   for cell in scores:
     if cell != baseline:
       each = (differences(scores, cell, baseline, x) for x in metrics)
-      lines.append(_row([cell, *(_text(x, signed=True) for x in each)]))
+      lines.append(table_row([cell, *(_text(x, signed=True) for x in each)]))
   lines += [
     '',
     f'Mean [{CONFIDENCE:.0%} bootstrap interval over seeds]; for differences '
@@ -203,7 +206,8 @@ def markdown(
   )
 
 
-def _row(cells: Sequence[str]) -> str:
+def table_row(cells: Sequence[str]) -> str:
+  """A line of a table in Markdown."""
   return '| ' + ' | '.join(x.replace('|', r'\|') for x in cells) + ' |'
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib import figure as mpl_figure
 
-from awpo_jax.analysis import comparison
+from awpo_jax.analysis import by_row, comparison
 from awpo_jax.analysis import grid as grid_lib
 from awpo_jax.reporting import metrics as metrics_lib
 from awpo_jax.reporting import style as look
@@ -182,9 +182,12 @@ def write_report(
     The text of the report.
   """
   scores = comparison.read(grid, name)
+  answers = by_row.read(grid)
   text = comparison.markdown(scores, failed, baseline=baseline)
+  text += '\n' + by_row.markdown(answers, baseline=baseline)
   folder = grid.folder
   folder.mkdir(parents=True, exist_ok=True)
+  by_row.write_csv(answers, folder / by_row.ROWS_FILE)
   (folder / REPORT_FILE).write_text(text + '\n', encoding='utf-8')
   comparison.write_csv(scores, failed, folder / grid_lib.RUNS_FILE)
   key = f'eval/{name}/accuracy'

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from awpo_jax.reporting import summary
 
 WARM_FOLDER = 'warm_starts'
+WARM_CELL = 'warm_start'
 CELL_FOLDER = 'cells'
 LOG_FILE = 'ablate.log'
 RUNS_FILE = 'runs.csv'
@@ -105,7 +106,7 @@ def runs(grid: Grid) -> tuple[list[Run], list[Run]]:
   warm = []
   if grid.warm_start:
     warm = [
-      _run(grid, WARM_FOLDER, 'warm_start', seed, grid.warm_start)
+      _run(grid, WARM_FOLDER, WARM_CELL, seed, grid.warm_start)
       for seed in grid.seeds
     ]
   cells = []
@@ -177,7 +178,7 @@ def execute(
   for run in cells:
     if _barred(run, failed):
       failed[run.name, run.seed] = 'its warm start failed'
-  return {key: why for key, why in failed.items() if key[0] != 'warm_start'}
+  return {key: why for key, why in failed.items() if key[0] != WARM_CELL}
 
 
 def _shares_of_cores(jobs: int) -> queue.SimpleQueue[set[int]]:
@@ -197,7 +198,7 @@ def _use_cores(shares: queue.SimpleQueue[set[int]]) -> None:
 
 
 def _barred(run: Run, failed: Mapping[tuple[str, int], str]) -> bool:
-  return run.name != 'warm_start' and ('warm_start', run.seed) in failed
+  return run.name != WARM_CELL and (WARM_CELL, run.seed) in failed
 
 
 def _placed(flags: Sequence[str], program) -> list[str]:

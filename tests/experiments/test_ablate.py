@@ -49,7 +49,14 @@ def test_a_grid(tmp_path):
   report = (folder / 'report.md').read_text()
   assert '| grpo | 2 |' in report and '| broken | 0, **1 failed** |' in report
   assert '- broken, seed 3: exit 1: ' in report
-  for name in ('runs.csv', 'curves.png', 'scores.png', 'overview.png'):
+  assert 'Minus warm_start, row by row:' in report
+  for name in (
+    'runs.csv',
+    'rows.csv',
+    'curves.png',
+    'scores.png',
+    'overview.png',
+  ):
     assert (folder / name).stat().st_size > 0
   for seed in (3, 4):
     run = (folder / f'cells/grpo/seed_{seed}/run.flags').read_text()

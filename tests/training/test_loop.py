@@ -322,21 +322,22 @@ def test_the_profile_covers_its_window_and_waits_for_it(
 
 
 @pytest.mark.parametrize(
-  ('total', 'first', 'trained', 'did'),
+  ('total', 'first', 'trained', 'asked', 'did'),
   [
-    (7, 0, True, ['evaluate 0', 'write 0 start', 'steps from 0']),
-    (7, 0, False, ['steps from 0']),
-    (7, 3, True, ['steps from 3']),
-    (7, 7, True, []),
+    (7, 0, True, True, ['evaluate 0', 'write 0 start', 'steps from 0']),
+    (7, 0, False, True, ['steps from 0']),
+    (7, 0, True, False, ['steps from 0']),
+    (7, 3, True, True, ['steps from 3']),
+    (7, 7, True, True, []),
     # A run without steps only evaluates.
-    (0, 0, True, ['evaluate 0', 'write 0 start', 'steps from 0']),
+    (0, 0, True, True, ['evaluate 0', 'write 0 start', 'steps from 0']),
   ],
 )
 def test_trained_weights_are_evaluated_before_the_first_step(
-  bare, monkeypatch, capsys, total, first, trained, did
+  bare, monkeypatch, capsys, total, first, trained, asked, did
 ):
   got: list[str] = []
-  run, *_ = bare()
+  run, *_ = bare(f'--eval_at_start={asked}')
   space = python_types.SimpleNamespace
   run.total, run.experiment = total, mock.MagicMock(data=space(left_out={}))
   run.book = mock.MagicMock(once={}, start=lambda *_: (first, 'state'))

@@ -1,0 +1,124 @@
+"""Rows of a grid's evaluations: read, kept and paired, by hand and by NumPy."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from awpo_jax.analysis import by_row
+from awpo_jax.analysis import grid as grid_lib
+
+CELLS = tuple(grid_lib.Cell(name, (), 2) for name in ('grpo', 'awpo'))
+# Cell -> seed -> solved, outcome of three tasks; the reasoning of the second
+# task could not be had.
+GIVEN = {
+  'warm_start': {1: [(0, -3), (0, 1), (1, 4)], 2: [(0, -3), (1, 4), (0, 0)]},
+  'grpo': {1: [(0, 0), (1, 4), (1, 4)], 2: [(0, 0), (1, 4), (1, 4)]},
+  'awpo': {1: [(1, 4), (1, 4), (1, 4)], 2: [(0, 1), (1, 4), (0, 0)]},
+}
+
+
+@pytest.fixture(name='grid')
+def _grid(tmp_path):
+  grid = grid_lib.Grid(tmp_path / 'g', (), CELLS, (1, 2), ('--x',))
+  for run in (x for runs in grid_lib.runs(grid) for x in runs):
+    _write(run, GIVEN[run.name][run.seed])
+  return grid
+
+
+def _write(run, answers):
+  run.folder.mkdir(parents=True)
+  (run.folder / 'summary.json').write_text('{}')
+  lines = [{'step': 3, 'prompt': 0, 'task_id': 'rollout', 'outcome': 9.0}]
+  for step in (0, 4):  # The first evaluation had nothing right.
+    lines += [
+      {
+        'step': step,
+        'set': 'here',
+        'task_id': f't{i}',
+        'solved': bool(solved) and step > 0,
+        'outcome': float(outcome),
+        'reasoning': None if i == 1 else 0.5,
+        'parts': {'format': 1.0},
+      }
+      for i, (solved, outcome) in enumerate(answers)
+    ]
+  text = ''.join(json.dumps(line) + '\n' for line in lines)
+  (run.folder / 'transcripts.jsonl').write_text(text)
+
+
+def test_differences_by_hand(grid):
+  answers = by_row.read(grid)
+  assert by_row.measures(answers) == [
+    *('solved', 'outcome', 'reasoning', 'format')
+  ]
+  cells = answers['here']
+  got = by_row.paired(cells['awpo'], cells['grpo'], 'solved')
+  # Task 0: +1 and 0; task 1: 0 and 0; task 2: 0 and -1.
+  np.testing.assert_allclose(got, [0.5, 0, -0.5])
+  got = by_row.paired(cells['awpo'], cells['warm_start'], 'outcome')
+  np.testing.assert_allclose(got, [(7 + 4) / 2, 3 / 2, 0])
+  assert len(by_row.paired(cells['awpo'], cells['grpo'], 'reasoning')) == 2
+  # Only seeds that both have.
+  got = by_row.paired(cells['awpo'], {1: cells['grpo'][1]}, 'solved')
+  np.testing.assert_allclose(got, [1, 0, 0])
+
+
+def test_the_tables(grid):
+  lines = by_row.markdown(by_row.read(grid), baseline='grpo').split('\n')
+  assert '## here, 3 rows' in lines
+  # Solved: (3 + 1) / 6; outcome: (12 + 5) / 6.
+  assert '| awpo | 1, 2 | 0.667 | 2.833 | 0.500 | 1.000 |' in lines
+  assert '| warm_start | 1, 2 | 0.333 | 0.500 | 0.500 | 1.000 |' in lines
+  at = lines.index('Minus grpo, row by row:')
+  (row,) = (x for x in lines[at + 2 : at + 5] if x.startswith('| awpo'))
+  _, cell, solved, outcome, reasoning, layout, _ = row.split(' | '.strip())
+  # Of .5, 0 and -.5, 27 samples of three: the mean is .5 with 1/27 = 3.7%.
+  assert solved.strip() == '+0.000 [-0.500, +0.500]'
+  assert outcome.strip().startswith('+0.167 [')
+  assert (cell.strip(), reasoning.strip(), layout.strip()) == (
+    *('awpo', '+0.000', '+0.000'),
+  )
+  # The warm start is a cell with nothing to be compared to itself.
+  at = lines.index('Minus warm_start, row by row:')
+  assert [x.split(' ')[1] for x in lines[at + 4 : at + 6]] == ['grpo', 'awpo']
+
+
+def test_rows_of_a_run_that_is_gone_are_kept(grid):
+  answers = by_row.read(grid)
+  by_row.write_csv(answers, grid.folder / by_row.ROWS_FILE)
+  text = (grid.folder / by_row.ROWS_FILE).read_text()
+  assert text.split('\n')[0] == (
+    'cell,seed,set,task,solved,outcome,reasoning,format'
+  )
+  assert 'awpo,2,here,t1,1,4,,1\n' in text
+  assert text.count('\n') == 1 + 3 * 2 * 3
+  shutil.rmtree(grid.folder / 'cells/grpo')
+  # What is at hand is read again.
+  awpo = grid.folder / 'cells/awpo/seed_1'
+  shutil.rmtree(awpo)
+  run = next(x for x in grid_lib.runs(grid)[1] if x.folder == awpo)
+  _write(run, [(0, 0)] * 3)
+  again = by_row.read(grid)['here']
+  assert again['grpo'] == answers['here']['grpo']
+  assert again['awpo'][1]['t0']['solved'] == 0
+  assert again['awpo'][2] == answers['here']['awpo'][2]
+
+
+def test_a_damaged_file_is_named(grid):
+  file = grid.folder / by_row.ROWS_FILE
+  file.write_text('cell,seed,set,task,solved\nold,one,here,t,1\n')
+  with pytest.raises(ValueError, match=r"rows\.csv: .*'one'.*Mend the file"):
+    by_row.read(grid)
+  file.write_text('cell,seed\nold,1\n')
+  with pytest.raises(ValueError, match=r"rows\.csv: KeyError\('set'\)"):
+    by_row.read(grid)
+
+
+def test_a_grid_without_transcripts_has_no_tables(tmp_path):
+  grid = grid_lib.Grid(tmp_path, (), CELLS, (1,))
+  run = grid_lib.runs(grid)[1][0]
+  run.folder.mkdir(parents=True)
+  (run.folder / 'summary.json').write_text('{}')
+  assert by_row.markdown(by_row.read(grid), baseline='grpo') == ''
