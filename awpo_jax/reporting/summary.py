@@ -196,11 +196,18 @@ def _by_part(rows: Sequence[Row], seconds: float) -> dict[str, float]:
 
 
 def table(before: Row, after: Row) -> str:
-  """Accuracy by kind of task and mean rewards, before and after, by set."""
-  lines = [f'{"accuracy":<24}{"before":>8}{"after":>8}']
+  """Accuracy by kind of task and mean rewards, before and after, by set.
+
+  Only after, of a run that was evaluated once.
+  """
+  columns = {'before': before, 'after': after}
+  if before['step'] == after['step']:
+    del columns['before']
+  head = ''.join(f'{name:>8}' for name in columns)
+  lines = [f'{"accuracy":<24}{head}']
 
   def add(label: str, key: str, form: str) -> None:
-    cells = (row.get(key) for row in (before, after))
+    cells = (row.get(key) for row in columns.values())
     texts = ('-' if value is None else format(value, form) for value in cells)
     lines.append(f'{label:<24}' + ''.join(f'{text:>8}' for text in texts))
 
@@ -217,7 +224,10 @@ def table(before: Row, after: Row) -> str:
 
 
 def example(transcripts: Sequence[Row], before: int, after: int) -> list[str]:
-  """The first task that was wrong before and right after, both answers."""
+  """The first task that was wrong before and right after, both answers.
+
+  One answer, of a run that was evaluated once.
+  """
   answers: dict[int, dict[tuple[str, str], Row]] = {before: {}, after: {}}
   for row in transcripts:
     if 'set' in row and row['step'] in answers:
@@ -236,9 +246,7 @@ def example(transcripts: Sequence[Row], before: int, after: int) -> list[str]:
   return [
     f'{last["task_id"]}: {last["user"]}',
     '',
-    'before:',
-    first['response'],
-    '',
+    *(['before:', first['response'], ''] if before != after else []),
     'after:',
     last['response'],
     '',

@@ -138,6 +138,15 @@ def test_table():
   ]
 
 
+def test_a_run_that_was_evaluated_once_has_no_before():
+  assert summary_lib.table(ROWS[3], ROWS[3]).splitlines()[:2] == [
+    'accuracy                   after',
+    'main                       50.0%',
+  ]
+  lines = summary_lib.example(ANSWERS, 4, 4)
+  assert lines == ['a: question a', '', 'after:', 'a after', '']
+
+
 def test_table_of_a_set_that_was_not_there_before():
   lines = summary_lib.table(_row(1, 'sft'), ROWS[3]).splitlines()
   assert lines[1].split() == ['main', '-', '50.0%']
