@@ -3,8 +3,8 @@
 python experiments/ablate.py --flagfile=experiments/ablations/quickstart.flags
 
 What has ended is not run again, what was stopped goes on, what failed is tried
-again. Writes report.md, runs.csv and four pictures (overview, curves, scores,
-differences) to --output_dir.
+again. Writes report.md, runs.csv, rows.csv and four pictures (overview, curves,
+scores, differences) to --output_dir.
 """
 
 import pathlib
@@ -13,7 +13,7 @@ import sys
 
 from absl import app, flags
 
-from awpo_jax.analysis import comparison_plots, grid
+from awpo_jax.analysis import by_row, comparison_plots, grid
 
 _OUTPUT = flags.DEFINE_string(
   'output_dir', '', 'Folder of all runs and of the report. It has to be set.'
@@ -40,7 +40,10 @@ _BASELINE = flags.DEFINE_string(
   'baseline', '', 'Cell with which the others are compared. It has to be set.'
 )
 _SET = flags.DEFINE_string(
-  'set', 'held_out', 'Evaluation set that the tables are about.'
+  'set',
+  'held_out',
+  'Evaluation set of the pictures and of the tables over seeds. The tables '
+  'over rows are of every set.',
 )
 _JOBS = flags.DEFINE_integer(
   'jobs', 1, 'Number of runs at once.', lower_bound=1
@@ -79,6 +82,8 @@ def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
       raise ValueError(f'not a flag: {" ".join(arguments[1:])}')
     made = _grid()
+    # Before hours of runs, not after them.
+    by_row.read_csv(made.folder / by_row.ROWS_FILE)
   except ValueError as error:
     sys.exit(f'{error}')
   failed = grid.execute(

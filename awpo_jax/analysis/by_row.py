@@ -1,6 +1,7 @@
 """Held-out rows of a grid of runs: differences paired by row."""
 
 import csv
+import math
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,101 +14,147 @@ from awpo_jax.reporting import metrics as metrics_lib
 
 ROWS_FILE = 'rows.csv'
 _REWARDS = ('solved', 'outcome', 'reasoning')
+_PART = 'parts/'
 _NAMES = ('cell', 'seed', 'set', 'task')
 
-# Set -> cell -> seed -> task -> measure -> value.
-Answers = dict[str, dict[str, dict[int, dict[str, dict[str, float]]]]]
+# Task -> measure -> value; a part of the outcome is a measure `parts/<name>`.
+Rows = dict[str, dict[str, float]]
+# Set -> cell -> seed -> its rows.
+Answers = dict[str, dict[str, dict[int, Rows]]]
 
 
 def read(grid: grid_lib.Grid) -> Answers:
   """The last evaluation of every finished run, of warm starts too.
 
-  What `rows.csv` in the grid's folder says of a run that is not there any more
-  is kept: a run's folder is large, and may have been deleted, or made on
+  What `rows.csv` in the grid's folder says of a run without transcripts there
+  is kept: its folder is large and may have been deleted, or the run was made on
   another machine.
+
+  Args:
+    grid: of which each run may be finished or not.
+
+  Returns:
+    Sets in the order in which they were met; cells and seeds in the grid's,
+    then those that `rows.csv` alone has.
 
   Raises:
     ValueError: a file is damaged.
   """
-  found: Answers = {}
   warm, cells = grid_lib.runs(grid)
-  at_hand = [run for run in (*warm, *cells) if run.finished]
-  old = grid.folder / ROWS_FILE
-  if old.is_file():
-    newer = {(run.name, run.seed) for run in at_hand}
-    _read_csv(old, found, newer)
-  for run in at_hand:
-    for row in _last(run.folder / metrics_lib.TRANSCRIPTS_FILE):
-      values = {name: row.get(name) for name in _REWARDS} | row.get('parts', {})
-      _put(found, row['set'], run.name, run.seed, row['task_id'], values)
+  found: dict[tuple[str, int], dict[str, Rows]] = {
+    (run.name, run.seed): _last(run.folder / metrics_lib.TRANSCRIPTS_FILE)
+    for run in (*warm, *cells)
+    if run.finished
+  }
+  for key, sets in read_csv(grid.folder / ROWS_FILE).items():
+    if not found.get(key):
+      found[key] = sets
+  order = [grid_lib.WARM_CELL, *(cell.name for cell in grid.cells)]
+
+  def place(key: tuple[str, int]) -> tuple[int, str, int]:
+    name, seed = key
+    return order.index(name) if name in order else len(order), name, seed
+
+  answers: Answers = {}
+  for name, seed in sorted(found, key=place):
+    for set_name, rows in found[name, seed].items():
+      answers.setdefault(set_name, {}).setdefault(name, {})[seed] = rows
+  return answers
+
+
+def _last(path: pathlib.Path) -> dict[str, Rows]:
+  """Set -> rows of the last evaluation; none where a run wrote none."""
+  lines = metrics_lib.read_metrics(path) if path.is_file() else []
+  asked = [line for line in lines if 'set' in line]
+  sets: dict[str, Rows] = {}
+  for line in asked:
+    if line['step'] == asked[-1]['step']:
+      rows = sets.setdefault(line['set'], {})
+      task = line['task_id']
+      if task in rows:  # A data set of one's own may name two tasks alike.
+        task = f'{task}#{len(rows)}'
+      parts = {_PART + k: v for k, v in line.get('parts', {}).items()}
+      values = {name: line.get(name) for name in _REWARDS} | parts
+      rows[task] = {k: float(v) for k, v in values.items() if v is not None}
+  return sets
+
+
+def read_csv(
+  path: str | os.PathLike[str],
+) -> dict[tuple[str, int], dict[str, Rows]]:
+  """(cell, seed) -> set -> rows, as `write_csv` wrote them; {} of no file.
+
+  Raises:
+    ValueError: it is damaged; the file and the line are named.
+  """
+  path = pathlib.Path(path)
+  found: dict[tuple[str, int], dict[str, Rows]] = {}
+  if not path.is_file():
+    return found
+  with path.open(newline='', encoding='utf-8') as file:
+    reader = csv.DictReader(file)
+    try:
+      for line in reader:
+        if None in line or None in line.values():
+          raise ValueError('not as many values as the first line has names')
+        cell, seed, name, task = (line.pop(x) for x in _NAMES)
+        values = {key: float(text) for key, text in line.items() if text}
+        if not all(map(math.isfinite, values.values())):
+          raise ValueError('a value is not finite')
+        rows = found.setdefault((cell, int(seed)), {}).setdefault(name, {})
+        rows[task] = values
+      if reader.fieldnames is None:
+        raise ValueError('it is empty')
+    except (csv.Error, KeyError, ValueError) as error:
+      raise ValueError(
+        f'{path}, line {reader.line_num}: {error}. A line is '
+        f'{", ".join(_NAMES)} and numbers. Mend the file, or remove it.'
+      ) from error
   return found
 
 
-def _last(path: pathlib.Path) -> list[metrics_lib.Row]:
-  """Rows of the last evaluation; none where a run wrote none."""
-  rows = metrics_lib.read_metrics(path) if path.is_file() else []
-  asked = [row for row in rows if 'set' in row]
-  return [row for row in asked if row['step'] == asked[-1]['step']]
-
-
-def _put(found: Answers, name, cell, seed, task, values) -> None:
-  seeds = found.setdefault(name, {}).setdefault(cell, {})
-  seeds.setdefault(seed, {})[task] = {
-    key: float(value) for key, value in values.items() if value is not None
-  }
-
-
-def _read_csv(path: pathlib.Path, found: Answers, newer) -> None:
-  with path.open(newline='', encoding='utf-8') as file:
-    for line in csv.DictReader(file):
-      try:
-        cell, seed, name, task = (line.pop(x) for x in _NAMES)
-        if (cell, int(seed)) not in newer:
-          given = {key: value for key, value in line.items() if value}
-          _put(found, name, cell, int(seed), task, given)
-      except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-          f'{path}: {error!r}; it has {", ".join(_NAMES)} and numbers. '
-          'Mend the file or remove it.'
-        ) from error
-
-
-def measures(answers: Answers) -> list[str]:
-  """Those that some row has: the rewards, then the parts of the outcome."""
-  found = {
-    name: None
-    for cells in answers.values()
-    for seeds in cells.values()
-    for rows in seeds.values()
-    for values in rows.values()
-    for name in values
-  }
-  return [x for x in _REWARDS if x in found] + sorted(set(found) - {*_REWARDS})
-
-
 def write_csv(answers: Answers, path: str | os.PathLike[str]) -> None:
-  """One line an answer: cell, seed, set, task, and its measures."""
-  names = measures(answers)
-  with pathlib.Path(path).open('w', newline='', encoding='utf-8') as file:
+  """One line an answer: cell, seed, set, task, and its measures.
+
+  The file is replaced whole: it may hold what nothing else does.
+  """
+  path, names = pathlib.Path(path), measures(answers)
+  unfinished = path.with_name(path.name + '.tmp')
+  with unfinished.open('w', newline='', encoding='utf-8') as file:
     writer = csv.writer(file, lineterminator='\n')
     writer.writerow([*_NAMES, *names])
     for set_name, cells in answers.items():
       for cell, seeds in cells.items():
         for seed, rows in seeds.items():
           for task, values in rows.items():
-            each = [f'{values[x]:.6g}' if x in values else '' for x in names]
+            # Nine digits tell all numbers of 32 bits apart.
+            each = [f'{values[x]:.9g}' if x in values else '' for x in names]
             writer.writerow([cell, seed, set_name, task, *each])
+    file.flush()
+    os.fsync(file.fileno())
+  unfinished.replace(path)
+
+
+def measures(answers: Answers) -> list[str]:
+  """Those that some row has: the rewards, then the parts of the outcome."""
+  found = {
+    name
+    for cells in answers.values()
+    for seeds in cells.values()
+    for rows in seeds.values()
+    for values in rows.values()
+    for name in values
+  }
+  return [x for x in _REWARDS if x in found] + sorted(found - {*_REWARDS})
 
 
 def paired(
-  cell: Mapping[int, Mapping[str, Mapping[str, float]]],
-  other: Mapping[int, Mapping[str, Mapping[str, float]]],
-  measure: str,
+  cell: Mapping[int, Rows], other: Mapping[int, Rows], measure: str
 ) -> np.ndarray:
-  """f64[rows], differences of two cells, each the mean over their seeds.
+  """f64[rows], differences of two cells, each the mean over its seeds.
 
   Args:
-    cell, other: seed -> task -> measure -> value.
+    cell, other: seed -> rows.
     measure: of the difference; a row counts where both have it, of a seed that
       both have.
   """
@@ -122,43 +169,48 @@ def paired(
 
 
 def markdown(answers: Answers, *, baseline: str) -> str:
-  """Tables of every set: means, and differences to baseline and warm start."""
+  """Tables of every set: means, and differences to baseline and warm start.
+
+  Args:
+    answers: of `read`.
+    baseline: a cell.
+
+  Returns:
+    The text; '' where there are no answers.
+  """
   names = measures(answers)
+  heads = [name.removeprefix(_PART) for name in names]
   lines: list[str] = []
   for set_name, cells in answers.items():
-    rows = {task for s in cells.values() for r in s.values() for task in r}
-    lines += ['', f'## {set_name}, {len(rows)} rows', '']
+    tasks = {
+      task for s in cells.values() for rows in s.values() for task in rows
+    }
+    lines += ['', f'## {set_name}, {len(tasks)} rows', '']
     lines += _table(
-      ['cell', 'seeds', *names],
+      ['cell', 'seeds', *heads],
       (
         [c, ', '.join(map(str, s)), *_means(s, names)] for c, s in cells.items()
       ),
     )
     for other in (baseline, grid_lib.WARM_CELL):
-      others = [
-        cell for cell in cells if cell not in (other, grid_lib.WARM_CELL)
-      ]
-      if other in cells and others:
+      compared = [x for x in cells if x not in (other, grid_lib.WARM_CELL)]
+      if other in cells and compared:
         lines += ['', f'Minus {other}, row by row:', '']
         lines += _table(
-          ['cell', *names],
+          ['cell', *heads],
           (
-            [
-              cell,
-              *(
-                _difference(paired(cells[cell], cells[other], x)) for x in names
-              ),
-            ]
-            for cell in others
+            [x, *(_text(paired(cells[x], cells[other], m)) for m in names)]
+            for x in compared
           ),
         )
   if lines:
     lines += [
       '',
       f'Mean [{comparison.CONFIDENCE:.0%} bootstrap interval over rows], a row '
-      'being the mean over the seeds that both have: it holds for these runs '
-      'and new rows, and does not cover how far another seed would have come '
-      'out. Without brackets no row differs.',
+      'being the mean over the seeds that both have, or of one seed where each '
+      'seed draws its own tasks. The interval holds for these runs and new '
+      'rows, and does not cover how far another seed would have come out. '
+      'Without brackets there is one row, or all rows have one difference.',
     ]
   return '\n'.join(lines)
 
@@ -171,7 +223,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
   ]
 
 
-def _means(seeds, names: Sequence[str]) -> list[str]:
+def _means(seeds: Mapping[int, Rows], names: Sequence[str]) -> list[str]:
   """Each measure's mean over rows, then over seeds."""
   texts = []
   for name in names:
@@ -184,7 +236,8 @@ def _means(seeds, names: Sequence[str]) -> list[str]:
   return texts
 
 
-def _difference(values: np.ndarray) -> str:
+def _text(values: np.ndarray) -> str:
+  """A mean with its interval; '-' of no values."""
   if not len(values):
     return '-'
   found = comparison.estimate(values.tolist())

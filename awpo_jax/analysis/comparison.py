@@ -17,6 +17,7 @@ from awpo_jax.reporting import metrics as metrics_lib
 CONFIDENCE = 0.95
 POWER = 0.8
 _RESAMPLES = 9999
+_BATCH = 2**22  # Values that are drawn at once: 64 MiB with their indices.
 
 # Cell -> seed -> metric -> value.
 Scores = Mapping[str, Mapping[int, Mapping[str, float]]]
@@ -24,13 +25,13 @@ Scores = Mapping[str, Mapping[int, Mapping[str, float]]]
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-  """A mean over seeds.
+  """A mean over seeds, or over held-out rows.
 
   Attributes:
     mean: of `count` values.
     low, high: of its interval; None with fewer than two values.
-    count: number of seeds.
-    detectable: the smallest true mean that as many seeds of this spread would
+    count: number of values.
+    detectable: the smallest true mean that as many values of this spread would
       tell from 0 four times out of five; None with fewer than two values.
   """
 
@@ -42,14 +43,14 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-  """Mean with a bootstrap interval (percentiles) over seeds.
+  """Mean with a bootstrap interval (percentiles) over seeds or rows.
 
-  With five seeds such an interval is too narrow by about a fifth: read it as a
+  With five values such an interval is too narrow by about a fifth: read it as a
   spread. The smallest detectable mean is that of a two-sided paired t test,
   (t_.975 + t_.8) s / sqrt(n).
 
   Args:
-    values: one of each seed; at least one.
+    values: one of each seed or row; at least one.
   """
   x, count = np.asarray(values, np.float64), len(values)
   mean = float(x.mean())
@@ -61,6 +62,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     (x,),
     np.mean,
     n_resamples=_RESAMPLES,
+    batch=max(1, _BATCH // count),
     confidence_level=CONFIDENCE,
     method='percentile',
     rng=np.random.default_rng(0),
@@ -114,16 +116,50 @@ def score(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
   return scores
 
 
-def read(grid: grid_lib.Grid, name: str) -> Scores:
-  """Scores of the finished runs, with the cosine of those with an archive."""
-  _, cells = grid_lib.runs(grid)
-  found: dict[str, dict[int, dict[str, float]]] = {
+def metrics_of(
+  grid: grid_lib.Grid,
+) -> dict[str, dict[int, list[metrics_lib.Row]]]:
+  """Cell -> seed -> lines of `metrics.jsonl`, of the finished runs.
+
+  One that was not evaluated before its first step starts with the last
+  evaluation of its warm start, which has the same parameters.
+  """
+  warm, cells = grid_lib.runs(grid)
+  starts = {run.seed: run for run in warm}
+  found: dict[str, dict[int, list[metrics_lib.Row]]] = {
     cell.name: {} for cell in grid.cells
   }
   for run in cells:
     if run.finished:
       rows = metrics_lib.read_metrics(run.folder / metrics_lib.METRICS_FILE)
-      found[run.name][run.seed] = score(rows, name)
+      if run.seed in starts and rows and rows[0]['step'] > 0:
+        rows = [*_last_evaluation(starts[run.seed]), *rows]
+      found[run.name][run.seed] = rows
+  return found
+
+
+def _last_evaluation(warm: grid_lib.Run) -> list[metrics_lib.Row]:
+  """It, as the line of a step 0; [] where the run's lines are gone."""
+  path = warm.folder / metrics_lib.METRICS_FILE
+  rows = metrics_lib.read_metrics(path) if path.is_file() else []
+  evaluated = [
+    {key: value for key, value in row.items() if key.startswith('eval/')}
+    for row in rows
+  ]
+  last = [row for row in evaluated if row][-1:]
+  return [{'step': 0, 'phase': 'start', **row} for row in last]
+
+
+def read(grid: grid_lib.Grid, name: str) -> Scores:
+  """Scores of the finished runs, with the cosine of those with an archive."""
+  _, cells = grid_lib.runs(grid)
+  rows = metrics_of(grid)
+  found: dict[str, dict[int, dict[str, float]]] = {
+    cell.name: {} for cell in grid.cells
+  }
+  for run in cells:
+    if run.finished:
+      found[run.name][run.seed] = score(rows[run.name][run.seed], name)
       cosine = replay.solved_cosine(run.folder)
       if cosine is not None:
         found[run.name][run.seed]['cosine'] = cosine

@@ -9,7 +9,6 @@ from matplotlib import figure as mpl_figure
 
 from awpo_jax.analysis import by_row, comparison
 from awpo_jax.analysis import grid as grid_lib
-from awpo_jax.reporting import metrics as metrics_lib
 from awpo_jax.reporting import style as look
 
 REPORT_FILE = 'report.md'
@@ -182,21 +181,16 @@ def write_report(
     The text of the report.
   """
   scores = comparison.read(grid, name)
+  folder = grid.folder
+  folder.mkdir(parents=True, exist_ok=True)
+  comparison.write_csv(scores, failed, folder / grid_lib.RUNS_FILE)
   answers = by_row.read(grid)
   text = comparison.markdown(scores, failed, baseline=baseline)
   text += '\n' + by_row.markdown(answers, baseline=baseline)
-  folder = grid.folder
-  folder.mkdir(parents=True, exist_ok=True)
   by_row.write_csv(answers, folder / by_row.ROWS_FILE)
   (folder / REPORT_FILE).write_text(text + '\n', encoding='utf-8')
-  comparison.write_csv(scores, failed, folder / grid_lib.RUNS_FILE)
   key = f'eval/{name}/accuracy'
-  rows: dict[str, dict[int, list[dict[str, Any]]]] = {}
-  for run in grid_lib.runs(grid)[1]:
-    if run.finished:
-      rows.setdefault(run.name, {})[run.seed] = metrics_lib.read_metrics(
-        run.folder / metrics_lib.METRICS_FILE
-      )
+  rows = comparison.metrics_of(grid)
   curves = {
     cell: {seed: comparison.curve(lines, key) for seed, lines in seeds.items()}
     for cell, seeds in rows.items()

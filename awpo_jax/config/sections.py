@@ -53,8 +53,8 @@ class RunConfig:
   eval_at_start: bool = flag(
     True,
     'Whether a run that starts from trained weights is evaluated before its '
-    'first step. Leave it out where their evaluation is known, as of many runs '
-    'that start from one.',
+    'first step. Set it to false where their evaluation is known, as that of a '
+    'checkpoint from which many runs start.',
   )
   eval_tasks: int = flag(
     256,

@@ -141,13 +141,19 @@ def summarize(rows: Sequence[Row], *, since: float = 0.0) -> dict[str, Any]:
   Args:
     rows: all lines of metrics.
     since: seconds that passed after the last of them.
+
+  Returns:
+    What `summary.json` says; of a run that was evaluated once, None where it
+    says what was before.
   """
   before, after = evaluations(rows)
+  if before['step'] == after['step']:
+    before = {}
   name = _sets(after)[0]
   seconds = rows[-1]['time/elapsed'] + since
   return {
     'main_set': name,
-    'accuracy_before': before[f'eval/{name}/accuracy'],
+    'accuracy_before': before.get(f'eval/{name}/accuracy'),
     'accuracy_after': after[f'eval/{name}/accuracy'],
     'accuracy_by_kind': {
       kind: {'before': _kinds(before, name).get(kind), 'after': value}
@@ -168,7 +174,7 @@ def summarize(rows: Sequence[Row], *, since: float = 0.0) -> dict[str, Any]:
       for key, value in rows[0].items()
       if key.startswith(_LEFT_OUT)
     },
-    'step_before': before['step'],
+    'step_before': before.get('step'),
     'step_after': after['step'],
     'seconds': seconds,
     'seconds_by_part': _by_part(rows, seconds),
@@ -198,11 +204,11 @@ def _by_part(rows: Sequence[Row], seconds: float) -> dict[str, float]:
 def table(before: Row, after: Row) -> str:
   """Accuracy by kind of task and mean rewards, before and after, by set.
 
-  Only after, of a run that was evaluated once.
+  One column with the step's number, of a run that was evaluated once.
   """
   columns = {'before': before, 'after': after}
   if before['step'] == after['step']:
-    del columns['before']
+    columns = {f'step {after["step"]}': after}
   head = ''.join(f'{name:>8}' for name in columns)
   lines = [f'{"accuracy":<24}{head}']
 
@@ -246,8 +252,7 @@ def example(transcripts: Sequence[Row], before: int, after: int) -> list[str]:
   return [
     f'{last["task_id"]}: {last["user"]}',
     '',
-    *(['before:', first['response'], ''] if before != after else []),
-    'after:',
+    *(['before:', first['response'], '', 'after:'] if before != after else []),
     last['response'],
     '',
   ]

@@ -51,7 +51,7 @@ def _write(run, answers):
 def test_differences_by_hand(grid):
   answers = by_row.read(grid)
   assert by_row.measures(answers) == [
-    *('solved', 'outcome', 'reasoning', 'format')
+    *('solved', 'outcome', 'reasoning', 'parts/format')
   ]
   cells = answers['here']
   got = by_row.paired(cells['awpo'], cells['grpo'], 'solved')
@@ -73,7 +73,7 @@ def test_the_tables(grid):
   assert '| warm_start | 1, 2 | 0.333 | 0.500 | 0.500 | 1.000 |' in lines
   at = lines.index('Minus grpo, row by row:')
   (row,) = (x for x in lines[at + 2 : at + 5] if x.startswith('| awpo'))
-  _, cell, solved, outcome, reasoning, layout, _ = row.split(' | '.strip())
+  _, cell, solved, outcome, reasoning, layout, _ = row.split('|')
   # Of .5, 0 and -.5, 27 samples of three: the mean is .5 with 1/27 = 3.7%.
   assert solved.strip() == '+0.000 [-0.500, +0.500]'
   assert outcome.strip().startswith('+0.167 [')
@@ -90,7 +90,7 @@ def test_rows_of_a_run_that_is_gone_are_kept(grid):
   by_row.write_csv(answers, grid.folder / by_row.ROWS_FILE)
   text = (grid.folder / by_row.ROWS_FILE).read_text()
   assert text.split('\n')[0] == (
-    'cell,seed,set,task,solved,outcome,reasoning,format'
+    'cell,seed,set,task,solved,outcome,reasoning,parts/format'
   )
   assert 'awpo,2,here,t1,1,4,,1\n' in text
   assert text.count('\n') == 1 + 3 * 2 * 3
@@ -106,13 +106,70 @@ def test_rows_of_a_run_that_is_gone_are_kept(grid):
   assert again['awpo'][2] == answers['here']['awpo'][2]
 
 
-def test_a_damaged_file_is_named(grid):
-  file = grid.folder / by_row.ROWS_FILE
-  file.write_text('cell,seed,set,task,solved\nold,one,here,t,1\n')
-  with pytest.raises(ValueError, match=r"rows\.csv: .*'one'.*Mend the file"):
+def test_rows_outlive_the_transcripts_and_are_in_order(grid):
+  answers = by_row.read(grid)
+  path = grid.folder / by_row.ROWS_FILE
+  by_row.write_csv(answers, path)
+  assert list(answers['here']) == ['warm_start', 'grpo', 'awpo']
+  for run in (x for runs in grid_lib.runs(grid) for x in runs):
+    if (run.name, run.seed) != ('awpo', 2):
+      (run.folder / 'transcripts.jsonl').unlink()
+  with path.open('a') as file:
+    file.write('another,7,here,t0,1,4,,1\n')
+  got = by_row.read(grid)['here']
+  assert list(got) == ['warm_start', 'grpo', 'awpo', 'another']
+  assert list(got['awpo']) == [1, 2]
+  del got['another']
+  assert got == answers['here']
+
+
+def test_scores_of_32_bits_come_back_as_they_were(tmp_path):
+  score = float(np.float32(2 / 3))
+  answers = {'a': {'x': {1: {'t, "1"': {'outcome': score, 'parts/set': 0.1}}}}}
+  by_row.write_csv(answers, tmp_path / 'rows.csv')
+  rows = by_row.read_csv(tmp_path / 'rows.csv')['x', 1]['a']
+  (values,) = rows.values()
+  assert list(rows) == ['t, "1"']
+  assert np.float32(values['outcome']) == np.float32(score)
+  assert values['parts/set'] == 0.1
+
+
+def test_two_tasks_of_one_name_are_two_rows(grid):
+  run = grid_lib.runs(grid)[1][0]
+  file = run.folder / 'transcripts.jsonl'
+  file.write_text(file.read_text().replace('"t1"', '"t0"'))
+  rows = by_row.read(grid)['here'][run.name][run.seed]
+  assert list(rows) == ['t0', 't0#1', 't2']
+  assert rows['t0#1']['solved'] == GIVEN[run.name][run.seed][1][0]
+
+
+def test_a_difference_that_all_rows_have(grid):
+  answers = by_row.read(grid)
+  for rows in answers['here']['warm_start'].values():
+    for values in rows.values():
+      values['parts/format'] = 0.0
+  text = by_row.markdown(answers, baseline='grpo')
+  assert '| +1.000 |' in text.split('Minus warm_start')[1]
+
+
+HEAD = 'cell,seed,set,task,solved\n'
+DAMAGED = {
+  f'{HEAD}old,one,here,t,1\n': "line 2: .*'one'",
+  'cell,seed\nold,1\n': "line 2: 'set'",
+  f'{HEAD}old,1,here,t,1\nold,1\n': 'line 3: not as many values',
+  f'{HEAD}old,1,here,t,1,1\n': 'line 2: not as many values',
+  f'{HEAD}old,1,here,t,nan\n': 'line 2: a value is not finite',
+  '': 'line 0: it is empty',
+}
+
+
+@pytest.mark.parametrize(('text', 'message'), DAMAGED.items())
+def test_a_damaged_file_is_named(grid, text, message):
+  (grid.folder / by_row.ROWS_FILE).write_text(text)
+  with pytest.raises(ValueError, match=rf'rows\.csv, {message}.*Mend'):
     by_row.read(grid)
-  file.write_text('cell,seed\nold,1\n')
-  with pytest.raises(ValueError, match=r"rows\.csv: KeyError\('set'\)"):
+  (grid.folder / by_row.ROWS_FILE).write_bytes(b'cell,\xff\n')
+  with pytest.raises(ValueError, match='utf-8'):
     by_row.read(grid)
 
 

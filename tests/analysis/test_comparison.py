@@ -1,6 +1,7 @@
 """Intervals, paired differences and tables, against plain NumPy and by hand."""
 
 import csv
+import json
 import pathlib
 import shutil
 
@@ -127,6 +128,35 @@ def test_runs_with_an_archive_have_a_cosine(tmp_path):
   assert f' {cosine:.3f} |' in text and 'a description, no score' in text
   without = {'awpo': {2: scores['awpo'][2]}}
   assert 'cosine' not in comparison.markdown(without, {}, baseline='awpo')
+
+
+def test_a_cell_begins_with_the_evaluation_of_its_warm_start(tmp_path):
+  cells = tuple(grid.Cell(name, (), 2) for name in ('own', 'none'))
+  made = grid.Grid(tmp_path, (), cells, (1, 2), ('--sft_steps=2',))
+  told = {
+    'warm_start': [
+      {'step': 1},
+      {'step': 2, 'eval/a/accuracy': 0.25, 'loss': 1},
+    ],
+    'own': [
+      {'step': 0, 'eval/a/accuracy': 0.5},
+      {'step': 4, 'eval/a/accuracy': 0.75},
+    ],
+    'none': [{'step': 1}, {'step': 4, 'eval/a/accuracy': 0.75}],
+  }
+  for run in (*grid.runs(made)[0], *grid.runs(made)[1]):
+    run.folder.mkdir(parents=True)
+    (run.folder / 'summary.json').write_text('{}')
+    lines = (json.dumps(row) + '\n' for row in told[run.name])
+    (run.folder / 'metrics.jsonl').write_text(''.join(lines))
+  shutil.rmtree(tmp_path / 'warm_starts/seed_2')
+  rows = comparison.metrics_of(made)
+  assert rows['own'] == {1: told['own'], 2: told['own']}
+  start = {'step': 0, 'phase': 'start', 'eval/a/accuracy': 0.25}
+  assert rows['none'] == {1: [start, *told['none']], 2: told['none']}
+  # (.25 + .75) / 2 of a curve with two points; a point alone is its height.
+  scores = comparison.read(made, 'a')['none']
+  assert (scores[1]['speed'], scores[2]['speed']) == (0.5, 0.75)
 
 
 def test_one_line_a_run(tmp_path):

@@ -140,11 +140,15 @@ def test_table():
 
 def test_a_run_that_was_evaluated_once_has_no_before():
   assert summary_lib.table(ROWS[3], ROWS[3]).splitlines()[:2] == [
-    'accuracy                   after',
+    'accuracy                  step 4',
     'main                       50.0%',
   ]
   lines = summary_lib.example(ANSWERS, 4, 4)
-  assert lines == ['a: question a', '', 'after:', 'a after', '']
+  assert lines == ['a: question a', '', 'a after', '']
+  summary = summary_lib.summarize(ROWS[3:])
+  assert (summary['step_before'], summary['step_after']) == (None, 4)
+  assert (summary['accuracy_before'], summary['accuracy_after']) == (None, 0.5)
+  assert summary['accuracy_by_set']['other'] == {'before': None, 'after': 0.2}
 
 
 def test_table_of_a_set_that_was_not_there_before():
