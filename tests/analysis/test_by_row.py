@@ -1,6 +1,7 @@
 """Rows of a grid's evaluations: read, kept and paired, by hand and by NumPy."""
 
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -179,3 +180,28 @@ def test_a_grid_without_transcripts_has_no_tables(tmp_path):
   run.folder.mkdir(parents=True)
   (run.folder / 'summary.json').write_text('{}')
   assert by_row.markdown(by_row.read(grid), baseline='grpo') == ''
+
+
+def test_the_rows_in_docs_agree_with_the_summaries_beside_them():
+  folder = pathlib.Path(__file__).resolve().parents[2] / 'docs/smollm2'
+  found = by_row.read_csv(folder / by_row.ROWS_FILE)
+  files = list(folder.glob('*/**/summary.json'))
+  assert len(files) == len(found) > 0
+  for file in files:
+    run = file.parent
+    name = grid_lib.WARM_CELL
+    if run.parent.name != grid_lib.WARM_FOLDER:
+      name = run.parent.name
+    summary = json.loads(file.read_text())
+    sets = found[name, int(run.name.removeprefix('seed_'))]
+    assert sets.keys() == summary['accuracy_by_set'].keys()
+    for measure, key in (
+      ('solved', 'accuracy'),
+      ('outcome', 'outcome'),
+      ('reasoning', 'reasoning'),
+      ('parts/format', 'format'),
+    ):
+      for set_name, rows in sets.items():
+        want = summary[f'{key}_by_set'][set_name]['after']
+        got = np.mean([values[measure] for values in rows.values()])
+        np.testing.assert_allclose(got, want, rtol=1e-6)
