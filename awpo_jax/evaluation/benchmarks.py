@@ -89,6 +89,10 @@ def _environment() -> environments.BfclEnvironment:
 
 
 def _bfcl_item(row: rows_lib.Row, style: chat_template.Style) -> items_lib.Item:
+  try:
+    checker.check_types(row.functions, row.category)
+  except ValueError as error:
+    raise ValueError(f'{row.row_id}: {error}') from error
   gold = ground_truth.answer(row)
   task = prompts.task(row, gold)
   if style.prompt_style == 'template':

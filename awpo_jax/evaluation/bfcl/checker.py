@@ -114,6 +114,31 @@ def check_calls(
   return _verdict(_call_error(function, calls[0], expected, reading))
 
 
+def check_types(functions: Sequence[Mapping[str, Any]], category: str) -> None:
+  """Refuses documented types that values cannot be compared by.
+
+  Args:
+    functions, category: as of `check_calls`.
+
+  Raises:
+    ValueError: names the function, the parameter and the type.
+  """
+  if 'relevance' in category:
+    return
+  reading = _LANGUAGES[language(category)]
+  for function in functions:
+    for name, described in function['parameters']['properties'].items():
+      kinds = [described['type']]
+      if kinds[0] in reading.lists:
+        kinds.append(described['items']['type'])
+      for kind in kinds:
+        if kind not in reading.types:
+          raise ValueError(
+            f'{function["name"]!r}, parameter {name!r}: {kind!r} is none of '
+            f'the types {", ".join(reading.types)}.'
+          )
+
+
 def is_call_format(calls: Any) -> bool:
   """Whether it is a list, perhaps empty, of `{name: {parameter: value}}`."""
   return isinstance(calls, list | tuple) and all(

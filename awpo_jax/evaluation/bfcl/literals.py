@@ -12,6 +12,8 @@ from typing import Any
 
 # Longer text is no literal that a row asks for; it bounds the search as well.
 MAX_CHARS = 1 << 13
+# The search for the pairs of a map takes the cube of its length.
+_MAX_MAP_CHARS = 1 << 10
 _MAX_DIGITS = 128
 
 JAVA_TYPES: Mapping[str, type] = {
@@ -53,13 +55,11 @@ _DECIMAL = re.compile(r'(-?\d+(?:\.\d+)?)')
 _BOOLEANS = {'true': True, 'false': False}
 
 _AS_LIST = re.compile(r'new\s+ArrayList<\w*>\(Arrays\.asList\((.+?)\)\)')
-_ADDS = re.compile(r'new\s+ArrayList<\w*>\(\)\s*\{\{\s*(.+?)\s*\}\}', re.DOTALL)
+_ADDS = re.compile(r'new\s+ArrayList<\w*>\(\)\s*\{\{(.+?)\}\}', re.DOTALL)
 _ADD = re.compile(r'add\((.+?)\)')
 _EMPTY_LIST = re.compile(r'new\s+ArrayList<\w*>\(\)')
 _ARRAY = re.compile(r'new\s+\w+\[\]\s*\{(.*?)\}')
-_PUTS = re.compile(
-  r'new\s+HashMap<.*?>\s*\(\)\s*\{\s*\{?\s*(.*?)\s*\}?\s*\}', re.DOTALL
-)
+_PUTS = re.compile(r'new\s+HashMap<.*?>\s*\(\)\s*\{([^}]*)\}', re.DOTALL)
 _PUT = re.compile(r'put\("(.*?)",\s*(.*?)\)')
 _EMPTY_MAP = re.compile(r'new\s+HashMap<.*?>\s*\(\)')
 
@@ -178,6 +178,8 @@ def _java_array(text: str, nested: str | None) -> Any:
 
 def _java_map(text: str, nested: str | None) -> Any:
   del nested
+  if len(text) > _MAX_MAP_CHARS:
+    return text
   if match := _PUTS.search(text):
     pairs = _PUT.findall(match.group(1))
     return {key: _java_value(value.strip()) for key, value in pairs}

@@ -200,6 +200,22 @@ def test_javascript(changed, error):
   assert got == (error is None, error)
 
 
+@pytest.mark.parametrize(
+  ('category', 'described', 'wrong'),
+  [
+    ('live_simple', {'type': 'number'}, 'number'),
+    ('simple_java', {'type': 'object'}, 'object'),
+    ('simple_javascript', {'type': 'tuple'}, 'tuple'),
+    ('simple_python', {'type': 'array', 'items': {'type': 'date'}}, 'date'),
+  ],
+)
+def test_a_type_that_no_value_has_is_refused(category, described, wrong):
+  function = {'name': 'f', 'parameters': {'properties': {'x': described}}}
+  with pytest.raises(ValueError, match=f"'f', parameter 'x': '{wrong}'"):
+    checker.check_types([function], category)
+  checker.check_types([function], 'irrelevance')  # Compares no values.
+
+
 def test_a_row_without_its_truth_is_refused():
   with pytest.raises(ValueError, match='no ground truth'):
     checker.check_calls([], [cases.TIME], None, 'simple_python')

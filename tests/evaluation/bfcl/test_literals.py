@@ -64,6 +64,11 @@ def test_javascript(text, kind, nested, value):
     '{' + 'a:,' * 20000,
     'put("' * 10000,
     '1' * 100000,
+    'new HashMap<>() {' + ' ' * 100000,
+    'new HashMap<>() {' + ' ' * 1000,
+    'new HashMap<>(){' * 60,
+    'new ArrayList<>() {{' + ' ' * 100000,
+    'new HashMap<>(){' + 'put("' * 100 + '",' * 200 + '}',
   ],
 )
 def test_hostile_text_takes_no_time(text):
