@@ -5,6 +5,7 @@ is parsed and never evaluated, and nothing in it makes a function raise.
 """
 
 import ast
+import itertools
 import operator
 import re
 from collections.abc import Iterator
@@ -35,14 +36,15 @@ def decode_rlla(text: str) -> Calls:
 
   After the thought the JSON lines between the last `<tool_call>` and the next
   `</tool_call>`; lines without name or parameters and calls of a tool named
-  none are passed over. Parameters that are null or an empty string are none.
+  none are passed over, and so is what follows `tool_calls.MAX_CALLS` values.
+  Parameters that are null or an empty string are none.
   """
   text = tool_calls.strip_thought(text)
   if '<tool_call>' not in text:
     return []
   block = text.rpartition('<tool_call>')[2].partition('</tool_call>')[0]
   calls = []
-  for value in parse_lines(block):
+  for value in itertools.islice(parse_lines(block), tool_calls.MAX_CALLS):
     if isinstance(value, dict) and {'name', 'parameters'} <= set(value):
       name = value['name']
       if isinstance(name, str) and name.lower() != 'none':

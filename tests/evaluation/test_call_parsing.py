@@ -157,6 +157,13 @@ def test_what_is_no_row_of_calls(style, text):
   assert call_parsing.decode_template(style.replace('{}', text)) is None
 
 
+def test_many_calls_of_rlla():
+  line = '{"name": "f", "parameters": {}}'
+  for count, want in ((64, 64), (300, 64)):
+    text = f'<tool_call>\n{chr(10).join([line] * count)}\n</tool_call>'
+    assert call_parsing.decode_rlla(text) == [{'f': {}}] * want
+
+
 def test_many_calls_in_sections():
   assert (
     len(call_parsing.decode_template(f'<tool_call>{CALL}</tool_call>' * 64))
