@@ -1,6 +1,7 @@
 """Held-out rows of a grid of runs: differences paired by row."""
 
 import csv
+import io
 import math
 import os
 import pathlib
@@ -10,12 +11,14 @@ import numpy as np
 
 from awpo_jax.analysis import comparison
 from awpo_jax.analysis import grid as grid_lib
+from awpo_jax.reporting import files
 from awpo_jax.reporting import metrics as metrics_lib
 
 ROWS_FILE = 'rows.csv'
 _REWARDS = ('solved', 'outcome', 'reasoning')
 _PART = 'parts/'
 _NAMES = ('cell', 'seed', 'set', 'task')
+_TOGETHER = 'All sets together'
 
 # Task -> measure -> value; a part of the outcome is a measure `parts/<name>`.
 Rows = dict[str, dict[str, float]]
@@ -118,21 +121,17 @@ def write_csv(answers: Answers, path: str | os.PathLike[str]) -> None:
 
   The file is replaced whole: it may hold what nothing else does.
   """
-  path, names = pathlib.Path(path), measures(answers)
-  unfinished = path.with_name(path.name + '.tmp')
-  with unfinished.open('w', newline='', encoding='utf-8') as file:
-    writer = csv.writer(file, lineterminator='\n')
-    writer.writerow([*_NAMES, *names])
-    for set_name, cells in answers.items():
-      for cell, seeds in cells.items():
-        for seed, rows in seeds.items():
-          for task, values in rows.items():
-            # Nine digits tell all numbers of 32 bits apart.
-            each = [f'{values[x]:.9g}' if x in values else '' for x in names]
-            writer.writerow([cell, seed, set_name, task, *each])
-    file.flush()
-    os.fsync(file.fileno())
-  unfinished.replace(path)
+  names, text = measures(answers), io.StringIO(newline='')
+  writer = csv.writer(text, lineterminator='\n')
+  writer.writerow([*_NAMES, *names])
+  for set_name, cells in answers.items():
+    for cell, seeds in cells.items():
+      for seed, rows in seeds.items():
+        for task, values in rows.items():
+          # Nine digits tell all numbers of 32 bits apart.
+          each = [f'{values[x]:.9g}' if x in values else '' for x in names]
+          writer.writerow([cell, seed, set_name, task, *each])
+  files.write_whole(path, text.getvalue())
 
 
 def measures(answers: Answers) -> list[str]:
@@ -168,8 +167,22 @@ def paired(
   return np.array([np.mean(x) for x in each.values()], np.float64)
 
 
+def together(answers: Answers) -> dict[str, dict[int, Rows]]:
+  """Cell -> seed -> its rows of all sets, each row named `<set>/<task>`."""
+  cells: dict[str, dict[int, Rows]] = {}
+  for set_name, each in answers.items():
+    for cell, seeds in each.items():
+      for seed, rows in seeds.items():
+        named = {f'{set_name}/{task}': row for task, row in rows.items()}
+        cells.setdefault(cell, {}).setdefault(seed, {}).update(named)
+  return cells
+
+
 def markdown(answers: Answers, *, baseline: str) -> str:
-  """Tables of every set: means, and differences to baseline and warm start.
+  """Tables: means, and differences to baseline and warm start.
+
+  There is a table of every set and, where there are several, of all their rows
+  together.
 
   Args:
     answers: of `read`.
@@ -181,7 +194,10 @@ def markdown(answers: Answers, *, baseline: str) -> str:
   names = measures(answers)
   heads = [name.removeprefix(_PART) for name in names]
   lines: list[str] = []
-  for set_name, cells in answers.items():
+  tables = dict(answers)
+  if len(answers) > 1:
+    tables[_TOGETHER] = together(answers)
+  for set_name, cells in tables.items():
     tasks = {
       task for s in cells.values() for rows in s.values() for task in rows
     }

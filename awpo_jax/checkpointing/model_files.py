@@ -15,12 +15,12 @@ from awpo_jax.checkpointing import initial_params
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.models import attention_kernels, lora_layers
 from awpo_jax.models import config as model_config
+from awpo_jax.reporting import files
 from awpo_jax.rollout.text import tokenizers
 
 TOKENIZER_FOLDER = 'tokenizer'
 UNFINISHED_TOKENIZER = 'tokenizer.tmp'
 MODEL_FILE = 'model.json'
-UNFINISHED_MODEL = 'model.tmp'
 _TOKENIZER_PROMPTS = 500
 
 
@@ -118,9 +118,7 @@ def decoder_config(
   file = pathlib.Path(config.run.output_dir) / MODEL_FILE
   if not file.is_file():
     hf = _hf_config(config, tokenizer)
-    unfinished = file.with_name(UNFINISHED_MODEL)
-    unfinished.write_text(json.dumps(hf, indent=2) + '\n')
-    unfinished.rename(file)
+    files.write_whole(file, json.dumps(hf, indent=2) + '\n')
   model = model_config.load_config(
     file, dtype=config.model.dtype, param_dtype=config.model.param_dtype
   )

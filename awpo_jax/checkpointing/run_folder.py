@@ -12,7 +12,13 @@ from awpo_jax.checkpointing import checkpoints, model_files
 from awpo_jax.config import data
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.config import flags as flags_lib
-from awpo_jax.reporting import file_locks, profiler, rollout_archive, trackers
+from awpo_jax.reporting import (
+  file_locks,
+  files,
+  profiler,
+  rollout_archive,
+  trackers,
+)
 from awpo_jax.reporting import metrics as metrics_lib
 
 FLAGS_FILE = 'flags.json'
@@ -34,7 +40,7 @@ _FILES = (
   trackers.WANDB_ID_FILE,
   trackers.TRACKIO_ID_FILE,
   model_files.MODEL_FILE,
-  model_files.UNFINISHED_MODEL,
+  f'{model_files.MODEL_FILE}.tmp',
   FLAGFILE,
   LOCK_FILE,
   # Last: a process killed in here leaves the folder of a run.
@@ -64,13 +70,16 @@ def claimed(
     ConfigError: as `claim_folder`, or another process has it.
   """
   existed = folder.exists()
-  kept = not claim_folder(folder, config)
-
-  def keep() -> None:
-    nonlocal kept
-    kept = True
-
+  _check(folder, config)  # Before anything is written there, the lock included.
+  folder.mkdir(parents=True, exist_ok=True)
   with _locked(folder):
+    # Once more: another process may have been there in between.
+    kept = not claim_folder(folder, config)
+
+    def keep() -> None:
+      nonlocal kept
+      kept = True
+
     try:
       yield keep
     except BaseException:
@@ -116,39 +125,39 @@ def claim_folder(folder: pathlib.Path, config: config_lib.Config) -> bool:
   Raises:
     ConfigError: the folder holds something else, or a run whose flags differ.
   """
+  new, changed = _check(folder, config)
+  if new or changed:
+    folder.mkdir(parents=True, exist_ok=True)
+    # The file that is compared comes last.
+    files.write_whole(folder / FLAGFILE, config_lib.to_flagfile(config))
+    text = json.dumps(config_lib.to_json(config), indent=2)
+    files.write_whole(folder / FLAGS_FILE, text)
+  return new
+
+
+def _check(
+  folder: pathlib.Path, config: config_lib.Config
+) -> tuple[bool, bool]:
+  """Whether the run is a new one, and whether flags of its judge differ."""
   stored = folder / FLAGS_FILE
-  unfinished = stored.with_suffix('.tmp')
   if stored.exists():
     changed = config_lib.differences(json.loads(stored.read_text()), config)
     names = {text.partition(':')[0].removeprefix('--') for text in changed}
-    if names and names <= _JUDGE_FLAGS and not _has_rl(folder):
-      _store(folder, config)
-    elif changed:
+    if changed and not (names <= _JUDGE_FLAGS and not _has_rl(folder)):
       raise flags_lib.ConfigError(
         f'--output_dir={folder} holds a run with other flags; name another '
         'folder, or set these back:\n'
         + '\n'.join(changed)
         + _MOVED * any(text.startswith('--data:') for text in changed)
       )
-    return False
-  # A process killed in here leaves these two behind.
-  ours = {FLAGFILE, unfinished.name}
+    return False, bool(changed)
+  # A process that is killed at its start leaves these behind.
+  ours = {LOCK_FILE, FLAGFILE, f'{FLAGFILE}.tmp', f'{FLAGS_FILE}.tmp'}
   if folder.exists() and any(x.name not in ours for x in folder.iterdir()):
     raise flags_lib.ConfigError(
       f'--output_dir={folder} holds files but no run: name a new folder.'
     )
-  folder.mkdir(parents=True, exist_ok=True)
-  _store(folder, config)
-  return True
-
-
-def _store(folder: pathlib.Path, config: config_lib.Config) -> None:
-  """Writes the flags; the file that is compared comes last, in one piece."""
-  (folder / FLAGFILE).write_text(config_lib.to_flagfile(config))
-  stored = folder / FLAGS_FILE
-  unfinished = stored.with_suffix('.tmp')
-  unfinished.write_text(json.dumps(config_lib.to_json(config), indent=2))
-  unfinished.rename(stored)
+  return True, False
 
 
 def _has_rl(folder: pathlib.Path) -> bool:

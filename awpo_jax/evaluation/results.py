@@ -20,7 +20,7 @@ from awpo_jax.evaluation import answers as answers_lib
 from awpo_jax.evaluation import benchmarks
 from awpo_jax.evaluation import items as items_lib
 from awpo_jax.evaluation.bfcl import multi_turn
-from awpo_jax.reporting import json_text
+from awpo_jax.reporting import files, json_text
 from awpo_jax.rollout.text import tool_calls
 
 MAX_FAILURES = 2000
@@ -197,10 +197,8 @@ def write_lines(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def write_text(path: pathlib.Path, text: str) -> None:
   """A text file, there whole or not at all."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  unfinished = path.with_name(path.name + '.tmp')
   # Half a surrogate pair, which no UTF-8 has, ends no evaluation.
-  unfinished.write_text(text, encoding='utf-8', errors='backslashreplace')
-  unfinished.rename(path)
+  files.write_whole(path, text, errors='backslashreplace')
 
 
 def failures_page(title: str, scored: Iterable[Scored]) -> str:

@@ -18,7 +18,7 @@ from typing import Any, TextIO, TypeAlias
 
 from absl import logging
 
-from awpo_jax.reporting import json_text, trackers
+from awpo_jax.reporting import files, json_text, trackers
 
 METRICS_FILE = 'metrics.jsonl'
 TRANSCRIPTS_FILE = 'transcripts.jsonl'
@@ -69,12 +69,7 @@ def _cut(path: pathlib.Path, resume_step: int) -> list[Row]:
   """Keeps the rows of a file up to the restored checkpoint, atomically."""
   rows = read_metrics(path) if path.exists() and resume_step else []
   rows = [row for row in rows if row['step'] <= resume_step]
-  temporary = path.with_name(path.name + '.tmp')
-  with temporary.open('w', encoding='utf-8') as file:
-    file.writelines(_line(row) for row in rows)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
+  files.write_whole(path, ''.join(map(_line, rows)))
   return rows
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import tensorstore as ts
 
 from awpo_jax import types
-from awpo_jax.reporting import json_text
+from awpo_jax.reporting import files, json_text
 
 FOLDER = 'archive'
 ZIP_FILE = 'archive.zip'
@@ -146,10 +146,8 @@ class Writer:
     self._last = kept[-1]['step'] if kept else 0
     self._rows = len(kept)
     # Rows past it are written over when their turn comes again.
-    temporary = self._folder / (INDEX_FILE + '.tmp')
     lines = ''.join(json_text.dumps(x) + '\n' for x in kept)
-    temporary.write_text(lines, encoding='utf-8')
-    os.replace(temporary, self._folder / INDEX_FILE)
+    files.write_whole(self._folder / INDEX_FILE, lines)
     self._arrays: dict[str, ts.TensorStore] = {}
 
   def append(self, step: int, scored: types.Scored) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from awpo_jax.reporting import json_text
+from awpo_jax.reporting import files, json_text
 from awpo_jax.reporting import metrics as metrics_lib
 
 SUMMARY_FILE = 'summary.json'
@@ -66,11 +66,8 @@ def finish(
   else:
     since = _seconds_before(path) - rows[-1]['time/elapsed']
   summary = summarize(rows, since=max(since, 0.0))
-  # Moved into place whole: it is read again when the command is.
-  unfinished = path.with_name(path.name + '.tmp')
-  text = json_text.dumps(summary, indent=2) + '\n'
-  unfinished.write_text(text, encoding='utf-8')
-  unfinished.rename(path)
+  # It is read again when the command is.
+  files.write_whole(path, json_text.dumps(summary, indent=2) + '\n')
   return '\n'.join(
     [
       '',

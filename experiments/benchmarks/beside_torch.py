@@ -31,6 +31,7 @@ import tokenizers
 from absl import app, flags
 
 from awpo_jax.models import config as model_config
+from awpo_jax.reporting import files
 
 flags.DEFINE_string('model', None, 'Hugging Face folder of both sides.')
 flags.DEFINE_string(
@@ -164,9 +165,7 @@ class Results:
   def add(self, name: str, side: str, figures: beside_cases.Figures) -> None:
     self.known.setdefault(name, {})[side] = figures
     whole = {'setting': self._setting, 'results': self.known}
-    new = self._file.with_suffix('.new')
-    new.write_text(json.dumps(whole, indent=2) + '\n')
-    new.replace(self._file)
+    files.write_whole(self._file, json.dumps(whole, indent=2) + '\n')
 
   def beside(self, name: str) -> pathlib.Path:
     """A file next to that of the results."""

@@ -36,6 +36,7 @@ from absl import app, flags  # noqa: E402
 
 from awpo_jax.config import experiment as config_lib  # noqa: E402
 from awpo_jax.config import flags as flags_lib  # noqa: E402
+from awpo_jax.reporting import files  # noqa: E402
 
 PARTS = ('sample', 'prepare', 'update', 'sample_kernel')
 FLAGS = flags.FLAGS
@@ -106,9 +107,7 @@ class Record:
     with self._lock:
       self._result.setdefault(name, {}).update(figures)
       print(json.dumps({name: figures}), flush=True)
-      unfinished = self._file.with_name(self._file.name + '.tmp')
-      unfinished.write_text(json.dumps(self._result, indent=2) + '\n')
-      unfinished.replace(self._file)
+      files.write_whole(self._file, json.dumps(self._result, indent=2) + '\n')
 
   def _time_is_over(self) -> None:
     try:

@@ -86,6 +86,25 @@ def test_the_tables(grid):
   assert [x.split(' ')[1] for x in lines[at + 4 : at + 6]] == ['grpo', 'awpo']
 
 
+def test_the_rows_of_two_sets_are_paired_together(grid):
+  answers = by_row.read(grid)
+  lines = by_row.markdown(answers, baseline='grpo').split('\n')
+  assert not any('together' in line for line in lines)
+  # A second set of one row, whose task has a name that the first has too.
+  answers['there'] = {
+    cell: {seed: {'t0': {'solved': solved}} for seed in (1, 2)}
+    for cell, solved in (('grpo', 0.0), ('awpo', 1.0))
+  }
+  cells = by_row.together(answers)
+  got = by_row.paired(cells['awpo'], cells['grpo'], 'solved')
+  np.testing.assert_allclose(got, [0.5, 0, -0.5, 1])
+  lines = by_row.markdown(answers, baseline='grpo').split('\n')
+  at = lines.index('## All sets together, 4 rows')
+  # Right are 3 + 1 of the first set and both of the second, of eight.
+  row = '| awpo | 1, 2 | 0.750 | 2.833 | 0.500 | 1.000 |'
+  assert row in lines[at:] and row not in lines[:at]
+
+
 def test_rows_of_a_run_that_is_gone_are_kept(grid):
   answers = by_row.read(grid)
   by_row.write_csv(answers, grid.folder / by_row.ROWS_FILE)

@@ -81,7 +81,8 @@ def test_a_folder_with_something_else_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'left', [[], ['run.flags'], ['run.flags', 'flags.tmp']]
+  'left',
+  [[], ['.lock'], ['.lock', 'run.flags'], ['run.flags', 'flags.json.tmp']],
 )
 def test_a_claim_that_was_cut_short_is_made_again(tmp_path, left):
   folder = tmp_path / 'run'
@@ -153,8 +154,12 @@ def test_other_data_is_another_run(tmp_path):
 
 def test_two_processes_in_one_folder_are_refused(tmp_path):
   folder = tmp_path / 'run'
-  config = _config(folder)
+  llm = ('--judge=llm', '--judge_url=http://here/v1')
+  config = _config(folder, *llm, '--judge_model=a')
   run_folder.claim_folder(folder, config)
+  stored = (folder / run_folder.FLAGS_FILE).read_bytes()
+  # Its judge could be corrected now, but not while the other one runs.
+  judged = _config(folder, *llm, '--judge_model=b')
   hold = (
     'import fcntl, sys, time; file = open(sys.argv[1], "w"); '
     'fcntl.lockf(file, fcntl.LOCK_EX); print("held", flush=True); '
@@ -165,12 +170,14 @@ def test_two_processes_in_one_folder_are_refused(tmp_path):
     stdout=subprocess.PIPE,
   ) as other:
     assert other.stdout is not None and other.stdout.readline()
-    with (
-      pytest.raises(flags_lib.ConfigError, match='another process is running'),
-      run_folder.claimed(folder, config),
-    ):
-      pass
-    assert (folder / run_folder.FLAGS_FILE).exists()  # The other one's.
+    for mine in (config, judged):
+      with (
+        pytest.raises(flags_lib.ConfigError, match='another process is'),
+        run_folder.claimed(folder, mine),
+      ):
+        pass
+    # The other one's.
+    assert (folder / run_folder.FLAGS_FILE).read_bytes() == stored
     other.kill()
   with run_folder.claimed(folder, config):  # Nothing to clear away by hand.
     pass

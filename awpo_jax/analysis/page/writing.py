@@ -17,7 +17,7 @@ from typing import Any
 
 from awpo_jax.analysis import doctor, records
 from awpo_jax.analysis.page import reading
-from awpo_jax.reporting import json_text
+from awpo_jax.reporting import files, json_text
 
 # Texts are cut to the first of these with which a step fits.
 _TEXT_LIMITS = (4_000_000, 100_000, 10_000, 1_000)
@@ -64,9 +64,7 @@ def write_page(
   text = _document({'runs': curves, 'notes': notes}, blocks)
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  unfinished = path.with_name(path.name + '.tmp')
-  unfinished.write_bytes(text)
-  os.replace(unfinished, path)
+  files.write_whole(path, text)
   return notes
 
 
@@ -191,17 +189,17 @@ def _json(value: Any) -> bytes:
 
 
 def _document(data: dict[str, Any], blocks: Sequence[bytes]) -> bytes:
-  files = importlib.resources.files(__package__)
-  style = (files / 'page.css').read_text(encoding='utf-8')
+  own = importlib.resources.files(__package__)
+  style = (own / 'page.css').read_text(encoding='utf-8')
   script = '\n'.join(
-    (files / name).read_text(encoding='utf-8') for name in _SCRIPTS
+    (own / name).read_text(encoding='utf-8') for name in _SCRIPTS
   )
   policy = (
     f"default-src 'none'; script-src '{_digest(script)}'; "
     f"style-src '{_digest(style)}'; base-uri 'none'; form-action 'none'"
   )
   title = ', '.join(run['name'] for run in data['runs'])[:200]
-  page = (files / 'page.html').read_text(encoding='utf-8')
+  page = (own / 'page.html').read_text(encoding='utf-8')
   head, foot = page.split('{{blocks}}')
   index = b'<script type="application/json" id="index">' + _json(data)
   head = head.replace('{{policy}}', policy).replace('{{style}}', style)
