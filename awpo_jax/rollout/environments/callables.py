@@ -198,7 +198,8 @@ class CallablesEnvironment:
     texts: list[str] = []
     for call in calls:
       if call.name in offered and call.name in self._paths:
-        texts += self._pool.run(self._program, (), [call]).texts
+        ran = self._pool.run(self._program, (), [call], stateless=True)
+        texts += ran.texts
       else:
         texts.append(outcomes.not_offered(call.name))
     return texts

@@ -107,6 +107,10 @@ class EpisodeJudge:
       self.give_up = lambda requests: judge.give_up(
         [one for request in requests for one in _requests(request)]
       )
+    if hasattr(judge, 'reasons'):
+      self.reasons = lambda requests: [
+        _joined(judge.reasons(_requests(request))) for request in requests
+      ]
     if hasattr(judge, 'refused'):
       self.refused = lambda requests: [
         any(judge.refused(_requests(request))) for request in requests
@@ -119,6 +123,11 @@ class EpisodeJudge:
     asked = [one for part in parts for one in part]
     scores = iter(returned.scores(self._judge(asked), self._judge, len(asked)))
     return [_mean([next(scores) for _ in part]) for part in parts]
+
+
+def _joined(reasons: Sequence[str | None]) -> str | None:
+  """What was said of the turns, a line each; None where nothing was."""
+  return '\n'.join(x for x in reasons if x) or None
 
 
 def _mean(scores: Sequence[Any]) -> Any:

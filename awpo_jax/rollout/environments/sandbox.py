@@ -8,6 +8,7 @@ user's own code; hostile is what a model may ask of them.
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -145,6 +146,7 @@ class Pool:
     self.limits = limits
     self._locks = [threading.Lock() for _ in range(limits.workers)]
     self._workers: list[_Worker | None] = [None] * limits.workers
+    self._turns = itertools.count()
     weakref.finalize(self, _close, self._workers)
 
   def run(
@@ -154,6 +156,7 @@ class Pool:
     calls: Sequence[tool_calls.ToolCall],
     *,
     inspect: bool = False,
+    stateless: bool = False,
   ) -> Ran:
     """Runs calls one after the other, after those of `history`.
 
@@ -163,11 +166,14 @@ class Pool:
         results, where no worker has kept what they led to.
       calls: to be run. One that breaks a limit has no effect.
       inspect: whether the state after them is wanted.
+      stateless: whether the tools keep nothing: all workers then take turns.
+        Else a program has one worker, which keeps what its calls led to.
 
     Raises:
       types.RewardUnavailable: no worker could be started, or the factory fails.
     """
-    slot = _slot(program, len(self._workers))
+    count = len(self._workers)
+    slot = next(self._turns) % count if stateless else _slot(program, count)
     with self._locks[slot]:
       done: list[tool_calls.ToolCall] = list(history)
       texts: list[str] = []

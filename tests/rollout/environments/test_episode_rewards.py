@@ -148,6 +148,11 @@ class TestJudge:
       def refused(self, requests):
         return [r.response == 'b' for r in requests]
 
+      def reasons(self, requests):
+        return [
+          None if r.response == 'b' else f'{r.response}!' for r in requests
+        ]
+
     inner = Judge()
     judged = episode_rewards.EpisodeJudge(inner)
     assert judged.problem() == 'is slow' and not hasattr(judged, 'close')
@@ -155,3 +160,5 @@ class TestJudge:
     assert inner.given_up == ['a', 'b']
     episodes_ = [self.request('a', 'b'), self.request('a')]
     assert judged.refused(episodes_) == [True, False]
+    episodes_ = [self.request('a', 'b', 'c'), self.request('b')]
+    assert judged.reasons(episodes_) == ['a!\nc!', None]
