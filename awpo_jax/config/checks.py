@@ -37,6 +37,12 @@ def rules(config: Any) -> Iterator[Rule]:
   yield from _environment_rules(config.environment, config.data)
   yield from _model_rules(config.model)
   yield (
+    config.model.dtype == 'float16'
+    and bool(config.run.sft_steps or config.run.rl_steps),
+    '--dtype=float16 turns small gradients into 0, as losses are not scaled '
+    'here: train with --dtype=bfloat16.',
+  )
+  yield (
     config.model.init_weights == 'pretrained' and bool(config.run.init_from),
     f'--init_weights=pretrained starts from --model, but '
     f'--init_from={config.run.init_from} is set: leave one of them out.',
