@@ -25,7 +25,8 @@ def variant(run: str | os.PathLike[str], *flags: str) -> config_lib.Config:
   """The configuration of a run with other flags.
 
   Flags of the run that there are no more are left out: an old archive can be
-  looked at with the algorithms of today.
+  looked at with the algorithms of today. A run that is older than a flag whose
+  default would change it has `experiment.BEFORE`.
 
   Args:
     run: its folder.
@@ -34,7 +35,8 @@ def variant(run: str | os.PathLike[str], *flags: str) -> config_lib.Config:
   known = config_lib.to_dict(config_lib.Config())
   lines = (pathlib.Path(run) / run_folder.FLAGFILE).read_text().split('\n')
   kept = [x for x in lines if x.removeprefix('--').partition('=')[0] in known]
-  return config_lib.parse([*kept, *flags])
+  before = [f'--{name}={value}' for name, value in config_lib.BEFORE.items()]
+  return config_lib.parse([*before, *kept, *flags])
 
 
 def advantages(

@@ -20,8 +20,8 @@ from awpo_jax.ops import surrogate
 
 # Flags of earlier versions without which a run has other numbers.
 _GONE = ('overlap',)
-# What a run did that is older than a flag whose default does something else.
-_BEFORE = {'trust': 'none', 'mix_std_floor': 0.0}
+BEFORE = {'trust': 'none', 'mix_std_floor': 0.0}
+"""What a run did that is older than a flag with another default."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +148,7 @@ def differences(old: dict[str, Any], new: Config) -> list[str]:
     if old.get(name)
   ]
   return gone + flags.differences(
-    _BEFORE | old, to_json(new), sections().values()
+    BEFORE | old, to_json(new), sections().values()
   )
 
 

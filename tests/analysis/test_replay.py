@@ -129,6 +129,16 @@ def test_a_replay_may_take_apart_what_the_run_did_not(tmp_path):
   )
 
 
+def test_a_run_of_before_a_flag_is_replayed_without_it(tmp_path):
+  lines = '--output_dir=run\n--model=m\n--rl_steps=1\n'
+  (tmp_path / 'run.flags').write_text(lines)
+  old = replay.variant(tmp_path).advantage
+  assert (old.trust, old.mix_std_floor) == ('none', 0.0)
+  (tmp_path / 'run.flags').write_text(f'{lines}--trust=confident\n')
+  new = replay.variant(tmp_path, '--mix_std_floor=0.1').advantage
+  assert (new.trust, new.mix_std_floor) == ('confident', 0.1)
+
+
 def test_a_flag_that_never_was_is_refused_in_a_variant(tmp_path):
   (tmp_path / 'run.flags').write_text(
     '--output_dir=run\n--model=m\n--rl_steps=1\n'
