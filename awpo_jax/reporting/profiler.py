@@ -37,7 +37,12 @@ class Profiler:
   def after(self, step: int, params: types.ArrayTree) -> None:
     """To be called after each step, with the parameters it leaves."""
     if self._tracing and step == self._window[1]:
-      self._tracing = False
       # The step has only been dispatched: its programs belong to the trace.
       jax.block_until_ready(params)
+      self.close()
+
+  def close(self) -> None:
+    """Writes what there is; a run that ends in its window keeps that much."""
+    if self._tracing:
+      self._tracing = False
       jax.profiler.stop_trace()

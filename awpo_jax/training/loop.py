@@ -134,7 +134,10 @@ class _Run:
       if step == 0 and self._evaluates_first():
         started = {'phase': 'start', **self._evaluate(state, 0)}
         self.book.line(0, started)
-      self._steps(state, step, steps)
+      try:
+        self._steps(state, step, steps)
+      finally:
+        self.profiler.close()
     return self.book.clock
 
   def _compile(self, state: train_step.TrainState) -> None:
