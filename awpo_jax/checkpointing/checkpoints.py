@@ -173,7 +173,7 @@ def restore_params(
     FileNotFoundError: there is no checkpoint at the path.
     CheckpointError: it is damaged, or its parameters are not those expected.
   """
-  folder = _checkpoint_folder(pathlib.Path(path).absolute())
+  folder = checkpoint_folder(pathlib.Path(path).absolute())
   example = {'params': example_params}
   return _restore(folder, example, partial=partial)['params']
 
@@ -189,14 +189,19 @@ def stored_params(
   Raises:
     FileNotFoundError, CheckpointError: as there.
   """
-  folder = _checkpoint_folder(pathlib.Path(path).absolute())
+  folder = checkpoint_folder(pathlib.Path(path).absolute())
   names, prefix = _stored(folder), 'params/'
   return frozenset(
     name.removeprefix(prefix) for name in names if name.startswith(prefix)
   ), _load(folder, FLAGS)
 
 
-def _checkpoint_folder(path: pathlib.Path) -> pathlib.Path:
+def checkpoint_folder(path: pathlib.Path) -> pathlib.Path:
+  """The folder of a checkpoint: the path itself, or a run's newest one.
+
+  Raises:
+    FileNotFoundError: there is none; says what to give.
+  """
   if (path / STATE).is_dir():
     return path
   for folder in (path / RUN_SUBFOLDER, path):

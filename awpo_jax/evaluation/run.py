@@ -202,10 +202,7 @@ def model_state(config: config_lib.EvaluationConfig) -> str:
       f'{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}'
       for file in ([path] if path.is_file() else sorted(path.glob(_WEIGHTS)))
     )
-  if path.absolute().parent.name == checkpoints.RUN_SUBFOLDER:
-    return f'step {path.name}'
-  steps = (run / checkpoints.RUN_SUBFOLDER).iterdir()
-  return f'step {max(int(x.name) for x in steps if x.name.isdecimal())}'
+  return f'step {checkpoints.checkpoint_folder(path.absolute()).name}'
 
 
 def _items(name, config, style, skipped) -> list[items_lib.Item]:
