@@ -359,8 +359,8 @@ CHECKS = (
     0.5,
     _RECENT,
     'Many groups follow tiny differences of the judge.',
-    'A larger --mix_std_floor, --saturation=solved, --difficulty=parabola with '
-    '--floor=0.1, or a judge that tells answers apart.',
+    'A larger --mix_std_floor, --saturation=solved, or a judge that tells '
+    'answers apart.',
     _recent('gate/amplified'),
   ),
   Check(
