@@ -130,13 +130,16 @@ def markdown(found: Map, made: Gains) -> str:
       title = f'gain over {base}' if base else 'mean success'
       lines += [f'{title}, k = {decisions}:', '']
       names = [x for x in found.success if x != base]
-      lines += [_row(['judge', *names]), _row(['---'] * (len(names) + 1))]
+      lines += [
+        comparison.table_row(['judge', *names]),
+        comparison.table_row(['---'] * (len(names) + 1)),
+      ]
       for j, judge in enumerate(found.judges):
         if base:
           row = [_gain(made[base][x][k][j]) for x in names]
         else:
           row = [f'{found.success[x][k, j].mean():.3f}' for x in names]
-        lines.append(_row([str(judge), *row]))
+        lines.append(comparison.table_row([str(judge), *row]))
       lines.append('')
   return '\n'.join(
     [
@@ -151,10 +154,6 @@ def _gain(gain: comparison.Estimate) -> str:
   if gain.low is None:
     return f'{gain.mean:+.3f}'
   return f'{gain.mean:+.3f} [{gain.low:+.3f} {gain.high:+.3f}]'
-
-
-def _row(cells: Sequence[str]) -> str:
-  return '| ' + ' | '.join(cells) + ' |'
 
 
 def plot(

@@ -169,9 +169,11 @@ class JudgeConfig:
   """The language model of `--judge=llm`, and how a run waits for a judge.
 
   Its key is read from the environment, `AWPO_JUDGE_API_KEY`, and kept nowhere.
-  What may change leaves the scores alone: with the cache they are those of the
-  model, the prompt and the scale. `judge_omit` may, too, since an endpoint that
-  refuses a temperature has judged nothing with it.
+  What may change leaves the model, the prompt and the scale alone. How long a
+  reply may be and its format are part of the key under which the cache keeps a
+  score, so steps that are made again after such a change are judged again.
+  `judge_omit` may change, too, since an endpoint that refuses a temperature has
+  judged nothing with it.
   """
 
   judge_url: str = flag(

@@ -31,7 +31,7 @@ def mapped(
   Args:
     fn: takes `axis_name`, of the data axis where it is pmapped, None where it
       sees global arrays.
-    mesh: see the module.
+    mesh: of `sharding.make_mesh`.
     in_axes: 0 for a batch [parts, ...], None for a state.
     out_axes: likewise. What is None must be the same on every device: all of
       it has passed `all_sum` or `all_max`.

@@ -35,6 +35,8 @@ class Answers:
   Attributes:
     texts: what was answered, by key; several texts where a row asked again,
       none where it could not be asked.
+    seconds: that generating the stored answers took.
+    tokens: that the stored answers have.
   """
 
   def __init__(self, path: pathlib.Path):

@@ -143,7 +143,7 @@ class Decoder(nn.Module):
     Args:
       tokens: i32[N, S'], usually S' = 1.
       positions: i32[N, S'].
-      cache: of `score_cache.init_cache`, written up to `index`.
+      cache: of `cache.init_cache`, written up to `index`.
       index: i32[N], column of the first new token of each row, or i32[], where
         it is the same.
       prefix: as in `hidden`.

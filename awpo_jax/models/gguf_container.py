@@ -17,6 +17,8 @@ class Stored(NamedTuple):
 
 
 class Content(NamedTuple):
+  """What a file says of its model, and where each tensor of it lies."""
+
   metadata: Mapping[str, Any]
   tensors: Mapping[str, Stored]
 

@@ -284,4 +284,5 @@ def write_tensors(
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+  """Writes an object as indented JSON."""
   path.write_text(json.dumps(content, indent=2) + '\n')

@@ -38,6 +38,8 @@ from awpo_jax.ops import trust as trust_lib
 
 Array = types.Array
 Functions = dict[str, Callable[..., Array]]
+# s_mix below which the judge's differences count as tiny.
+_TINY = 0.1
 
 
 # Reward scale: R_out is divided by it. `span` is out_max - out_min.
@@ -353,7 +355,7 @@ def ungated(
   )
 
 
-def amplified_groups(made: Advantages, *, threshold: float = 0.1) -> Array:
+def amplified_groups(made: Advantages) -> Array:
   """bool[P]: equal outcomes, and tiny reasoning differences made large.
 
   Where all outcomes are equal an open gate divides the judge's differences by
@@ -361,10 +363,9 @@ def amplified_groups(made: Advantages, *, threshold: float = 0.1) -> Array:
 
   Args:
     made: advantages of a rollout batch.
-    threshold: s_mix below which the differences count as tiny.
 
   Returns:
-    bool[P], True where s_out = 0, 0 < s_mix < threshold and the gate is open.
+    bool[P], True where s_out = 0, 0 < s_mix < .1 and the gate is open.
   """
-  tiny = (made.mix_std > 0) & (made.mix_std < threshold)
+  tiny = (made.mix_std > 0) & (made.mix_std < _TINY)
   return tiny & (made.outcome_std == 0) & (made.gate > 0) & made.counted

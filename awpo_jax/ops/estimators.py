@@ -55,7 +55,14 @@ def centered(rewards: Array, samples: Samples) -> Array:
 def moments(
   values: Array, weights: Array, ddof: int, all_sum: types.AllSum
 ) -> tuple[Array, Array]:
-  """Mean and variance, f32 scalars, under weights, over all devices."""
+  """Mean and variance, f32 scalars, under weights, over all devices.
+
+  Args:
+    values: f32[...].
+    weights: f32[...], of the same shape, at least 0; their sum is the count.
+    ddof: subtracted from the count in the variance.
+    all_sum: adds each leaf of a tree up over all devices.
+  """
   total, count = all_sum((jnp.sum(weights * values), jnp.sum(weights)))
   mean = total / jnp.maximum(count, 1.0)
   squares = all_sum(jnp.sum(weights * jnp.square(values - mean)))

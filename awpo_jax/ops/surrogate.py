@@ -61,9 +61,10 @@ def clipped_surrogate(
 
   Args:
     log_ratio: f32[N, T], log policy - log behavior; 0 where masked.
-    advantages: f32[N] or f32[N, T], constant under differentiation.
-    clip_low: how far below 1 the ratio still counts; a number or f32[N].
-    clip_high: how far above 1 the ratio still counts; a number or f32[N].
+    advantages: f32[N], f32[N, 1] or f32[N, T], constant under differentiation.
+    clip_low: how far below 1 the ratio still counts; a number, f32[N] or
+      f32[N, 1].
+    clip_high: how far above 1 the ratio still counts; likewise.
     dual_clip: bound > 1 of the loss in units of |A| where A < 0; None for none.
 
   Returns:

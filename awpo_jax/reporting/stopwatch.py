@@ -5,7 +5,12 @@ import time
 
 
 class Clock:
-  """Seconds spent on parts of the work, by default as `time/<part>`."""
+  """Seconds spent on parts of the work, by default as `time/<part>`.
+
+  Attributes:
+    started: `time.perf_counter()` when it was made.
+    laps: seconds by name, in the order in which the parts first ended.
+  """
 
   def __init__(self, prefix: str = 'time/') -> None:
     self.started = self._last = time.perf_counter()

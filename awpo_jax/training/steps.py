@@ -77,7 +77,7 @@ def make_rl_step(
     sampler: of the run.
     programs: its programs.
     reference: what `compile.reference` gave at the start of RL; only called
-      where `--kl_coef` is not 0.
+      where `algorithm.has_reference`.
   """
   collect = make_collect(sampler, programs)
   dealer = minibatches.Dealer(
@@ -174,11 +174,6 @@ class Report:
   transcripts: Sequence[Mapping[str, Any]]
   started: float
   scored: types.Scored | None = None
-
-  @property
-  def rollout(self) -> types.Rollout | None:
-    """What was sampled and scored, on the host; None for `sft`."""
-    return self.scored.rollout if self.scored else None
 
 
 def _lengths(rollout: types.Rollout) -> tuple[int, int]:

@@ -219,13 +219,13 @@ def main(arguments: list[str]) -> None:
     config = config_lib.from_flags(values)
     if not config.rl.slots:
       raise flags_lib.ConfigError('--slots=0: nothing to compare; set it.')
+    if config.devices.cpu_devices > 1:
+      jax.config.update('jax_num_cpu_devices', config.devices.cpu_devices)
+    initial_params.use_compilation_cache(config.run.compilation_cache)
+    with initial_params.refusing(ValueError, FileNotFoundError):
+      result = measure(config, values.repeats)
   except flags_lib.ConfigError as error:
     sys.exit(f'ConfigError: {error}')
-  if config.devices.cpu_devices > 1:
-    jax.config.update('jax_num_cpu_devices', config.devices.cpu_devices)
-  initial_params.use_compilation_cache(config.run.compilation_cache)
-  with initial_params.refusing(ValueError, FileNotFoundError):
-    result = measure(config, values.repeats)
   text = json.dumps(result, indent=2)
   if values.json:
     pathlib.Path(values.json).write_text(text + '\n')

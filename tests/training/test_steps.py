@@ -92,7 +92,7 @@ def test_transcripts_hold_what_each_group_was_trained_with():
 def test_rl_reports_the_rollout_with_both_log_probabilities():
   _, reports = _after('rl', 2)
   for report in reports:
-    rollout = report.rollout
+    rollout = report.scored.rollout
     policy = rollout.completions.policy_mask
     sampler, trainer = rollout.completions.logprobs, rollout.trainer_logprobs
     assert policy.any()

@@ -352,28 +352,26 @@ def end_of_turn(tokenizer: Tokenizer) -> int | None:
 
 
 def stop_token_ids(
-  tokenizer: Tokenizer, extra: Sequence[str | int] = ()
+  tokenizer: Tokenizer, extra: Sequence[int] = ()
 ) -> tuple[int, ...]:
   """Ids that end a turn; the first is the one to train on.
 
   Args:
     tokenizer: any; a base model's may name another end of sequence than the
       `end_of_turn` that its chat template writes, and then both stop.
-    extra: further tokens or their ids, `eos_token_ids` for example.
+    extra: further ids, `eos_token_ids` for example.
 
   Returns:
     The ids, each once.
 
   Raises:
-    ValueError: an extra token is none, or there is no stop token at all.
+    ValueError: an extra id is none of a token, or there is no stop token.
   """
-  vocab = tokenizer.get_vocab()
   known = (end_of_turn(tokenizer), tokenizer.eos_token_id)
-  ids = [i for i in known if i is not None]
+  ids = [*(i for i in known if i is not None), *extra]
   for token in extra:
-    ids.append(vocab.get(token, -1) if isinstance(token, str) else token)
-    if not 0 <= ids[-1] < len(tokenizer):
-      raise ValueError(f'stop token {token!r} is no token of the tokenizer')
+    if not 0 <= token < len(tokenizer):
+      raise ValueError(f'stop token {token} is no token of the tokenizer')
   if not ids:
     raise ValueError('the tokenizer names no end of sequence: give stop tokens')
   return tuple(dict.fromkeys(ids))

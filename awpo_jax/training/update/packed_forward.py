@@ -233,7 +233,7 @@ def _visible(
   """Which blocks a block looks at, and what each of its tokens sees there.
 
   Args:
-    segments: i32[D, X, B], of `types.Rows`.
+    segments: i32[D, X, B], of `Rows`.
     samples: G.
     prompt: blocks that a prompt may take.
     own: blocks that an answer may touch.
