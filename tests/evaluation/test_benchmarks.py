@@ -1,6 +1,8 @@
 """Benchmarks as evaluation sets: which rows, which reward, in the curves."""
 
 import functools
+import json
+import shutil
 
 import pytest
 
@@ -106,6 +108,26 @@ def test_in_the_curves_of_a_run(tmp_path, data):
     if 'set' in row
   }
   assert sets == {'held_out', 'apibank', 'mmlu_pro'}
+
+
+def test_a_type_that_no_value_has_is_found_before_any_answer(tmp_path, data):
+  source = tmp_path / 'bfcl'
+  shutil.copytree(data / 'bfcl', source)
+  file = source / 'BFCL_v4_simple_python.json'
+  row, _, rest = file.read_text().partition('\n')
+  changed = json.loads(row)
+  (function,) = changed['function']
+  name = next(iter(function['parameters']['properties']))
+  function['parameters']['properties'][name] = {'type': 'number'}
+  file.write_text(f'{json.dumps(changed)}\n{rest}')
+  flags = ('--eval_benchmarks=bfcl', f'--eval_data={source}')
+  dataset, skipped = tiny_dataset.load(seed=0), []
+  with pytest.raises(ValueError, match=f"{changed['id']}: .*'number' is none"):
+    benchmarks.with_benchmarks(make_config(tmp_path, *flags), dataset)
+  made, _ = benchmarks.with_benchmarks(
+    make_config(tmp_path, *flags), dataset, skipped
+  )
+  assert made.evals['bfcl'] and len(skipped) == 1
 
 
 def test_bad_rows_are_refused_or_left_out(tmp_path, data):

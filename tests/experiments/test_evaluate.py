@@ -192,6 +192,16 @@ def test_a_mistake_is_one_line(evaluate, flags, problem):
   assert problem in result.stderr.strip().splitlines()[-1]
 
 
+def test_a_run_without_a_checkpoint_is_named(evaluate, model, tmp_path):
+  begun = tmp_path / 'begun'
+  (begun / 'checkpoints').mkdir(parents=True)
+  shutil.copytree(model, begun / 'tokenizer')
+  shutil.copy(model / 'config.json', begun / 'model.json')
+  result = evaluate(f'--model={begun}', '--benchmarks=apibank')
+  assert result.returncode == 2
+  assert f'No checkpoint at {begun}' in result.stderr.splitlines()[-1]
+
+
 def test_prompts_that_do_not_fit(evaluate, model):
   flags = (
     f'--model={model}',

@@ -36,6 +36,11 @@ def wait(seconds: float) -> str:
   return 'waited'
 
 
+def process() -> int:
+  """The number of the process that it runs in."""
+  return os.getpid()
+
+
 def spin() -> None:
   """Never ends."""
   while True:

@@ -321,6 +321,30 @@ def test_the_profile_covers_its_window_and_waits_for_it(
   assert got == traced
 
 
+def _without_programs(run, monkeypatch, steps, *, first=0):
+  """Lets `run.run()` do nothing but `steps`, what is around them, and mocks."""
+  data = python_types.SimpleNamespace(left_out={})
+  run.experiment = mock.MagicMock(data=data)
+  run.book = mock.MagicMock(once={}, start=lambda *_: (first, 'state'))
+  monkeypatch.setattr(loop.judge, 'patient', mock.MagicMock())
+  monkeypatch.setattr(run, '_compile', lambda state: None)
+  monkeypatch.setattr(run, '_make_steps', dict)
+  monkeypatch.setattr(run, '_steps', steps)
+
+
+def test_a_run_that_ends_in_its_window_writes_the_trace(bare, monkeypatch):
+  run, _, traced, _ = bare('--profile_steps=2,6')
+
+  def stopped(state, step, steps):
+    run.profiler.before(2)
+    raise signals.Stopped('by hand', 1)
+
+  _without_programs(run, monkeypatch, stopped)
+  with pytest.raises(signals.Stopped):
+    run.run()
+  assert traced == ['start', 'stop']
+
+
 @pytest.mark.parametrize(
   ('total', 'first', 'trained', 'asked', 'did'),
   [
@@ -338,19 +362,18 @@ def test_trained_weights_are_evaluated_before_the_first_step(
 ):
   got: list[str] = []
   run, *_ = bare(f'--eval_at_start={asked}')
-  space = python_types.SimpleNamespace
-  run.total, run.experiment = total, mock.MagicMock(data=space(left_out={}))
-  run.book = mock.MagicMock(once={}, start=lambda *_: (first, 'state'))
+  run.total = total
+  _without_programs(
+    run,
+    monkeypatch,
+    lambda state, step, steps: got.append(f'steps from {step}'),
+    first=first,
+  )
   run.book.line = lambda step, row: got.append(f'write {step} {row["phase"]}')
-  monkeypatch.setattr(loop.judge, 'patient', mock.MagicMock())
   monkeypatch.setattr(initial_params, 'is_trained', lambda config: trained)
-  for name, made in {
-    '_compile': lambda state: None,
-    '_make_steps': dict,
-    '_evaluate': lambda state, step: got.append(f'evaluate {step}') or {},
-    '_steps': lambda state, step, steps: got.append(f'steps from {step}'),
-  }.items():
-    monkeypatch.setattr(run, name, made)
+  monkeypatch.setattr(
+    run, '_evaluate', lambda _, step: got.append(f'evaluate {step}') or {}
+  )
   run.run()
   assert got == did
   assert ('Nothing to do' in capsys.readouterr().err) == (not did)

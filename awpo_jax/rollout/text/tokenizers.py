@@ -365,7 +365,7 @@ def stop_token_ids(
     The ids, each once.
 
   Raises:
-    ValueError: an extra id is none of a token, or there is no stop token.
+    ValueError: an extra id is no token's, or there is no stop token at all.
   """
   known = (end_of_turn(tokenizer), tokenizer.eos_token_id)
   ids = [*(i for i in known if i is not None), *extra]

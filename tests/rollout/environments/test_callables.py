@@ -1,6 +1,5 @@
 """Functions as tools: schemas, limits, and nothing but what is offered."""
 
-import concurrent.futures
 import time
 
 import pytest
@@ -95,15 +94,12 @@ def test_limits(environment):
   assert run(environment, call('fill', megabytes=8)) == [str(8 << 20)]
 
 
-def test_workers_share_the_calls_of_several_episodes(environment):
-  run(environment, call('wait', seconds=0.0), call('wait', seconds=0.0))
-  begun = time.monotonic()
-  with concurrent.futures.ThreadPoolExecutor(2) as pool:
-    waits = [
-      pool.submit(run, environment, call('wait', seconds=0.8)) for _ in 'ab'
-    ]
-    assert [wait.result() for wait in waits] == [['waited'], ['waited']]
-  assert time.monotonic() - begun < 1.5  # One after the other: 1.6.
+def test_workers_take_turns():
+  environment = callables.CallablesEnvironment([tools.process], LIMITS)
+  calls = [call('process')] * 4
+  first, second, *again = run(environment, *calls, offered=[tools.process])
+  assert first != second and again == [first, second]
+  environment.close()
 
 
 def test_only_what_is_offered_runs(environment):
