@@ -64,7 +64,7 @@ def test_javascript(text, kind, nested, value):
     '{' + 'a:,' * 20000,
     'put("' * 10000,
     '1' * 100000,
-    'new HashMap<>() {' + ' ' * 120,
+    'new HashMap<>() {' + ' ' * 200,
     'new HashMap<>(){' * 60,
     'new ArrayList<>() {{' + ' ' * 1500,
     'new HashMap<>(){' + 'put("' * 300 + '",' * 600 + '}',
