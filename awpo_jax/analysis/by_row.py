@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from awpo_jax.analysis import comparison
+from awpo_jax.analysis import comparison, mistakes
 from awpo_jax.analysis import grid as grid_lib
 from awpo_jax.reporting import files
 from awpo_jax.reporting import metrics as metrics_lib
@@ -17,10 +17,12 @@ from awpo_jax.reporting import metrics as metrics_lib
 ROWS_FILE = 'rows.csv'
 _REWARDS = ('solved', 'outcome', 'reasoning')
 _PART = 'parts/'
+_MISTAKE = 'mistakes/'
 _NAMES = ('cell', 'seed', 'set', 'task')
 _TOGETHER = 'All sets together'
 
-# Task -> measure -> value; a part of the outcome is a measure `parts/<name>`.
+# Task -> measure -> value; a part of the outcome is a measure `parts/<name>`,
+# and a kind of mistake, 1 or 0, is `mistakes/<kind>`.
 Rows = dict[str, dict[str, float]]
 # Set -> cell -> seed -> its rows.
 Answers = dict[str, dict[str, dict[int, Rows]]]
@@ -77,7 +79,9 @@ def _last(path: pathlib.Path) -> dict[str, Rows]:
       if task in rows:  # A data set of one's own may name two tasks alike.
         task = f'{task}#{len(rows)}'
       parts = {_PART + k: v for k, v in line.get('parts', {}).items()}
+      wrong = mistakes.of_transcript(line)
       values = {name: line.get(name) for name in _REWARDS} | parts
+      values |= {_MISTAKE + kind: value for kind, value in wrong.items()}
       rows[task] = {k: float(v) for k, v in values.items() if v is not None}
   return sets
 
@@ -135,7 +139,7 @@ def write_csv(answers: Answers, path: str | os.PathLike[str]) -> None:
 
 
 def measures(answers: Answers) -> list[str]:
-  """Those that some row has: the rewards, then the parts of the outcome."""
+  """Those that some row has: rewards, parts of the outcome, mistakes."""
   found = {
     name
     for cells in answers.values()
@@ -144,7 +148,12 @@ def measures(answers: Answers) -> list[str]:
     for values in rows.values()
     for name in values
   }
-  return [x for x in _REWARDS if x in found] + sorted(found - {*_REWARDS})
+  kinds = [_MISTAKE + kind for kind in mistakes.KINDS]
+  return [
+    *(x for x in _REWARDS if x in found),
+    *sorted(found - {*_REWARDS, *kinds}),
+    *(x for x in kinds if x in found),
+  ]
 
 
 def paired(
@@ -182,7 +191,7 @@ def markdown(answers: Answers, *, baseline: str) -> str:
   """Tables: means, and differences to baseline and warm start.
 
   There is a table of every set and, where there are several, of all their rows
-  together.
+  together; then one of what is wrong with the calls of all of them.
 
   Args:
     answers: of `read`.
@@ -191,34 +200,21 @@ def markdown(answers: Answers, *, baseline: str) -> str:
   Returns:
     The text; '' where there are no answers.
   """
-  names = measures(answers)
-  heads = [name.removeprefix(_PART) for name in names]
-  lines: list[str] = []
   tables = dict(answers)
   if len(answers) > 1:
     tables[_TOGETHER] = together(answers)
+  wrong = [x for x in measures(answers) if x.startswith(_MISTAKE)]
+  names = [x for x in measures(answers) if x not in wrong]
+  lines: list[str] = []
   for set_name, cells in tables.items():
     tasks = {
       task for s in cells.values() for rows in s.values() for task in rows
     }
-    lines += ['', f'## {set_name}, {len(tasks)} rows', '']
-    lines += _table(
-      ['cell', 'seeds', *heads],
-      (
-        [c, ', '.join(map(str, s)), *_means(s, names)] for c, s in cells.items()
-      ),
-    )
-    for other in (baseline, grid_lib.WARM_CELL):
-      compared = [x for x in cells if x not in (other, grid_lib.WARM_CELL)]
-      if other in cells and compared:
-        lines += ['', f'Minus {other}, row by row:', '']
-        lines += _table(
-          ['cell', *heads],
-          (
-            [x, *(_text(paired(cells[x], cells[other], m)) for m in names)]
-            for x in compared
-          ),
-        )
+    lines += ['', f'## {set_name}, {len(tasks)} rows']
+    lines += _compared(cells, names, baseline)
+  if wrong:
+    lines += ['', '## What is wrong with the calls, share of all rows']
+    lines += _compared(together(answers), wrong, baseline)
   if lines:
     lines += [
       '',
@@ -229,6 +225,39 @@ def markdown(answers: Answers, *, baseline: str) -> str:
       'Without brackets there is one row, or all rows have one difference.',
     ]
   return '\n'.join(lines)
+
+
+def _compared(
+  cells: Mapping[str, Mapping[int, Rows]], names: Sequence[str], baseline: str
+) -> list[str]:
+  """Means of the measures `names`, and differences, of seeds that have them."""
+  cells = {
+    cell: {seed: rows for seed, rows in seeds.items() if _has(rows, names)}
+    for cell, seeds in cells.items()
+  }
+  cells = {cell: seeds for cell, seeds in cells.items() if seeds}
+  heads = [x.removeprefix(_PART).removeprefix(_MISTAKE) for x in names]
+  lines = ['']
+  lines += _table(
+    ['cell', 'seeds', *heads],
+    ([c, ', '.join(map(str, s)), *_means(s, names)] for c, s in cells.items()),
+  )
+  for other in (baseline, grid_lib.WARM_CELL):
+    compared = [x for x in cells if x not in (other, grid_lib.WARM_CELL)]
+    if other in cells and compared:
+      lines += ['', f'Minus {other}, row by row:', '']
+      lines += _table(
+        ['cell', *heads],
+        (
+          [x, *(_text(paired(cells[x], cells[other], m)) for m in names)]
+          for x in compared
+        ),
+      )
+  return lines
+
+
+def _has(rows: Rows, names: Sequence[str]) -> bool:
+  return any(name in values for values in rows.values() for name in names)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -7,8 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from awpo_jax.analysis import by_row
+from awpo_jax.analysis import by_row, mistakes
 from awpo_jax.analysis import grid as grid_lib
+from awpo_jax.rollout.text import tool_calls
 
 CELLS = tuple(grid_lib.Cell(name, (), 2) for name in ('grpo', 'awpo'))
 # Cell -> seed -> solved, outcome of three tasks; the reasoning of the second
@@ -103,6 +104,51 @@ def test_the_rows_of_two_sets_are_paired_together(grid):
   # Right are 3 + 1 of the first set and both of the second, of eight.
   row = '| awpo | 1, 2 | 0.750 | 2.833 | 0.500 | 1.000 |'
   assert row in lines[at:] and row not in lines[:at]
+
+
+def test_what_is_wrong_with_the_calls(grid):
+  def answer(**parameters):
+    return tool_calls.render_answer('T.', [('weather', parameters)])
+
+  right, more, less = answer(a=1, b=2), answer(a=1, b=2, c=3), answer(a=1)
+  said = {
+    'warm_start': [more, more, less],
+    'grpo': [right, more, less],
+    'awpo': [right, right, 'None.'],
+  }
+  for run in (x for runs in grid_lib.runs(grid) for x in runs):
+    if run.seed == 1:  # The transcripts of the other seed have no answers.
+      path = run.folder / 'transcripts.jsonl'
+      lines = [json.loads(x) for x in path.read_text().splitlines()]
+      for i, line in enumerate(x for x in lines if 'set' in x):
+        line |= {'response': said[run.name][i % 3], 'ground_truth': right}
+      path.write_text(''.join(json.dumps(x) + '\n' for x in lines))
+  lines = by_row.markdown(by_row.read(grid), baseline='grpo').split('\n')
+  at = lines.index('## What is wrong with the calls, share of all rows')
+  # The other tables have no such columns.
+  assert '| cell | seeds | solved | outcome | reasoning | format |' in lines
+  assert not any('value' in line for line in lines[:at])
+  assert lines[at + 2].split(' | ')[1:] == [
+    *('seeds', *mistakes.KINDS[:-1], f'{mistakes.KINDS[-1]} |')
+  ]
+  zero = '0.000'
+  shares = {
+    'warm_start': [zero] * 3 + ['0.333', '0.667', zero, zero],
+    'grpo': [zero] * 3 + ['0.333', '0.333', zero, zero],
+    'awpo': [zero, '0.333', *[zero] * 5],
+  }
+  for i, (cell, each) in enumerate(shares.items()):
+    assert lines[at + 4 + i] == f'| {cell} | 1 | {" | ".join(each)} |'
+  at = lines.index('Minus warm_start, row by row:', at)
+  (row,) = (x for x in lines[at:] if x.startswith('| awpo '))
+  assert row.split(' | ')[5].startswith('-0.667 [-1.000, +0.000')
+  # A second reading has the same.
+  path = grid.folder / by_row.ROWS_FILE
+  answers = by_row.read(grid)
+  by_row.write_csv(answers, path)
+  for run in (x for runs in grid_lib.runs(grid) for x in runs):
+    (run.folder / 'transcripts.jsonl').unlink()
+  assert by_row.read(grid) == answers
 
 
 def test_rows_of_a_run_that_is_gone_are_kept(grid):
@@ -224,3 +270,20 @@ def test_the_rows_in_docs_agree_with_the_summaries_beside_them():
         want = summary[f'{key}_by_set'][set_name]['after']
         got = np.mean([values[measure] for values in rows.values()])
         np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_the_mistakes_in_docs_are_what_toolrl_finds_wrong():
+  folder = pathlib.Path(__file__).resolve().parents[2] / 'docs/smollm2'
+  found = by_row.read_csv(folder / by_row.ROWS_FILE)
+  told = 0
+  for values in (
+    values
+    for sets in found.values()
+    for rows in sets.values()
+    for values in rows.values()
+  ):
+    kinds = [v for k, v in values.items() if k.startswith('mistakes/')]
+    if kinds:
+      told += 1
+      assert sum(kinds) == (values['parts/correctness'] < 3)
+  assert told > 0
