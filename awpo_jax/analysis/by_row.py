@@ -191,7 +191,8 @@ def markdown(answers: Answers, *, baseline: str) -> str:
   """Tables: means, and differences to baseline and warm start.
 
   There is a table of every set and, where there are several, of all their rows
-  together; then one of what is wrong with the calls of all of them.
+  together; then, where references call tools, one of what is wrong with the
+  calls.
 
   Args:
     answers: of `read`.
@@ -213,7 +214,7 @@ def markdown(answers: Answers, *, baseline: str) -> str:
     lines += ['', f'## {set_name}, {len(tasks)} rows']
     lines += _compared(cells, names, baseline)
   if wrong:
-    lines += ['', '## What is wrong with the calls, share of all rows']
+    lines += ['', '## What is wrong with the calls, share of the rows that want some']
     lines += _compared(together(answers), wrong, baseline)
   if lines:
     lines += [

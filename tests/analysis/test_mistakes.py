@@ -90,7 +90,8 @@ def test_rows_without_calls_to_compare_with_have_none(row):
 
 
 def test_a_hostile_answer_is_unreadable():
-  deep = '[' * 100_000
-  line = json.dumps({'name': 'weather', 'parameters': {}})[:-2] + f'"x": {deep}'
+  deep = '[' * 100 + ']' * 100
+  line = f'{{"name": "weather", "parameters": {{"x": {deep}}}}}'
+  json.loads(line)
   for text in (f'<tool_call>\n{line}\n</tool_call>', 'x' * (1 << 19)):
     assert mistakes.of_transcript(_row(text, OSLO))['unreadable'] == 1.0
