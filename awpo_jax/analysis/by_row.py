@@ -214,7 +214,10 @@ def markdown(answers: Answers, *, baseline: str) -> str:
     lines += ['', f'## {set_name}, {len(tasks)} rows']
     lines += _compared(cells, names, baseline)
   if wrong:
-    lines += ['', '## What is wrong with the calls, share of the rows that want some']
+    lines += [
+      '',
+      '## What is wrong with the calls, share of the rows that want some',
+    ]
     lines += _compared(together(answers), wrong, baseline)
   if lines:
     lines += [
