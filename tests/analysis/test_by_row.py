@@ -152,6 +152,16 @@ def test_what_is_wrong_with_the_calls(grid):
   assert by_row.read(grid) == answers
 
 
+def test_mistakes_are_of_the_rows_of_all_sets():
+  cells = {
+    name: {'grpo': {1: {'t': {'solved': 1 - x, 'mistakes/tool': x}}}}
+    for name, x in (('here', 0.0), ('there', 1.0))
+  }
+  lines = by_row.markdown(cells, baseline='grpo').split('\n')
+  at = lines.index('| cell | seeds | tool |')
+  assert lines[at + 2] == '| grpo | 1 | 0.500 |'
+
+
 def test_rows_of_a_run_that_is_gone_are_kept(grid):
   answers = by_row.read(grid)
   by_row.write_csv(answers, grid.folder / by_row.ROWS_FILE)
