@@ -144,6 +144,13 @@ class EvaluationConfig:
     minimum=0,
     may_change=True,
   )
+  beside: str = flag(
+    '',
+    'Folder of an earlier evaluation of the same rows, such as that of the '
+    'model before training: the tables then have the differences to it, row by '
+    'row. Empty compares with nothing.',
+    may_change=True,
+  )
   result_name: str = flag(
     '',
     "Name of the model in the leaderboard's files. Empty makes one of --model; "

@@ -61,20 +61,26 @@ class Scored(NamedTuple):
   results: tuple[items_lib.Result, ...]
 
 
+class Unanswered(ValueError):
+  """A row has no answer."""
+
+
 def score(
   items: Sequence[items_lib.Item], answers: answers_lib.Answers, samples: int
 ) -> list[Scored]:
   """Scores the answers of all rows.
 
   Raises:
-    ValueError: a row has not been answered.
+    Unanswered: a row has no answer.
   """
   scored = []
   for item in items:
     keys = [answers_lib.Key(item.row_id, sample) for sample in range(samples)]
     missing = [key for key in keys if key not in answers.texts]
     if missing:
-      raise ValueError(f'no answer to {missing[0]}')
+      raise Unanswered(
+        f'no answer to {missing[0].row_id}, sample {missing[0].sample}'
+      )
     # A row that could not be asked is answered by no text.
     texts = tuple(answers.texts[key] or ('',) for key in keys)
     results = tuple(item.score(x, g) for g, x in enumerate(texts))

@@ -86,6 +86,12 @@ def evaluate(config: config_lib.EvaluationConfig) -> dict[str, Any]:
 
   style = _claim(folder, config)
   scores: dict[str, Any] = {}
+  # Before anything is asked: what it lacks is not found out hours later.
+  others = {
+    name: _scored_beside(name, config)
+    for name in config.benchmarks
+    if config.beside
+  }
   for name in config.benchmarks:
     skipped: list[str] | None = [] if config.bad_rows == 'skip' else None
     items = _items(name, config, style, skipped)
@@ -97,7 +103,7 @@ def evaluate(config: config_lib.EvaluationConfig) -> dict[str, Any]:
     finally:
       answers.close()
     scores[name] = {
-      **_summary(name, scored, config),
+      **_summary(name, scored, others.get(name), config),
       'skipped_rows': skipped or [],
       'too_long': results.too_long(scored, answers),
       'answers_per_second': _rate(len(answers.texts), answers.seconds),
@@ -348,11 +354,55 @@ def _fixed(items: Sequence[items_lib.Item], config) -> _Policy:
   )
 
 
-def _summary(name, scored, config) -> dict[str, Any]:
+def _scored_beside(name: str, config) -> list[results.Scored]:
+  """The same rows as the evaluation in `--beside` answered them, scored anew.
+
+  Raises:
+    ValueError: it is none, or has not answered all of them.
+  """
+  folder = pathlib.Path(config.beside)
+  file = folder / SETTINGS_FILE
+  if not file.is_file():
+    raise ValueError(
+      f'--beside={folder} has no {SETTINGS_FILE}: name the --output_dir of '
+      'an earlier evaluation.'
+    )
+  settings = json.loads(file.read_text(encoding='utf-8'))
+  # What an answer is worth may depend on how the tools were given.
+  style = chat_template.Style(*settings['style'])
+  skipped: list[str] | None = [] if config.bad_rows == 'skip' else None
+  items = _items(name, config, style, skipped)
+  path = folder / name / 'answers.jsonl'
+  if not path.is_file():
+    raise ValueError(
+      f'--beside={folder} has no answers to {name}: leave {name} out of '
+      '--benchmarks, or evaluate it there first.'
+    )
+  answers = answers_lib.Answers(path)
+  try:
+    return results.score(items, answers, settings['samples'])
+  except results.Unanswered as error:
+    raise ValueError(
+      f'--beside={folder} is no evaluation of the same rows of {name}: '
+      f'{error}. Set the --limit and --categories with which it was made, or '
+      'let it answer these rows first.'
+    ) from error
+  finally:
+    answers.close()
+
+
+def _summary(name, scored, other, config) -> dict[str, Any]:
   columns = benchmarks.BENCHMARKS[name].columns[config.aggregation]
-  summary = tables.summarize(
-    results.by_category(scored), columns, resamples=config.resamples
-  )
+  correct = results.by_category(scored)
+  summary = tables.summarize(correct, columns, resamples=config.resamples)
+  if other is not None:
+    differences = tables.differences(
+      correct,
+      results.by_category(other),
+      columns,
+      resamples=config.resamples,
+    )
+    summary['beside'] = {'folder': config.beside, **differences}
   known = [x.item.row_id for x in scored]
   return {
     'samples': config.samples,

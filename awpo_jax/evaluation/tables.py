@@ -134,17 +134,7 @@ def summarize(
   categories = {}
   for name, rows in correct.items():
     per_row = np.stack([rows.mean(axis=1), rows.any(axis=1)])
-    # One at a time: all at once would take resamples x rows of memory.
-    means = (
-      np.array(
-        [
-          per_row[:, rng.integers(len(rows), size=len(rows))].mean(axis=1)
-          for _ in range(resamples)
-        ]
-      )
-      .reshape(resamples, 2)
-      .T
-    )
+    means = _resampled(per_row, resamples, rng)
     drawn[name] = means[0]
     shares = per_row.mean(axis=1)
     wilson = [_wilson(share, len(rows)) for share in shares]
@@ -168,6 +158,68 @@ def summarize(
   }
 
 
+def differences(
+  correct: Mapping[str, np.ndarray],
+  other: Mapping[str, np.ndarray],
+  columns: Columns,
+  *,
+  resamples: int,
+) -> dict[str, Any]:
+  """Columns and categories of one policy minus those of another, row by row.
+
+  The interval is a percentile bootstrap over the rows of each category, of
+  differences of the same rows: narrower than two intervals side by side, as a
+  row that is hard is hard for both. The draws are always the same.
+
+  Args:
+    correct: category -> bool[rows, samples].
+    other: of the other policy, the same rows in their order; it may have
+      another number of samples.
+    columns: of the table. They are sums of accuracies, weighted, so that those
+      of a difference are the differences of theirs.
+    resamples: draws of the bootstrap; 0: no intervals.
+
+  Returns:
+    `columns` and `categories`: name -> the difference of `mean@k` in [-1, 1]
+    with its 95% interval, whose ends are None where all rows have one
+    difference. A column is None where it was not run.
+  """
+  rng = np.random.default_rng(0)
+  each = {
+    name: rows.mean(axis=1) - other[name].mean(axis=1)
+    for name, rows in correct.items()
+  }
+  drawn = {
+    name: _resampled(rows[None], resamples, rng)[0]
+    for name, rows in each.items()
+  }
+  counts = {name: len(rows) for name, rows in each.items()}
+  means = {name: float(rows.mean()) for name, rows in each.items()}
+  values, spread = columns(means, counts), columns(drawn, counts)
+  return {
+    'columns': {
+      name: None if value is None else _interval(value, spread[name])
+      for name, value in values.items()
+    },
+    'categories': {
+      name: _interval(value, drawn[name]) for name, value in means.items()
+    },
+  }
+
+
+def _resampled(
+  values: np.ndarray, resamples: int, rng: np.random.Generator
+) -> np.ndarray:
+  """f64[K, resamples], means of drawn rows; `values` is f64[K, rows]."""
+  kinds, rows = values.shape
+  # One at a time: all at once would take resamples x rows of memory.
+  means = [
+    values[:, rng.integers(rows, size=rows)].mean(axis=1)
+    for _ in range(resamples)
+  ]
+  return np.array(means).reshape(resamples, kinds).T
+
+
 def _wilson(share: float, rows: int) -> np.ndarray:
   """Bounds [2] of Wilson's 95% interval of a share that is 0 or 1.
 
@@ -185,14 +237,16 @@ def _wilson(share: float, rows: int) -> np.ndarray:
 
 
 def _interval(
-  value: float, drawn: np.ndarray, limits: np.ndarray
+  value: float,
+  drawn: np.ndarray,
+  limits: Sequence[float | None] | np.ndarray = (None, None),
 ) -> dict[str, float | None]:
   """What is drawn, or `limits` [2] where all draws are the same."""
   low = high = None
   if len(drawn):
     low, high = (float(x) for x in np.percentile(drawn, (2.5, 97.5)))
     if low == high:
-      low, high = (float(x) for x in limits)
+      low, high = (None if x is None else float(x) for x in limits)
   return {'value': float(value), 'low': low, 'high': high}
 
 
@@ -231,7 +285,31 @@ def markdown(title: str, summary: Mapping[str, Any], samples: int) -> str:
   if summary.get('too_long'):
     count = len(summary['too_long'])
     lines += ['', f'Prompts that were too long, counted as wrong: {count}.']
+  if summary.get('beside'):
+    lines += _beside(summary['beside'], summary['categories'])
   return '\n'.join(lines) + '\n'
+
+
+def _beside(
+  beside: Mapping[str, Any], categories: Mapping[str, Any]
+) -> list[str]:
+  """What `differences` found, in points."""
+  columns = beside['columns']
+  return [
+    '',
+    f'Minus {beside["folder"]}, row by row, in points:',
+    '',
+    _line(columns),
+    _line(['---:'] * len(columns)),
+    _line(_points(value) for value in columns.values()),
+    '',
+    _line(['category', 'rows', 'difference']),
+    _line(['---', '---:', '---:']),
+    *(
+      _line([name, str(categories[name]['rows']), _points(value)])
+      for name, value in beside['categories'].items()
+    ),
+  ]
 
 
 def _line(cells) -> str:
@@ -245,3 +323,13 @@ def _percent(value: Mapping[str, float | None] | None) -> str:
   if value['low'] is None or value['high'] is None:
     return text
   return f'{text} ({100 * value["low"]:.1f}–{100 * value["high"]:.1f})'
+
+
+def _points(value: Mapping[str, float | None] | None) -> str:
+  """A difference, signed, in percentage points."""
+  if value is None:
+    return '—'
+  text = f'{100 * value["value"]:+.2f}'  # type: ignore[operator]
+  if value['low'] is None or value['high'] is None:
+    return text
+  return f'{text} ({100 * value["low"]:+.1f} to {100 * value["high"]:+.1f})'

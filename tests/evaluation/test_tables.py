@@ -147,3 +147,67 @@ def test_the_interval_of_all_right_and_all_wrong_rows():
     'low': 0.5,
     'high': 0.5,
   }
+
+
+def test_differences_row_by_row():
+  # a: 1 - 0, .5 - 1, 0 - 0: 1/6 in the mean. b: one row, 0 - 1.
+  ours = {
+    'a': np.array([[1, 1], [1, 0], [0, 0]], bool),
+    'b': np.array([[0, 0]], bool),
+  }
+  theirs = {'a': np.array([[0], [1], [0]], bool), 'b': np.array([[1]], bool)}
+  got = tables.differences(ours, theirs, tables.by_rows, resamples=0)
+  # Overall by rows: (3 x 1/6 - 1) / 4.
+  for where, want in (
+    (got['categories']['a'], 1 / 6),
+    (got['columns']['a'], 1 / 6),
+    (got['categories']['b'], -1),
+    (got['columns']['Overall'], -1 / 8),
+  ):
+    assert where == {'value': pytest.approx(want), 'low': None, 'high': None}
+  lacking = tables.differences(ours, theirs, tables.bfcl_v4, resamples=0)
+  assert lacking['columns']['Non-Live'] is None
+
+
+def test_the_interval_of_a_difference_is_that_of_paired_rows():
+  # 400 rows, 100 gained and 60 lost: mean .1, variance of a row .4 - .01, so a
+  # standard error of sqrt(.39 / 400) = .0312. Were the rows not paired, it
+  # would be larger: sqrt((.24 + .25) / 400) = .035 with shares .6 and .5.
+  before = np.arange(400) < 200
+  after = np.where(np.arange(400) < 60, False, np.arange(400) < 300)
+  assert after.mean() == 0.6
+  got = tables.differences(
+    {'a': after[:, None]},
+    {'a': before[:, None]},
+    tables.over_rows,
+    resamples=4000,
+  )
+  for value in (got['columns']['Overall'], got['categories']['a']):
+    assert value['value'] == pytest.approx(0.1)
+    assert value['low'] == pytest.approx(0.1 - 0.0612, abs=0.003)
+    assert value['high'] == pytest.approx(0.1 + 0.0612, abs=0.003)
+
+
+def test_equal_differences_have_no_interval():
+  same = {'a': np.array([[True], [False]])}
+  got = tables.differences(same, same, tables.over_rows, resamples=50)
+  assert got['columns']['Overall'] == {'value': 0, 'low': None, 'high': None}
+
+
+def test_markdown_of_differences():
+  ours = {'a': np.array([[True], [True]]), 'b': np.array([[True], [False]])}
+  theirs = {'a': np.array([[False], [False]]), 'b': np.array([[True]] * 2)}
+  summary = tables.summarize(ours, tables.by_rows, resamples=0)
+  summary['beside'] = {
+    'folder': 'before',
+    **tables.differences(ours, theirs, tables.by_rows, resamples=100),
+  }
+  summary['beside']['columns']['More'] = None
+  # Of two rows, 0 and -1, all may be drawn.
+  assert tables.markdown('x', summary, 1).endswith(
+    '\nMinus before, row by row, in points:\n\n'
+    '| Overall | a | b | More |\n| ---: | ---: | ---: | ---: |\n'
+    '| +25.00 (+0.0 to +50.0) | +100.00 | -50.00 (-100.0 to +0.0) | — |\n\n'
+    '| category | rows | difference |\n| --- | ---: | ---: |\n'
+    '| a | 2 | +100.00 |\n| b | 2 | -50.00 (-100.0 to +0.0) |\n'
+  )

@@ -249,6 +249,51 @@ def test_other_settings_need_another_folder(evaluate, tmp_path):
   assert 'but no evaluation' in evaluate(*flags, folder='full').stderr
 
 
+def test_beside_an_earlier_evaluation(evaluate, tmp_path):
+  silent = ('--policy=silent', '--benchmarks=bfcl,apibank')
+  assert evaluate(*silent, folder='before').returncode == 0
+  beside = f'--beside={tmp_path / "before"}'
+  result = evaluate('--policy=oracle', '--benchmarks=bfcl,apibank', beside)
+  assert result.returncode == 0, result.stderr
+  got = scores(tmp_path / 'results')
+  before = scores(tmp_path / 'before')
+  assert got['apibank']['beside']['columns']['Overall']['value'] == 1
+  bfcl = got['bfcl']['beside']
+  assert bfcl['folder'] == str(tmp_path / 'before')
+  assert bfcl['categories']['irrelevance']['value'] == 0
+  # Of its two rows one takes no answer.
+  assert bfcl['categories']['live_simple']['value'] == 0.5
+  for name, value in bfcl['columns'].items():
+    if value is not None:
+      assert value['value'] == pytest.approx(
+        got['bfcl']['columns'][name]['value']
+        - before['bfcl']['columns'][name]['value']
+      )
+  table = (tmp_path / 'results' / 'table.md').read_text()
+  assert 'Minus ' in table and '| live_simple | 2 | +50.00' in table
+
+
+def test_beside_what_does_not_fit(evaluate, model, tmp_path):
+  before = tmp_path / 'before'
+  silent = ('--policy=silent', '--benchmarks=bfcl', '--limit=1')
+  assert evaluate(*silent, folder='before').returncode == 0
+
+  def error(*flags):
+    # A model, so that an answer would show: nothing may be asked before.
+    result = evaluate(f'--model={model}', *flags, folder='after')
+    assert result.returncode == 2 and not result.stdout
+    assert not list((tmp_path / 'after').rglob('scores.json'))
+    return result.stderr.strip().splitlines()[-1]
+
+  assert 'no evaluation.json' in error(f'--beside={tmp_path / "x"}')
+  beside = f'--beside={before}'
+  found = error(beside, '--benchmarks=bfcl,apibank', '--limit=1')
+  assert 'has no answers to apibank' in found
+  found = error(beside, '--benchmarks=bfcl')
+  assert 'no evaluation of the same rows of bfcl: no answer to ' in found
+  assert not (tmp_path / 'after' / 'bfcl').exists()
+
+
 def test_bad_rows_are_refused_or_left_out(tmp_path):
   data = benchmark_rows.write(tmp_path / 'data')
   path = data / 'mmlu_pro' / 'sample.jsonl'
