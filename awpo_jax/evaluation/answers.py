@@ -72,19 +72,12 @@ class Answers:
         self._file.truncate(whole)
         break
       whole += len(line)
-      try:
-        self._take(json.loads(line))
-      except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-          f'{self._path}:{number}: not an answer ({error}); remove the line, '
-          'and it is generated again.'
-        ) from error
+      self._take(_parse(line, f'{self._path}:{number}'))
 
-  def _take(self, row: Mapping[str, Any]) -> None:
-    key = Key(str(row['id']), int(row['sample']))
-    self.texts[key] = tuple(str(text) for text in row['answers'])
-    self.seconds += float(row['seconds'])
-    self.tokens += float(row['tokens'])
+  def _take(self, stored: '_Stored') -> None:
+    self.texts[stored.key] = stored.texts
+    self.seconds += stored.seconds
+    self.tokens += stored.tokens
 
   def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes answers down before it returns.
@@ -98,7 +91,53 @@ class Answers:
     self._file.flush()
     os.fsync(self._file.fileno())
     for row in rows:
-      self._take(row)
+      self._take(_stored(row))
+
+
+class _Stored(NamedTuple):
+  """A line of the file; the attributes of `Answers` say what it holds."""
+
+  key: Key
+  texts: tuple[str, ...]
+  seconds: float
+  tokens: float
+
+
+def _stored(row: Mapping[str, Any]) -> _Stored:
+  return _Stored(
+    Key(str(row['id']), int(row['sample'])),
+    tuple(str(text) for text in row['answers']),
+    float(row['seconds']),
+    float(row['tokens']),
+  )
+
+
+def _parse(line: bytes, where: str) -> _Stored:
+  try:
+    return _stored(json.loads(line))
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(
+      f'{where}: not an answer ({error}); remove the line, and it is generated '
+      'again.'
+    ) from error
+
+
+def read(path: pathlib.Path) -> dict[Key, tuple[str, ...]]:
+  """The texts of `Answers`, of a file that may still be written to.
+
+  Nothing is changed: a line that is not written to its end is left out.
+
+  Raises:
+    ValueError: the file holds something else, and its line is named.
+    OSError: it cannot be read.
+  """
+  texts = {}
+  with path.open('rb') as file:
+    for number, line in enumerate(file, start=1):
+      if line.endswith(b'\n'):
+        stored = _parse(line, f'{path}:{number}')
+        texts[stored.key] = stored.texts
+  return texts
 
 
 class Reply(NamedTuple):

@@ -1,6 +1,7 @@
 """Flags of an evaluation on benchmarks, and which do not go together."""
 
 import dataclasses
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -117,7 +118,8 @@ class EvaluationConfig:
     'error',
     'What happens to a prompt longer than the last of --prompt_buckets or than '
     'the model reads: error refuses it, wrong counts it as answered by '
-    'nothing. A row that grows too long in a later turn is always wrong.',
+    'nothing, which is wrong wherever an answer is wanted. A row that grows '
+    'too long in a later turn is always wrong.',
     ('error', 'wrong'),
   )
   batch: int = flag(
@@ -147,8 +149,8 @@ class EvaluationConfig:
   beside: str = flag(
     '',
     'Folder of an earlier evaluation of the same rows, such as that of the '
-    'model before training: the tables then have the differences to it, row by '
-    'row. Empty compares with nothing.',
+    'model before training: the tables then have the differences to it, paired '
+    'by row. Empty compares with nothing.',
     may_change=True,
   )
   result_name: str = flag(
@@ -193,6 +195,13 @@ def _rules(config: Any) -> Iterator[flags_lib.Rule]:
   if config.template_date:
     yield checks.date_rule(config.template_date)
   yield not config.output_dir, '--output_dir is not set: name a folder.'
+  yield (
+    bool(config.beside)
+    and pathlib.Path(config.beside).resolve()
+    == pathlib.Path(config.output_dir).resolve(),
+    f'--beside={config.beside} is the --output_dir itself: name the folder of '
+    'another evaluation.',
+  )
   yield not config.data, '--data is not set: name the folder of the rows.'
   yield (
     config.policy == 'model' and not config.model,

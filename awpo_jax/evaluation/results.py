@@ -23,6 +23,8 @@ from awpo_jax.evaluation.bfcl import multi_turn
 from awpo_jax.reporting import files, json_text
 from awpo_jax.rollout.text import tool_calls
 
+SETTINGS_FILE = 'evaluation.json'
+ANSWERS_FILE = 'answers.jsonl'
 MAX_FAILURES = 2000
 _MAX_TEXT = 20_000
 _SHOWN_CONTROLS = '\n\t'
@@ -61,41 +63,37 @@ class Scored(NamedTuple):
   results: tuple[items_lib.Result, ...]
 
 
-class Unanswered(ValueError):
-  """A row has no answer."""
-
-
 def score(
-  items: Sequence[items_lib.Item], answers: answers_lib.Answers, samples: int
+  items: Sequence[items_lib.Item],
+  texts: Mapping[answers_lib.Key, tuple[str, ...]],
+  samples: int,
 ) -> list[Scored]:
-  """Scores the answers of all rows.
+  """Scores the answers of all rows, `texts` being those of `Answers`.
 
   Raises:
-    Unanswered: a row has no answer.
+    ValueError: a row has not been answered.
   """
   scored = []
   for item in items:
     keys = [answers_lib.Key(item.row_id, sample) for sample in range(samples)]
-    missing = [key for key in keys if key not in answers.texts]
+    missing = [key for key in keys if key not in texts]
     if missing:
-      raise Unanswered(
-        f'no answer to {missing[0].row_id}, sample {missing[0].sample}'
-      )
+      raise ValueError(f'no answer to {missing[0]}')
     # A row that could not be asked is answered by no text.
-    texts = tuple(answers.texts[key] or ('',) for key in keys)
-    results = tuple(item.score(x, g) for g, x in enumerate(texts))
-    scored.append(Scored(item, texts, results))
+    each = tuple(texts[key] or ('',) for key in keys)
+    results = tuple(item.score(x, g) for g, x in enumerate(each))
+    scored.append(Scored(item, each, results))
   return scored
 
 
 def too_long(
-  scored: Sequence[Scored], answers: answers_lib.Answers
+  scored: Sequence[Scored], texts: Mapping[answers_lib.Key, tuple[str, ...]]
 ) -> list[str]:
   """Rows whose prompts were too long, at once or in a later turn."""
   return [
     each.item.row_id
     for each in scored
-    if not answers.texts[answers_lib.Key(each.item.row_id, 0)]
+    if not texts[answers_lib.Key(each.item.row_id, 0)]
     or each.results[0].error == multi_turn.UNFINISHED
   ]
 

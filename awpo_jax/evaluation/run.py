@@ -20,6 +20,7 @@ from awpo_jax.config import flags as flags_lib
 from awpo_jax.evaluation import answers as answers_lib
 from awpo_jax.evaluation import (
   benchmarks,
+  beside,
   policy_answers,
   results,
   tables,
@@ -31,7 +32,6 @@ from awpo_jax.models import decoder as decoder_lib
 from awpo_jax.reporting import json_text, progress, stopwatch
 from awpo_jax.rollout.text import chat_template, conversations, templates
 
-SETTINGS_FILE = 'evaluation.json'
 SCORES_FILE = 'scores.json'
 TABLE_FILE = 'table.md'
 _WEIGHTS = '*.safetensors'
@@ -84,28 +84,37 @@ def evaluate(config: config_lib.EvaluationConfig) -> dict[str, Any]:
       clock.lap('load_model')
     return loaded[0]
 
-  style = _claim(folder, config)
-  scores: dict[str, Any] = {}
-  # Before anything is asked: what it lacks is not found out hours later.
-  others = {
-    name: _scored_beside(name, config)
-    for name in config.benchmarks
-    if config.beside
-  }
+  settings = _claim(folder, config)
+  style = chat_template.Style(*settings['style'])
+  skips = config.bad_rows == 'skip'
+  skipped: dict[str, list[str]] = {name: [] for name in config.benchmarks}
+  items, earlier = {}, {}
+  # All of them before anything is asked: a bad row, or an evaluation that has
+  # other rows, should not be found out hours later.
   for name in config.benchmarks:
-    skipped: list[str] | None = [] if config.bad_rows == 'skip' else None
-    items = _items(name, config, style, skipped)
-    clock.lap('read_rows')
-    answers = answers_lib.Answers(folder / name / 'answers.jsonl')
+    found = skipped[name] if skips else None
+    items[name] = _items(name, config, style, found)
+    if config.beside:
+
+      def styled(other: chat_template.Style, name=name):
+        return _items(name, config, other, [] if skips else None)
+
+      earlier[name] = beside.read(
+        config.beside, name, styled, items[name], settings
+      )
+  clock.lap('read_rows')
+  scores: dict[str, Any] = {}
+  for name in config.benchmarks:
+    answers = answers_lib.Answers(folder / name / results.ANSWERS_FILE)
     try:
-      _answer(name, items, answers, config, load, style, clock)
-      scored = results.score(items, answers, config.samples)
+      _answer(name, items[name], answers, config, load, style, clock)
+      scored = results.score(items[name], answers.texts, config.samples)
     finally:
       answers.close()
     scores[name] = {
-      **_summary(name, scored, others.get(name), config),
-      'skipped_rows': skipped or [],
-      'too_long': results.too_long(scored, answers),
+      **_summary(name, scored, earlier.get(name), config),
+      'skipped_rows': skipped[name],
+      'too_long': results.too_long(scored, answers.texts),
       'answers_per_second': _rate(len(answers.texts), answers.seconds),
       'tokens_per_second': _rate(answers.tokens, answers.seconds),
     }
@@ -113,11 +122,11 @@ def evaluate(config: config_lib.EvaluationConfig) -> dict[str, Any]:
     clock.lap('score_and_write')
   file = folder / SCORES_FILE
   # Other benchmarks of the same policy may be there from earlier starts.
-  earlier = {}
+  others = {}
   if file.is_file():
-    earlier = json.loads(file.read_text(encoding='utf-8'))['benchmarks']
+    others = json.loads(file.read_text(encoding='utf-8'))['benchmarks']
   scores = {
-    'benchmarks': earlier | scores,
+    'benchmarks': others | scores,
     'seconds_of_last_start': dict(clock.laps),
   }
   results.write_text(file, json_text.dumps(scores, indent=2))
@@ -139,12 +148,12 @@ def _rate(count: float, seconds: float) -> float | None:
 
 def _claim(
   folder: pathlib.Path, config: config_lib.EvaluationConfig
-) -> chat_template.Style:
-  """The style of the prompts; stores the settings and refuses changed ones."""
+) -> dict[str, Any]:
+  """The settings, stored, with the style of the prompts; refuses others."""
   settings = dataclasses.asdict(config)
   settings['model_state'] = model_state(config)
   settings = json.loads(json.dumps(settings))
-  file = folder / SETTINGS_FILE
+  file = folder / results.SETTINGS_FILE
   answered = any(x.stat().st_size for x in folder.glob('*/answers.jsonl'))
   if file.is_file() and answered:
     old = json.loads(file.read_text(encoding='utf-8'))
@@ -166,7 +175,7 @@ def _claim(
       )
     settings['style'] = list(_style(config))
   results.write_text(file, json.dumps(settings, indent=2))
-  return chat_template.Style(*settings['style'])
+  return settings
 
 
 def _style(config) -> chat_template.Style:
@@ -354,55 +363,15 @@ def _fixed(items: Sequence[items_lib.Item], config) -> _Policy:
   )
 
 
-def _scored_beside(name: str, config) -> list[results.Scored]:
-  """The same rows as the evaluation in `--beside` answered them, scored anew.
-
-  Raises:
-    ValueError: it is none, or has not answered all of them.
-  """
-  folder = pathlib.Path(config.beside)
-  file = folder / SETTINGS_FILE
-  if not file.is_file():
-    raise ValueError(
-      f'--beside={folder} has no {SETTINGS_FILE}: name the --output_dir of '
-      'an earlier evaluation.'
-    )
-  settings = json.loads(file.read_text(encoding='utf-8'))
-  # What an answer is worth may depend on how the tools were given.
-  style = chat_template.Style(*settings['style'])
-  skipped: list[str] | None = [] if config.bad_rows == 'skip' else None
-  items = _items(name, config, style, skipped)
-  path = folder / name / 'answers.jsonl'
-  if not path.is_file():
-    raise ValueError(
-      f'--beside={folder} has no answers to {name}: leave {name} out of '
-      '--benchmarks, or evaluate it there first.'
-    )
-  answers = answers_lib.Answers(path)
-  try:
-    return results.score(items, answers, settings['samples'])
-  except results.Unanswered as error:
-    raise ValueError(
-      f'--beside={folder} is no evaluation of the same rows of {name}: '
-      f'{error}. Set the --limit and --categories with which it was made, or '
-      'let it answer these rows first.'
-    ) from error
-  finally:
-    answers.close()
-
-
-def _summary(name, scored, other, config) -> dict[str, Any]:
+def _summary(name, scored, earlier, config) -> dict[str, Any]:
   columns = benchmarks.BENCHMARKS[name].columns[config.aggregation]
-  correct = results.by_category(scored)
-  summary = tables.summarize(correct, columns, resamples=config.resamples)
-  if other is not None:
-    differences = tables.differences(
-      correct,
-      results.by_category(other),
-      columns,
-      resamples=config.resamples,
+  summary = tables.summarize(
+    results.by_category(scored), columns, resamples=config.resamples
+  )
+  if earlier is not None:
+    summary['beside'] = beside.summary(
+      scored, earlier, columns, resamples=config.resamples
     )
-    summary['beside'] = {'folder': config.beside, **differences}
   known = [x.item.row_id for x in scored]
   return {
     'samples': config.samples,

@@ -169,7 +169,9 @@ def differences(
 
   The interval is a percentile bootstrap over the rows of each category, of
   differences of the same rows: narrower than two intervals side by side, as a
-  row that is hard is hard for both. The draws are always the same.
+  row that is hard is hard for both. The draws are always the same. Where no
+  row of a category differs, or all do by 1, it is as wide as that n of n rows
+  did so allows, by Wilson's bound for the share of the others.
 
   Args:
     correct: category -> bool[rows, samples].
@@ -181,8 +183,7 @@ def differences(
 
   Returns:
     `columns` and `categories`: name -> the difference of `mean@k` in [-1, 1]
-    with its 95% interval, whose ends are None where all rows have one
-    difference. A column is None where it was not run.
+    with its 95% interval. A column is None where it was not run.
   """
   rng = np.random.default_rng(0)
   each = {
@@ -195,16 +196,35 @@ def differences(
   }
   counts = {name: len(rows) for name, rows in each.items()}
   means = {name: float(rows.mean()) for name, rows in each.items()}
+  bounds = {name: _unseen(means[name], counts[name]) for name in each}
   values, spread = columns(means, counts), columns(drawn, counts)
+  limits = columns(bounds, counts)
   return {
     'columns': {
-      name: None if value is None else _interval(value, spread[name])
+      name: None
+      if value is None
+      else _interval(value, spread[name], limits[name])
       for name, value in values.items()
     },
     'categories': {
-      name: _interval(value, drawn[name]) for name, value in means.items()
+      name: _interval(value, drawn[name], bounds[name])
+      for name, value in means.items()
     },
   }
+
+
+def _unseen(difference: float, rows: int) -> np.ndarray:
+  """Bounds [2] of a difference that all rows have, where it is -1, 0 or 1.
+
+  Of n rows none is otherwise: by `_wilson` at most a share b of all such rows
+  is, and moves the mean by at most b, or 2b from an end of [-1, 1]. Any other
+  difference is both bounds.
+  """
+  beyond = float(_wilson(0.0, rows)[1])
+  if difference not in (-1, 0, 1):
+    return np.array([difference, difference])
+  reach = beyond * (1 + abs(difference))
+  return np.clip([difference - reach, difference + reach], -1, 1)
 
 
 def _resampled(
@@ -239,14 +259,14 @@ def _wilson(share: float, rows: int) -> np.ndarray:
 def _interval(
   value: float,
   drawn: np.ndarray,
-  limits: Sequence[float | None] | np.ndarray = (None, None),
+  limits: np.ndarray,
 ) -> dict[str, float | None]:
   """What is drawn, or `limits` [2] where all draws are the same."""
   low = high = None
   if len(drawn):
     low, high = (float(x) for x in np.percentile(drawn, (2.5, 97.5)))
     if low == high:
-      low, high = (None if x is None else float(x) for x in limits)
+      low, high = (float(x) for x in limits)
   return {'value': float(value), 'low': low, 'high': high}
 
 
@@ -284,7 +304,7 @@ def markdown(title: str, summary: Mapping[str, Any], samples: int) -> str:
     lines += ['', f'No answer can pass: {rows}.']
   if summary.get('too_long'):
     count = len(summary['too_long'])
-    lines += ['', f'Prompts that were too long, counted as wrong: {count}.']
+    lines += ['', f'Prompts that were too long, answered by nothing: {count}.']
   if summary.get('beside'):
     lines += _beside(summary['beside'], summary['categories'])
   return '\n'.join(lines) + '\n'
@@ -295,10 +315,14 @@ def _beside(
 ) -> list[str]:
   """What `differences` found, in points."""
   columns = beside['columns']
+  others = beside['other_settings']
   return [
     '',
-    f'Minus {beside["folder"]}, row by row, in points:',
+    f'Minus {beside["folder"]}, paired by row, in percentage points:',
     '',
+    *(
+      ['Its settings differ: ' + '; '.join(others) + '.', ''] if others else []
+    ),
     _line(columns),
     _line(['---:'] * len(columns)),
     _line(_points(value) for value in columns.values()),
@@ -329,7 +353,13 @@ def _points(value: Mapping[str, float | None] | None) -> str:
   """A difference, signed, in percentage points."""
   if value is None:
     return '—'
-  text = f'{100 * value["value"]:+.2f}'  # type: ignore[operator]
-  if value['low'] is None or value['high'] is None:
+  text = _signed(value['value'], 2)
+  if value['low'] is None:
     return text
-  return f'{text} ({100 * value["low"]:+.1f} to {100 * value["high"]:+.1f})'
+  return f'{text} ({_signed(value["low"], 1)} to {_signed(value["high"], 1)})'
+
+
+def _signed(share: float | None, digits: int) -> str:
+  assert share is not None
+  # A sum of floats may come out as -0.
+  return f'{round(100 * share, digits) + 0.0:+.{digits}f}'

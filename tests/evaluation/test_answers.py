@@ -197,6 +197,24 @@ def test_what_is_no_answer_is_named(tmp_path, line):
     answers_lib.Answers(path)
 
 
+def test_reading_changes_nothing_and_waits_for_none(tmp_path):
+  path = tmp_path / 'answers.jsonl'
+  answers = answers_lib.Answers(path)
+  answers.append([ROW, ROW | {'sample': 1, 'answers': []}])
+  with path.open('ab') as file:
+    file.write(b'{"id": "half')
+  before = path.read_bytes()
+  path.chmod(0o444)
+  # While it is open for writing, and with half a line at its end.
+  assert answers_lib.read(path) == {('r', 0): ('a', 'b'), ('r', 1): ()}
+  assert path.read_bytes() == before
+  answers.close()
+  path.chmod(0o644)
+  path.write_text('[]\n')
+  with pytest.raises(ValueError, match='answers.jsonl:1: not an answer'):
+    answers_lib.read(path)
+
+
 def test_one_writer_at_a_time(tmp_path):
   path = tmp_path / 'answers.jsonl'
   answers = answers_lib.Answers(path)

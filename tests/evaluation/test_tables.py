@@ -188,26 +188,54 @@ def test_the_interval_of_a_difference_is_that_of_paired_rows():
     assert value['high'] == pytest.approx(0.1 + 0.0612, abs=0.003)
 
 
-def test_equal_differences_have_no_interval():
-  same = {'a': np.array([[True], [False]])}
-  got = tables.differences(same, same, tables.over_rows, resamples=50)
-  assert got['columns']['Overall'] == {'value': 0, 'low': None, 'high': None}
+def test_the_interval_of_equal_differences():
+  # Of n rows none is otherwise, so a share of up to b = z^2 / (n + z^2) may be:
+  # .27753 with n = 10. It moves the mean by b from 0, by 2 b from 1 and -1.
+  right, wrong = np.ones((10, 1), bool), np.zeros((10, 1), bool)
+  half = np.array([[True, False]] * 10)
+  ours = {'same': wrong, 'gained': right, 'lost': wrong, 'half': half}
+  theirs = {'same': wrong, 'gained': wrong, 'lost': right, 'half': wrong}
+  got = tables.differences(ours, theirs, tables.by_rows, resamples=50)
+  for name, want in (
+    ('same', (0, -0.27753, 0.27753)),
+    ('gained', (1, 0.44494, 1)),
+    ('lost', (-1, -1, -0.44494)),
+    ('half', (0.5, 0.5, 0.5)),
+  ):
+    for part in ('categories', 'columns'):
+      found = list(got[part][name].values())
+      assert found == pytest.approx(want, abs=1e-5)
+  # By rows, all bounds together: (-.27753 + .44494 - 1 + .5) / 4 and
+  # (.27753 + 1 - .44494 + .5) / 4.
+  assert list(got['columns']['Overall'].values()) == pytest.approx(
+    (0.125, -0.08315, 0.33315), abs=1e-5
+  )
 
 
 def test_markdown_of_differences():
   ours = {'a': np.array([[True], [True]]), 'b': np.array([[True], [False]])}
-  theirs = {'a': np.array([[False], [False]]), 'b': np.array([[True]] * 2)}
+  theirs = {'a': np.array([[False], [True]]), 'b': np.array([[True]] * 2)}
   summary = tables.summarize(ours, tables.by_rows, resamples=0)
   summary['beside'] = {
     'folder': 'before',
+    'other_settings': [],
     **tables.differences(ours, theirs, tables.by_rows, resamples=100),
   }
-  summary['beside']['columns']['More'] = None
-  # Of two rows, 0 and -1, all may be drawn.
-  assert tables.markdown('x', summary, 1).endswith(
-    '\nMinus before, row by row, in points:\n\n'
+  columns = summary['beside']['columns']
+  columns |= {'Overall': {'value': -1e-9, 'low': None, 'high': None}}
+  columns['More'] = None
+  # Of two rows, 0 and +-1, all may be drawn.
+  text = (
+    '\nMinus before, paired by row, in percentage points:\n\n'
     '| Overall | a | b | More |\n| ---: | ---: | ---: | ---: |\n'
-    '| +25.00 (+0.0 to +50.0) | +100.00 | -50.00 (-100.0 to +0.0) | — |\n\n'
+    '| +0.00 | +50.00 (+0.0 to +100.0) | -50.00 (-100.0 to +0.0) | — |\n\n'
     '| category | rows | difference |\n| --- | ---: | ---: |\n'
-    '| a | 2 | +100.00 |\n| b | 2 | -50.00 (-100.0 to +0.0) |\n'
+    '| a | 2 | +50.00 (+0.0 to +100.0) |\n'
+    '| b | 2 | -50.00 (-100.0 to +0.0) |\n'
   )
+  assert tables.markdown('x', summary, 1).endswith(text)
+  summary['beside']['other_settings'] = ['--x: 1 then, 2 now', '--y: 3 then']
+  assert (
+    'percentage points:\n\nIts settings differ: --x: 1 then, 2 now; --y: 3 '
+    'then.\n\n| Overall |'
+  ) in tables.markdown('x', summary, 1)

@@ -214,7 +214,7 @@ def test_prompts_that_do_not_fit(evaluate, model):
   assert '2 of 2 prompts are longer than 8 tokens' in result.stderr
   result = evaluate(*flags, '--overlong=wrong', folder='other')
   assert result.returncode == 0 and '| level-1 | no_call | 2 |' in result.stdout
-  assert 'too long, counted as wrong: 2' in result.stdout
+  assert 'too long, answered by nothing: 2' in result.stdout
 
 
 def test_a_model_that_has_changed_is_another(evaluate, model, tmp_path):
@@ -250,16 +250,17 @@ def test_other_settings_need_another_folder(evaluate, tmp_path):
 
 
 def test_beside_an_earlier_evaluation(evaluate, tmp_path):
-  silent = ('--policy=silent', '--benchmarks=bfcl,apibank')
-  assert evaluate(*silent, folder='before').returncode == 0
+  both = '--benchmarks=bfcl,apibank'
+  assert evaluate('--policy=silent', both, folder='before').returncode == 0
   beside = f'--beside={tmp_path / "before"}'
-  result = evaluate('--policy=oracle', '--benchmarks=bfcl,apibank', beside)
+  result = evaluate('--policy=oracle', both, beside, '--max_tokens=9')
   assert result.returncode == 0, result.stderr
   got = scores(tmp_path / 'results')
   before = scores(tmp_path / 'before')
   assert got['apibank']['beside']['columns']['Overall']['value'] == 1
   bfcl = got['bfcl']['beside']
   assert bfcl['folder'] == str(tmp_path / 'before')
+  assert bfcl['other_settings'] == ['--max_tokens: 1024 then, 9 now']
   assert bfcl['categories']['irrelevance']['value'] == 0
   # Of its two rows one takes no answer.
   assert bfcl['categories']['live_simple']['value'] == 0.5
@@ -274,24 +275,20 @@ def test_beside_an_earlier_evaluation(evaluate, tmp_path):
 
 
 def test_beside_what_does_not_fit(evaluate, model, tmp_path):
-  before = tmp_path / 'before'
   silent = ('--policy=silent', '--benchmarks=bfcl', '--limit=1')
   assert evaluate(*silent, folder='before').returncode == 0
-
-  def error(*flags):
-    # A model, so that an answer would show: nothing may be asked before.
-    result = evaluate(f'--model={model}', *flags, folder='after')
-    assert result.returncode == 2 and not result.stdout
-    assert not list((tmp_path / 'after').rglob('scores.json'))
-    return result.stderr.strip().splitlines()[-1]
-
-  assert 'no evaluation.json' in error(f'--beside={tmp_path / "x"}')
-  beside = f'--beside={before}'
-  found = error(beside, '--benchmarks=bfcl,apibank', '--limit=1')
-  assert 'has no answers to apibank' in found
-  found = error(beside, '--benchmarks=bfcl')
-  assert 'no evaluation of the same rows of bfcl: no answer to ' in found
-  assert not (tmp_path / 'after' / 'bfcl').exists()
+  # A model, so that an answer would show: nothing may be asked before.
+  result = evaluate(
+    f'--model={model}',
+    f'--beside={tmp_path / "before"}',
+    '--benchmarks=bfcl,apibank',
+    '--limit=1',
+  )
+  assert result.returncode == 2 and not result.stdout
+  assert 'has no answers to apibank' in result.stderr.splitlines()[-1]
+  assert not list((tmp_path / 'results').glob('*/*'))
+  result = evaluate(*silent, f'--beside={tmp_path / "results"}/.')
+  assert 'is the --output_dir itself' in result.stderr.splitlines()[-1]
 
 
 def test_bad_rows_are_refused_or_left_out(tmp_path):

@@ -99,6 +99,7 @@ def test_evaluations_parse_and_name_their_benchmark():
     'eval_bfcl': (('bfcl',), 1024),
     'eval_apibank': (('apibank',), 4096),
     'eval_mmlu_pro': (('mmlu_pro',), 2048),
+    'eval_smollm2': (('bfcl', 'apibank', 'mmlu_pro'), 256),
   }
 
 

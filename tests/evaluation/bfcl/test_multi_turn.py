@@ -208,8 +208,8 @@ class TestScores:
       ]
     )
     answers.close()
-    scored = results.score(chosen, answers, 1)
-    assert results.too_long(scored, answers) == ['multi_turn_base_1']
+    scored = results.score(chosen, answers.texts, 1)
+    assert results.too_long(scored, answers.texts) == ['multi_turn_base_1']
     results.write_leaderboard(tmp_path, 'm', scored)
     name = 'm/multi_turn/BFCL_v4_multi_turn_base'
     first, second = _rows(tmp_path / 'result' / f'{name}_result.json')
