@@ -145,15 +145,8 @@ def summarize(
       'pass@k': _interval(shares[1], means[1], wilson[1]),
     }
   accuracies = {n: float(rows.mean()) for n, rows in correct.items()}
-  values, spread = columns(accuracies, counts), columns(drawn, counts)
-  limits = columns(bounds, counts)
   return {
-    'columns': {
-      name: None
-      if value is None
-      else _interval(value, spread[name], limits[name])
-      for name, value in values.items()
-    },
+    'columns': _columns(columns, counts, accuracies, drawn, bounds),
     'categories': categories,
   }
 
@@ -197,19 +190,29 @@ def differences(
   counts = {name: len(rows) for name, rows in each.items()}
   means = {name: float(rows.mean()) for name, rows in each.items()}
   bounds = {name: _unseen(means[name], counts[name]) for name in each}
-  values, spread = columns(means, counts), columns(drawn, counts)
-  limits = columns(bounds, counts)
   return {
-    'columns': {
-      name: None
-      if value is None
-      else _interval(value, spread[name], limits[name])
-      for name, value in values.items()
-    },
+    'columns': _columns(columns, counts, means, drawn, bounds),
     'categories': {
       name: _interval(value, drawn[name], bounds[name])
       for name, value in means.items()
     },
+  }
+
+
+def _columns(
+  columns: Columns,
+  counts: Counts,
+  values: Accuracies,
+  drawn: Accuracies,
+  bounds: Accuracies,
+) -> dict[str, Any]:
+  """Columns with intervals, of what the categories are, were drawn, may be."""
+  spread, limits = columns(drawn, counts), columns(bounds, counts)
+  return {
+    name: None
+    if value is None
+    else _interval(value, spread[name], limits[name])
+    for name, value in columns(values, counts).items()
   }
 
 
