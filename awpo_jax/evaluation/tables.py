@@ -163,8 +163,8 @@ def differences(
   The interval is a percentile bootstrap over the rows of each category, of
   differences of the same rows: narrower than two intervals side by side, as a
   row that is hard is hard for both. The draws are always the same. Where no
-  row of a category differs, or all do by 1, it is as wide as that n of n rows
-  did so allows, by Wilson's bound for the share of the others.
+  row of a category differs, or all do by 1, the interval is as wide as that
+  allows: with none of n rows otherwise, Wilson's bound for the share that is.
 
   Args:
     correct: category -> bool[rows, samples].
@@ -260,9 +260,7 @@ def _wilson(share: float, rows: int) -> np.ndarray:
 
 
 def _interval(
-  value: float,
-  drawn: np.ndarray,
-  limits: np.ndarray,
+  value: float, drawn: np.ndarray, limits: np.ndarray
 ) -> dict[str, float | None]:
   """What is drawn, or `limits` [2] where all draws are the same."""
   low = high = None

@@ -62,9 +62,9 @@ def earlier(tmp_path):
   return write
 
 
-def read(folder, items=None, loader=load, settings=SETTINGS):
+def read(folder, items=None):
   items = items or load(chat_template.Style('short'))
-  return beside.read(folder, 'bench', loader, items, settings)
+  return beside.read(folder, 'bench', load, items, SETTINGS)
 
 
 def now(*right):
