@@ -13,7 +13,7 @@ import sys
 
 from absl import app, flags
 
-from awpo_jax.analysis import by_row, comparison_plots, grid
+from awpo_jax.analysis.ablations import by_row, grid, plots
 
 _OUTPUT = flags.DEFINE_string(
   'output_dir', '', 'Folder of all runs and of the report. It has to be set.'
@@ -89,10 +89,10 @@ def main(arguments: list[str]) -> None:
   failed = grid.execute(
     made, _PROGRAM, jobs=_JOBS.value, devices=_DEVICES.value
   )
-  text = comparison_plots.write_report(
+  text = plots.write_report(
     made, failed, baseline=_BASELINE.value, name=_SET.value
   )
-  print(f'\n{text}\n\nreport: {made.folder / comparison_plots.REPORT_FILE}')
+  print(f'\n{text}\n\nreport: {made.folder / plots.REPORT_FILE}')
   print(
     'look inside: python experiments/view.py '
     f'--runs={shlex.quote(str(made.folder))}'

@@ -18,7 +18,8 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 from absl import app, flags  # noqa: E402
 
-from awpo_jax.analysis import grid, tabular, tabular_map  # noqa: E402
+from awpo_jax.analysis import tabular, tabular_map  # noqa: E402
+from awpo_jax.analysis.ablations import grid  # noqa: E402
 from awpo_jax.checkpointing import initial_params  # noqa: E402
 from awpo_jax.config import experiment as config_lib  # noqa: E402
 from awpo_jax.config import sections  # noqa: E402

@@ -1,5 +1,6 @@
 """Looking back at runs: replayed rollouts, compared runs, the theory.
 
-Start with `replay.py` (what would another gate have done?) and `grid.py` (a
-grid of flags and seeds). The notebooks start from `examples.py`.
+Start with `replay.py` (what would another gate have done?) and
+`ablations/grid.py` (a grid of flags and seeds). The notebooks start from
+`examples.py`.
 """

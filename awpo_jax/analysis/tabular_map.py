@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib import figure as mpl_figure
 from matplotlib.backends import backend_agg
 
-from awpo_jax.analysis import comparison, tabular
+from awpo_jax.analysis import tabular
+from awpo_jax.analysis.ablations import comparison
 from awpo_jax.config import experiment as config_lib
 
 REPORT_FILE = 'report.md'

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from awpo_jax.analysis import grid as grid_lib
+from awpo_jax.analysis.ablations import grid as grid_lib
 from tests.helpers import tiny_dataset, whole_runs
 
 

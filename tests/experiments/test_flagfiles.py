@@ -8,7 +8,8 @@ import jax
 import pytest
 from absl import flags
 
-from awpo_jax.analysis import grid, tabular
+from awpo_jax.analysis import tabular
+from awpo_jax.analysis.ablations import grid
 from awpo_jax.config import experiment as config_lib
 from awpo_jax.distributed import device_checks
 from awpo_jax.evaluation import config as evaluation_config

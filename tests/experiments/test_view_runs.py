@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from awpo_jax.analysis import grid as grid_lib
+from awpo_jax.analysis.ablations import grid as grid_lib
 from tests.helpers import browser, tiny_dataset, tiny_turns, whole_runs
 
 pytestmark = browser.needed

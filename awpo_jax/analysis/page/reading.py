@@ -8,7 +8,8 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from awpo_jax.analysis import grid, records
+from awpo_jax.analysis import records
+from awpo_jax.analysis.ablations import grid
 from awpo_jax.analysis.page import tokens
 from awpo_jax.ops import advantages
 from awpo_jax.reporting import metrics as metrics_lib

@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from awpo_jax.analysis import by_row, mistakes
-from awpo_jax.analysis import grid as grid_lib
+from awpo_jax.analysis.ablations import by_row, mistakes
+from awpo_jax.analysis.ablations import grid as grid_lib
 from awpo_jax.rollout.text import tool_calls
 
 CELLS = tuple(grid_lib.Cell(name, (), 2) for name in ('grpo', 'awpo'))
@@ -259,7 +259,7 @@ def test_a_grid_without_transcripts_has_no_tables(tmp_path):
 
 
 def test_the_rows_in_docs_agree_with_the_summaries_beside_them():
-  folder = pathlib.Path(__file__).resolve().parents[2] / 'docs/smollm2'
+  folder = pathlib.Path(__file__).resolve().parents[3] / 'docs/smollm2'
   found = by_row.read_csv(folder / by_row.ROWS_FILE)
   files = list(folder.glob('*/**/summary.json'))
   assert len(files) == len(found) > 0
@@ -284,7 +284,7 @@ def test_the_rows_in_docs_agree_with_the_summaries_beside_them():
 
 
 def test_the_mistakes_in_docs_are_what_toolrl_finds_wrong():
-  folder = pathlib.Path(__file__).resolve().parents[2] / 'docs/smollm2'
+  folder = pathlib.Path(__file__).resolve().parents[3] / 'docs/smollm2'
   found = by_row.read_csv(folder / by_row.ROWS_FILE)
   told = 0
   for values in (

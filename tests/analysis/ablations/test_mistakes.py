@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from awpo_jax.analysis import mistakes
+from awpo_jax.analysis.ablations import mistakes
 from awpo_jax.rollout.text import tool_calls
 
 OSLO = ('weather', {'place': 'Oslo', 'day': 'today'})

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from awpo_jax.analysis import comparison, mistakes
-from awpo_jax.analysis import grid as grid_lib
+from awpo_jax.analysis.ablations import comparison, mistakes
+from awpo_jax.analysis.ablations import grid as grid_lib
 from awpo_jax.reporting import files
 from awpo_jax.reporting import metrics as metrics_lib
 

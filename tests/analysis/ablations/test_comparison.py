@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from awpo_jax.analysis import comparison, comparison_plots, grid, replay
+from awpo_jax.analysis import replay
+from awpo_jax.analysis.ablations import comparison, grid, plots
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 SCORES = {
   'grpo': {
@@ -182,16 +183,14 @@ def test_pictures(tmp_path):
     'awpo': {1: (steps[1:], np.array([0.5, 0.7]))},
     'broken': {},
   }
-  figure = comparison_plots.plot_curves(
-    curves, tmp_path / 'curves.png', label='accuracy'
-  )
+  figure = plots.plot_curves(curves, tmp_path / 'curves.png', label='accuracy')
   (axes,) = figure.axes
   lines = {line.get_label(): line.get_ydata() for line in axes.lines}
   np.testing.assert_allclose(lines['grpo'], [0.25, 0.35, 0.45])
   np.testing.assert_allclose(lines['awpo'], [0.5, 0.7])
   assert len(axes.collections) == 1  # One seed has no band.
   for baseline in (None, 'grpo'):
-    figure = comparison_plots.plot_scores(
+    figure = plots.plot_scores(
       SCORES, tmp_path / f'{baseline}.png', baseline=baseline
     )
     assert len(figure.axes) == 2
@@ -214,7 +213,7 @@ def test_overview(tmp_path):
     'awpo': {1: lines(0.5, [0.2, 0.4, 0.6]), 2: lines(0.3, [0.4, 0.6, 0.8])},
     'grpo': {1: lines(0.0, [0.2, 0.3, 0.4])},
   }
-  figure = comparison_plots.plot_overview(
+  figure = plots.plot_overview(
     rows, tmp_path / 'o.png', accuracy='eval/a/accuracy'
   )
   accuracy, gate, radius = figure.axes
@@ -227,7 +226,7 @@ def test_overview(tmp_path):
   # Trust has a panel where a cell has it.
   for step, row in enumerate(rows['grpo'][1][1:]):
     row['trust/mean'] = step / 4  # Even where the gate is 0.
-  figure = comparison_plots.plot_overview(
+  figure = plots.plot_overview(
     rows, tmp_path / 'o.png', accuracy='eval/a/accuracy'
   )
   trust = figure.axes[3]

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from awpo_jax.analysis import grid as grid_lib
 from awpo_jax.analysis import replay
+from awpo_jax.analysis.ablations import grid as grid_lib
 from awpo_jax.reporting import metrics as metrics_lib
 
 CONFIDENCE = 0.95

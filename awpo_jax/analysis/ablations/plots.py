@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib import figure as mpl_figure
 
-from awpo_jax.analysis import by_row, comparison
-from awpo_jax.analysis import grid as grid_lib
+from awpo_jax.analysis.ablations import by_row, comparison
+from awpo_jax.analysis.ablations import grid as grid_lib
 from awpo_jax.reporting import style as look
 
 REPORT_FILE = 'report.md'
