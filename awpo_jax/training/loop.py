@@ -127,15 +127,16 @@ class _Run:
         self.book.bar.message,
         processes.working,
       ) as self.patient,
-      signals.handled_by(self._on_signal),
       jax.transfer_guard('disallow'),
     ):
       steps = self._make_steps()
+      # A signal until here ends the run at once: nothing is to be saved yet.
       if step == 0 and self._evaluates_first():
         started = {'phase': 'start', **self._evaluate(state, 0)}
         self.book.line(0, started)
       try:
-        self._steps(state, step, steps)
+        with signals.handled_by(self._on_signal):
+          self._steps(state, step, steps)
       finally:
         self.profiler.close()
     return self.book.clock

@@ -379,6 +379,38 @@ def test_trained_weights_are_evaluated_before_the_first_step(
   assert ('Nothing to do' in capsys.readouterr().err) == (not did)
 
 
+def _interrupted(what, got):
+  """Does `what`, in which a SIGINT comes."""
+  signal.raise_signal(signal.SIGINT)
+  got.append(what)
+  return {}
+
+
+def test_a_signal_in_the_first_evaluation_ends_the_run_at_once(
+  bare, monkeypatch
+):
+  run, *_ = bare()
+  got: list[str] = []
+  _without_programs(run, monkeypatch, lambda *_: got.append('steps'))
+  monkeypatch.setattr(initial_params, 'is_trained', lambda config: True)
+  monkeypatch.setattr(run, '_evaluate', lambda *_: _interrupted('all', got))
+  with (
+    signals.handled_by(signals.stop_at_start),  # As in `loop.train`.
+    pytest.raises(signals.Stopped, match='SIGINT at the start'),
+  ):
+    run.run()
+  assert not got
+
+
+def test_a_signal_in_the_steps_is_theirs_to_look_at(bare, monkeypatch):
+  run, *_ = bare('--eval_at_start=false')
+  got: list[str] = []
+  _without_programs(run, monkeypatch, lambda *_: _interrupted('steps', got))
+  with signals.handled_by(signals.stop_at_start):
+    run.run()
+  assert got == ['steps'] and run.stop_signal == signal.SIGINT
+
+
 def _echo(params, prompts, sample_ids, facts):
   """A sampler that answers with the prompt, its special tokens left out."""
   del params, sample_ids, facts
