@@ -19,7 +19,7 @@ import pytest
 
 from awpo_jax import types
 from awpo_jax.models import gguf_files
-from awpo_jax.rollout.rewards.judges import llm
+from awpo_jax.rollout.rewards.judges import llm, llm_prompt
 from tests.helpers import tiny_dataset, whole_runs
 
 _MISSING = [
@@ -37,15 +37,7 @@ pytestmark = [
 ]
 
 # Short, since a prompt's length is most of the time on a CPU.
-PROMPT = """Grade the thought with a number from 0 to $scale.
----
-[$fence request]
-$request
-[$fence thought]
-$thought
-[$fence end]
-Reply with JSON: {"reason": "a few words", "score": 0 to $scale}
-"""
+PROMPT = llm_prompt.DEFAULT.with_name('short_prompt.txt')
 CONTEXT = 1024
 ANSWERED = 'completions HTTP/1.1" 200'
 _SECONDS = 240
@@ -127,7 +119,7 @@ def make(server):
     settings = {
       'url': server.url,
       'model': 'smollm2',
-      'template': PROMPT,
+      'template': PROMPT.read_text(),
       'format': 'json_with_schema',
       'reply_tokens': 60,
       'timeout': float(_SECONDS),
@@ -203,8 +195,7 @@ def _restart_after_a_verdict(server, ended):
 
 
 def test_a_run_whose_server_is_started_again(server, tmp_path, cache):
-  folder, prompt = tmp_path / 'run', tmp_path / 'prompt.txt'
-  prompt.write_text(PROMPT)
+  folder = tmp_path / 'run'
   server.again()
   server.wait()
   flags = tiny_dataset.flags(
@@ -214,7 +205,7 @@ def test_a_run_whose_server_is_started_again(server, tmp_path, cache):
     '--judge=llm',
     f'--judge_url={server.url}',
     '--judge_model=smollm2',
-    f'--judge_prompt={prompt}',
+    f'--judge_prompt={PROMPT}',
     '--judge_format=json_with_schema',
     '--judge_reply_tokens=60',
     '--judge_concurrency=2',
