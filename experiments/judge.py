@@ -11,8 +11,9 @@ parameters), response, and perhaps a label, a number of people; a run's
 transcripts.jsonl is such a file, whose answers say whether they are solved.
 Prints how far the judge agrees with the labels: auc is the share of pairs of a
 good and a bad answer that it orders rightly (chance has 0.5), auc_within that
-of pairs of one prompt, low and high the ends of their 95% intervals. --output
-keeps the scores, one line a transcript.
+of pairs of one prompt, low and high the ends of their 95% intervals, which
+resampled prompts do not give (-) where none of them differs. --output keeps the
+scores, one line a transcript.
 """
 
 import functools

@@ -155,7 +155,9 @@ def separation(
     over pairs of answers to one prompt, `pairs_within` of them, which is what
     an advantage relative to the group sees. `.._low` and `.._high`: the middle
     95% over `RESAMPLES` draws of as many prompts, always the same ones. None
-    where there is no pair.
+    where there is no pair; `.._low` and `.._high` also where all draws come out
+    alike, as with one prompt, or with a share of 1: they then say nothing of
+    other prompts.
   """
   groups: dict[Hashable, list[tuple[float, bool]]] = {}
   for score, label, prompt in zip(scores, labels, prompts, strict=True):
@@ -187,12 +189,14 @@ def separation(
 def _figures(
   name: str, value: float, drawn: np.ndarray
 ) -> dict[str, float | None]:
-  """A share and its interval over the draws that have one; None for NaN."""
+  """A share, None for NaN, and its interval over the draws that have one."""
   keys = (name, f'{name}_low', f'{name}_high')
   had = drawn[~np.isnan(drawn)]
   if math.isnan(value) or not len(had):
     return dict.fromkeys(keys)
   low, high = np.quantile(had, [0.025, 0.975])
+  if high - low < 1e-9:  # Alike but for rounding.
+    return {**dict.fromkeys(keys), name: value}
   return dict(zip(keys, (value, float(low), float(high)), strict=True))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+from scipy import stats
 
 from awpo_jax.rollout.datasets.bfcl import rows as rows_lib
 
@@ -15,8 +16,6 @@ from awpo_jax.rollout.datasets.bfcl import rows as rows_lib
 Accuracies: TypeAlias = Mapping[str, Any]
 Counts: TypeAlias = Mapping[str, int]
 Columns: TypeAlias = Callable[[Accuracies, Counts], dict[str, Any]]
-
-_Z = 1.959964  # 95% of a normal variable lie within it.
 
 _SIMPLE = ('simple_python', 'simple_java', 'simple_javascript')
 _NON_LIVE = ('multiple', 'parallel', 'parallel_multiple')
@@ -111,10 +110,10 @@ def summarize(
   """Columns and categories, each with a 95% interval.
 
   The interval is a percentile bootstrap over the rows of each category; the
-  draws are always the same. Where all rows of a category are right, or all
-  wrong, every draw is the same: there it is Wilson's (1927), and a column of
-  such categories alone has its bounds at theirs, which is wider than it need
-  be.
+  draws are always the same. Where all rows of a category have the same share of
+  right answers, every draw is the same: there it is that of `equal_rows`, and a
+  column of such categories alone has its bounds at theirs, which is wider than
+  it need be.
 
   Args:
     correct: category -> bool[rows, samples].
@@ -129,7 +128,7 @@ def summarize(
   rng = np.random.default_rng(0)
   counts = {name: len(rows) for name, rows in correct.items()}
   drawn: dict[str, np.ndarray] = {}
-  # Of all-right and all-wrong rows; elsewhere the accuracy, and not used.
+  # Used where all rows are equal.
   bounds: dict[str, np.ndarray] = {}
   categories = {}
   for name, rows in correct.items():
@@ -137,12 +136,12 @@ def summarize(
     means = _resampled(per_row, resamples, rng)
     drawn[name] = means[0]
     shares = per_row.mean(axis=1)
-    wilson = [_wilson(share, len(rows)) for share in shares]
-    bounds[name] = wilson[0]
+    limits = [equal_rows(x, len(rows), least=0, most=1) for x in shares]
+    bounds[name] = limits[0]
     categories[name] = {
       'rows': len(rows),
-      'mean@k': _interval(shares[0], means[0], wilson[0]),
-      'pass@k': _interval(shares[1], means[1], wilson[1]),
+      'mean@k': _interval(shares[0], means[0], limits[0]),
+      'pass@k': _interval(shares[1], means[1], limits[1]),
     }
   accuracies = {n: float(rows.mean()) for n, rows in correct.items()}
   return {
@@ -162,9 +161,8 @@ def differences(
 
   The interval is a percentile bootstrap over the rows of each category, of
   differences of the same rows: narrower than two intervals side by side, as a
-  row that is hard is hard for both. The draws are always the same. Where no
-  row of a category differs, or all do by 1, the interval is as wide as that
-  allows: with none of n rows otherwise, Wilson's bound for the share that is.
+  row that is hard is hard for both. The draws are always the same. Where all
+  rows of a category have the same difference, it is that of `equal_rows`.
 
   Args:
     correct: category -> bool[rows, samples].
@@ -189,7 +187,10 @@ def differences(
   }
   counts = {name: len(rows) for name, rows in each.items()}
   means = {name: float(rows.mean()) for name, rows in each.items()}
-  bounds = {name: _unseen(means[name], counts[name]) for name in each}
+  bounds = {
+    name: equal_rows(value, counts[name], least=-1, most=1)
+    for name, value in means.items()
+  }
   return {
     'columns': _columns(columns, counts, means, drawn, bounds),
     'categories': {
@@ -216,18 +217,24 @@ def _columns(
   }
 
 
-def _unseen(difference: float, rows: int) -> np.ndarray:
-  """Bounds [2] of a difference that all rows have, where it is -1, 0 or 1.
+def equal_rows(
+  value: float, rows: int, *, least: float, most: float
+) -> np.ndarray:
+  """Bounds [2] of a mean of which all rows that were seen have the same value.
 
-  Of n rows none is otherwise: by `_wilson` at most a share b of all such rows
-  is, and moves the mean by at most b, or 2b from an end of [-1, 1]. Any other
-  difference is both bounds.
+  Their spread estimates nothing. But of n rows none is otherwise, so that of
+  all such rows a share b of at most z^2 / (n + z^2) is (Wilson, 1927, 95%), and
+  moves the mean by b times the way to an end. Of rows that are all right or
+  all wrong this is Wilson's interval.
+
+  Args:
+    value: of each row, and thus their mean.
+    rows: their number, at least 1.
+    least, most: what the value of a row can be.
   """
-  beyond = float(_wilson(0.0, rows)[1])
-  if difference not in (-1, 0, 1):
-    return np.array([difference, difference])
-  reach = beyond * (1 + abs(difference))
-  return np.clip([difference - reach, difference + reach], -1, 1)
+  none = stats.binomtest(0, rows).proportion_ci(method='wilson')
+  ends = np.array([least, most], np.float64)
+  return value + none.high * (ends - value)
 
 
 def _resampled(
@@ -243,22 +250,6 @@ def _resampled(
   return np.array(means).reshape(resamples, kinds).T
 
 
-def _wilson(share: float, rows: int) -> np.ndarray:
-  """Bounds [2] of Wilson's 95% interval of a share that is 0 or 1.
-
-  Of k right answers among n it is the shares p with |k/n - p| at most
-  z sqrt(p (1 - p) / n): from 0 to z^2 / (n + z^2) where k is 0. Any other
-  share is both bounds.
-  """
-  beyond = _Z**2 / (rows + _Z**2)
-  return np.array(
-    [
-      share - beyond * (share == 1),
-      share + beyond * (share == 0),
-    ]
-  )
-
-
 def _interval(
   value: float, drawn: np.ndarray, limits: np.ndarray
 ) -> dict[str, float | None]:
@@ -266,7 +257,7 @@ def _interval(
   low = high = None
   if len(drawn):
     low, high = (float(x) for x in np.percentile(drawn, (2.5, 97.5)))
-    if low == high:
+    if high - low < 1e-9:  # Alike but for rounding.
       low, high = (float(x) for x in limits)
   return {'value': float(value), 'low': low, 'high': high}
 

@@ -151,6 +151,25 @@ def test_separation_without_pairs_of_one_prompt():
   )
 
 
+def test_separation_that_no_draw_contradicts_has_no_interval():
+  # Eight prompts, each with a good answer before a bad one, all between .4 and
+  # .6: whichever are drawn, the share is 1, and so it would be of two prompts.
+  scores, labels = [0.6, 0.4] * 8, [1, 0] * 8
+  prompts = [i // 2 for i in range(16)]
+  got = separation(scores, labels, prompts)
+  assert got['auc'] == got['auc_within'] == 1.0
+  for end in ('auc_low', 'auc_high', 'auc_within_low', 'auc_within_high'):
+    assert got[end] is None
+  # One prompt is always drawn: won are .9 and .3 before .1, and .9 before .5.
+  got = separation([0.9, 0.5, 0.3, 0.1], [1, 0, 1, 0], ['a'] * 4)
+  assert got['auc'] == got['auc_within'] == 0.75
+  assert got['auc_low'] is got['auc_within_high'] is None
+  # With a prompt that contradicts there is something to draw.
+  got = separation([*scores, 0.4, 0.6], [*labels, 1, 0], [*prompts, 8, 8])
+  assert got['auc_within'] == pytest.approx(8 / 9)
+  assert got['auc_within_low'] < 8 / 9 < got['auc_within_high'] == 1
+
+
 def test_transcripts_of_a_run_say_whether_they_are_solved(tmp_path):
   file = tmp_path / 'rows.jsonl'
   file.write_text(

@@ -138,15 +138,27 @@ def test_the_interval_of_all_right_and_all_wrong_rows():
     (got['columns']['Overall'], (1 / 3, 0.24082, 0.44075)),
   ):
     assert list(where.values()) == pytest.approx(want, abs=1e-5)
-  # Two answers a row, one of them right: no row is all right or all wrong.
+  # Two answers a row, one of them right: of 4 rows a share of up to 3.84146 /
+  # 7.84146 = .48989 may be otherwise, and have 0 or 1 in place of .5.
   got = tables.summarize(
     {'a': np.array([[True, False]] * 4)}, tables.by_rows, resamples=50
   )
-  assert got['categories']['a']['mean@k'] == {
-    'value': 0.5,
-    'low': 0.5,
-    'high': 0.5,
-  }
+  assert list(got['categories']['a']['mean@k'].values()) == pytest.approx(
+    (0.5, 0.25506, 0.74494), abs=1e-5
+  )
+
+
+def test_rows_that_are_equal_but_for_rounding():
+  # As floats 1 - 2/3 is not 1/3 - 0; the interval is not the gap between them.
+  first = np.array([[True, False, False], [True, True, True]])
+  second = np.array([[False, False, False], [True, True, False]])
+  found = tables.differences(
+    {'a': first}, {'a': second}, tables.over_rows, resamples=50
+  )['categories']['a']
+  # Of two rows up to 3.84146 / 5.84146 = .65762 may be otherwise.
+  assert list(found.values()) == pytest.approx(
+    (1 / 3, 1 / 3 - 0.65762 * 4 / 3, 1 / 3 + 0.65762 * 2 / 3), abs=1e-5
+  )
 
 
 def test_differences_row_by_row():
@@ -190,7 +202,8 @@ def test_the_interval_of_a_difference_is_that_of_paired_rows():
 
 def test_the_interval_of_equal_differences():
   # Of n rows none is otherwise, so a share of up to b = z^2 / (n + z^2) may be:
-  # .27753 with n = 10. It moves the mean by b from 0, by 2 b from 1 and -1.
+  # .27753 with n = 10. It moves the mean by b from 0, by 2 b from 1 and -1,
+  # and from 1/2 down by 1.5 b and up by b / 2.
   right, wrong = np.ones((10, 1), bool), np.zeros((10, 1), bool)
   half = np.array([[True, False]] * 10)
   ours = {'same': wrong, 'gained': right, 'lost': wrong, 'half': half}
@@ -200,15 +213,15 @@ def test_the_interval_of_equal_differences():
     ('same', (0, -0.27753, 0.27753)),
     ('gained', (1, 0.44494, 1)),
     ('lost', (-1, -1, -0.44494)),
-    ('half', (0.5, 0.5, 0.5)),
+    ('half', (0.5, 0.08371, 0.63876)),
   ):
     for part in ('categories', 'columns'):
       found = list(got[part][name].values())
       assert found == pytest.approx(want, abs=1e-5)
-  # By rows, all bounds together: (-.27753 + .44494 - 1 + .5) / 4 and
-  # (.27753 + 1 - .44494 + .5) / 4.
+  # By rows, all bounds together: (-.27753 + .44494 - 1 + .08371) / 4 and
+  # (.27753 + 1 - .44494 + .63876) / 4.
   assert list(got['columns']['Overall'].values()) == pytest.approx(
-    (0.125, -0.08315, 0.33315), abs=1e-5
+    (0.125, -0.18722, 0.36784), abs=1e-5
   )
 
 

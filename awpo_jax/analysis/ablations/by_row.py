@@ -11,6 +11,7 @@ import numpy as np
 
 from awpo_jax.analysis.ablations import comparison, mistakes
 from awpo_jax.analysis.ablations import grid as grid_lib
+from awpo_jax.evaluation import tables as tables_lib
 from awpo_jax.reporting import files
 from awpo_jax.reporting import metrics as metrics_lib
 
@@ -226,7 +227,9 @@ def markdown(answers: Answers, *, baseline: str) -> str:
       'being the mean over the seeds that both have, or of one seed where each '
       'seed draws its own tasks. The interval holds for these runs and new '
       'rows, and does not cover how far another seed would have come out. '
-      'Without brackets there is one row, or all rows have one difference.',
+      'Where all rows have one difference, it is how far a share of rows that '
+      "is otherwise, unseen, could move it (Wilson's bound); and there are no "
+      'brackets if a row is not just right or wrong.',
     ]
   return '\n'.join(lines)
 
@@ -253,7 +256,7 @@ def _compared(
       lines += _table(
         ['cell', *heads],
         (
-          [x, *(_text(paired(cells[x], cells[other], m)) for m in names)]
+          [x, *(_text(paired(cells[x], cells[other], m), m) for m in names)]
           for x in compared
         ),
       )
@@ -285,11 +288,17 @@ def _means(seeds: Mapping[int, Rows], names: Sequence[str]) -> list[str]:
   return texts
 
 
-def _text(values: np.ndarray) -> str:
+def _text(values: np.ndarray, measure: str) -> str:
   """A mean with its interval; '-' of no values."""
   if not len(values):
     return '-'
   found = comparison.estimate(values.tolist())
-  if found.low is None or found.low == found.high:
+  low, high = found.low, found.high
+  # Other measures have no ends that are known here.
+  if low is None and (measure == 'solved' or measure.startswith(_MISTAKE)):
+    low, high = tables_lib.equal_rows(
+      found.mean, found.count, least=-1, most=1
+    ).tolist()
+  if low is None:
     return f'{found.mean:+.3f}'
-  return f'{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]'
+  return f'{found.mean:+.3f} [{low:+.3f}, {high:+.3f}]'

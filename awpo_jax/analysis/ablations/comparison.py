@@ -29,10 +29,11 @@ class Estimate:
 
   Attributes:
     mean: of `count` values.
-    low, high: of its interval; None with fewer than two values.
+    low, high: of its interval; None where all values are equal, or there is
+      one: nothing then says how far others would have been from them.
     count: number of values.
     detectable: the smallest true mean that as many values of this spread would
-      tell from 0 four times out of five; None with fewer than two values.
+      tell from 0 four times out of five; None as the interval is.
   """
 
   mean: float
@@ -54,10 +55,9 @@ def estimate(values: Sequence[float]) -> Estimate:
   """
   x, count = np.asarray(values, np.float64), len(values)
   mean = float(x.mean())
-  if count < 2:
+  # Equal but for rounding: .3 - .1 and .4 - .2 differ in their last bit.
+  if np.ptp(x) < 1e-9:
     return Estimate(mean, None, None, count, None)
-  if np.all(x == x[0]):
-    return Estimate(mean, mean, mean, count, 0.0)
   interval = stats.bootstrap(
     (x,),
     np.mean,
@@ -224,7 +224,9 @@ def markdown(
   lines += [
     '',
     f'Mean [{CONFIDENCE:.0%} bootstrap interval over seeds]; for differences '
-    f'also the smallest that the design detects with power {POWER:g}.',
+    f'also the smallest that the design detects with power {POWER:g}. Without '
+    'brackets there is one seed, or all have the same value: that estimates no '
+    'interval, and does not make the value certain.',
   ]
   if 'reasoning' in metrics:
     lines += [

@@ -22,6 +22,8 @@ def plot_curves(
 ) -> mpl_figure.Figure:
   """Mean of each cell over its seeds, with the interval as a band.
 
+  There is no band at a step at which all seeds have one value.
+
   Args:
     curves: cell -> seed -> steps and values; steps that all seeds have count.
     path: where the PNG goes.
@@ -39,7 +41,7 @@ def plot_curves(
     found = [comparison.estimate(row) for row in rows]
     colour, style = look.colour(index), ('-', '--', ':')[index // 10 % 3]
     axes.plot(shared, [x.mean for x in found], style, color=colour, label=cell)
-    if found and found[0].low is not None:
+    if any(x.low is not None for x in found):
       axes.fill_between(
         shared,
         np.array([x.low for x in found], float),

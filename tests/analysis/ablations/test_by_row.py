@@ -227,6 +227,21 @@ def test_a_difference_that_all_rows_have(grid):
       values['parts/format'] = 0.0
   text = by_row.markdown(answers, baseline='grpo')
   assert '| +1.000 |' in text.split('Minus warm_start')[1]
+  assert "Wilson's bound" in text
+
+
+def test_a_share_that_no_row_contradicts_is_not_certain():
+  # Of four rows none is otherwise, so a share of up to z^2 / (4 + z^2) may be,
+  # 3.84146 / 7.84146 = .48989. The mean moves by it from 0, by twice it from 1.
+  def rows(solved):
+    values = {'solved': solved, 'outcome': 4 * solved, 'mistakes/tool': 0.0}
+    return {1: {f't{i}': values for i in range(4)}}
+
+  cells = {'grpo': rows(0.0), 'awpo': rows(1.0), 'same': rows(0.0)}
+  text = by_row.markdown({'here': cells}, baseline='grpo')
+  assert '| awpo | +1.000 [+0.020, +1.000] | +4.000 |' in text
+  assert '| same | +0.000 [-0.490, +0.490] | +0.000 |' in text
+  assert '| awpo | +0.000 [-0.490, +0.490] |' in text.split('## What is')[1]
 
 
 HEAD = 'cell,seed,set,task,solved\n'

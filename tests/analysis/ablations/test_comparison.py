@@ -51,12 +51,11 @@ def test_smallest_detectable_difference():
   assert 0.7 < power < 0.9
 
 
-@pytest.mark.parametrize('values', [[0.5], [0.5, 0.5, 0.5]])
-def test_what_has_no_spread(values):
+@pytest.mark.parametrize('values', [[0.2], [0.2] * 3, [0.3 - 0.1, 0.4 - 0.2]])
+def test_what_has_no_spread_estimates_no_interval(values):
   got = comparison.estimate(values)
-  assert got.mean == 0.5
-  ends = (None, None) if len(values) == 1 else (0.5, 0.5)
-  assert (got.low, got.high) == ends
+  assert got.mean == pytest.approx(0.2)
+  assert got.low is got.high is got.detectable is None
 
 
 def test_learning_speed_by_hand():
@@ -105,6 +104,16 @@ def test_the_tables_show_what_failed():
   assert rows[7][0] == 'awpo' and rows[7][1].startswith('+0.100 [')
   assert '- broken, seed 1: exit 2' in text
   assert 'reasoning' not in text
+
+
+def test_the_tables_give_no_interval_of_equal_seeds():
+  scores = {
+    'grpo': {1: {'accuracy': 0.25}, 2: {'accuracy': 0.25}},
+    'awpo': {1: {'accuracy': 0.75}, 2: {'accuracy': 0.75}},
+  }
+  text = comparison.markdown(scores, {}, baseline='grpo')
+  assert '| awpo | 2 | 0.750 |' in text and '| awpo | +0.500 |' in text
+  assert 'all have the same value: that estimates no interval' in text
 
 
 def test_the_tables_say_what_a_score_of_reasoning_is():
@@ -189,6 +198,12 @@ def test_pictures(tmp_path):
   np.testing.assert_allclose(lines['grpo'], [0.25, 0.35, 0.45])
   np.testing.assert_allclose(lines['awpo'], [0.5, 0.7])
   assert len(axes.collections) == 1  # One seed has no band.
+  # Where seeds agree there is none, but from where they do not there is.
+  same = {s: (steps, np.array([0.1, 0.2 * s, 0.3 * s])) for s in (1, 2)}
+  figure = plots.plot_curves({'a': same}, tmp_path / 'curves.png', label='x')
+  (band,) = figure.axes[0].collections
+  (path,) = band.get_paths()
+  assert path.vertices[:, 0].min() == 2
   for baseline in (None, 'grpo'):
     figure = plots.plot_scores(
       SCORES, tmp_path / f'{baseline}.png', baseline=baseline
