@@ -14,6 +14,7 @@ import sys
 from absl import app, flags
 
 from awpo_jax.analysis.ablations import by_row, grid, plots
+from awpo_jax.config import flags as flags_lib
 
 _OUTPUT = flags.DEFINE_string(
   'output_dir', '', 'Folder of all runs and of the report. It has to be set.'
@@ -101,4 +102,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app.run(main, flags_parser=flags_lib.parse_command)

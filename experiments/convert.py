@@ -22,6 +22,7 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 from absl import app, flags  # noqa: E402
 
 from awpo_jax.checkpointing import policies  # noqa: E402
+from awpo_jax.config import flags as flags_lib  # noqa: E402
 from awpo_jax.models import gguf_files  # noqa: E402
 
 _FROM = flags.DEFINE_string(
@@ -63,4 +64,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app.run(main, flags_parser=flags_lib.parse_command)

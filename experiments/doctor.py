@@ -14,6 +14,7 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 from absl import app, flags  # noqa: E402
 
 from awpo_jax.analysis import doctor, records  # noqa: E402
+from awpo_jax.config import flags as flags_lib  # noqa: E402
 
 _RUN = flags.DEFINE_string('run', '', 'Folder of a run: its --output_dir.')
 
@@ -31,4 +32,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app.run(main, flags_parser=flags_lib.parse_command)

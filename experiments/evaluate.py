@@ -46,10 +46,5 @@ def main(arguments: list[str]) -> None:
   print(f'Written to {settings.output_dir}.')
 
 
-def parse(arguments: list[str]) -> list[str]:
-  """As absl does, but for files that flags files name."""
-  return app.parse_flags_with_usage(flags_lib.with_flagfiles(arguments))
-
-
 if __name__ == '__main__':
-  app.run(main, flags_parser=parse)
+  app.run(main, flags_parser=flags_lib.parse_command)

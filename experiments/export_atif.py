@@ -16,6 +16,7 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 from absl import app, flags  # noqa: E402
 
 from awpo_jax.analysis import trajectories  # noqa: E402
+from awpo_jax.config import flags as flags_lib  # noqa: E402
 
 _RUN = flags.DEFINE_string('run', '', 'Folder of the run.')
 _OUTPUT = flags.DEFINE_string('output', '', 'Folder to write, new or empty.')
@@ -53,4 +54,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app.run(main, flags_parser=flags_lib.parse_command)

@@ -19,6 +19,7 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 from absl import app, flags  # noqa: E402
 
 from awpo_jax.checkpointing import initial_params, policies  # noqa: E402
+from awpo_jax.config import flags as flags_lib  # noqa: E402
 from awpo_jax.config import sections  # noqa: E402
 from awpo_jax.evaluation import policy_answers  # noqa: E402
 from awpo_jax.rollout.sampling import streaming  # noqa: E402
@@ -123,4 +124,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app.run(main, flags_parser=flags_lib.parse_command)

@@ -22,6 +22,7 @@ from awpo_jax.analysis import tabular, tabular_map  # noqa: E402
 from awpo_jax.analysis.ablations import grid  # noqa: E402
 from awpo_jax.checkpointing import initial_params  # noqa: E402
 from awpo_jax.config import experiment as config_lib  # noqa: E402
+from awpo_jax.config import flags as flags_lib  # noqa: E402
 from awpo_jax.config import sections  # noqa: E402
 
 _OUTPUT = flags.DEFINE_string(
@@ -141,4 +142,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app.run(main, flags_parser=flags_lib.parse_command)

@@ -64,11 +64,11 @@ def main(arguments: list[str]) -> None:
 
 
 def parse(arguments: list[str]) -> list[str]:
-  """As absl does, but for `--help` and files that flags files name."""
+  """As every program, but for `--help`."""
   if {'--help', '-help', '--helpshort', '-h', '-?'} & set(arguments[1:]):
     print(f'{__doc__}\n{config_lib.help_text()}')
     sys.exit()
-  return app.parse_flags_with_usage(flags_lib.with_flagfiles(arguments))
+  return flags_lib.parse_command(arguments)
 
 
 if __name__ == '__main__':

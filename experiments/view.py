@@ -18,6 +18,7 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 from absl import app, flags  # noqa: E402
 
 from awpo_jax.analysis.page import reading, writing  # noqa: E402
+from awpo_jax.config import flags as flags_lib  # noqa: E402
 
 _RUN = flags.DEFINE_multi_string(
   'run', [], 'Folder of a run. It may be given several times.'
@@ -70,4 +71,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app.run(main, flags_parser=flags_lib.parse_command)

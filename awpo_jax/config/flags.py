@@ -13,6 +13,7 @@ import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
+from absl import app
 from absl import flags as absl_flags
 
 # Whether a rule is broken, and what to say then.
@@ -167,6 +168,11 @@ def _find(name: str, within: tuple[pathlib.Path, ...]) -> pathlib.Path | None:
   above = within[-1].parents if within else ()
   places = (path, *(folder / path for folder in above))
   return next((x.resolve() for x in places if x.is_file()), None)
+
+
+def parse_command(arguments: Sequence[str]) -> list[str]:
+  """The `flags_parser` of every program: absl's, `with_flagfiles`."""
+  return app.parse_flags_with_usage(with_flagfiles(arguments))
 
 
 def parse(

@@ -30,6 +30,7 @@ import numpy as np
 import tokenizers
 from absl import app, flags
 
+from awpo_jax.config import flags as flags_lib
 from awpo_jax.models import config as model_config
 from awpo_jax.reporting import files
 
@@ -349,4 +350,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app.run(main, flags_parser=flags_lib.parse_command)

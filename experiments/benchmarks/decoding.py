@@ -213,4 +213,7 @@ def _told(found: dict[str, Any]) -> str:
 
 
 if __name__ == '__main__':
-  app.run(functools.partial(run, of_size=measure, told=_told))
+  app.run(
+    functools.partial(run, of_size=measure, told=_told),
+    flags_parser=flags_lib.parse_command,
+  )

@@ -18,6 +18,7 @@ import hlo_traffic
 from absl import app, flags
 
 from awpo_jax.config import experiment as config_lib
+from awpo_jax.config import flags as flags_lib
 from awpo_jax.distributed import sharding
 from awpo_jax.training.dry_run import memory, targets
 
@@ -71,4 +72,7 @@ def _told(found: dict[str, Any]) -> str:
 
 
 if __name__ == '__main__':
-  app.run(functools.partial(decoding.run, of_size=measure, told=_told))
+  app.run(
+    functools.partial(decoding.run, of_size=measure, told=_told),
+    flags_parser=flags_lib.parse_command,
+  )

@@ -107,6 +107,7 @@ def forked(
   program: str = TRAIN,
   drawn: bool = False,
   seconds: float = _SECONDS,
+  folder: pathlib.Path = ROOT,
 ) -> Result:
   """The same as `command`, without its imports and its pictures.
 
@@ -118,8 +119,9 @@ def forked(
     program: another one than `train.py`.
     drawn: with the picture of the curves, which takes longer than the steps.
     seconds: that it may take.
+    folder: in which the command is given.
   """
-  started = _start(flags, output, at, environment or {}, program, drawn)
+  started = _start(flags, output, at, environment or {}, program, drawn, folder)
   return _end(started, seconds)
 
 
@@ -158,13 +160,13 @@ def together(
   return [_end(x) for x in started]
 
 
-def _start(flags, output, at, environment, program, drawn=False):
+def _start(flags, output, at, environment, program, drawn=False, folder=ROOT):
   context = multiprocessing.get_context('forkserver')
   context.set_forkserver_preload(list(_PRELOAD))
   files = output / 'stdout.txt', output / 'stderr.txt'
   process = context.Process(
     target=_main,
-    args=(program, list(flags), files, at, dict(environment), drawn),
+    args=(program, list(flags), files, at, dict(environment), drawn, folder),
   )
   process.start()
   return process, files
@@ -180,8 +182,8 @@ def _end(started, seconds: float = _SECONDS) -> Result:
   return Result(process.exitcode, *(file.read_text() for file in files))
 
 
-def _main(program, flags, files, at, environment, drawn) -> None:
-  os.chdir(ROOT)
+def _main(program, flags, files, at, environment, drawn, folder) -> None:
+  os.chdir(folder)
   os.environ.update(_ENVIRONMENT | environment)
   for number, file in enumerate(files, start=1):
     os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
