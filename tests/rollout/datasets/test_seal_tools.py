@@ -296,6 +296,41 @@ def test_compact_rows(tmp_path):
   ]
 
 
+def test_the_drawn_tools_are_always_the_same(tmp_path):
+  # With another draw the rows would be another task under the same name. By
+  # Python's `random` alone: seeded with the id, `sample` of the tools a0 to a8
+  # that are not right, in order, then `shuffle` of right ones and these.
+  got = seal_tools.load_compact(seed=0, data=write(tmp_path, **make_splits()))
+  drawn = {x.task_id[13:]: [tool.name for tool in x.tools] for x in got.train}
+  assert {name: drawn[name] for name in ('0', '1', '3', '4')} == {
+    '0': ['a7', 'a0', 'a3'],  # a0 is right,
+    '1': ['a4', 'a1', 'a2'],  # a1 and a2,
+    '3': ['a3', 'a7', 'a0'],  # a3,
+    '4': ['a0', 'a5', 'a4'],  # a4 and a5.
+  }
+
+
+def test_the_drawn_tools_of_real_rows_are_those_of_the_runs_in_docs():
+  # As the transcripts of the runs of docs/smollm2.md have them.
+  data = str(shared_data.path('seal_tools'))
+  got = seal_tools.load_compact(seed=0, data=data)
+  rows = [*got.train, *got.evals['in_domain'], *got.evals['out_domain']]
+  tasks = {task.task_id: task for task in rows}
+  for name, drawn in (
+    ('dev-easy-1', 'addCrop getSocialMediaEngagement getCopyrightLaw'),
+    (
+      'test_in_domain-difficult-633',
+      'getVariantFrequency splitDataset getGeneTherapySuccessRate',
+    ),
+    (
+      'test_out_domain-easy-0',
+      'getGeostatistics getFilmDetails getMediaRights',
+    ),
+  ):
+    tools = tasks[f'seal_tools_{name}'].tools
+    assert [tool.name for tool in tools] == drawn.split()
+
+
 def test_the_real_rows_are_compact():
   folder = shared_data.path('seal_tools')
   got = seal_tools.load_compact(seed=0, data=str(folder))
