@@ -1,6 +1,7 @@
 """`evaluate.py` from rows to tables: oracle, silence, a model, a kill."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -128,7 +129,11 @@ def test_a_kill_loses_nothing_and_repeats_nothing(evaluate, model, tmp_path):
   before = path.read_bytes()
   assert before.count(b'\n') == 2
   path.write_bytes(before[:-3])  # As if killed while writing.
-  assert evaluate(*flags).returncode == 0
+  resumed = evaluate(*flags)
+  assert resumed.returncode == 0
+  # One of the five is there, four are asked two at a time; of apibank none.
+  told = re.findall(r'^answer (\d/\d) .* (\w+)$', resumed.stderr, re.MULTILINE)
+  assert told == [('3/5', 'mmlu_pro'), ('5/5', 'mmlu_pro')]
   for name in ('apibank', 'mmlu_pro'):
     wanted, got = (
       [

