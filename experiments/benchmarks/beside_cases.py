@@ -35,8 +35,10 @@ class Case:
     samples: G.
     response: columns of an answer; tokens that are decoded.
     micro: prompts of a microbatch of an update.
-    lengths: `full`; `real`, drawn as those of the rows of
-      `experiments/smollm2.flags`; `long`, one long row before short ones.
+    lengths: `full`; `real`, drawn evenly between 40% and 88% of the columns of
+      a prompt and 36% and 90% of those of an answer (the rows of
+      `experiments/smollm2.flags` are longer, so padding is less of them);
+      `long`, one long row before short ones.
     ours: further flags of this project; None: PyTorch alone.
     theirs: '', `static`, `checkpointing` or `lora`; None: this project alone.
   """
