@@ -137,8 +137,8 @@ def from_hf_dict(
     The decoder's config.
 
   Raises:
-    ValueError: for a model type, key or value that is not implemented; it
-      names the key.
+    ValueError: for a model type, keys or values that are not implemented, or
+      sizes that are missing; it names all, one in a line.
   """
   family: Any = hf.get('model_type')
   if not isinstance(family, str) or family not in hf_families.BLOCKS:
@@ -147,10 +147,19 @@ def from_hf_dict(
       f'{", ".join(hf_families.BLOCKS)}.'
     )
   hf = {**hf_families.DEFAULTS[family], **hf}
-  hf_families.refuse_unknown(hf)
+  problems: list[str] = []
+  with hf_families.collected(problems):
+    hf_families.refuse_unknown(hf)
   missing = [key for key in hf_families.SIZES if hf.get(key) is None]
   if missing:
-    raise ValueError(f'config.json does not set {", ".join(missing)}.')
+    problems.append(f'config.json does not set {", ".join(missing)}.')
+  with hf_families.collected(problems):
+    local = hf_families.local_layers(hf)
+  with hf_families.collected(problems):
+    length = hf['max_position_embeddings']
+    theta, scaling = rope.from_hf(hf, max_positions=length)
+  if problems:
+    raise ValueError('\n'.join(problems))
   fields = {
     hf_families.FIELDS[key]: hf[key] for key in hf_families.FIELDS if key in hf
   }
@@ -160,8 +169,7 @@ def from_hf_dict(
     fields['kv_heads'] = fields['heads']
   if hf.get('attention_bias') and family != 'qwen2':
     fields |= {'qkv_bias': True, 'out_bias': True}
-  fields |= {**hf_families.BLOCKS[family], **hf_families.local_layers(hf)}
-  theta, scaling = rope.from_hf(hf, max_positions=fields['max_positions'])
+  fields |= {**hf_families.BLOCKS[family], **local}
   return DecoderConfig(
     rope_theta=theta,
     rope_scaling=scaling,

@@ -6,6 +6,8 @@ import types
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 
 class Stored(NamedTuple):
   """A tensor as the file has it."""
@@ -65,6 +67,33 @@ def _read(file: pathlib.Path, size: int, changed: int) -> Content:
   if reader.endianess != gguf.GGUFEndian.LITTLE:
     raise ValueError(f'{file} is big-endian, which is not read.')
   return Content(data, found)
+
+
+def unread(tensors: Mapping[str, Stored]) -> dict[str, str]:
+  """Tensors that the package cannot dequantise, row by row, and their kinds."""
+  gguf = package()
+  found = {}
+  for name, stored in tensors.items():
+    kind = gguf.GGMLQuantizationType(stored.kind)
+    # A row of a vector is one number, which is no whole block.
+    width = stored.shape[-1] if len(stored.shape) > 1 else 1
+    block, _ = gguf.constants.GGML_QUANT_SIZES[kind]
+    if width % block or not _is_dequantised(stored.kind):
+      found[name] = kind.name
+  return found
+
+
+@functools.cache
+def _is_dequantised(kind: int) -> bool:
+  """Whether the package implements it."""
+  gguf = package()
+  kind = gguf.GGMLQuantizationType(kind)
+  _, size = gguf.constants.GGML_QUANT_SIZES[kind]
+  try:
+    gguf.quants.dequantize(np.zeros((1, size), np.uint8), kind)
+  except NotImplementedError:
+    return False
+  return True
 
 
 def package() -> types.ModuleType:

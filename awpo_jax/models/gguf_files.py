@@ -173,8 +173,8 @@ def hf_config(file: pathlib.Path) -> dict[str, Any]:
   """The `config.json` that the model of a file would have.
 
   Raises:
-    ValueError: as `metadata`, or an architecture, a RoPE or a key that is not
-      implemented; it names all keys.
+    ValueError: as `metadata`, or an architecture, keys, a RoPE or
+      quantisations that are not implemented; it names all at once.
   """
   data, tensors = gguf_container.content(file)
   family = data.get('general.architecture')
@@ -188,25 +188,22 @@ def hf_config(file: pathlib.Path) -> dict[str, Any]:
     for key, value in data.items()
     if key.startswith(f'{family}.')
   }
-  _refuse_unknown(file, family, own, tensors)
+  rotary = _checked_rope(file, family, own, tensors)
   hf = {name: own[key] for key, name in _SIZES.items() if key in own}
   # As llama.cpp takes it; transformers would assume a number of its own.
   hf.setdefault('num_key_value_heads', hf['num_attention_heads'])
-  width = (
-    hf.get('head_dim') or own['embedding_length'] // own['attention.head_count']
-  )
   biased = 'blk.0.attn_q.bias' in tensors and family != 'qwen2'
   return {
     'architectures': [f'{family.title()}ForCausalLM'],
     'model_type': family,
     **hf,
-    'head_dim': width,
+    'head_dim': _head_width(own),
     'vocab_size': tensors['token_embd.weight'].shape[0],
     'rms_norm_eps': _decimal(own[_EPSILON]),
     'tie_word_embeddings': 'output.weight' not in tensors,
     **({'attention_bias': True} if biased else {}),
     **({'mlp_bias': True} if 'blk.0.ffn_up.bias' in tensors else {}),
-    **_rope(file, own, width, tensors),
+    **rotary,
     'eos_token_id': stop_ids(data),
   }
 
@@ -222,7 +219,7 @@ def tensors(file: pathlib.Path) -> dict[str, Tensor]:
   """Every tensor by its Hugging Face name; an unknown one keeps its own.
 
   Raises:
-    ValueError: as `hf_config`, or a quantisation that is not implemented.
+    ValueError: as `hf_config`.
   """
   hf = hf_config(file)
   heads = {
@@ -266,67 +263,71 @@ def _hf_name(name: str) -> tuple[str, str]:
   return name, ''
 
 
-def _refuse_unknown(
+def _checked_rope(
   file: pathlib.Path,
   family: str,
   own: Mapping[str, Any],
   tensors: Mapping[str, gguf_container.Stored],
-) -> None:
-  """Raises a ValueError that names whatever would change the model."""
-  known = {*_SIZES, _EPSILON, *_ROPE, *_OTHERS}
-  problems = [f'{family}.{key} is missing' for key in _NEEDED if key not in own]
+) -> dict[str, Any]:
+  """The RoPE of a file; refuses the file for whatever would change the model.
+
+  All of it is looked at before anything is raised, so that one reading tells
+  whether a file can be used.
+  """
+  wrong = {key: _wrong(key, value) for key, value in own.items()}
+  problems = [
+    f'{family}.{key}={own[key]!r:.80} {why}'
+    for key, why in wrong.items()
+    if why
+  ]
+  problems += [f'{family}.{key} is missing' for key in _NEEDED - own.keys()]
   if 'token_embd.weight' not in tensors:
     problems.append('the tensor token_embd.weight is missing')
-  for key, value in own.items():
-    shown = f'{family}.{key}={value!r:.80}'
-    if key in _SIZES and not (isinstance(value, int) and value > 0):
-      problems.append(f'{shown} is not one positive number for all layers')
-    elif key in _NUMBERS and not isinstance(value, int | float):
-      problems.append(f'{shown} is not a number')
-    elif key not in known and value not in (0, False, ''):
-      problems.append(f'{shown} is not implemented')
-  if not problems:
-    head = own['embedding_length'] // own['attention.head_count']
-    head = own.get('attention.key_length', head)
-    problems += [
-      f'{family}.{key}={own[key]} is not the width of a head, {head}'
-      for key in ('attention.value_length', 'rope.dimension_count')
-      if own.get(key, head) != head
-    ]
-  if problems:
-    raise ValueError(f'{file}: {"; ".join(sorted(problems))}.')
-  _refuse_quantisations(file, tensors)
-
-
-def _refuse_quantisations(
-  file: pathlib.Path, tensors: Mapping[str, gguf_container.Stored]
-) -> None:
-  kinds = gguf_container.package().GGMLQuantizationType
-  unread = {
-    kinds(stored.kind).name: name
-    for name, stored in tensors.items()
-    if not _is_readable(stored)
-  }
+  # What follows from a wrong value would look wrong, too.
+  good = {key: None if wrong[key] else value for key, value in own.items()}
+  width = _head_width(good)
+  problems += [
+    f'{family}.{key}={own[key]} is not the width of a head, {width}'
+    for key in ('attention.value_length', 'rope.dimension_count')
+    if width is not None and own.get(key, width) != width
+  ]
+  problems.sort()
+  unread = gguf_container.unread(tensors)
+  numbers = [good[key] for key in _NUMBERS & own.keys()]
+  rotary: dict[str, Any] = {}
+  if width is not None and None not in numbers and _FREQUENCIES not in unread:
+    try:
+      rotary = _rope(file, good, width, tensors)
+    except ValueError as error:
+      problems.append(str(error))
   if unread:
-    shown = ', '.join(f'{kind} (of {x})' for kind, x in sorted(unread.items()))
-    raise ValueError(
-      f'{file}: quantisation {shown} cannot be read: quantise it otherwise, '
-      'for example as Q8_0 or Q4_K.'
+    kinds = {kind: name for name, kind in unread.items()}  # One name of each.
+    shown = ', '.join(f'{kind} (of {x})' for kind, x in sorted(kinds.items()))
+    problems.append(
+      f'quantisation {shown} cannot be read: quantise it otherwise, for '
+      'example as Q8_0 or Q4_K'
     )
+  if problems:
+    raise ValueError(f'{file}: {"; ".join(problems)}.')
+  return rotary
 
 
-def _is_readable(stored: gguf_container.Stored) -> bool:
-  """Whether the package can dequantise it, row by row."""
-  gguf = gguf_container.package()
-  kind = gguf.GGMLQuantizationType(stored.kind)
-  block, size = gguf.constants.GGML_QUANT_SIZES[kind]
-  try:
-    gguf.quants.dequantize(np.zeros((1, size), np.uint8), kind)
-  except NotImplementedError:
-    return False
-  # A row of a vector is one number, which is no whole block.
-  width = stored.shape[-1] if len(stored.shape) > 1 else 1
-  return width % block == 0
+def _wrong(key: str, value: Any) -> str:
+  """Why a key of the architecture cannot be used; '': it can."""
+  if key in _SIZES and not (isinstance(value, int) and value > 0):
+    return 'is not one positive number for all layers'
+  if key in _NUMBERS and not isinstance(value, int | float):
+    return 'is not a number'
+  known = {*_SIZES, _EPSILON, *_ROPE, *_OTHERS}
+  return '' if key in known or value in (0, False, '') else 'is not implemented'
+
+
+def _head_width(own: Mapping[str, Any]) -> int | None:
+  """Width of a head; None where the metadata do not tell it."""
+  if 'attention.key_length' in own:
+    return own['attention.key_length']
+  width, heads = own.get('embedding_length'), own.get('attention.head_count')
+  return width // heads if width and heads else None
 
 
 def _decimal(value: float) -> float:
@@ -348,14 +349,13 @@ def _rope(
   if _FREQUENCIES in tensors:
     if kind != 'none':
       raise ValueError(
-        f'{file}: rope.scaling.type={kind!r} beside {_FREQUENCIES} is not '
-        'implemented.'
+        f'rope.scaling.type={kind!r} beside {_FREQUENCIES} is not implemented'
       )
     return rope.to_hf(theta, _llama3(file, theta, width, tensors))
   if kind not in ('none', 'linear', 'yarn'):
     raise ValueError(
-      f'{file}: rope.scaling.type={kind!r} is not implemented; known: none, '
-      'linear, yarn.'
+      f'rope.scaling.type={kind!r} is not implemented (known: none, linear, '
+      'yarn)'
     )
   if kind == 'none':
     return rope.to_hf(theta, rope.Scaling())
@@ -384,7 +384,6 @@ def _llama3(
     plain / slowed, divisors, rtol=1e-4
   ):
     raise ValueError(
-      f'{file}: {_FREQUENCIES} is not the scaling of Llama 3.1 and is not '
-      'implemented.'
+      f'{_FREQUENCIES} is not the scaling of Llama 3.1 and is not implemented'
     )
   return scaling

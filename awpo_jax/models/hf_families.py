@@ -3,10 +3,11 @@
 Checked against the configuration and modeling files of transformers 5.
 """
 
+import contextlib
 import functools
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 # What distinguishes the families that are this decoder's block.
@@ -159,6 +160,15 @@ UNREAD: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+@contextlib.contextmanager
+def collected(problems: list[str]) -> Iterator[None]:
+  """Keeps the text of a ValueError, so that what else is wrong is told, too."""
+  try:
+    yield
+  except ValueError as error:
+    problems.append(str(error))
+
+
 def refuse_unknown(hf: Mapping[str, Any]) -> None:
   """Raises a ValueError for keys or values that would change the model.
 
@@ -214,12 +224,17 @@ def local_layers(hf: Mapping[str, Any]) -> dict[str, Any]:
 
   Qwen's are named by `layer_types`, or are those from `max_window_layers` on;
   `use_sliding_window` turns them off. Mistral's are all or none, Llama's none.
+
+  Raises:
+    ValueError: keys that contradict each other, or a kind of layer that is not
+      implemented.
   """
-  layers, window = hf['num_hidden_layers'], hf.get('sliding_window')
-  kinds = hf.get('layer_types')
+  window, kinds = hf.get('sliding_window'), hf.get('layer_types')
+  # That there is no number of layers is told elsewhere.
+  layers = hf.get('num_hidden_layers') or len(kinds or ())
   if hf['model_type'] in ('llama', 'mistral'):
     local = [window is not None] * layers
-    if hf.get('use_sliding_window') not in (None, local[0]):
+    if hf.get('use_sliding_window') not in (None, window is not None):
       raise ValueError(
         f'config.json use_sliding_window={hf["use_sliding_window"]!r} '
         f'contradicts sliding_window={window!r}.'

@@ -177,9 +177,11 @@ def from_hf(
     max_positions: the original length where the config does not tell it.
 
   Raises:
-    ValueError: for a kind, key or value that is not implemented; it names it.
+    ValueError: for kinds, keys or values that are not implemented; it names
+      all, one in a line.
   """
   thetas, scalings = {}, {}
+  problems: list[str] = []
   if hf.get('rope_theta') is not None:
     thetas['rope_theta'] = hf['rope_theta']
   for source in ('rope_parameters', 'rope_scaling'):
@@ -187,14 +189,19 @@ def from_hf(
     if not given:
       continue
     if not isinstance(given, Mapping):
-      raise ValueError(f'config.json {source}={given!r} is not an object.')
+      problems.append(f'config.json {source}={given!r} is not an object.')
+      continue
     given = dict(given)
     theta = given.pop('rope_theta', None)
     if theta is not None:
       thetas[f'{source}.rope_theta'] = theta
-    scalings[source] = _scaling(source, given, max_positions)
+    with hf_families.collected(problems):
+      scalings[source] = _scaling(source, given, max_positions)
   for source, theta in thetas.items():
-    _check_number(source, theta)
+    with hf_families.collected(problems):
+      _check_number(source, theta)
+  if problems:
+    raise ValueError('\n'.join(problems))
   for found in (thetas, scalings):
     if len(set(found.values())) > 1:
       raise ValueError(
@@ -237,10 +244,8 @@ def _scaling(source: str, given: dict[str, Any], length: int) -> Scaling:
       f'config.json {source}: rope_type={kind!r} is not implemented; known: '
       f'{", ".join(_KEYS)}.'
     )
-  if given.pop('partial_rotary_factor', None) not in (None, 1.0):
-    raise ValueError(
-      f'config.json {source}: partial_rotary_factor is not implemented.'
-    )
+  if given.get('partial_rotary_factor') in (None, 1.0):
+    given.pop('partial_rotary_factor', None)
   if 'original_max_position_embeddings' in _KEYS[kind][0]:
     given.setdefault('original_max_position_embeddings', length)
   given = _without_notes(source, kind, given)
@@ -267,6 +272,7 @@ def _without_notes(
 
 def _check_keys(source: str, kind: str, given: Mapping[str, Any]) -> None:
   required, optional = _KEYS[kind]
+  problems: list[str] = []
   unknown = {
     key: value
     for key, value in given.items()
@@ -274,21 +280,24 @@ def _check_keys(source: str, kind: str, given: Mapping[str, Any]) -> None:
   }
   if unknown:
     keys = ', '.join(f'{key}={value!r}' for key, value in unknown.items())
-    raise ValueError(
+    problems.append(
       f'config.json {source} key {keys} is not implemented for '
       f'rope_type={kind!r}.'
     )
   for key, value in given.items():
     if key == 'truncate':
       if not isinstance(value, bool):
-        raise ValueError(f'config.json {source}.truncate={value!r}.')
-    elif value is not None:
-      _check_number(f'{source}.{key}', value)
+        problems.append(f'config.json {source}.truncate={value!r}.')
+    elif key not in unknown and value is not None:
+      with hf_families.collected(problems):
+        _check_number(f'{source}.{key}', value)
   missing = [key for key in required if given.get(key) is None]
   if missing:
-    raise ValueError(
+    problems.append(
       f'config.json {source}: rope_type={kind!r} needs {", ".join(missing)}.'
     )
+  if problems:
+    raise ValueError('\n'.join(problems))
   if kind == 'llama3' and given['low_freq_factor'] >= given['high_freq_factor']:
     raise ValueError(
       f'config.json {source}: low_freq_factor must be below high_freq_factor.'

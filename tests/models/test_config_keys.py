@@ -142,3 +142,31 @@ def test_all_that_is_not_implemented_is_named_at_once():
   scaling = {'type': 'linear', 'factor': 2.0, 'alpha': 3.0, 'mrope': [1]}
   with pytest.raises(ValueError, match=r'alpha=3.0, mrope=\[1\] is not'):
     config.from_hf_dict(LLAMA | {'rope_scaling': scaling})
+
+
+@pytest.mark.parametrize('absent', ['num_hidden_layers', 'hidden_size'])
+def test_keys_layers_rope_and_sizes_are_named_at_once(absent):
+  further = {
+    'alibi': True,
+    'rope_scaling': {'type': 'dynamic', 'factor': 2.0},
+    'layer_types': ['linear_attention'] * 2,
+  }
+  hf = {key: x for key, x in LLAMA.items() if key != absent} | further
+  with pytest.raises(ValueError) as raised:
+    config.from_hf_dict(hf)
+  for named, line in zip(
+    (
+      'key alibi=True is not implemented',
+      f'does not set {absent}.',
+      "layer_types=['linear_attention'] is not implemented",
+      "rope_type='dynamic' is not implemented",
+    ),
+    str(raised.value).splitlines(),
+    strict=True,
+  ):
+    assert named in line
+  # Nor does a missing number of layers make right ones look wrong.
+  hf |= {'layer_types': ['full_attention'] * 2}
+  with pytest.raises(ValueError) as raised:
+    config.from_hf_dict(hf)
+  assert 'layer_types' not in str(raised.value)

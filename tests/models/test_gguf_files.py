@@ -53,23 +53,28 @@ def test_every_number(tmp_path, family, kind):
     np.testing.assert_array_equal(got, want)
 
 
-def test_llama3_scaling(tmp_path):
-  # Of the config.json of Llama 3.1.
-  scaling = rope.Scaling(
-    'llama3',
-    factor=8.0,
-    low_freq_factor=1.0,
-    high_freq_factor=4.0,
-    original_max_position_embeddings=8192,
-  )
+# Of the config.json of Llama 3.1.
+LLAMA3 = rope.Scaling(
+  'llama3',
+  factor=8.0,
+  low_freq_factor=1.0,
+  high_freq_factor=4.0,
+  original_max_position_embeddings=8192,
+)
+
+
+def _divisors():
   plain, slowed = (
     rope.frequencies(made.HEAD, theta=5e5, scaling=x)
-    for x in (rope.Scaling(), scaling)
+    for x in (rope.Scaling(), LLAMA3)
   )
-  divisors = {'rope_freqs.weight': np.float32(plain / slowed)}
-  file = tmp_path / 'x.gguf'
+  return {'rope_freqs.weight': np.float32(plain / slowed)}
+
+
+def test_llama3_scaling(tmp_path):
+  file, divisors = tmp_path / 'x.gguf', _divisors()
   made.write(file, tensors=divisors)
-  assert config_lib.load_config(file).rope_scaling == scaling
+  assert config_lib.load_config(file).rope_scaling == LLAMA3
   other = tmp_path / 'y.gguf'
   divisors['rope_freqs.weight'] = np.linspace(1, 8, made.HEAD // 2, dtype='f4')
   made.write(other, tensors=divisors)
@@ -207,12 +212,45 @@ def test_what_would_change_the_model(tmp_path, changes, match):
 
 def test_refusals_name_all(tmp_path):
   file = tmp_path / 'x.gguf'
-  made.write(file, numbers={'expert_count': 8, 'rope.dimension_count': 32})
-  with pytest.raises(ValueError, match='expert_count=8'):
+  made.write(
+    file,
+    numbers={'expert_count': 8, 'rope.dimension_count': 32},
+    data={
+      'llama.attention.value_length': 16,
+      'llama.context_length': None,
+      'llama.rope.scaling.type': 'longrope',
+    },
+    tensors={'x.weight': np.zeros(4, np.int32)},
+  )
+  with pytest.raises(ValueError) as raised:
     gguf_files.hf_config(file)
-  made.write(tmp_path / 'y.gguf', tensors={'x.weight': np.zeros(4, np.int32)})
-  with pytest.raises(ValueError, match='quantisation I32'):
-    gguf_files.hf_config(tmp_path / 'y.gguf')
+  for named in (
+    'x.gguf: llama.attention.value_length=16 is not the width of a head, 64',
+    'llama.context_length is missing',
+    'llama.expert_count=8 is not implemented',
+    'llama.rope.dimension_count=32 is not the width of a head, 64',
+    "rope.scaling.type='longrope' is not implemented",
+    'quantisation I32 (of x.weight) cannot be read',
+  ):
+    assert named in str(raised.value)
+
+
+def test_what_follows_from_a_wrong_number_is_not_told(tmp_path):
+  # The widths and the RoPE below are right ones of the file's true numbers.
+  file = tmp_path / 'x.gguf'
+  for wrong in ('embedding_length', 'rope.freq_base'):
+    made.write(
+      file,
+      numbers={'rope.dimension_count': made.HEAD},
+      data={f'llama.{wrong}': 'x'},
+      tensors=_divisors(),
+    )
+    with pytest.raises(ValueError, match=f"{wrong}='x'") as raised:
+      gguf_files.hf_config(file)
+    assert ';' not in str(raised.value)
+
+
+def test_an_architecture_that_is_not_implemented(tmp_path):
   writer = gguf.GGUFWriter(tmp_path / 'g.gguf', 'gemma')
   writer.write_header_to_file()
   writer.write_kv_data_to_file()

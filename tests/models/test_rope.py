@@ -207,7 +207,7 @@ class TestConfigs:
       ),
       (
         {'rope_parameters': {'partial_rotary_factor': 0.5}},
-        'rope_parameters: partial_rotary_factor',
+        'rope_parameters key partial_rotary_factor=0.5',
       ),
       ({'rope_scaling': {'type': 'linear'}}, "'linear' needs factor"),
       (
@@ -238,3 +238,20 @@ class TestConfigs:
   def test_what_is_not_implemented_is_an_error(self, hf, message):
     with pytest.raises(ValueError, match=message):
       rope.from_hf(hf, max_positions=100)
+
+  def test_all_that_is_wrong_is_named_at_once(self):
+    hf = {
+      'rope_theta': -1,
+      'rope_scaling': {'type': 'llama3', 'factor': '8', 'alpha': 2.0},
+      'rope_parameters': {'rope_type': 'longrope'},
+    }
+    with pytest.raises(ValueError) as raised:
+      rope.from_hf(hf, max_positions=100)
+    for named in (
+      'rope_theta=-1 is not a positive number',
+      'rope_scaling key alpha=2.0 is not implemented',
+      "rope_scaling.factor='8' is not a positive number",
+      "'llama3' needs low_freq_factor, high_freq_factor",
+      "rope_type='longrope' is not implemented",
+    ):
+      assert named in str(raised.value)
