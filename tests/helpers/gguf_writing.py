@@ -14,33 +14,69 @@ TEMPLATE = (
 )
 
 
-def _shapes(family):
+# That the package undoes and does not make, as most downloads have them.
+BLOCKS = (
+  *('Q2_K', 'Q3_K', 'Q4_K', 'Q5_K', 'Q6_K', 'IQ4_NL', 'IQ4_XS'),
+  *('TQ1_0', 'TQ2_0', 'MXFP4'),
+  *('IQ1_M', 'IQ1_S', 'IQ2_S', 'IQ2_XS', 'IQ2_XXS', 'IQ3_S', 'IQ3_XXS'),
+)
+
+
+def _shapes(family, head):
   shapes = {
     'token_embd.weight': (VOCAB, WIDTH),
     'output_norm.weight': (WIDTH,),
     'blk.0.attn_norm.weight': (WIDTH,),
     'blk.0.ffn_norm.weight': (WIDTH,),
-    'blk.0.attn_q.weight': (HEADS * HEAD, WIDTH),
-    'blk.0.attn_k.weight': (KEYS * HEAD, WIDTH),
-    'blk.0.attn_v.weight': (KEYS * HEAD, WIDTH),
-    'blk.0.attn_output.weight': (WIDTH, HEADS * HEAD),
+    'blk.0.attn_q.weight': (HEADS * head, WIDTH),
+    'blk.0.attn_k.weight': (KEYS * head, WIDTH),
+    'blk.0.attn_v.weight': (KEYS * head, WIDTH),
+    'blk.0.attn_output.weight': (WIDTH, HEADS * head),
     'blk.0.ffn_gate.weight': (INNER, WIDTH),
     'blk.0.ffn_up.weight': (INNER, WIDTH),
     'blk.0.ffn_down.weight': (WIDTH, INNER),
   }
   if family == 'qwen2':
     for part, heads in (('q', HEADS), ('k', KEYS), ('v', KEYS)):
-      shapes[f'blk.0.attn_{part}.bias'] = (heads * HEAD,)
+      shapes[f'blk.0.attn_{part}.bias'] = (heads * head,)
   if family == 'qwen3':
-    shapes |= {f'blk.0.attn_{x}_norm.weight': (HEAD,) for x in 'qk'}
+    shapes |= {f'blk.0.attn_{x}_norm.weight': (head,) for x in 'qk'}
   return shapes
 
 
+def blocks(kind, shape, rng):
+  """Random bytes of a quantised tensor all of whose values are finite."""
+  used = gguf.GGMLQuantizationType[kind]
+  width, size = gguf.constants.GGML_QUANT_SIZES[used]
+  found = rng.integers(256, size=(shape[0] * shape[1] // width, size))
+  found = found.astype(np.uint8)
+  with np.errstate(invalid='ignore', over='ignore'):
+    while True:
+      values = gguf.quants.dequantize(found, used)
+      (wrong,) = np.nonzero(~np.isfinite(values).all(axis=1))
+      if not len(wrong):
+        return found.reshape(shape[0], -1)
+      found[wrong] = rng.integers(256, size=(len(wrong), size))
+
+
 def write(path, family='llama', kind='F32', pre='smollm', **changes):
-  """A file of one layer; returns the values that its tensors stand for."""
+  """A file of one layer; returns the values that its tensors stand for.
+
+  Args:
+    path: of the file.
+    family: its architecture.
+    kind: how its matrices are quantised.
+    pre: its `tokenizer.ggml.pre`.
+    **changes: `numbers` and `data` replace metadata, `data` with whole keys and
+      None to leave one out; `tensors` are further arrays, or pairs of a kind
+      and its blocks; `head` is a width of heads of its own.
+  """
   order = changes.pop('endianess', gguf.GGUFEndian.LITTLE)
   writer = gguf.GGUFWriter(path, family, endianess=order)
+  head = changes.pop('head', None)
+  lengths = [f'attention.{x}_length' for x in ('key', 'value')] if head else []
   numbers = {
+    **dict.fromkeys(lengths, head),
     'block_count': 1,
     'context_length': 128,
     'embedding_length': WIDTH,
@@ -75,14 +111,19 @@ def write(path, family='llama', kind='F32', pre='smollm', **changes):
       add(key, value)
   rng, values = np.random.default_rng(0), {}
   extra = changes.pop('tensors', {})
-  for name, shape in _shapes(family).items():
-    value = rng.normal(size=shape).astype(np.float32)
+  for name, shape in _shapes(family, head or HEAD).items():
     used = gguf.GGMLQuantizationType[kind if len(shape) == 2 else 'F32']
-    data = gguf.quants.quantize(value, used)
+    if used.name in BLOCKS:
+      data = blocks(kind, shape, rng)
+    else:
+      value = rng.normal(size=shape).astype(np.float32)
+      data = gguf.quants.quantize(value, used)
     values[name] = gguf.quants.dequantize(data, used)
     writer.add_tensor(name, data, raw_dtype=used)
   for name, value in extra.items():
-    writer.add_tensor(name, value)
+    kind, data = value if isinstance(value, tuple) else (None, value)
+    used = kind and gguf.GGMLQuantizationType[kind]
+    writer.add_tensor(name, data, raw_dtype=used)
   assert not changes
   writer.write_header_to_file()
   writer.write_kv_data_to_file()

@@ -1,5 +1,6 @@
 """GGUF files that the package `gguf` writes, read back."""
 
+import itertools
 import tracemalloc
 
 import numpy as np
@@ -10,23 +11,29 @@ from awpo_jax.models import gguf_files, hf_weights, rope
 from tests.helpers import gguf_writing as made
 
 gguf = made.gguf
+FAMILIES = ('llama', 'qwen2', 'qwen3')
 KINDS = ('F32', 'F16', 'BF16', 'Q8_0', 'Q4_0', 'Q4_1', 'Q5_0', 'Q5_1')
 
 
 def _rotated(value, heads):
   """What llama.cpp's converter made of it, undone entry by entry."""
-  result = np.empty_like(value)
+  result, width = np.empty_like(value), len(value) // heads
   for head in range(heads):
-    for i in range(made.HEAD // 2):
+    for i in range(width // 2):
       for half in (0, 1):
-        result[head * made.HEAD + half * made.HEAD // 2 + i] = value[
-          head * made.HEAD + 2 * i + half
+        result[head * width + half * width // 2 + i] = value[
+          head * width + 2 * i + half
         ]
   return result
 
 
-@pytest.mark.parametrize('kind', KINDS)
-@pytest.mark.parametrize('family', ['llama', 'qwen2', 'qwen3'])
+@pytest.mark.parametrize(
+  ('family', 'kind'),
+  [
+    *itertools.product(FAMILIES, KINDS),
+    *(('llama', kind) for kind in made.BLOCKS),
+  ],
+)
 def test_every_number(tmp_path, family, kind):
   file = tmp_path / 'x.gguf'
   values = made.write(file, family, kind)
@@ -51,6 +58,33 @@ def test_every_number(tmp_path, family, kind):
     (block['mlp']['down_proj']['kernel'], values['blk.0.ffn_down.weight'].T),
   ):
     np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize('head', [32, 96])
+@pytest.mark.parametrize('family', ['llama', 'qwen3'])
+def test_heads_of_a_width_of_their_own(tmp_path, family, head):
+  # Qwen3 0.6B has 16 heads of 128 in a width of 1,024.
+  assert head != made.WIDTH // made.HEADS
+  file = tmp_path / 'x.gguf'
+  rotary = {'rope.dimension_count': head}
+  values = made.write(file, family, head=head, numbers=rotary)
+  config, params = hf_weights.load_pretrained(
+    file, dtype='float32', param_dtype='float32'
+  )
+  assert (config.head_width, config.heads) == (head, made.HEADS)
+  attention = params['layers_0']['self_attn']
+  query, key = (values[f'blk.0.attn_{x}.weight'] for x in 'qk')
+  if family == 'llama':
+    query, key = _rotated(query, made.HEADS), _rotated(key, made.KEYS)
+  else:
+    for x in 'qk':
+      np.testing.assert_array_equal(
+        attention[f'{x}_norm']['weight'], values[f'blk.0.attn_{x}_norm.weight']
+      )
+  output = values['blk.0.attn_output.weight']
+  for part, want in (('q', query), ('k', key), ('o', output)):
+    got = attention[f'{part}_proj']['kernel']
+    np.testing.assert_array_equal(got, want.T)
 
 
 # Of the config.json of Llama 3.1.
@@ -167,6 +201,10 @@ def test_a_file_that_has_changed_is_read_again(tmp_path):
     (
       {'numbers': {'rope.dimension_count': 32}},
       'rope.dimension_count=32 is not the width of a head, 64',
+    ),
+    (
+      {'head': 32, 'numbers': {'attention.value_length': 16}},
+      'attention.value_length=16 is not the width of a head, 32',
     ),
     (
       {'numbers': {'attention.head_count': 0}},
