@@ -6,7 +6,7 @@ import transformers
 from tests.golden import hf_cases
 
 
-def load(folder, dtype='float32'):
+def load(folder, dtype='float32', **options):
   """The model, which must use every tensor of the folder and miss none."""
   import torch
 
@@ -15,6 +15,7 @@ def load(folder, dtype='float32'):
     dtype=getattr(torch, dtype),
     attn_implementation='eager',
     output_loading_info=True,
+    **options,
   )
   for kind in ('missing_keys', 'unexpected_keys', 'mismatched_keys'):
     assert not info[kind], (kind, info[kind])

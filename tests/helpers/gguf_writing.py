@@ -116,7 +116,9 @@ def write(path, family='llama', kind='F32', pre='smollm', **changes):
     if used.name in BLOCKS:
       data = blocks(kind, shape, rng)
     else:
-      value = rng.normal(size=shape).astype(np.float32)
+      # Of the size of a model's: rounding is not blown up from layer to layer.
+      spread = 1 if len(shape) == 1 else shape[1] ** -0.5
+      value = rng.normal(scale=spread, size=shape).astype(np.float32)
       data = gguf.quants.quantize(value, used)
     values[name] = gguf.quants.dequantize(data, used)
     writer.add_tensor(name, data, raw_dtype=used)
