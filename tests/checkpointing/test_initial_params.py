@@ -118,12 +118,17 @@ def test_random_weights_for_a_config(tmp_path, qwen3):
   [
     ('Qwen/Qwen3-0.6B', [], 'pretrained'),
     ('Qwen/Qwen3-0.6B', ['--init_weights=normal'], 'normal'),
+    ('FOLDER/x.gguf', [], 'pretrained'),
+    ('FOLDER/x.gguf', ['--init_weights=pretrained'], 'pretrained'),
+    ('FOLDER/x.gguf', ['--init_weights=normal'], 'normal'),
     ('experiments/models/quickstart.json', [], 'normal'),
     ('nowhere/x.json', [], 'normal'),  # Refused where it is read.
     ('/nowhere', [], 'normal'),
   ],
 )
 def test_names_and_files(tmp_path, model, flags, wanted):
+  (tmp_path / 'x.gguf').touch()
+  model = model.replace('FOLDER', str(tmp_path))
   config = parse(tmp_path / 'run', f'--model={model}', *flags)
   assert initial_params.source(config) == wanted
 

@@ -189,6 +189,7 @@ def test_a_model_with_the_tools_of_its_template(evaluate, model, tmp_path):
     (['--policy=oracle', '--data=nowhere'], '--data=nowhere does not exist'),
     (['--policy=oracle', '--categories=x'], '--categories=x'),
     (['--model=/nowhere'], '/nowhere'),
+    (['--model=/nowhere/x.gguf'], 'There is no file /nowhere/x.gguf'),
   ],
 )
 def test_a_mistake_is_one_line(evaluate, flags, problem):

@@ -85,6 +85,7 @@ def test_a_model_of_hugging_face_with_messages_and_tools(generate, tmp_path):
     (['--model=OLD', '--prompt= '], '--prompt is empty'),
     (['--model=OLD', '--messages=no.json'], '--messages=no.json: no such file'),
     (['--model=/nowhere', '--prompt=a'], '/nowhere'),
+    (['--model=/x.gguf', '--prompt=a'], 'There is no file /x.gguf'),
     (['--model=OLD', '--prompt=a', '--max_tokens=99999'], '--max_tokens=99999'),
     (['--model=OLD', '--prompt=a', '--samples=0'], '--samples=0'),
     (['--model=OLD', '--prompt=a', '--template_date=x'], '--template_date=x'),

@@ -58,6 +58,7 @@ REFUSED = {
   '--judge=tests.helpers.tiny_dataset:nothing': '--judge=.*cannot be imported',
   '--dataset=nowhere': '--dataset=nowhere',
   '--model=/nowhere': '/nowhere',
+  '--model=/nowhere/x.gguf': 'There is no file /nowhere/x.gguf',
   '--init_weights=induction': '--init_weights=induction: the model has ',
   '--best_metric=eval/held_out/acuracy': 'acuracy is not measured; there are: '
   'eval/held_out/accuracy, eval/held_out/outcome, eval/held_out/reasoning, '
@@ -345,24 +346,36 @@ def test_a_run_that_ends_in_its_window_writes_the_trace(bare, monkeypatch):
   assert traced == ['start', 'stop']
 
 
+_MEASURED = ['evaluate 0', 'write 0 start', 'steps from 0']
+
+
 @pytest.mark.parametrize(
-  ('total', 'first', 'trained', 'asked', 'did'),
+  ('total', 'first', 'flags', 'did'),
   [
-    (7, 0, True, True, ['evaluate 0', 'write 0 start', 'steps from 0']),
-    (7, 0, False, True, ['steps from 0']),
-    (7, 0, True, False, ['steps from 0']),
-    (7, 3, True, True, ['steps from 3']),
-    (7, 7, True, True, []),
+    (7, 0, '--model=x.gguf', _MEASURED),
+    (7, 0, '--model=hf', _MEASURED),
+    (7, 0, '--model=owner/name', _MEASURED),
+    (7, 0, '--init_from=old', _MEASURED),
+    (7, 0, '--init_weights=normal', ['steps from 0']),
+    (7, 0, '--model=x.gguf --eval_at_start=false', ['steps from 0']),
+    (7, 3, '--model=x.gguf', ['steps from 3']),
+    (7, 7, '--model=x.gguf', []),
     # A run without steps only evaluates.
-    (0, 0, True, True, ['evaluate 0', 'write 0 start', 'steps from 0']),
+    (0, 0, '--model=x.gguf --sft_steps=0 --rl_steps=0', _MEASURED),
+    (0, 0, '--model=hf --sft_steps=0 --rl_steps=0', _MEASURED),
   ],
 )
 def test_trained_weights_are_evaluated_before_the_first_step(
-  bare, monkeypatch, capsys, total, first, trained, asked, did
+  bare, monkeypatch, tmp_path, capsys, total, first, flags, did
 ):
+  (tmp_path / 'hf').mkdir()
+  for name in ('x.gguf', 'hf/model.safetensors'):
+    (tmp_path / name).touch()
   got: list[str] = []
-  run, *_ = bare(f'--eval_at_start={asked}')
-  run.total = total
+  # Relative paths are those of the folder.
+  monkeypatch.chdir(tmp_path)
+  run, *_ = bare(*flags.split())
+  assert run.total == total
   _without_programs(
     run,
     monkeypatch,
@@ -370,7 +383,6 @@ def test_trained_weights_are_evaluated_before_the_first_step(
     first=first,
   )
   run.book.line = lambda step, row: got.append(f'write {step} {row["phase"]}')
-  monkeypatch.setattr(initial_params, 'is_trained', lambda config: trained)
   monkeypatch.setattr(
     run, '_evaluate', lambda _, step: got.append(f'evaluate {step}') or {}
   )
