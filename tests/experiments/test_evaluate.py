@@ -170,8 +170,11 @@ def test_a_model_with_the_tools_of_its_template(evaluate, model, tmp_path):
     '--max_tokens=4',
     '--prompt_buckets=1024',
     '--batch=2',
+    f'--compilation_cache={tmp_path / "programs"}',
   )
   assert result.returncode == 0, result.stderr
+  # Not in the folder of the other tests.
+  assert any((tmp_path / 'programs').iterdir())
   assert set(scores(tmp_path / 'results')['bfcl']['categories']) == {
     'parallel',
     'live_irrelevance',

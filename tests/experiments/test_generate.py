@@ -61,9 +61,11 @@ def test_a_model_of_hugging_face_with_messages_and_tools(generate, tmp_path):
     f'--messages={tmp_path / "chat.json"}',
     '--max_tokens=8',
     '--enable_thinking=false',
+    f'--compilation_cache={tmp_path / "programs"}',
   )
   further = ['--seed=1'], ['--seed=2'], ['--seed=1', '--prompt_style=short']
   results = [generate(*flags, *more) for more in further]
+  assert any((tmp_path / 'programs').iterdir())
   for result in results:
     assert result.returncode == 0 and not result.stderr, result.stderr
   assert len({result.stdout for result in results}) == 3
