@@ -22,25 +22,26 @@ BLOCKS = (
 )
 
 
-def _shapes(family, head):
-  shapes = {
-    'token_embd.weight': (VOCAB, WIDTH),
-    'output_norm.weight': (WIDTH,),
-    'blk.0.attn_norm.weight': (WIDTH,),
-    'blk.0.ffn_norm.weight': (WIDTH,),
-    'blk.0.attn_q.weight': (HEADS * head, WIDTH),
-    'blk.0.attn_k.weight': (KEYS * head, WIDTH),
-    'blk.0.attn_v.weight': (KEYS * head, WIDTH),
-    'blk.0.attn_output.weight': (WIDTH, HEADS * head),
-    'blk.0.ffn_gate.weight': (INNER, WIDTH),
-    'blk.0.ffn_up.weight': (INNER, WIDTH),
-    'blk.0.ffn_down.weight': (WIDTH, INNER),
+def _shapes(family, head, layers, width, inner, vocab):
+  shapes = {'token_embd.weight': (vocab, width), 'output_norm.weight': (width,)}
+  parts = {
+    'attn_norm.weight': (width,),
+    'ffn_norm.weight': (width,),
+    'attn_q.weight': (HEADS * head, width),
+    'attn_k.weight': (KEYS * head, width),
+    'attn_v.weight': (KEYS * head, width),
+    'attn_output.weight': (width, HEADS * head),
+    'ffn_gate.weight': (inner, width),
+    'ffn_up.weight': (inner, width),
+    'ffn_down.weight': (width, inner),
   }
   if family == 'qwen2':
     for part, heads in (('q', HEADS), ('k', KEYS), ('v', KEYS)):
-      shapes[f'blk.0.attn_{part}.bias'] = (heads * head,)
+      parts[f'attn_{part}.bias'] = (heads * head,)
   if family == 'qwen3':
-    shapes |= {f'blk.0.attn_{x}_norm.weight': (head,) for x in 'qk'}
+    parts |= {f'attn_{x}_norm.weight': (head,) for x in 'qk'}
+  for i in range(layers):
+    shapes |= {f'blk.{i}.{name}': shape for name, shape in parts.items()}
   return shapes
 
 
@@ -60,7 +61,7 @@ def blocks(kind, shape, rng):
 
 
 def write(path, family='llama', kind='F32', pre='smollm', **changes):
-  """A file of one layer; returns the values that its tensors stand for.
+  """A file, of one layer; returns the values that its tensors stand for.
 
   Args:
     path: of the file.
@@ -69,18 +70,20 @@ def write(path, family='llama', kind='F32', pre='smollm', **changes):
     pre: its `tokenizer.ggml.pre`.
     **changes: `numbers` and `data` replace metadata, `data` with whole keys and
       None to leave one out; `tensors` are further arrays, or pairs of a kind
-      and its blocks; `head` is a width of heads of its own.
+      and its blocks; `head` is a width of heads of its own, `sizes` are other
+      layers, width and inner width.
   """
   order = changes.pop('endianess', gguf.GGUFEndian.LITTLE)
   writer = gguf.GGUFWriter(path, family, endianess=order)
   head = changes.pop('head', None)
+  layers, width, inner = changes.pop('sizes', (1, WIDTH, INNER))
   lengths = [f'attention.{x}_length' for x in ('key', 'value')] if head else []
   numbers = {
     **dict.fromkeys(lengths, head),
-    'block_count': 1,
+    'block_count': layers,
     'context_length': 128,
-    'embedding_length': WIDTH,
-    'feed_forward_length': INNER,
+    'embedding_length': width,
+    'feed_forward_length': inner,
     'attention.head_count': HEADS,
     'attention.head_count_kv': KEYS,
     **changes.pop('numbers', {}),
@@ -98,7 +101,9 @@ def write(path, family='llama', kind='F32', pre='smollm', **changes):
   writer.add_bos_token_id(258)
   writer.add_eos_token_id(259)
   writer.add_chat_template(TEMPLATE)
-  for key, value in changes.pop('data', {}).items():
+  data = changes.pop('data', {})
+  vocab = len(data.get('tokenizer.ggml.tokens', range(VOCAB)))
+  for key, value in data.items():
     writer.kv_data[0].pop(key, None)
     if value is not None:
       add = {
@@ -111,7 +116,8 @@ def write(path, family='llama', kind='F32', pre='smollm', **changes):
       add(key, value)
   rng, values = np.random.default_rng(0), {}
   extra = changes.pop('tensors', {})
-  for name, shape in _shapes(family, head or HEAD).items():
+  shapes = _shapes(family, head or HEAD, layers, width, inner, vocab)
+  for name, shape in shapes.items():
     used = gguf.GGMLQuantizationType[kind if len(shape) == 2 else 'F32']
     if used.name in BLOCKS:
       data = blocks(kind, shape, rng)

@@ -73,13 +73,33 @@ PEAK = """
     with open('/proc/self/status') as status:
       [line] = [x for x in status if x.startswith('VmHWM')]
     return 1024 * int(line.split()[1])
-  small, big = sys.argv[1:3]
-  settings = {'dtype': 'bfloat16', 'param_dtype': 'bfloat16'}
+  small, big, dtype = sys.argv[1:]
+  settings = {'dtype': dtype, 'param_dtype': dtype}
   hf_weights.load_pretrained(small, **settings)  # What JAX itself takes.
   before = peak()
   loaded = hf_weights.load_pretrained(big, **settings)
   print(json.dumps([before, peak()]))
 """
+
+
+def _peaks(small, big, dtype, *, size, largest):
+  """Bytes at most before loading the big one, and with it."""
+  done = subprocess.run(
+    [
+      *(sys.executable, '-c', textwrap.dedent(PEAK)),
+      *(str(small), str(big), dtype),
+    ],
+    check=True,
+    capture_output=True,
+    text=True,
+  )
+  before, after = json.loads(done.stdout)
+  print(
+    f'model {size / 1e6:.0f} MB, largest tensor {largest / 1e6:.0f} MB; '
+    f'before {before / 1e6:.0f} MB, peak {after / 1e6:.0f} MB: '
+    f'{(after - before) / size:.3f} of the model'
+  )
+  return before, after
 
 
 @pytest.mark.skipif(
@@ -110,21 +130,30 @@ def test_peak_memory_of_loading_a_gigabyte(tmp_path):
   largest = max(x.nbytes for x in tensors.values())
   assert size > 1e9
   del tensors
-  done = subprocess.run(
-    [
-      *(sys.executable, '-c', textwrap.dedent(PEAK)),
-      *(str(tmp_path / 'small'), str(tmp_path / 'big')),
-    ],
-    check=True,
-    capture_output=True,
-    text=True,
+  before, after = _peaks(
+    tmp_path / 'small', tmp_path / 'big', 'bfloat16', size=size, largest=largest
   )
-  before, after = json.loads(done.stdout)
   shutil.rmtree(tmp_path / 'big')
-  print(
-    f'model {size / 1e6:.0f} MB, largest tensor {largest / 1e6:.0f} MB; '
-    f'before {before / 1e6:.0f} MB, peak {after / 1e6:.0f} MB: '
-    f'{(after - before) / size:.3f} of the model'
-  )
   # A tensor as read and as transposed for the device.
+  assert after - before < size + 2 * largest + 50e6
+
+
+@pytest.mark.skipif(
+  not os.path.exists('/proc/self/status'), reason='reads Linux /proc'
+)
+@pytest.mark.slow
+def test_peak_memory_of_loading_a_gguf(tmp_path):
+  """Likewise, though the file holds a seventh of what comes out of it."""
+  from tests.helpers import gguf_writing  # Skips where gguf is not installed.
+
+  small, big = tmp_path / 'small.gguf', tmp_path / 'big.gguf'
+  gguf_writing.write(small, 'qwen3', 'Q4_K')
+  values = gguf_writing.write(
+    big, 'qwen3', 'Q4_K', head=512, sizes=(5, 2048, 6144)
+  )
+  size = sum(x.nbytes for x in values.values())
+  largest = max(x.nbytes for x in values.values())
+  assert size > 1e9 > 6 * big.stat().st_size
+  del values
+  before, after = _peaks(small, big, 'float32', size=size, largest=largest)
   assert after - before < size + 2 * largest + 50e6
