@@ -23,7 +23,7 @@ from absl import app, flags  # noqa: E402
 
 from awpo_jax.checkpointing import policies  # noqa: E402
 from awpo_jax.config import flags as flags_lib  # noqa: E402
-from awpo_jax.models import gguf_files  # noqa: E402
+from awpo_jax.models.formats import gguf_files  # noqa: E402
 
 _FROM = flags.DEFINE_string(
   'from',

@@ -20,13 +20,8 @@ from awpo_jax.config import flags as flags_lib
 from awpo_jax.distributed import sharding
 from awpo_jax.models import config as model_config
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.models import (
-  gguf_files,
-  hf_files,
-  hf_weights,
-  induction_init,
-  lora,
-)
+from awpo_jax.models import induction_init, lora
+from awpo_jax.models.formats import gguf_files, hf_files, hf_weights
 from awpo_jax.rollout.sampling import sampler
 
 # What safetensors calls them.

@@ -16,7 +16,8 @@ from awpo_jax import types
 from awpo_jax.checkpointing import checkpoints, initial_params, model_files
 from awpo_jax.checkpointing import run_folder as run_folder_lib
 from awpo_jax.models import config as model_config
-from awpo_jax.models import gguf_files, hf_files, hf_weights, lora
+from awpo_jax.models import lora
+from awpo_jax.models.formats import gguf_files, hf_files, hf_weights
 from awpo_jax.reporting import progress
 from awpo_jax.rollout.text import chat_template, templates, tokenizers
 

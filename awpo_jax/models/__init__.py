@@ -1,5 +1,5 @@
 """The causal language model in Flax, its weights, and its adapters.
 
 Start with `decoder.py`; `config.py` says which Hugging Face models it is, and
-`hf_weights.py` reads and writes their files.
+`formats/` reads and writes their files.
 """

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from awpo_jax.models import gguf_files, hf_families, lora_layers, rope
+from awpo_jax.models import lora_layers, rope
+from awpo_jax.models.formats import gguf_files, hf_families
 
 REMATS: Mapping[str, Callable[..., bool]] = {
   'none': jax.checkpoint_policies.everything_saveable,

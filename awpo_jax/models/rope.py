@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from awpo_jax.models import hf_families
+from awpo_jax.models.formats import hf_families
 
 DEFAULT_THETA = 10_000.0
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from awpo_jax.models import config as model_config
-from awpo_jax.models import hf_weights
+from awpo_jax.models.formats import hf_weights
 from tests.golden import hf_cases
 from tests.helpers import decoder_reference, whole_runs
 

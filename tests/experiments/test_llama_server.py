@@ -18,7 +18,7 @@ import urllib.request
 import pytest
 
 from awpo_jax import types
-from awpo_jax.models import gguf_files
+from awpo_jax.models.formats import gguf_files
 from awpo_jax.rollout.rewards.judges import llm, llm_prompt
 from tests.helpers import tiny_dataset, whole_runs
 

@@ -21,7 +21,7 @@ def main() -> None:
   import torch
   import transformers
 
-  from awpo_jax.models import gguf_files
+  from awpo_jax.models.formats import gguf_files
 
   file = gguf_files.find('smollm2')
   assert file is not None

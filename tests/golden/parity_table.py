@@ -6,7 +6,7 @@ python -m tests.golden.parity_table
 import tempfile
 
 from tests.golden import hf_cases, hf_torch
-from tests.models import test_hf_weights_parity as parity
+from tests.models.formats import test_hf_weights_parity as parity
 
 
 def main():

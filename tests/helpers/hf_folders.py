@@ -8,7 +8,7 @@ import json
 import numpy as np
 import safetensors.numpy
 
-from awpo_jax.models import hf_weights
+from awpo_jax.models.formats import hf_weights
 from tests.golden import hf_cases
 
 UNTIED = hf_cases.CASES['llama_linear_biases']

@@ -22,7 +22,7 @@ from awpo_jax.config import experiment as config_lib
 from awpo_jax.distributed import sharding
 from awpo_jax.evaluation import policy_answers
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.models import gguf_files
+from awpo_jax.models.formats import gguf_files
 from awpo_jax.rollout.rewards import scoring, toolrl
 from awpo_jax.rollout.rewards.judges import rubric
 from awpo_jax.rollout.text import chat_template, demonstrations

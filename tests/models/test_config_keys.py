@@ -3,7 +3,8 @@
 import pytest
 import transformers
 
-from awpo_jax.models import config, hf_families
+from awpo_jax.models import config
+from awpo_jax.models.formats import hf_families
 from tests.models import test_config
 
 LLAMA = test_config.LLAMA

@@ -10,7 +10,8 @@ import pytest
 import safetensors.numpy
 
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.models import hf_weights, induction_init, lora, lora_layers
+from awpo_jax.models import induction_init, lora, lora_layers
+from awpo_jax.models.formats import hf_weights
 from tests.helpers import adapted_decoder
 
 TOKENS = np.int32([[5, 60, 11, 3, 40, 23, 7], [9, 9, 1, 0, 2, 33, 66]])

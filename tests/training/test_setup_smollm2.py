@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from awpo_jax.config import experiment as config_lib
-from awpo_jax.models import gguf_files
+from awpo_jax.models.formats import gguf_files
 from awpo_jax.rollout.datasets import seal_tools
 from awpo_jax.rollout.text import tool_calls
 from awpo_jax.training import setup as setup_lib

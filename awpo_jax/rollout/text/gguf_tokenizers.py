@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from awpo_jax.models import gguf_files
+from awpo_jax.models.formats import gguf_files
 
 if TYPE_CHECKING:
   import transformers

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 import tokenizers as hf_tokenizers
 
-from awpo_jax.models import gguf_files
+from awpo_jax.models.formats import gguf_files
 from awpo_jax.rollout.text import gguf_tokenizers, templates
 
 if TYPE_CHECKING:

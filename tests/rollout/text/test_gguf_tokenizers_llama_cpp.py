@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 
-from awpo_jax.models import gguf_files
+from awpo_jax.models.formats import gguf_files
 from awpo_jax.rollout.text import gguf_tokenizers, tokenizers
 from tests.golden import make_smollm2
 from tests.helpers import gguf_writing as made

@@ -19,7 +19,8 @@ import numpy as np
 from awpo_jax import types
 from awpo_jax.models import config as config_lib
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.models import hf_files, rope
+from awpo_jax.models import rope
+from awpo_jax.models.formats import hf_files
 
 _HEAD = 'lm_head.weight'
 _DTYPES = {'F64': 8, 'F32': 4, 'F16': 2, 'BF16': 2}

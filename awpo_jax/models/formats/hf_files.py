@@ -15,7 +15,7 @@ import numpy as np
 import safetensors.numpy
 from huggingface_hub import errors as hub_errors
 
-from awpo_jax.models import gguf_files
+from awpo_jax.models.formats import gguf_files
 
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'

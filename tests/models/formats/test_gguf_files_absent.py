@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from awpo_jax.models import gguf_files
+from awpo_jax.models.formats import gguf_files
 
 
 def test_the_model_is_not_installed(monkeypatch):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from awpo_jax.models import config as config_lib
-from awpo_jax.models import gguf_files, hf_weights, rope
+from awpo_jax.models import rope
+from awpo_jax.models.formats import gguf_files, hf_weights
 from tests.helpers import gguf_writing as made
 
 gguf = made.gguf

@@ -13,13 +13,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from awpo_jax.models import hf_weights
+from awpo_jax.models.formats import hf_weights
 from tests.golden import hf_cases
 from tests.helpers import hf_folders
 
 KILLED = """
   import os, signal, sys
-  from awpo_jax.models import hf_files, hf_weights
+  from awpo_jax.models.formats import hf_files, hf_weights
   source, target, at = sys.argv[1], sys.argv[2], int(sys.argv[3])
   loaded = hf_weights.load_pretrained(
     source, dtype='float32', param_dtype='float32')
@@ -67,7 +67,7 @@ def test_a_killed_save_leaves_nothing_that_looks_whole(tmp_path):
 
 PEAK = """
   import json, sys
-  from awpo_jax.models import hf_weights
+  from awpo_jax.models.formats import hf_weights
   def peak():
     # Not ru_maxrss, which starts with what the parent process held.
     with open('/proc/self/status') as status:

@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 
 from awpo_jax.models import config as config_lib
-from awpo_jax.models import hf_weights
+from awpo_jax.models.formats import hf_weights
 from tests.golden import hf_cases
 from tests.helpers import hf_folders
 

@@ -14,7 +14,7 @@ import pytest
 
 from awpo_jax.models import cache as cache_lib
 from awpo_jax.models import decoder as decoder_lib
-from awpo_jax.models import hf_weights
+from awpo_jax.models.formats import hf_weights
 from tests.golden import hf_cases
 
 GOLDEN = pathlib.Path(hf_cases.__file__).parent / 'hf'

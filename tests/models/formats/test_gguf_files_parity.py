@@ -8,7 +8,7 @@ import pytest
 
 from tests.golden import hf_cases
 from tests.helpers import gguf_writing as made
-from tests.models import test_hf_weights_parity as parity
+from tests.models.formats import test_hf_weights_parity as parity
 
 CASES = {
   'llama': ('llama', {}),

