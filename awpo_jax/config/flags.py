@@ -171,7 +171,14 @@ def _find(name: str, within: tuple[pathlib.Path, ...]) -> pathlib.Path | None:
 
 
 def parse_command(arguments: Sequence[str]) -> list[str]:
-  """The `flags_parser` of every program: absl's, `with_flagfiles`."""
+  """The `flags_parser` of every program: absl's, after `with_flagfiles`.
+
+  Args:
+    arguments: those of the command, the program's name first.
+
+  Returns:
+    What is no flag. A flag that is wrong ends the program with a usage message.
+  """
   return app.parse_flags_with_usage(with_flagfiles(arguments))
 
 
