@@ -50,7 +50,8 @@ class Progress:
     self._interval = interval
     self._clock = clock
     self._line_step = initial
-    self._line_time = clock()
+    self._time = self._line_time = clock()
+    self._seconds = 0.0  # Of the steps since the last line.
     self._first = True
     self._bar = None
     if self._stream.isatty() and not silent:
@@ -62,26 +63,39 @@ class Progress:
         dynamic_ncols=True,
       )
 
-  def update(self, step: int, text: str = '') -> None:
+  def update(
+    self, step: int, text: str = '', *, seconds: float | None = None
+  ) -> None:
     """Shows that `step` is done.
 
     Args:
       step: the step just done, in `[initial, total]`.
       text: what to show beside it, e.g. `loss 0.31`.
+      seconds: how long the steps since the last call took, where other work,
+        such as an evaluation, was done in between, which would make the rate
+        too low; None where that was all.
     """
+    now = self._clock()
+    passed, self._time = now - self._time, now
+    seconds = passed if seconds is None else seconds
+    self._seconds += seconds
     if self._bar is not None:
+      # As its own `unpause` takes off what was no work.
+      self._bar.start_t += passed - seconds
+      self._bar.last_print_t += passed - seconds
       self._bar.set_postfix_str(text, refresh=False)
       self._bar.update(step - self._bar.n)
       return
     if self._silent:
       return
-    now = self._clock()
-    elapsed = now - self._line_time
-    if not self._first and step < self._total and elapsed < self._interval:
+    recent = now - self._line_time < self._interval
+    if not self._first and step < self._total and recent:
       return
-    rate = (step - self._line_step) / elapsed if elapsed > 0 else 0.0
+    steps, took = step - self._line_step, self._seconds
+    rate = steps / took if took > 0 else 0.0
     self.message(_line(step, self._total, rate, text, self._unit))
     self._first, self._line_step, self._line_time = False, step, now
+    self._seconds = 0.0
 
   def message(self, text: str) -> None:
     """Writes a line of its own, above the bar where there is one."""

@@ -175,7 +175,9 @@ class Book:
       self.archive.append(step, report.scored)
     self.line(step, metrics)
     self.keep_folder()
-    self.bar.update(step, progress_lib.headline(metrics))
+    self.bar.update(
+      step, progress_lib.headline(metrics), seconds=metrics['time/step']
+    )
 
   def line(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Writes a line; the first one also has the seconds of the start."""

@@ -15,6 +15,11 @@ def add(a: int, b: int) -> int:\n\treturn a + b  # naïve café, Übergröße
 
 日本語のテキスト。Привет, мир! مرحبا 🙂👩‍🚀 x² ½ Ⅳ ٣
 {"name": "f", "parameters": {"x": [1, 2.5e-3, null]}}   \n\n  end"""
+CHATS = (
+  'What is the capital of France?',
+  'Write one line of Python that prints 2 + 3.',
+  'Translate "good morning" into Spanish.',
+)
 
 
 def main() -> None:
@@ -33,24 +38,29 @@ def main() -> None:
     file.parent, gguf_file=file.name
   )
   ids = tokenizer.encode(TEXT, add_special_tokens=False)
-  chat = tokenizer.apply_chat_template(
-    [{'role': 'user', 'content': 'What is the capital of France?'}],
-    add_generation_prompt=True,
-    return_dict=False,
-  )
+  dialogues = {}
   with torch.no_grad():
     logits = model(torch.tensor([ids])).logits[0].numpy()
-    answer = model.generate(
-      torch.tensor([chat]), do_sample=False, max_new_tokens=16
-    )[0, len(chat) :]
+    for i, question in enumerate(CHATS):
+      chat = tokenizer.apply_chat_template(
+        [{'role': 'user', 'content': question}],
+        add_generation_prompt=True,
+        return_dict=False,
+      )
+      answer = model.generate(
+        torch.tensor([chat]), do_sample=False, max_new_tokens=16
+      )[0, len(chat) :]
+      dialogues |= {
+        f'chat_{i}': np.int32(chat),
+        f'answer_{i}': np.int32(answer),
+      }
   np.savez_compressed(
     FILE,
     ids=np.int32(ids),
     logits=logits[:, :: logits.shape[1] // LOGITS],
     argmax=np.int32(logits.argmax(-1)),
     spread=np.float32(logits.std()),
-    chat=np.int32(chat),
-    answer=np.int32(answer),
+    **dialogues,
   )
 
 

@@ -65,14 +65,16 @@ def test_logits(policy, golden):
   np.testing.assert_array_equal(got.argmax(-1), golden['argmax'])
 
 
-def test_every_number_of_a_greedy_answer(policy, golden):
-  chat, answer = golden['chat'], golden['answer']
+@pytest.mark.parametrize('i', range(len(make_smollm2.CHATS)))
+def test_every_token_of_a_greedy_answer(policy, golden, i):
+  chat, answer = golden[f'chat_{i}'], golden[f'answer_{i}']
   got = _logits(policy, np.concatenate([chat, answer]))
   np.testing.assert_array_equal(got.argmax(-1)[len(chat) - 1 : -1], answer)
 
 
 @pytest.mark.slow
 def test_the_sampler_with_its_cache_answers_alike(policy, golden):
+  chat, answer = golden['chat_0'], golden['answer_0']
   answerer = policy_answers.Answerer(
     policy.params,
     decoder_lib.Decoder(policy.config),
@@ -80,15 +82,13 @@ def test_the_sampler_with_its_cache_answers_alike(policy, golden):
     policy.stop_ids,
     buckets=(64,),
     batch=1,
-    max_tokens=len(golden['answer']),
+    max_tokens=len(answer),
     temperature=0.0,
     seed=0,
   )
-  found = answerer.answer([golden['chat']], np.zeros((1, 1), np.int32))
+  found = answerer.answer([chat], np.zeros((1, 1), np.int32))
   ((text, _),) = found[0]
-  assert text == policy.tokenizer.decode(
-    golden['answer'], skip_special_tokens=True
-  )
+  assert text == policy.tokenizer.decode(answer, skip_special_tokens=True)
 
 
 def _by_hand(data, text):

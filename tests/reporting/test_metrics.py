@@ -270,6 +270,37 @@ def test_progress_in_plain_lines():
   ]
 
 
+def test_the_rate_of_plain_lines_leaves_out_what_was_no_step():
+  clock, stream = Clock(), io.StringIO()
+  shown = progress.Progress(50, stream=stream, clock=clock)
+  for step, now, seconds in [
+    (1, 60, 20.0),  # 40 s of something else: 49 left at 20 s each.
+    (2, 65, 5.0),  # Not yet.
+    (3, 865, 17.0),  # 2 steps in 22 s, and an evaluation: 47 at 11 s each.
+    (4, 905, None),  # All that passed: 46 at 40 s each.
+  ]:
+    clock.now = now
+    shown.update(step, seconds=seconds)
+  shown.close()
+  assert stream.getvalue().splitlines() == [
+    'step 1/50  20.0 s/step  16:20 left',
+    'step 3/50  11.0 s/step  08:37 left',
+    'step 4/50  40.0 s/step  30:40 left',
+  ]
+
+
+def test_the_rate_of_a_bar_leaves_out_what_was_no_step(monkeypatch):
+  clock, stream = Clock(), io.StringIO()
+  stream.isatty = lambda: True
+  monkeypatch.setattr('tqdm.std.time', clock)
+  shown = progress.Progress(4, stream=stream, clock=clock)
+  clock.now = 500.0
+  shown.update(1, seconds=100.0)
+  shown.close()
+  # 400 of the 500 s are not counted: 3 steps left at 100 s each.
+  assert '1/4 [01:40<05:00, 100.00s/step' in stream.getvalue()
+
+
 def test_progress_bar_on_a_terminal():
   stream = io.StringIO()
   stream.isatty = lambda: True

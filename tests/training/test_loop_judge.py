@@ -140,12 +140,12 @@ def test_a_bad_return_in_an_evaluation_comes_after_saving(run, monkeypatch):
   saved = []
   monkeypatch.setattr(run, '_evaluate', evaluate)
   for name, value in {
-    'metrics': lambda step, report: {'phase': 'sft'},
+    'metrics': lambda step, report: {'phase': 'sft', 'time/step': 1.0},
     'save': lambda state, step, evaluated: saved.append((step, evaluated)),
     'line': lambda step, metrics: None,
     'log': python_types.SimpleNamespace(write_transcripts=lambda *_: None),
     'archive': None,
-    'bar': python_types.SimpleNamespace(update=lambda *_: None),
+    'bar': python_types.SimpleNamespace(update=lambda *_, **__: None),
   }.items():
     monkeypatch.setattr(run.book, name, value, raising=False)
   metrics = {}
