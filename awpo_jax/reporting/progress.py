@@ -80,9 +80,10 @@ class Progress:
     seconds = passed if seconds is None else seconds
     self._seconds += seconds
     if self._bar is not None:
-      # As its own `unpause` takes off what was no work.
-      self._bar.start_t += passed - seconds
-      self._bar.last_print_t += passed - seconds
+      if not self._bar.disable:  # TQDM_DISABLE; it has no times then.
+        # As its own `unpause` takes off what was no work.
+        self._bar.start_t += passed - seconds
+        self._bar.last_print_t += passed - seconds
       self._bar.set_postfix_str(text, refresh=False)
       self._bar.update(step - self._bar.n)
       return

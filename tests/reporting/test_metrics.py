@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import subprocess
 import sys
 import types as python_types
 
@@ -299,6 +301,27 @@ def test_the_rate_of_a_bar_leaves_out_what_was_no_step(monkeypatch):
   shown.close()
   # 400 of the 500 s are not counted: 3 steps left at 100 s each.
   assert '1/4 [01:40<05:00, 100.00s/step' in stream.getvalue()
+
+
+def test_a_bar_that_the_user_has_disabled_stays_away():
+  code = """
+import io
+from awpo_jax.reporting import progress
+stream = io.StringIO()
+stream.isatty = lambda: True
+shown = progress.Progress(4, stream=stream)
+shown.update(1, 'loss 0.5', seconds=1.0)
+shown.close()
+print(repr(stream.getvalue()))
+"""
+  found = subprocess.run(  # tqdm reads the variable when it is imported.
+    [sys.executable, '-c', code],
+    env={**os.environ, 'TQDM_DISABLE': '1'},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert found.stdout == "''\n", found.stderr
 
 
 def test_progress_bar_on_a_terminal():
