@@ -278,7 +278,7 @@ def test_the_rows_in_docs_agree_with_the_summaries_beside_them():
   found = by_row.read_csv(folder / by_row.ROWS_FILE)
   files = [
     *folder.glob(f'{grid_lib.WARM_FOLDER}/*/summary.json'),
-    *folder.glob('cells/*/*/summary.json'),
+    *folder.glob(f'{grid_lib.CELL_FOLDER}/*/*/summary.json'),
   ]
   assert len(files) == len(found) > 0
   for file in files:
