@@ -301,6 +301,20 @@ def test_the_rows_in_docs_agree_with_the_summaries_beside_them():
         np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
+def test_the_rows_of_the_whole_line_agree_with_its_summary():
+  docs = pathlib.Path(__file__).resolve().parents[3] / 'docs'
+  folder = docs / 'smollm2/one_line_again'
+  found = by_row.read_csv(folder / by_row.ROWS_FILE)
+  summary = json.loads((folder / 'summary.json').read_text())
+  for cell, when in ((grid_lib.WARM_CELL, 'before'), ('one_line', 'after')):
+    assert found[cell, 0].keys() == summary['accuracy_by_set'].keys()
+    for set_name, rows in found[cell, 0].items():
+      for measure, key in (('solved', 'accuracy'), ('outcome', 'outcome')):
+        want = summary[f'{key}_by_set'][set_name][when]
+        got = np.mean([values[measure] for values in rows.values()])
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
 def test_the_mistakes_in_docs_are_what_toolrl_finds_wrong():
   folder = pathlib.Path(__file__).resolve().parents[3] / 'docs/smollm2'
   found = by_row.read_csv(folder / by_row.ROWS_FILE)
