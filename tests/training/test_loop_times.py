@@ -82,6 +82,25 @@ def test_each_second_of_sft_belongs_to_one_step(clock, make_run):
   assert got == [5, 5, 7, 2]
 
 
+def test_what_is_shown_of_a_step_has_its_own_seconds(make_run, monkeypatch):
+  run, _ = make_run()
+  shown = []
+  for name, value in {
+    'log': python_types.SimpleNamespace(
+      write_transcripts=lambda *_: None, write=lambda *_: None
+    ),
+    'archive': None,
+    'keep_folder': lambda: None,
+    'bar': python_types.SimpleNamespace(
+      update=lambda step, text, *, seconds: shown.append((step, seconds))
+    ),
+  }.items():
+    monkeypatch.setattr(run.book, name, value, raising=False)
+  metrics = {'phase': 'sft', 'loss': 0.5, 'time/step': 7.0}
+  run.book.write(3, _report(20), metrics)
+  assert shown == [(3, 7.0)]
+
+
 def test_seconds_count_from_the_start_and_go_on_after_a_restart(
   clock, make_run, monkeypatch
 ):
